@@ -1,0 +1,35 @@
+"""Why a run waits: a closed list of codes, each with one sentence for the user. Each has a page in the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ReasonCode(StrEnum):
+    """Primary reasons. A waiting run has exactly one, and it is true when re-checked."""
+
+    NOT_PLANNED_YET = "not_planned_yet"  # submitted after the last plan
+    PAUSED = "paused"  # its owner holds it
+    BACKING_OFF = "backing_off"  # a failed launch is retried at `not_before`
+    NO_CLUSTER = "no_cluster"  # no ready node is registered at all
+    CANNOT_FIT = "cannot_fit"  # no node could hold it even if it were empty
+    NO_FREE_GPU = "no_free_gpu"
+    NO_FREE_CPU = "no_free_cpu"
+    NO_FREE_MEMORY = "no_free_memory"
+    NO_FREE_DISK = "no_free_disk"
+    FRAGMENTED = "fragmented"  # enough in total, no single node has it
+    GANG_INCOMPLETE = "gang_incomplete"  # some replicas would fit, not all
+    BEHIND = "behind"  # a run ahead takes the place first
+    NODE_UNREACHABLE = "node_unreachable"  # protocol P4
+    CLEANING_UP = "cleaning_up"  # the former attempt's end is not confirmed yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One primary reason: `code` for programs, `sentence` for people, `facts` to check it (JSON values)."""
+
+    code: ReasonCode
+    sentence: str
+    facts: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,432 @@
+"""What is true: the rows of the store as immutable values. Also the wire format: what the API returns is these records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from mainspring.core.ids import AttemptId, RunId
+from mainspring.core.reasons import Reason
+from mainspring.core.resources import Device, DeviceShare, Granted
+from mainspring.core.specs import RunSpec, Value
+
+
+class RunState(StrEnum):
+    """States of a run; the arrows are in `lifecycle.py`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Desired(StrEnum):
+    """What people want of a run: intent, not state."""
+
+    RUN = "run"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+
+
+class AttemptState(StrEnum):
+    """States of an attempt."""
+
+    ALLOCATED = "allocated"
+    LAUNCHING = "launching"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class Cause(StrEnum):
+    """Why an attempt ended. `retries` are used up by the second to fourth; the last five have their own limit."""
+
+    SUCCEEDED = "succeeded"
+    USER_ERROR = "user_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node_lost"
+    LAUNCH_FAILED = "launch_failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run or an attempt ended: the cause, the exit code (negative: signal), and a sentence for people."""
+
+    cause: Cause
+    exit_code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution as the user sees it. `seq` is the order of submission; `attempt` the number of the current try (0: none yet).
+
+    `retries_used` counts tries lost to user causes, `losses` those lost to nodes and launches.
+    `not_before` holds a run back after a failed launch. `version` grows by one with each write.
+    """
+
+    id: RunId
+    project: str
+    name: str
+    owner: str
+    spec: RunSpec
+    seq: int
+    created_at: datetime
+    state: RunState = RunState.QUEUED
+    desired: Desired = Desired.RUN
+    priority: int = 0
+    attempt: int = 0
+    retries_used: int = 0
+    losses: int = 0
+    not_before: datetime | None = None
+    reason: Reason | None = None
+    outcome: Outcome | None = None
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the last value of each
+    tags: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    archived_at: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One member of an attempt (most attempts have one). `address` is what it listens on (serving), from its beat.
+
+    `handle` is the backend's, as JSON; `ended_at` is set when its end is confirmed.
+    """
+
+    index: int
+    node: str
+    granted: Granted
+    handle: Mapping[str, object] = field(default_factory=dict)
+    state: AttemptState = AttemptState.ALLOCATED
+    outcome: Outcome | None = None
+    address: str = ""
+    last_beat_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a run on one cluster. `token_hash` is the sha256 of the runner's token.
+
+    `stop_cause` is intent: why it is being stopped (None: it is not), `stop_by` the moment after which it is killed.
+    """
+
+    id: AttemptId
+    run: RunId
+    number: int
+    cluster: str
+    created_at: datetime
+    replicas: tuple[Replica, ...]
+    state: AttemptState = AttemptState.ALLOCATED
+    outcome: Outcome | None = None
+    token_hash: str = ""
+    stop_cause: Cause | None = None
+    stop_by: datetime | None = None
+    launched_at: datetime | None = None
+    started_at: datetime | None = None  # user code
+    ended_at: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What a replica holds on a node; open while `freed_at` is None. At most one open for each (attempt, replica)."""
+
+    id: str
+    attempt: AttemptId
+    replica: int
+    run: RunId
+    owner: str
+    node: str
+    granted: Granted
+    opened_at: datetime
+    freed_at: datetime | None = None
+
+
+class NodeState(StrEnum):
+    """READY takes runs, DRAINING keeps what it has, UNREACHABLE does not answer, DEAD is declared so by an operator."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    UNREACHABLE = "unreachable"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One machine of a cluster, and what its open allocations hold. `version` is the guard of every placement."""
+
+    id: str
+    cluster: str
+    name: str
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int = 0
+    devices: tuple[Device, ...] = ()
+    pool: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    state: NodeState = NodeState.READY
+    used_cpu_milli: int = 0
+    used_memory_bytes: int = 0
+    used_disk_bytes: int = 0
+    used_devices: tuple[DeviceShare, ...] = ()
+    price_usd_per_hour: str = "0"
+    seen_at: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A registered compute target. `backend` is the plug-in's name; `config` is what its factory gets (no secrets)."""
+
+    id: str
+    name: str
+    backend: str
+    config: Mapping[str, object] = field(default_factory=dict)
+    created_at: datetime | None = None
+    message: str = ""  # last notice or error of the backend, for `mainspring cluster ls`
+    version: int = 1
+
+
+class Role(StrEnum):
+    """Rights in a project: a viewer reads, an editor also submits and changes, an owner also manages members and secrets."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A person or a service. An admin has every right everywhere."""
+
+    name: str
+    created_at: datetime
+    is_admin: bool = False
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A name space of runs, data sets, models, endpoints and secrets."""
+
+    name: str
+    created_at: datetime
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """An API token. `hash` is the sha256 of the secret part, which is shown once and stored nowhere."""
+
+    id: str
+    user: str
+    name: str
+    hash: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A named secret of a project; the value is stored encrypted and never leaves the server but into a run."""
+
+    project: str
+    name: str
+    created_by: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A named data set of a project."""
+
+    project: str
+    name: str
+    created_at: datetime
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetVersion:
+    """One immutable version: the digest of its manifest. `producer` is the run that wrote it, or empty."""
+
+    project: str
+    dataset: str
+    number: int
+    manifest: str
+    size_bytes: int
+    files: int
+    created_by: str
+    created_at: datetime
+    producer: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One immutable version of a model. `format` is `onnx` or `native`; `signature` its inputs and outputs.
+
+    `verification` tells how the converted model was compared with the original on sample rows.
+    """
+
+    project: str
+    model: str
+    number: int
+    manifest: str
+    format: str
+    created_by: str
+    created_at: datetime
+    run: str = ""
+    signature: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    verification: Mapping[str, object] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One judgement of an objective on one candidate: passed or refused, with the sentence."""
+
+    id: str
+    project: str
+    objective: str
+    kpi: str
+    value: float
+    is_passed: bool
+    sentence: str
+    created_at: datetime
+    run: str = ""
+    model: str = ""
+    model_version: int = 0
+
+
+class EndpointState(StrEnum):
+    """What the endpoint does for callers."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILING = "failing"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A named address that serves one revision. `revision` is the live one, `replicas` how many processes serve it."""
+
+    id: str
+    project: str
+    name: str
+    created_by: str
+    created_at: datetime
+    revision: int = 0
+    replicas: int = 1
+    state: EndpointState = EndpointState.STARTING
+    message: str = ""
+    requests: int = 0
+    errors: int = 0
+    stopped_at: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """What an endpoint serves or served: one model version."""
+
+    endpoint: str
+    number: int
+    model: str
+    model_version: int
+    created_by: str
+    created_at: datetime
+
+
+class SweepState(StrEnum):
+    """A sweep is ACTIVE until its trials are done or it is stopped."""
+
+    ACTIVE = "active"
+    DONE = "done"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """One searched parameter: `kind` float, log, int, choice; `low`..`high` inclusive, or `choices`."""
+
+    name: str
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """A sweep as asked for: the template of its runs, the space, the metric and its direction."""
+
+    template: RunSpec
+    space: tuple[Dimension, ...]
+    metric: str
+    is_maximized: bool = True
+    trials: int = 20
+    parallel: int = 0  # 0: as many as the queue admits
+    sampler: str = "tpe"
+    seed: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep and its standing."""
+
+    id: str
+    project: str
+    name: str
+    owner: str
+    spec: SweepSpec
+    created_at: datetime
+    state: SweepState = SweepState.ACTIVE
+    best_trial: int | None = None
+    best_value: float | None = None
+    ended_at: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One suggestion and its run. `value` is the last report of the metric, None until told or when it failed."""
+
+    sweep: str
+    number: int
+    params: Mapping[str, object]
+    run: RunId
+    state: RunState = RunState.QUEUED
+    value: float | None = None
+    told_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened: audit trail, feed of the page, outbox. `seq` orders all events of an installation."""
+
+    seq: int
+    at: datetime
+    actor: str
+    kind: str  # "run.submitted", "attempt.ended", "model.registered", …
+    subject: str  # id or name of the record
+    project: str = ""
+    data: Mapping[str, object] = field(default_factory=dict)
