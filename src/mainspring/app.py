@@ -1,0 +1,297 @@
+"""The composition root: builds the object graph, serves it, takes it down. Nothing else knows how the parts fit together."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from mainspring.api.app import build_api
+from mainspring.blobs.store import BlobStore
+from mainspring.controllers.attempts import Attempts
+from mainspring.controllers.endpoints import Endpoints
+from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.garbage import Garbage
+from mainspring.controllers.loop import Loop, Loops
+from mainspring.controllers.pipelines import Pipelines
+from mainspring.controllers.schedule import Schedule
+from mainspring.controllers.sweeps import Sweeps
+from mainspring.core.actors import SYSTEM
+from mainspring.core.errors import AuthError, UsageError
+from mainspring.core.ids import make_id
+from mainspring.core.records import Cluster
+from mainspring.services import projects, tokens, users
+from mainspring.services.context import Context
+from mainspring.services.signals import Signals
+from mainspring.settings import VERSION, Settings, load_settings
+from mainspring.store.store import Store
+from mainspring.ui.app import attach_ui
+
+log = logging.getLogger(__name__)
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+DRAIN_S = 2
+
+
+class SystemClock:
+    """The real clock."""
+
+    def now(self) -> datetime:
+        """Return the wall time in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+
+@dataclass(slots=True)
+class SystemIds:
+    """Real ids: the time in milliseconds, never going back within a process, and 35 random bits."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _last_ms: int = 0
+
+    def new(self, kind: str) -> str:
+        """Return a fresh id of `kind`."""
+        with self._lock:
+            self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
+            return make_id(kind, self._last_ms, secrets.randbits(35))
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A built server: its context, loops and web application."""
+
+    ctx: Context
+    fleet: Fleet
+    loops: Loops
+    api: FastAPI
+    user: str
+
+
+def build_context(settings: Settings) -> Context:
+    """Open the stores and return what every use case needs. Raises StoreError when another process owns the database."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    clock = SystemClock()
+    database = settings.database_url or f"sqlite:///{settings.home / 'mainspring.db'}"
+    store = Store.open(database, clock=clock, ids=SystemIds())
+    blobs = BlobStore.open(
+        settings.blob_url or str(settings.home / "blobs"), folder=settings.home / "blobs", config=settings.blob_config
+    )
+    signals = Signals()
+    store.on_commit(signals.hint_all)
+    return Context(
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        ids=SystemIds(),
+        signals=signals,
+        settings=settings,
+        started_at=clock.now(),
+    )
+
+
+def prepare(ctx: Context) -> str:
+    """Make what a new installation lacks: the first user, the default project, this machine as the first cluster. Idempotent.
+
+    Returns the name of the embedded user, whose token lies in HOME/token (0600).
+    """
+    name = _user_name()
+    if ctx.store.users.get(name) is None:
+        users.add(ctx, SYSTEM, name, is_admin=True)
+    if ctx.store.projects.get("default") is None:
+        projects.add(ctx, SYSTEM, "default", description="Where runs go when no project is named.")
+    _write_token(ctx, name)
+    config: dict[str, object] = {
+        "gpus": ctx.settings.gpus,
+        "gpu_model": ctx.settings.gpu_model,
+        "gpu_memory_bytes": ctx.settings.gpu_memory_bytes,
+        "cpus": ctx.settings.cpus,
+    }
+    ctx.store.clusters.add(Cluster(id="local", name="local", backend="local", config=config, created_at=ctx.clock.now()))
+    return name
+
+
+def build(settings: Settings, *, url: str, shutdown: threading.Event) -> Running:
+    """Build everything for a server that is reached at `url`; starts no loop."""
+    ctx = build_context(settings)
+    name = prepare(ctx)
+    fleet = Fleet(ctx, settings.home / "clusters")
+    loops = Loops(ctx.signals)
+    api = build_api(ctx, url=url, shutdown=shutdown.set)
+    if settings.has_ui:
+        attach_ui(api, ctx)
+    return Running(ctx=ctx, fleet=fleet, loops=loops, api=api, user=name)
+
+
+def loops_of(running: Running, *, url: str) -> list[Loop]:
+    """Return the background loops of a server."""
+    ctx, fleet = running.ctx, running.fleet
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    attempts = Attempts(ctx, fleet, running.loops, owner, url)
+    return [
+        Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(ctx, owner).tick),
+        Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts.tick),
+        Loop(name="fleet", topics=("clusters",), tick=fleet.take_inventory),
+        Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick),
+        Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick),
+        Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick),
+        Loop(name="garbage", topics=(), tick=Garbage(ctx, fleet).tick),
+    ]
+
+
+def serve(
+    *,
+    home: Path | None = None,
+    port: int | None = None,
+    bind: str | None = None,
+    gpus: int | None = None,
+    **more: object,
+) -> None:
+    """Run the server until SIGTERM, SIGINT or `POST /shutdown`; runs go on without it. Blocks.
+
+    `HOME/server.json` tells where it is once it answers. Raises UsageError (bind, port), StoreError.
+    """
+    settings = load_settings(home=home, port=port, bind=bind, gpus=gpus, **more)
+    _check_bind(settings)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    listening = _listen(settings)
+    actual = listening.getsockname()[1]
+    url = settings.advertise_url or f"http://{_shown_host(settings.bind)}:{actual}"
+    shutdown = threading.Event()
+    running = build(settings, url=url, shutdown=shutdown)
+    config = uvicorn.Config(
+        running.api,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        timeout_keep_alive=75,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    threading.Thread(target=_watch, args=(server, shutdown), daemon=True, name="shutdown").start()
+    running.fleet.take_inventory()
+    with _announced(settings, url):
+        running.loops.start(loops_of(running, url=url))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: shutdown.set())
+        try:
+            server.run(sockets=[listening])
+        finally:
+            running.loops.stop()
+            running.ctx.store.close()
+
+
+def restore(home: Path, archive: Path) -> None:
+    """Put a backup in place of the database under `home`. Raises StoreError while a server owns it."""
+    Store.restore(archive, home / "mainspring.db")
+
+
+def _watch(server: uvicorn.Server, shutdown: threading.Event) -> None:
+    shutdown.wait()
+    server.should_exit = True
+
+
+def _check_bind(settings: Settings) -> None:
+    if settings.bind not in LOOPBACK:
+        raise UsageError(
+            f"Listening on {settings.bind} needs TLS, which this version does not bring.",
+            hint="Stay on 127.0.0.1 and put a TLS proxy or an SSH tunnel in front.",
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.bind, settings.port or _last_port(settings)))
+    except OSError as wrong:
+        if settings.port:
+            raise UsageError(
+                f"Port {settings.port} of {settings.bind} is in use: {wrong.strerror}.", hint="Name another --port, or none."
+            ) from wrong
+        listening.bind((settings.bind, 0))
+    listening.listen(2048)
+    return listening
+
+
+def _last_port(settings: Settings) -> int:
+    """Return the port of the last start: runners that outlived a crash dial it (0: none)."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((settings.home / "port").read_text())
+    return 0
+
+
+@contextlib.contextmanager
+def _announced(settings: Settings, url: str) -> Iterator[None]:
+    """Tell clients where the server is, for as long as it lives."""
+    (settings.home / "port").write_text(url.rpartition(":")[2])
+    target = settings.home / "server.json"
+    told = {
+        "url": url,
+        "pid": os.getpid(),
+        "version": VERSION,
+        "start_time": _start_time(),
+        "boot_id": _boot_id(),
+        "home": str(settings.home),
+    }
+    fresh = target.with_suffix(".tmp")
+    fresh.write_text(json.dumps(told))
+    fresh.replace(target)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(target.read_text())["pid"] == os.getpid():
+                target.unlink()
+
+
+def _write_token(ctx: Context, name: str) -> None:
+    """Keep HOME/token valid: a new one is issued when it is missing, revoked or not ours."""
+    path = ctx.settings.home / "token"
+    with contextlib.suppress(OSError, AuthError):
+        tokens.authenticate(ctx, path.read_text().strip())
+        return
+    plain, _ = tokens.issue(ctx, SYSTEM, name, "embedded")
+    descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(plain)
+    path.with_suffix(".tmp").replace(path)
+
+
+def _user_name() -> str:
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return "admin"
+
+
+def _shown_host(bind: str) -> str:
+    return f"[{bind}]" if ":" in bind else bind
+
+
+def _start_time() -> int:
+    """Return the process's start in clock ticks since boot, 0 where /proc is missing."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -1,0 +1,1 @@
+"""Background loops: each reads rows, drives the world one step towards them, and sleeps until something moves."""

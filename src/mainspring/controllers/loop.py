@@ -1,0 +1,85 @@
+"""How a loop lives: woken by signals, level-triggered, with back-off, a heart that never stops and a drain.
+
+A tick reads rows, acts, and returns after how many seconds it wants to be called again even if nothing moves
+(None: only when something moves, or after `idle_s`). A tick that raises is logged, counted, and tried again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from mainspring.services.signals import Signals
+
+log = logging.getLogger(__name__)
+MAX_BACKOFF_S = 30.0
+DEBOUNCE_S = 0.002
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """One background loop. `topics` wake it; `idle_s` is the longest sleep."""
+
+    name: str
+    topics: tuple[str, ...]
+    tick: Callable[[], float | None]
+    idle_s: float = 60.0
+    failures: int = 0
+    ticks: int = 0
+
+
+@dataclass(slots=True)
+class Loops:
+    """Runs loops in threads of its own and hands out one bounded pool for slow calls to engines."""
+
+    signals: Signals
+    pool_size: int = 8
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _pool: ThreadPoolExecutor | None = None
+
+    def start(self, loops: list[Loop]) -> None:
+        """Start every loop; returns at once."""
+        for loop in loops:
+            thread = threading.Thread(target=self._run, args=(loop,), name=f"loop-{loop.name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        """Run `work` in the bounded pool."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.pool_size, thread_name_prefix="engine")
+        return self._pool.submit(work)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask every loop to end and wait for the tick in flight; a restart resumes from rows."""
+        self._stopping.set()
+        self.signals.hint("stop")
+        for thread in self._threads:
+            thread.join(timeout_s)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, loop: Loop) -> None:
+        topics = (*loop.topics, "stop")
+        while not self._stopping.is_set():
+            seen = self.signals.version(*topics)
+            pause = self._once(loop)
+            if not self._stopping.is_set():
+                self.signals.wait(topics, seen, loop.idle_s if pause is None else pause)
+                self._stopping.wait(DEBOUNCE_S)
+
+    def _once(self, loop: Loop) -> float | None:
+        try:
+            pause = loop.tick()
+        except Exception:  # a loop's top: whatever went wrong, the rows are still there and the next tick sees them
+            loop.failures += 1
+            log.exception("loop failed", extra={"loop": loop.name, "failures": loop.failures})
+            self._stopping.wait(min(MAX_BACKOFF_S, 0.1 * 2 ** min(loop.failures, 9)))
+            return 0.0
+        loop.failures = 0
+        loop.ticks += 1
+        return pause

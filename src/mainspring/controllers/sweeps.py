@@ -1,0 +1,63 @@
+"""The sweeps loop: tell what ended, ask for what is due, submit ordinary runs. No driver process that could die."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from mainspring.core.actors import SYSTEM
+from mainspring.core.errors import ConflictError
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.records import RunState, Sweep, SweepState, Trial
+from mainspring.services import runs, sweeps
+from mainspring.services.context import Context
+from mainspring.services.runs import said
+from mainspring.workflows import sweeps as decide
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Sweeps:
+    """Drives active sweeps from their rows."""
+
+    ctx: Context
+
+    def tick(self) -> float | None:
+        """Drive each active sweep one step; woken by ended runs."""
+        for sweep in self.ctx.store.sweeps.active():
+            self._step(sweep)
+        return None
+
+    def _step(self, sweep: Sweep) -> None:
+        trials = [self._told(sweep, trial) for trial in self.ctx.store.sweeps.trials(sweep.id)]
+        due = decide.how_many_more(sweep.spec, trials)
+        for _ in range(due):
+            number = len(trials) + 1
+            params = decide.ask(sweep.spec, trials, number)
+            spec = sweeps.trial_spec(sweep, number, params)
+            run = runs.make_run(self.ctx, sweep.owner, spec)
+            trial = Trial(sweep=sweep.id, number=number, params=params, run=run.id)
+            try:
+                self.ctx.store.sweeps.add_trial(
+                    trial, run, event=said(SYSTEM, "run.submitted", run.id, run.project, sweep=sweep.id, trial=number)
+                )
+            except ConflictError:
+                return  # another controller asked first; its rows are seen at the next tick
+            trials.append(trial)
+        is_over = len(trials) >= sweep.spec.trials and all(trial.told_at is not None for trial in trials)
+        if is_over:
+            best = decide.best(sweep.spec, trials)
+            event = said(SYSTEM, "sweep.done", sweep.id, sweep.project, best=best.number if best else None)
+            self.ctx.store.sweeps.finish(sweep.id, SweepState.DONE, now=self.ctx.clock.now(), event=event)
+
+    def _told(self, sweep: Sweep, trial: Trial) -> Trial:
+        if trial.told_at is not None:
+            return trial
+        run = self.ctx.store.runs.get(trial.run)
+        if run is None:
+            return self.ctx.store.sweeps.tell(sweep.id, trial.number, RunState.FAILED, None, now=self.ctx.clock.now())
+        if run.state not in TERMINAL_RUN:
+            return trial
+        value = run.metrics.get(sweep.spec.metric) if run.state is RunState.SUCCEEDED else None
+        return self.ctx.store.sweeps.tell(sweep.id, trial.number, run.state, value, now=self.ctx.clock.now())

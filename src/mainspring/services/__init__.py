@@ -1,0 +1,1 @@
+"""Use cases, one module a noun: authorise, validate, write intent and event in one transaction, hint the loops."""

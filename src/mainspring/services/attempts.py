@@ -1,0 +1,163 @@
+"""Attempts as the runner sees them: its work, its beats, its commands. Each write is one row of `docs/internals/protocol.md`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+
+from mainspring.core.beats import PROTOCOL, Beat, BeatAnswer, Chunk, Command, Work
+from mainspring.core.errors import AuthError, GoneError, SpecError, StateError, VersionMismatchError
+from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, RunState
+from mainspring.core.specs import Value
+from mainspring.plugins import reach
+from mainspring.services import secrets
+from mainspring.services.context import Context
+from mainspring.services.runs import stop_attempt
+from mainspring.core.actors import SYSTEM
+
+log = logging.getLogger(__name__)
+MAX_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def make_token(ctx: Context, attempt_id: str) -> str:
+    """Return the runner's token of an attempt: derived, so that a launch repeated after a crash has the same one."""
+    return hmac.new(ctx.store.key("attempt-tokens"), attempt_id.encode(), hashlib.sha256).hexdigest()
+
+
+def token_hash(token: str) -> str:
+    """Return what is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def authenticate(ctx: Context, attempt_id: str, token: str) -> Attempt:
+    """Return the attempt if `token` is its own. Raises GoneError for an unknown attempt, AuthError for a wrong token."""
+    right = hmac.compare_digest(make_token(ctx, attempt_id).encode(), token.encode("utf-8", "replace"))
+    if not right:
+        raise AuthError("This is not the token of that attempt.", hint="Only the attempt's own runner may speak for it.")
+    attempt = ctx.store.attempts.get(attempt_id)
+    if attempt is None:
+        raise GoneError(f"Nobody here knows attempt {attempt_id}.", hint="The database may be older than the runner: keep the spool.")
+    return attempt
+
+
+def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
+    """Return what the runner of `replica` is to do. Raises StateError when the attempt has ended or is being stopped."""
+    run = ctx.store.runs.get(attempt.run)
+    if run is None:
+        raise GoneError(f"The run of attempt {attempt.id} was removed.")
+    if attempt.state is AttemptState.ENDED or attempt.number != run.attempt:
+        raise StateError(f"Attempt {attempt.id} has ended.", hint="Do not start anything.")
+    mine = _replica(attempt, replica)
+    env = {**run.spec.env, **secrets.reveal(ctx, run.project, run.spec.secrets)}
+    limits = {"memory_bytes": mine.granted.memory_bytes, "cpu_milli": mine.granted.cpu_milli}
+    return Work(
+        run=run.id,
+        attempt=attempt.id,
+        number=attempt.number,
+        name=run.name,
+        project=run.project,
+        spec=run.spec,
+        env=env,
+        limits=limits,
+        world_size=run.spec.replicas,
+    )
+
+
+def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
+    """Take what a runner says and answer what it should do. Idempotent: the same beat again changes nothing.
+
+    Order: bytes first (W6), then state (W5), then the end (W7), so that an acknowledged end has all its lines stored.
+    """
+    if said.protocol != PROTOCOL:
+        raise VersionMismatchError(f"The runner speaks protocol {said.protocol}, this server {PROTOCOL}.")
+    _replica(attempt, said.replica)
+    now = ctx.clock.now()
+    reach("before-W6")
+    chunks = [(chunk.stream, chunk.offset, _bytes(chunk)) for chunk in said.chunks]
+    ack = ctx.store.attempts.append(attempt.id, said.replica, chunks, now=now)
+    reach("after-W6")
+    is_acknowledged = False
+    if attempt.state is not AttemptState.ENDED:
+        if said.state == "ended":
+            attempt = _finish(ctx, attempt, said)
+            is_acknowledged = True
+        else:
+            attempt = ctx.store.attempts.beat(attempt.id, said.replica, state=said.state, address=said.address, now=now)
+    else:
+        is_acknowledged = said.state == "ended"
+    return BeatAnswer(
+        ack=ack,
+        commands=_commands(attempt, ctx),
+        beat_in_s=ctx.settings.quiet_beat_s,
+        is_followed=ctx.signals.is_followed(attempt.id),
+        is_acknowledged=is_acknowledged,
+    )
+
+
+def commands(ctx: Context, attempt: Attempt, replica: int, after: int) -> tuple[tuple[Command, ...], bool]:
+    """Return the commands numbered above `after`, and whether somebody follows the log."""
+    _replica(attempt, replica)
+    fresh = ctx.store.attempts.get(attempt.id) or attempt
+    return tuple(one for one in _commands(fresh, ctx) if one.no > after), ctx.signals.is_followed(attempt.id)
+
+
+def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value]) -> Attempt:
+    """Record a confirmed end (W7): the runner's word, or what the backend saw. Idempotent; frees the allocation with it.
+
+    The first replica that ends badly takes its gang with it.
+    """
+    run = ctx.store.runs.get(attempt.run)
+    losses = run.losses if run is not None else 0
+    backoff_s = min(300.0, 2.0**losses) if outcome.cause is Cause.LAUNCH_FAILED else 0.0
+    reach("before-W7")
+    ended, done = ctx.store.attempts.finish(
+        attempt.id, replica, outcome, outputs=outputs, now=ctx.clock.now(), backoff_s=backoff_s
+    )
+    reach("after-W7")
+    if ended.state is not AttemptState.ENDED and outcome.cause is not Cause.SUCCEEDED and ended.stop_cause is None:
+        ended = stop_attempt(ctx, SYSTEM, ended, Cause.CANCELLED, done.spec.grace_s)
+    log.info("attempt ended", extra={"attempt": attempt.id, "run": attempt.run, "cause": outcome.cause, "state": done.state})
+    return ended
+
+
+def _finish(ctx: Context, attempt: Attempt, said: Beat) -> Attempt:
+    if said.exit is None:
+        raise SpecError("The last beat needs an exit record.", details={"path": "exit"})
+    digests = [value.digest for value in said.outputs.values() if value.digest]
+    missing = ctx.blobs.missing(digests)
+    if missing:
+        raise StateError(f"{len(missing)} outputs were not uploaded.", hint="Upload them again.", details={"missing": missing})
+    outcome = said.exit
+    if attempt.stop_cause is not None and outcome.cause not in (Cause.SUCCEEDED, Cause.TIMEOUT, Cause.OUT_OF_MEMORY):
+        outcome = Outcome(cause=attempt.stop_cause, exit_code=outcome.exit_code, message=outcome.message)
+    return finish(ctx, attempt, said.replica, outcome, dict(said.outputs))
+
+
+def _commands(attempt: Attempt, ctx: Context) -> tuple[Command, ...]:
+    run = ctx.store.runs.get(attempt.run) if attempt.state is AttemptState.ENDED else None
+    if run is not None and (run.attempt != attempt.number or run.state is not RunState.RUNNING):
+        return (Command(no=2, kind="stop", cause=Cause.SUPERSEDED, deadline_s=run.spec.grace_s),)
+    if attempt.stop_cause is None or attempt.stop_by is None:
+        return ()
+    left = max(0.0, (attempt.stop_by - ctx.clock.now()).total_seconds())
+    return (Command(no=1, kind="stop", cause=attempt.stop_cause, deadline_s=left),)
+
+
+def _replica(attempt: Attempt, index: int) -> Replica:
+    for one in attempt.replicas:
+        if one.index == index:
+            return one
+    raise SpecError(f"Attempt {attempt.id} has no replica {index}.", details={"path": "replica"})
+
+
+def _bytes(chunk: Chunk) -> bytes:
+    try:
+        data = base64.b64decode(chunk.data, validate=True)
+    except (binascii.Error, ValueError) as wrong:
+        raise SpecError("A chunk is not base64.", details={"path": "chunks.data"}) from wrong
+    if len(data) > MAX_CHUNK_BYTES or chunk.offset < 0:
+        raise SpecError("A chunk is too large or lies before the start.", details={"path": "chunks"})
+    return data

@@ -1,0 +1,128 @@
+"""Endpoints: a named address that serves a model version; a deployment is a revision row, traffic follows rows."""
+
+from __future__ import annotations
+
+from mainspring.core.actors import Actor
+from mainspring.core.errors import NotFoundError, StateError, UsageError
+from mainspring.core.ids import check_name
+from mainspring.core.records import AttemptState, Endpoint, Revision, Role
+from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
+from mainspring.core.resources import Resources
+from mainspring.services import models
+from mainspring.services.context import Context
+from mainspring.services.runs import check_project, said
+
+MAX_REPLICAS = 64
+
+
+def deploy(
+    ctx: Context, actor: Actor, name: str, model: str, *, project: str = "default", replicas: int = 1
+) -> Endpoint:
+    """Serve `model` ("delays@champion") as endpoint `name`: the next revision of it, or its first. Returns before it is ready."""
+    check_project(ctx, project)
+    actor.need(project, Role.EDITOR)
+    check_name(name, "endpoint")
+    if not 1 <= replicas <= MAX_REPLICAS:
+        raise UsageError(f"replicas is {replicas}; it must be between 1 and {MAX_REPLICAS}.")
+    version = models.resolve(ctx, actor, *models.parse_ref(model), project=project)
+    event = said(actor, "endpoint.deployed", name, project, model=version.model, version=version.number, replicas=replicas)
+    return ctx.store.endpoints.deploy(
+        project,
+        name,
+        version.model,
+        version.number,
+        replicas=replicas,
+        created_by=actor.name,
+        now=ctx.clock.now(),
+        endpoint_id=ctx.ids.new("endpoint"),
+        event=event,
+    )
+
+
+def get(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> Endpoint:
+    """Return the endpoint. Raises NotFoundError."""
+    check_project(ctx, project)
+    actor.need(project, Role.VIEWER)
+    found = ctx.store.endpoints.get(project, name)
+    if found is None:
+        known = ", ".join(one.name for one in ctx.store.endpoints.all(project)[:10]) or "none"
+        raise NotFoundError(f"There is no endpoint {name[:60]!r}; known: {known}.", hint=f"mainspring deploy MODEL --name {name[:60]}")
+    return found
+
+
+def all(ctx: Context, actor: Actor, *, project: str = "default") -> list[Endpoint]:
+    """Return the endpoints, by name."""
+    check_project(ctx, project)
+    actor.need(project, Role.VIEWER)
+    return ctx.store.endpoints.all(project)
+
+
+def revisions(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> list[Revision]:
+    """Return what the endpoint served, oldest first."""
+    return ctx.store.endpoints.revisions(get(ctx, actor, name, project=project).id)
+
+
+def rollback(ctx: Context, actor: Actor, name: str, *, to: int | None = None, project: str = "default") -> Endpoint:
+    """Serve an earlier revision's model again (the previous one by default), as a new revision."""
+    endpoint = get(ctx, actor, name, project=project)
+    history = revisions(ctx, actor, name, project=project)
+    live = next((one for one in history if one.number == endpoint.revision), None)
+    before = [one for one in history if one.number != endpoint.revision]
+    if live is not None:
+        before = [one for one in before if (one.model, one.model_version) != (live.model, live.model_version)]
+    wanted = [one for one in before if to is None or one.number == to]
+    if not wanted:
+        raise StateError(
+            f"Endpoint {name!r} has no {'earlier revision' if to is None else f'revision {to}'} to go back to.",
+            hint=f"mainspring endpoint show {name}",
+        )
+    target = wanted[-1]
+    actor.need(project, Role.EDITOR)
+    model = f"{target.model}@{target.model_version}"
+    return deploy(ctx, actor, name, model, project=project, replicas=endpoint.replicas)
+
+
+def stop(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> Endpoint:
+    """Stop serving; the history stays, a later deploy brings the endpoint back."""
+    endpoint = get(ctx, actor, name, project=project)
+    actor.need(project, Role.EDITOR)
+    return ctx.store.endpoints.stop(endpoint.id, now=ctx.clock.now(), event=said(actor, "endpoint.stopped", name, project))
+
+
+def addresses(ctx: Context, name: str, project: str) -> tuple[Endpoint | None, list[str]]:
+    """Return the endpoint and the `host:port` of each replica that answers now, those of the live revision first."""
+    endpoint = ctx.store.endpoints.get(project, name)
+    if endpoint is None or endpoint.stopped_at is not None:
+        return endpoint, []
+    found: list[tuple[int, str]] = []
+    for run in ctx.store.runs.by_link("endpoint", endpoint.id):
+        if run.state != "running" or run.spec.link is None:
+            continue
+        for attempt in ctx.store.attempts.of_run(run.id)[-1:]:
+            if attempt.state is AttemptState.RUNNING:
+                found += [(int(run.spec.link.key), one.address) for one in attempt.replicas if one.address]
+    if not found:
+        return endpoint, []
+    best = max((number for number, _ in found if number <= endpoint.revision), default=0)
+    return endpoint, [address for number, address in found if number == best]
+
+
+def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpec:
+    """Return the run that serves one replica of `revision`. A native model needs the interpreter of the run that made it."""
+    version = ctx.store.models.resolve(endpoint.project, revision.model, str(revision.model_version))
+    if version is None:
+        raise NotFoundError(f"Model {revision.model} v{revision.model_version} is gone.")
+    interpreter = ctx.settings.python
+    producer = ctx.store.runs.get(version.run) if version.run and version.format == "native" else None
+    if producer is not None and producer.spec.environment.interpreter:
+        interpreter = producer.spec.environment.interpreter
+    return RunSpec(
+        kind=RunKind.SERVING,
+        name=f"serve-{endpoint.name}",
+        project=endpoint.project,
+        command=(interpreter, "-m", "mainspring.serving", "--port", "0"),
+        args={"model": Value(kind=ValueKind.MODEL, digest=version.manifest)},
+        resources=Resources(cpu_milli=500),
+        is_preemptible=False,
+        link=Link(kind="endpoint", id=endpoint.id, key=str(revision.number)),
+    )

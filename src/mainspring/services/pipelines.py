@@ -1,0 +1,66 @@
+"""Pipelines: a recorded graph, carried out step by step by the controller. No driver process."""
+
+from __future__ import annotations
+
+from mainspring.core.actors import Actor
+from mainspring.core.errors import NotFoundError
+from mainspring.core.graphs import Graph, PipelineRun, PipelineState, StepRun
+from mainspring.core.ids import check_name
+from mainspring.core.records import Role
+from mainspring.core.specs import check_spec
+from mainspring.services import runs
+from mainspring.services.context import Context
+from mainspring.services.runs import check_project, said
+from mainspring.workflows.graphs import check_graph
+
+
+def start(
+    ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str = "default", key: str = ""
+) -> PipelineRun:
+    """Accept a pipeline run. Raises SpecError for a graph that cannot be carried out."""
+    check_project(ctx, project)
+    actor.need(project, Role.EDITOR)
+    check_name(name, "pipeline")
+    check_graph(graph)
+    for step in graph.steps:
+        if step.template is not None:
+            check_spec(step.template)
+    pipeline = PipelineRun(
+        id=ctx.ids.new("pipeline"),
+        project=project,
+        name=name,
+        owner=actor.name,
+        graph=graph,
+        created_at=ctx.clock.now(),
+        steps=tuple(StepRun(key=step.key) for step in graph.steps),
+    )
+    return ctx.store.pipelines.add(pipeline, key=key, event=said(actor, "pipeline.started", pipeline.id, project, name=name))
+
+
+def get(ctx: Context, actor: Actor, ref: str) -> PipelineRun:
+    """Return the pipeline run of that id. Raises NotFoundError."""
+    found = ctx.store.pipelines.get(ref)
+    if found is None or not actor.may(found.project, Role.VIEWER):
+        raise NotFoundError(f"There is no pipeline run {ref[:80]!r}.")
+    return found
+
+
+def all(ctx: Context, actor: Actor, *, project: str = "default") -> list[PipelineRun]:
+    """Return the pipeline runs, newest first."""
+    check_project(ctx, project)
+    actor.need(project, Role.VIEWER)
+    return ctx.store.pipelines.all(project)
+
+
+def cancel(ctx: Context, actor: Actor, ref: str) -> PipelineRun:
+    """End the pipeline run: no further step starts, running ones are cancelled."""
+    pipeline = get(ctx, actor, ref)
+    actor.need(pipeline.project, Role.EDITOR)
+    if pipeline.state is not PipelineState.ACTIVE:
+        return pipeline
+    event = said(actor, "pipeline.cancelled", pipeline.id, pipeline.project)
+    cancelled = ctx.store.pipelines.end(pipeline.id, PipelineState.CANCELLED, now=ctx.clock.now(), event=event)
+    for step in cancelled.steps:
+        if step.run and step.state == "running":
+            runs.cancel(ctx, actor, step.run)
+    return cancelled

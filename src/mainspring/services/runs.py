@@ -1,0 +1,325 @@
+"""Runs: submit, find, change what is wanted of them, explain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import PurePath
+
+from mainspring import scheduler
+from mainspring.core.actors import Actor
+from mainspring.core.errors import CannotFitError, ConflictError, NotFoundError, StateError, UsageError
+from mainspring.core.ids import RunId, check_name
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.queries import Page, RunFilter
+from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
+from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
+from mainspring.core.units import show_seconds
+from mainspring.services.context import Context
+from mainspring.store.events import NewEvent
+
+_UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
+
+
+def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple[Run, bool]:
+    """Accept a run: after this returns it is never lost (promise P1). The same `key` gives the same run and False.
+
+    Raises SpecError, NotFoundError (project, secret), AccessDeniedError, CannotFitError (no node could ever hold it).
+    """
+    check_project(ctx, spec.project)
+    actor.need(spec.project, Role.EDITOR)
+    run = make_run(ctx, actor.name, spec)
+    _check_secrets(ctx, spec)
+    misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
+    if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
+        raise CannotFitError(misfit.sentence, details=dict(misfit.facts))
+    return ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
+
+
+def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None) -> Run:
+    """Return the queued Run of a checked `spec`; writes nothing. Raises SpecError."""
+    linked = replace(spec, link=link) if link is not None else spec
+    check_spec(linked)
+    return Run(
+        id=RunId(ctx.ids.new("run")),
+        project=linked.project,
+        name=linked.name or _default_name(linked),
+        owner=owner,
+        spec=linked,
+        seq=0,
+        created_at=ctx.clock.now(),
+        priority=linked.priority,
+        tags=linked.tags,
+    )
+
+
+def get(ctx: Context, actor: Actor, ref: str, *, project: str = "") -> Run:
+    """Return the run that `ref` means: an id, else the newest run of that name, else a unique beginning or end of an id.
+
+    Raises NotFoundError (also for runs the actor may not see), ConflictError when several ids match.
+    """
+    found = [run for run in ctx.store.runs.find(ref, project=project) if actor.may(run.project, Role.VIEWER)]
+    if not found:
+        raise NotFoundError(f"There is no run {ref[:80]!r}.", hint="mainspring ps --all lists them.")
+    by_name = [run for run in found if run.name == ref]
+    if len(found) > 1 and not by_name:
+        raise ConflictError(
+            f"{ref!r} may be any of {len(found)} runs.", hint="Write more of it: " + ", ".join(run.id for run in found[:4])
+        )
+    return (by_name or found)[0]
+
+
+def page(ctx: Context, actor: Actor, wanted: RunFilter, *, cursor: str = "", limit: int = 100) -> Page[Run]:
+    """Return one page of the runs that match."""
+    check_project(ctx, wanted.project)
+    actor.need(wanted.project, Role.VIEWER)
+    return ctx.store.runs.page(wanted, cursor=cursor, limit=limit)
+
+
+def attempts(ctx: Context, actor: Actor, ref: str) -> list[Attempt]:
+    """Return the attempts of a run, oldest first."""
+    return ctx.store.attempts.of_run(get(ctx, actor, ref).id)
+
+
+def cancel(ctx: Context, actor: Actor, ref: str, *, grace_s: float | None = None) -> Run:
+    """Want the run cancelled: at once when it waits, after SIGTERM and `grace_s` when it runs. Repeating it is harmless."""
+    run = _editable(ctx, actor, ref)
+    if run.state is RunState.CANCELLED:
+        return run
+    event = said(actor, "run.cancel_asked", run.id, run.project)
+    wanted = ctx.store.runs.set_desired(run.id, Desired.CANCELLED, event=event)
+    _stop_open(ctx, actor, wanted, Cause.CANCELLED, grace_s)
+    return wanted
+
+
+def pause(ctx: Context, actor: Actor, ref: str, *, grace_s: float | None = None) -> Run:
+    """Hold the run: a waiting one is passed over, a running one is stopped and waits; `resume` lets it go on."""
+    run = _editable(ctx, actor, ref)
+    wanted = ctx.store.runs.set_desired(run.id, Desired.PAUSED, event=said(actor, "run.paused", run.id, run.project))
+    _stop_open(ctx, actor, wanted, Cause.PREEMPTED, grace_s)
+    return wanted
+
+
+def resume(ctx: Context, actor: Actor, ref: str) -> Run:
+    """Let a paused run be planned again. Raises StateError when it is being cancelled."""
+    run = _editable(ctx, actor, ref)
+    if run.desired is Desired.CANCELLED:
+        raise StateError(f"Run {run.name} is being cancelled.", hint=f"mainspring rerun {run.id}")
+    return ctx.store.runs.set_desired(run.id, Desired.RUN, event=said(actor, "run.resumed", run.id, run.project))
+
+
+def edit(
+    ctx: Context,
+    actor: Actor,
+    ref: str,
+    *,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+    priority: int | None = None,
+) -> Run:
+    """Change tags and priority. Who raises a priority above zero must be an owner: it is a right, not a habit."""
+    run = _editable(ctx, actor, ref)
+    for tag in add_tags:
+        check_name(tag, "tag")
+    if priority is not None:
+        check_spec(replace(run.spec, priority=priority))
+        if priority > max(run.priority, 0):
+            actor.need(run.project, Role.OWNER)
+    event = said(actor, "run.edited", run.id, run.project, priority=priority, add=list(add_tags), remove=list(remove_tags))
+    return ctx.store.runs.edit(
+        run.id, priority=priority, add_tags=tuple(add_tags), remove_tags=tuple(remove_tags), event=event
+    )
+
+
+def archive(ctx: Context, actor: Actor, ref: str) -> Run:
+    """Put an ended run out of sight; `unarchive` undoes it."""
+    run = _editable(ctx, actor, ref)
+    _need_done(run)
+    event = said(actor, "run.archived", run.id, run.project)
+    return ctx.store.runs.edit(run.id, archived_at=ctx.clock.now(), event=event)
+
+
+def unarchive(ctx: Context, actor: Actor, ref: str) -> Run:
+    """Bring an archived run back into the lists."""
+    run = _editable(ctx, actor, ref)
+    return ctx.store.runs.edit(run.id, archived_at=None, event=said(actor, "run.unarchived", run.id, run.project))
+
+
+def remove(ctx: Context, actor: Actor, ref: str) -> None:
+    """Delete an ended run with its logs and metrics. What data sets and models name stays. Raises StateError while it lives."""
+    run = _editable(ctx, actor, ref)
+    _need_done(run)
+    ctx.store.runs.delete(run.id, event=said(actor, "run.removed", run.id, run.project, name=run.name))
+
+
+def rerun(
+    ctx: Context,
+    actor: Actor,
+    ref: str,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    args: Sequence[str] | None = None,
+    key: str = "",
+) -> Run:
+    """Submit the run's spec again, with declared parameters changed or a script's arguments replaced.
+
+    Raises UsageError for a parameter that the run does not have.
+    """
+    run = get(ctx, actor, ref)
+    spec = replace(run.spec, link=None, tags=run.tags, name=run.name)
+    if args is not None:
+        spec = replace(spec, command=(*_program(spec), *args))
+    for name, value in (set_params or {}).items():
+        spec = _with_param(spec, name, value)
+    again, _ = submit(ctx, actor, spec, key=key)
+    return again
+
+
+def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
+    """Return the one sentence that tells why the run is where it is, and the facts behind it."""
+    run = get(ctx, actor, ref)
+    tries = ctx.store.attempts.of_run(run.id)
+    last = tries[-1] if tries else None
+    reason = run.reason
+    if run.state is RunState.QUEUED and reason is None:
+        reason = Reason(code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now.")
+    ahead = []
+    if run.state is RunState.QUEUED:
+        for other in ctx.store.runs.waiting():
+            if other.id != run.id and (-other.priority, other.seq) < (-run.priority, run.seq):
+                ahead.append({"run": other.id, "name": other.name, "owner": other.owner})
+    return {
+        "run": run.id,
+        "name": run.name,
+        "state": run.state,
+        "sentence": _sentence(ctx, run, reason, last),
+        "reason": reason,
+        "ahead": ahead[:20],
+        "ahead_count": len(ahead),
+        "attempt": last,
+    }
+
+
+def native(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
+    """Return the engine's own objects of the newest attempt, as they were when it was launched. Raises StateError before."""
+    run = get(ctx, actor, ref)
+    tries = ctx.store.attempts.of_run(run.id)
+    if not tries or not any(replica.handle for replica in tries[-1].replicas):
+        raise StateError(f"Run {run.name} has not been launched yet.", hint=f"mainspring why {run.id}")
+    last = tries[-1]
+    cluster = ctx.store.clusters.get(last.cluster)
+    return {
+        "cluster": cluster.name if cluster else last.cluster,
+        "backend": cluster.backend if cluster else "",
+        "attempt": last.id,
+        "replicas": [{"index": one.index, "node": one.node, "object": one.handle} for one in last.replicas],
+    }
+
+
+def check_project(ctx: Context, name: str) -> None:
+    """Raise NotFoundError unless project `name` exists."""
+    if ctx.store.projects.get(name) is None:
+        known = ", ".join(project.name for project in ctx.store.projects.all()[:10])
+        raise NotFoundError(
+            f"There is no project {name[:60]!r}; known: {known}.", hint=f"mainspring project add {name[:60]}"
+        )
+
+
+def said(actor: Actor, kind: str, subject: str, project: str, **data: object) -> NewEvent:
+    """Return the event that goes with a write."""
+    return NewEvent(actor=actor.name, kind=kind, subject=subject, project=project, data=data)
+
+
+def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | None) -> str:
+    match run.state:
+        case RunState.QUEUED:
+            return reason.sentence if reason else ""
+        case RunState.SUCCEEDED:
+            return "It succeeded."
+        case RunState.CANCELLED | RunState.FAILED:
+            return run.outcome.message if run.outcome and run.outcome.message else f"It {run.state}."
+        case RunState.RUNNING:
+            if last is None:
+                return "It is being placed."
+            if last.stop_by is not None and last.state is not AttemptState.ENDED:
+                left = max(0.0, (last.stop_by - ctx.clock.now()).total_seconds())
+                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left."
+            where = ", ".join(sorted({one.node for one in last.replicas}))
+            return f"It is {last.state} on {where} (attempt {last.number})."
+
+
+def _editable(ctx: Context, actor: Actor, ref: str) -> Run:
+    run = get(ctx, actor, ref)
+    actor.need(run.project, Role.EDITOR)
+    return run
+
+
+def _need_done(run: Run) -> None:
+    if run.state not in TERMINAL_RUN:
+        raise StateError(f"Run {run.name} is {run.state}.", hint=f"mainspring cancel {run.id}")
+
+
+def _stop_open(ctx: Context, actor: Actor, run: Run, cause: Cause, grace_s: float | None) -> None:
+    for attempt in ctx.store.attempts.of_run(run.id):
+        if attempt.state is not AttemptState.ENDED:
+            stop_attempt(ctx, actor, attempt, cause, run.spec.grace_s if grace_s is None else grace_s)
+
+
+def stop_attempt(ctx: Context, actor: Actor, attempt: Attempt, cause: Cause, grace_s: float) -> Attempt:
+    """Write the intent to stop an attempt, then wake both ways to its process: the runner's poll and the controller."""
+    event = said(actor, "attempt.stop_asked", attempt.id, "", run=attempt.run, cause=cause, grace_s=grace_s)
+    stopped = ctx.store.attempts.ask_stop(attempt.id, cause, stop_by=ctx.clock.now() + timedelta(seconds=grace_s), event=event)
+    ctx.signals.hint(f"attempt:{attempt.id}", "attempts")
+    return stopped
+
+
+def _check_secrets(ctx: Context, spec: RunSpec) -> None:
+    if not spec.secrets:
+        return
+    known = {secret.name for secret in ctx.store.secrets.all(spec.project)}
+    for name in spec.secrets:
+        if name not in known:
+            raise NotFoundError(
+                f"Project {spec.project!r} has no secret {name!r}.", hint=f"mainspring secret set {name} --project {spec.project}"
+            )
+
+
+def _default_name(spec: RunSpec) -> str:
+    if spec.kind is RunKind.TASK and spec.entry is not None:
+        raw = spec.entry.function or "task"
+    else:
+        words = [PurePath(word).name for word in spec.command]
+        raw = next((word.rpartition(".")[0] for word in words if word.endswith((".py", ".sh", ".R", ".jl"))), words[0])
+    name = _UNNAMEABLE.sub("-", raw).strip("-._")[:60]
+    return name or "run"
+
+
+def _program(spec: RunSpec) -> tuple[str, ...]:
+    if spec.kind is not RunKind.COMMAND:
+        raise UsageError("Arguments can be replaced for scripts only.", hint="Change a task's parameters: rerun RUN --set NAME=VALUE")
+    script = next((n for n, word in enumerate(spec.command) if word.endswith((".py", ".sh", ".R", ".jl"))), 0)
+    return spec.command[: script + 1]
+
+
+def _with_param(spec: RunSpec, name: str, value: object) -> RunSpec:
+    if spec.kind is RunKind.TASK:
+        if name not in spec.args and name not in spec.params:
+            known = ", ".join(sorted({*spec.args, *spec.params})) or "none"
+            raise UsageError(f"The run has no parameter {name!r}; it has: {known}.", hint="See mainspring show RUN")
+        changed = Value(kind=ValueKind.JSON, json=value)
+        return replace(spec, args={**spec.args, name: changed}, params={**spec.params, name: value})
+    flags = [f"--{name}", f"--{name.replace('_', '-')}"]
+    words = list(spec.command)
+    for position, word in enumerate(words):
+        if word in flags and position + 1 < len(words):
+            words[position + 1] = str(value)
+            return replace(spec, command=tuple(words), params={**spec.params, name: value})
+        if any(word.startswith(flag + "=") for flag in flags):
+            words[position] = f"{word.partition('=')[0]}={value}"
+            return replace(spec, command=tuple(words), params={**spec.params, name: value})
+    raise UsageError(
+        f"The command has no --{name}: {' '.join(spec.command)[:200]}", hint="Replace its arguments: mainspring rerun RUN -- ARGS"
+    )

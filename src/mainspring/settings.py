@@ -1,0 +1,76 @@
+"""Every setting, typed and validated: keyword, then environment `MAINSPRING_*`, then `HOME/config.toml`, then default."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from mainspring.core.errors import UsageError
+
+VERSION = "0.1.0"
+
+
+class Settings(BaseSettings):
+    """The server's settings. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="MAINSPRING_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".mainspring", description="Everything lives under this folder.")
+    database_url: str = Field(default="", description="Empty: SQLite under home. Or postgresql+psycopg://user@host/name.")
+    blob_url: str = Field(default="", description="Empty: home/blobs. Or s3://bucket/prefix.")
+    blob_config: dict[str, str] = Field(default_factory=dict, description="Keys and endpoint of the object store.")
+    bind: str = Field(default="127.0.0.1", description="Address to listen on; off loopback only behind TLS.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    advertise_url: str = Field(default="", description="Where runners and people reach this server, if not at bind:port.")
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="Host names accepted beside loopback ones.")
+    gpus: int = Field(default=0, ge=0, le=1024, description="GPUs declared on this machine; 0 takes the real ones.")
+    gpu_model: str = Field(default="gpu", description="Model name of declared GPUs.")
+    gpu_memory_bytes: int = Field(default=0, ge=0, description="Memory of each declared GPU.")
+    cpus: float = Field(default=0, ge=0, description="CPUs declared on this machine; 0 takes the real ones.")
+    has_ui: bool = Field(default=True, description="Serve the web page.")
+    lost_after_s: float = Field(default=600, gt=0, description="Silence after which a run that is not exclusive is tried again.")
+    quiet_beat_s: float = Field(default=10, gt=0, description="How often a runner with nothing to tell beats.")
+    sweep_grace_s: float = Field(default=60, gt=0, description="How long something of ours without a row may live.")
+    blob_grace_s: float = Field(default=86400, gt=0, description="How long a blob that no record names is kept.")
+    logs_days: float = Field(default=90, gt=0, description="How long logs of ended runs are kept.")
+    events_days: float = Field(default=365, gt=0, description="How long events are kept.")
+    archived_days: float = Field(default=365, gt=0, description="How long archived runs are kept.")
+    python: str = Field(default=sys.executable, description="Interpreter of serving replicas.")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file of the home folder below the environment."""
+        del dotenv_settings, file_secret_settings
+        given: dict[str, Any] = {**env_settings(), **init_settings()}
+        home = Path(given.get("home") or Path.home() / ".mainspring").expanduser()
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "config.toml")
+
+
+def load_settings(**given: object) -> Settings:
+    """Return the settings. Raises UsageError that names the wrong one."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"Setting {name!r} is wrong: {first['msg']}.", hint="See the settings page of the documentation."
+        ) from wrong
+    except ValueError as wrong:
+        raise UsageError(f"The settings file cannot be read: {wrong}.", hint="It is HOME/config.toml.") from wrong
