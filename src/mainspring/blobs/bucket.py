@@ -9,16 +9,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.exceptions import NotFoundError as AbsentError
-from obstore.store import ClientConfig, S3Config, S3Store
+from obstore.store import S3Store
 
 from mainspring.blobs.disk import room_left
 from mainspring.blobs.objects import CHUNK_BYTES, Stat
 from mainspring.core.errors import NotFoundError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
 
 _KNOWN = frozenset({"endpoint", "access_key_id", "secret_access_key", "session_token", "region"})
 _WHOLE_BYTES = 64 << 20  # above this an upload is made of parts, where S3 has no create-if-absent
@@ -37,7 +40,7 @@ class Bucket:
         options: ClientConfig = {"timeout": "60s", "connect_timeout": "10s"}
         if config.get("endpoint", "").startswith("http://"):
             options["allow_http"] = True
-        settings = cast(S3Config, {key: value for key, value in config.items() if value})
+        settings = cast("S3Config", {key: value for key, value in config.items() if value})
         self._store = S3Store(bucket, prefix=prefix or None, config=settings, client_options=options)
         self.scratch = folder / "incoming"
         with room_left(folder):
