@@ -199,7 +199,7 @@ class Attempts:
                 self._lost(attempt, replica, "Its node has not answered for too long.")
 
     def _gone(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
-        """The runner is dead. Its last beat may have come meanwhile; else it is started again in its folder to drain and report."""
+        """The runner is dead. Unless its last beat came meanwhile, start it again in its folder to drain and report."""
         key = (attempt.id, replica.index)
         fresh = self.ctx.store.attempts.get(attempt.id)
         if fresh is None or fresh.state is AttemptState.ENDED or fresh.replicas[replica.index].ended_at is not None:

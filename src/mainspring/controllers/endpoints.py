@@ -1,4 +1,4 @@
-"""The endpoints loop: as many living replicas of the live revision as the row says; the old one stops when the new one answers."""
+"""The endpoints loop: as many living replicas of the live revision as the row says; the old stop when the new answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Endpoints:
         if failures >= MAX_QUICK_FAILURES:
             last = max((run for run in linked if run.state is RunState.FAILED), key=lambda run: run.seq)
             why = last.outcome.message if last.outcome else ""
-            self._set(endpoint, EndpointState.FAILING, f"Replicas of revision {endpoint.revision} die: {why} mainspring logs {last.id}")
+            self._set(
+                endpoint, EndpointState.FAILING, f"Replicas of revision {endpoint.revision} die: {why} mainspring logs {last.id}"
+            )
         elif not ready:
             self._set(endpoint, EndpointState.STARTING, "")
         missing = endpoint.replicas - len(mine)

@@ -22,7 +22,7 @@ class Actor:
     def may(self, project: str, least: Role) -> bool:
         """Say whether the actor has at least the right `least` in `project`."""
         role = self.roles.get(project)
-        return self.is_admin or role is not None and _RANK[role] >= _RANK[least]
+        return self.is_admin or (role is not None and _RANK[role] >= _RANK[least])
 
     def need(self, project: str, least: Role) -> None:
         """Raise AccessDeniedError unless the actor has at least the right `least` in `project`."""

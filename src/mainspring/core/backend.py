@@ -102,7 +102,7 @@ class Inventory:
 
 
 class Backend(Protocol):
-    """One registered cluster of one engine kind. Built by a plug-in's factory: `create(cluster, folder, installation) -> Backend`."""
+    """One registered cluster of one engine kind. A plug-in's factory builds it: `create(cluster, folder, installation)`."""
 
     capabilities: Capabilities
 

@@ -15,8 +15,8 @@ AttemptId = NewType("AttemptId", str)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32, lower case: no i, l, o, u
 _TIME_CHARS, _CHANCE_CHARS = 9, 7
-_SHAPE = re.compile(rf"^[a-z]{{2,8}}-[{_ALPHABET}]{{{_TIME_CHARS + _CHANCE_CHARS}}}$")
-_NAME = re.compile(r"^[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,126}[a-zA-Z0-9])?$")
+_SHAPE = re.compile(rf"^[a-z]{{2,8}}-[{_ALPHABET}]{{{_TIME_CHARS + _CHANCE_CHARS}}}\Z")
+_NAME = re.compile(r"^[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,126}[a-zA-Z0-9])?\Z")
 
 
 class Ids(Protocol):

@@ -142,7 +142,7 @@ def finish_run(run: Run, attempt: Attempt, ending: Ending) -> Run:
     done = replace(run, outcome=ending.outcome, ended_at=ending.at)
     if cause is Cause.SUCCEEDED:
         return _moved(done, RunEvent.SUCCEEDED)
-    if run.desired is Desired.CANCELLED or cause is Cause.CANCELLED and run.desired is Desired.RUN:
+    if run.desired is Desired.CANCELLED or (cause is Cause.CANCELLED and run.desired is Desired.RUN):
         cancelled = replace(ending.outcome, cause=Cause.CANCELLED)
         return _moved(replace(done, outcome=cancelled), RunEvent.CANCELLED)
     if cause in USER_CAUSES:

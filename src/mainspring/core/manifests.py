@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ArchiveError
 
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
 MAX_FILES = 5_000_000
 
 

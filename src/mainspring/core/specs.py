@@ -18,7 +18,7 @@ MAX_ENV_BYTES = 256_000
 MAX_REPLICAS = 4096
 MAX_RETRIES = 100
 PRIORITIES = (-1000, 1000)
-_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -168,14 +168,20 @@ def _named(spec: RunSpec) -> None:
         for tag in spec.tags:
             check_name(tag, "tag")
         for secret in spec.secrets:
-            if _ENV_NAME.match(secret) is None:
-                raise UsageError(f"{secret[:60]!r} cannot name a secret.", hint="Use letters, digits and '_'.")
+            check_secret_name(secret)
     except UsageError as wrong:
         raise SpecError(wrong.message, hint=wrong.hint, details={"path": "name"}) from wrong
 
 
+def check_secret_name(name: str) -> str:
+    """Return `name` if it may name a secret (and so an environment variable). Raises UsageError."""
+    if _ENV_NAME.match(name) is None:
+        raise UsageError(f"{name[:60]!r} cannot name a secret.", hint="Use letters, digits and '_'.")
+    return name
+
+
 def _between(path: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, float) and not math.isfinite(value) or not low <= value <= high:
+    if (isinstance(value, float) and not math.isfinite(value)) or not low <= value <= high:
         raise _wrong(path, f"{path} is {value}, which is not between {low:g} and {high:g}.", "Leave it out for its default.")
 
 

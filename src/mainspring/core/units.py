@@ -10,8 +10,8 @@ import re
 
 from mainspring.core.errors import UsageError
 
-_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]i?B|B)\s*$")
-_SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d|w)\s*$")
+_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]i?B|B)\s*\Z")
+_SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d|w)\s*\Z")
 _FACTOR = {
     "B": 1,
     **{p + "B": 1000**n for n, p in enumerate("kMGTP", 1)},

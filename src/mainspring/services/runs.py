@@ -129,9 +129,7 @@ def edit(
         if priority > max(run.priority, 0):
             actor.need(run.project, Role.OWNER)
     event = said(actor, "run.edited", run.id, run.project, priority=priority, add=list(add_tags), remove=list(remove_tags))
-    return ctx.store.runs.edit(
-        run.id, priority=priority, add_tags=tuple(add_tags), remove_tags=tuple(remove_tags), event=event
-    )
+    return ctx.store.runs.edit(run.id, priority=priority, add_tags=tuple(add_tags), remove_tags=tuple(remove_tags), event=event)
 
 
 def archive(ctx: Context, actor: Actor, ref: str) -> Run:
@@ -185,12 +183,15 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
     last = tries[-1] if tries else None
     reason = run.reason
     if run.state is RunState.QUEUED and reason is None:
-        reason = Reason(code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now.")
-    ahead = []
-    if run.state is RunState.QUEUED:
-        for other in ctx.store.runs.waiting():
-            if other.id != run.id and (-other.priority, other.seq) < (-run.priority, run.seq):
-                ahead.append({"run": other.id, "name": other.name, "owner": other.owner})
+        reason = Reason(
+            code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
+        )
+    queued = ctx.store.runs.waiting() if run.state is RunState.QUEUED else []
+    ahead = [
+        {"run": other.id, "name": other.name, "owner": other.owner}
+        for other in queued
+        if (-other.priority, other.seq) < (-run.priority, run.seq)
+    ]
     return {
         "run": run.id,
         "name": run.name,
@@ -223,9 +224,7 @@ def check_project(ctx: Context, name: str) -> None:
     """Raise NotFoundError unless project `name` exists."""
     if ctx.store.projects.get(name) is None:
         known = ", ".join(project.name for project in ctx.store.projects.all()[:10])
-        raise NotFoundError(
-            f"There is no project {name[:60]!r}; known: {known}.", hint=f"mainspring project add {name[:60]}"
-        )
+        raise NotFoundError(f"There is no project {name[:60]!r}; known: {known}.", hint=f"mainspring project add {name[:60]}")
 
 
 def said(actor: Actor, kind: str, subject: str, project: str, **data: object) -> NewEvent:
@@ -299,7 +298,9 @@ def _default_name(spec: RunSpec) -> str:
 
 def _program(spec: RunSpec) -> tuple[str, ...]:
     if spec.kind is not RunKind.COMMAND:
-        raise UsageError("Arguments can be replaced for scripts only.", hint="Change a task's parameters: rerun RUN --set NAME=VALUE")
+        raise UsageError(
+            "Arguments can be replaced for scripts only.", hint="Change a task's parameters: rerun RUN --set NAME=VALUE"
+        )
     script = next((n for n, word in enumerate(spec.command) if word.endswith((".py", ".sh", ".R", ".jl"))), 0)
     return spec.command[: script + 1]
 
