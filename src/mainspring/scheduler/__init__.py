@@ -1,0 +1,8 @@
+"""Who runs where, and why the others wait: `plan(snapshot) -> Plan`. Pure; see README.md for the picture."""
+
+from mainspring.scheduler.apply import apply_plan
+from mainspring.scheduler.fingerprint import fingerprint
+from mainspring.scheduler.fit import would_fit
+from mainspring.scheduler.plan import plan
+
+__all__ = ["apply_plan", "fingerprint", "plan", "would_fit"]

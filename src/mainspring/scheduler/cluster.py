@@ -1,0 +1,148 @@
+"""The nodes as numpy arrays (struct of arrays), with transactions: what is put may be rolled back.
+
+Rows are nodes in the order of ties: pool, then node id. Columns of `free` and `capacity` are CPU (milli), memory and
+disk (bytes). Devices of a row are in the order of their index; a column without a device has kind 0 and nothing free.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mainspring.core.errors import PlannerError
+from mainspring.core.records import Node, NodeState
+from mainspring.core.resources import GPU_MILLI
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+Rows: TypeAlias = Any  # what may index the rows: a slice, an array of row numbers
+ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKind:
+    """Devices that are alike to the planner: same model, same memory."""
+
+    model: str
+    memory_bytes: int
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The state that one plan works on. `touched` lists every row whose free amounts changed, in order."""
+
+    nodes: tuple[Node, ...]
+    row_of: dict[str, int]
+    is_ready: Bools  # (nodes,)
+    member: Ints  # (nodes,) number of the node's cluster in `clusters`
+    clusters: tuple[str, ...]
+    capacity: Ints  # (nodes, 3)
+    free: Ints  # (nodes, 3), below 0 where a node shrank under its allocations
+    gpu_free: Ints  # (nodes, most devices) milli
+    kind_of: Ints  # (nodes, most devices) number in `kinds`
+    kinds: tuple[DeviceKind | None, ...]
+    group_of: Ints  # (nodes,) number in `groups`
+    groups: tuple[Node, ...]  # one node for each pool and set of labels
+    touched: list[int] = field(default_factory=list)
+    _journal: list[tuple[int, Ints, Ints]] | None = None
+
+    def begin(self) -> None:
+        """Open a transaction; they do not nest."""
+        if self._journal is not None:
+            raise PlannerError("A transaction of the planner is open already.")
+        self._journal = []
+
+    def commit(self) -> None:
+        """Keep what was put since `begin`."""
+        self._journal = None
+
+    def rollback(self) -> None:
+        """Undo what was put since `begin`."""
+        for row, free, gpu_free in reversed(self._journal or []):
+            self.free[row] = free
+            self.gpu_free[row] = gpu_free
+            self.touched.append(row)
+        self._journal = None
+
+    def put(self, row: int, need: Ints, columns: Sequence[tuple[int, int]]) -> None:
+        """Take `need` (cpu, memory, disk) and the (column, milli) of devices from a row."""
+        if self._journal is not None:
+            self._journal.append((row, self.free[row].copy(), self.gpu_free[row].copy()))
+        self.free[row] -= need
+        for column, milli in columns:
+            self.gpu_free[row, column] -= milli
+        self.touched.append(row)
+
+    def gpu_capacity(self) -> Ints:
+        """Return the milli-GPU of each device were the nodes empty, (nodes, most devices)."""
+        return np.where(self.kind_of > 0, GPU_MILLI, 0).astype(np.int64)
+
+
+def build(nodes: Sequence[Node]) -> Cluster:
+    """Return the state of `nodes`; nothing of a dead node is in it. Raises PlannerError for two nodes of one id."""
+    listed = tuple(sorted((node for node in nodes if node.state is not NodeState.DEAD), key=lambda node: (node.pool, node.id)))
+    row_of = {node.id: row for row, node in enumerate(listed)}
+    if len(row_of) < len(listed):
+        twice = [name for name, count in Counter(node.id for node in listed).items() if count > 1]
+        raise PlannerError(f"The snapshot has node {twice[0]!r} twice.")
+    clusters = tuple(sorted({node.cluster for node in listed}))
+    number = {name: place for place, name in enumerate(clusters)}
+    capacity = [(node.cpu_milli, node.memory_bytes, node.disk_bytes) for node in listed]
+    used = [(node.used_cpu_milli, node.used_memory_bytes, node.used_disk_bytes) for node in listed]
+    total = np.array(capacity, dtype=np.int64).reshape(len(listed), 3)
+    kinds, kind_of, gpu_free = _devices(listed)
+    groups, group_of = _groups(listed)
+    return Cluster(
+        nodes=listed,
+        row_of=row_of,
+        is_ready=np.array([node.state is NodeState.READY for node in listed], dtype=np.bool_),
+        member=np.array([number[node.cluster] for node in listed], dtype=np.int64),
+        clusters=clusters,
+        capacity=total,
+        free=total - np.array(used, dtype=np.int64).reshape(len(listed), 3),
+        gpu_free=gpu_free,
+        kind_of=kind_of,
+        kinds=kinds,
+        group_of=group_of,
+        groups=groups,
+    )
+
+
+def _devices(nodes: Sequence[Node]) -> tuple[tuple[DeviceKind | None, ...], Ints, Ints]:
+    width = max((len(node.devices) for node in nodes), default=0)
+    kind_of = np.zeros((len(nodes), width), dtype=np.int64)
+    gpu_free = np.zeros((len(nodes), width), dtype=np.int64)
+    numbers: dict[tuple[str, int], int] = {}
+    for row, node in enumerate(nodes):
+        if not node.devices:
+            continue
+        used: dict[int, int] = {}
+        for share in node.used_devices:
+            used[share.index] = used.get(share.index, 0) + share.milli
+        ordered = sorted(node.devices, key=lambda device: device.index)
+        if len({device.index for device in ordered}) < len(ordered):
+            raise PlannerError(f"Node {node.id!r} has two devices of one index.")
+        kind_of[row, : len(ordered)] = [
+            numbers.setdefault((one.model.casefold(), one.memory_bytes), len(numbers) + 1) for one in ordered
+        ]
+        gpu_free[row, : len(ordered)] = [GPU_MILLI - used.get(one.index, 0) for one in ordered]
+    return (None, *(DeviceKind(model, memory) for model, memory in numbers)), kind_of, gpu_free
+
+
+def _groups(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], Ints]:
+    numbers: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+    groups: list[Node] = []
+    group_of = np.zeros(len(nodes), dtype=np.int64)
+    for row, node in enumerate(nodes):
+        key = (node.pool, tuple(sorted(node.labels.items())))
+        if key not in numbers:
+            numbers[key] = len(groups)
+            groups.append(node)
+        group_of[row] = numbers[key]
+    return tuple(groups), group_of

@@ -1,0 +1,110 @@
+"""What a run asks for, made ready for the arrays: one `Request` for all runs that ask for the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from mainspring.core.resources import GPU_MILLI, Resources
+from mainspring.scheduler.cluster import ALL, Bools, Cluster, DeviceKind, Ints, Rows
+
+Key: TypeAlias = tuple[object, ...]
+NEVER = 2**40  # milli-GPU that no device has
+MANY = 2**40  # replicas on one node when nothing bounds them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One replica's needs. `milli_of_kind[k]` is what it takes of a device of kind k, NEVER where it may not."""
+
+    key: Key
+    asked: Resources
+    need: Ints  # (3,) cpu, memory, disk
+    devices: int  # how many devices, 0 for none
+    milli_of_kind: Ints
+    is_allowed_group: Bools
+
+    def allowed(self, cluster: Cluster, rows: Rows = ALL) -> Bools:
+        """Return which rows have the pool and the labels asked for, ready or not."""
+        found: Bools = self.is_allowed_group[cluster.group_of[rows]]
+        return found
+
+    def milli(self, cluster: Cluster, rows: Rows = ALL) -> Ints:
+        """Return what is taken of each device if it is chosen, (rows, devices)."""
+        found: Ints = self.milli_of_kind[cluster.kind_of[rows]]
+        return found
+
+    def fits(self, cluster: Cluster, rows: Rows = ALL) -> Bools:
+        """Return which rows can hold one replica now."""
+        fit: Bools = self.allowed(cluster, rows) & cluster.is_ready[rows]
+        free = cluster.free[rows]
+        for column in range(3):
+            if self.need[column]:
+                fit &= free[:, column] >= self.need[column]
+        if self.devices:
+            fit &= (cluster.gpu_free[rows] >= self.milli(cluster, rows)).sum(axis=1) >= self.devices
+        return fit
+
+    def counts(self, cluster: Cluster, free: Ints, gpu_free: Ints) -> Ints:
+        """Return how many replicas each row could hold with so much free, ready or not; exact, as replicas are alike."""
+        most = np.where(self.allowed(cluster), MANY, 0)
+        for column in range(3):
+            if self.need[column]:
+                most = np.minimum(most, np.maximum(free[:, column], 0) // self.need[column])
+        if self.devices:
+            each = np.maximum(gpu_free, 0) // self.milli(cluster)  # replicas on each device; 0 or 1 for whole ones
+            most = np.minimum(most, each.sum(axis=1) // self.devices)
+        counted: Ints = most
+        return counted
+
+
+def key_of(asked: Resources) -> Key:
+    """Return what makes two requests the same."""
+    return (
+        asked.cpu_milli,
+        asked.memory_bytes,
+        asked.gpu_milli,
+        asked.gpu_memory_bytes,
+        asked.gpu_models,
+        asked.disk_bytes,
+        asked.pool,
+        tuple(sorted(asked.labels.items())) if asked.labels else (),
+    )
+
+
+def make_request(cluster: Cluster, asked: Resources) -> Request:
+    """Return `asked` made ready for the arrays of `cluster`."""
+    devices = 0
+    if asked.is_gpu():
+        devices = max(1, asked.gpu_milli // GPU_MILLI)
+    groups = [_is_allowed(asked, group.pool, dict(group.labels)) for group in cluster.groups]
+    return Request(
+        key=key_of(asked),
+        asked=asked,
+        need=np.array([asked.cpu_milli, asked.memory_bytes, asked.disk_bytes], dtype=np.int64),
+        devices=devices,
+        milli_of_kind=np.array([_milli(asked, kind) for kind in cluster.kinds], dtype=np.int64),
+        is_allowed_group=np.array(groups, dtype=np.bool_),
+    )
+
+
+def _is_allowed(asked: Resources, pool: str, labels: dict[str, str]) -> bool:
+    if asked.pool and asked.pool != pool:
+        return False
+    return all(labels.get(name) == value for name, value in asked.labels.items())
+
+
+def _milli(asked: Resources, kind: DeviceKind | None) -> int:
+    """Return the thousandths of a device of `kind` that one replica takes; memory is rounded up to the device's milli."""
+    if kind is None:
+        return NEVER
+    if asked.gpu_models and kind.model not in {model.casefold() for model in asked.gpu_models}:
+        return NEVER
+    share = min(asked.gpu_milli, GPU_MILLI)
+    if asked.gpu_memory_bytes:
+        if kind.memory_bytes < asked.gpu_memory_bytes:
+            return NEVER  # too small, or nobody knows its memory
+        share = max(share, -(-asked.gpu_memory_bytes * GPU_MILLI // kind.memory_bytes))
+    return share
