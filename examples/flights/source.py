@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 COLUMNS = (
-    ["year", "month", "day", "sched_dep_time", "sched_arr_time", "arr_delay", "carrier"]
-    + ["flight", "tailnum", "origin", "dest", "distance", "hour", "minute"]
+    ["year", "month", "day", "sched_dep_time", "sched_arr_time", "arr_delay", "carrier", "flight", "tailnum", "origin", "dest", "distance", "hour", "minute"]
 )  # fmt: skip
 
 
