@@ -18,6 +18,7 @@ from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
+from mainspring.plugins import reach
 from mainspring.services.context import Context
 from mainspring.store.events import NewEvent
 
@@ -36,7 +37,10 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple
     misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
     if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
         raise CannotFitError(misfit.sentence, details=dict(misfit.facts))
-    return ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
+    reach("before-W1")
+    accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
+    reach("after-W1")
+    return accepted
 
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None) -> Run:

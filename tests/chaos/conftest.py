@@ -1,0 +1,181 @@
+"""An installation that can be killed: a real server process in a folder of its own, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+TERMINAL = {"succeeded", "failed", "cancelled"}
+# Each user command says who it is, logs lines and a metric, and leaves one line in a file of its own.
+USER = """
+import os, sys, time
+sys.path.insert(0, os.environ["CHAOS_SHIM"]) if os.environ.get("CHAOS_SHIM") else None
+who = os.environ["MAINSPRING_RUN"] + " " + os.environ["MAINSPRING_ATTEMPT"]
+descriptor = os.open(os.environ["CHAOS_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+os.write(descriptor, (who + "\\n").encode())
+spool = open(os.environ["MAINSPRING_SPOOL"] + "/metrics", "ab", 0)
+for n in range(20):
+    print("line", n, flush=True)
+    spool.write(b'["step", %d, %d, %f]\\n' % (n, n, time.time()))
+    time.sleep(float(os.environ.get("CHAOS_PAUSE", "0.01")))
+"""
+
+
+def poll(check: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait until `check` holds; fail naming `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if check():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{what} did not happen within {timeout_s:g} s")
+
+
+@dataclass
+class Installation:
+    """One MAINSPRING_HOME with a server that may be killed and started again."""
+
+    home: Path
+    cpus: int = 64
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    deaths: list[int] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Path:
+        """The file that user commands write into."""
+        return self.home / "ledger"
+
+    def start(self, fault: str = "") -> None:
+        """Start the server and wait until it answers."""
+        self.starts += 1
+        env = {**os.environ, "MAINSPRING_HOME": str(self.home), "MAINSPRING_CPUS": str(self.cpus), "MAINSPRING_HAS_UI": "false"}
+        env |= {"MAINSPRING_SWEEP_GRACE_S": "1", "MAINSPRING_QUIET_BEAT_S": "1"}
+        env.pop("MAINSPRING_FAULT", None)
+        if fault:
+            env["MAINSPRING_FAULT"] = fault
+        (self.home / "server.json").unlink(missing_ok=True)
+        with (self.home / "server.out").open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home)],
+                env=env,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        poll(lambda: self.is_dead() or self.answers(), 30, "the server's start")
+
+    def answers(self) -> bool:
+        """Say whether the server is ready."""
+        try:
+            return self.call("GET", "/status").status_code == 200
+        except (OSError, ValueError, httpx2.HTTPError):
+            return False
+
+    def is_dead(self) -> bool:
+        """Say whether the server process has ended."""
+        return self.process is None or self.process.poll() is not None
+
+    def kill(self) -> None:
+        """Kill the server at once, as a power cut would."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        if self.process is not None:
+            self.deaths.append(self.process.wait(10))
+
+    def call(self, method: str, path: str, **more: object) -> httpx2.Response:
+        """Call the API as the embedded user."""
+        url = json.loads((self.home / "server.json").read_text())["url"]
+        headers = {"Authorization": f"Bearer {(self.home / 'token').read_text().strip()}", "Mainspring-Protocol": "1"}
+        headers |= dict(more.pop("headers", {}))  # type: ignore[call-overload]
+        return httpx2.request(method, f"{url}/api/v1{path}", headers=headers, timeout=20, **more)
+
+    def submit(self, number: int, *, pause_s: float = 0.01, retries: int = 0) -> str | None:
+        """Submit a run under a key of its own; None when nobody answered (the caller repeats it with the same key)."""
+        spec = {
+            "command": [sys.executable, "-c", USER],
+            "name": f"chaos-{number}",
+            "env": {"CHAOS_LEDGER": str(self.ledger), "CHAOS_PAUSE": str(pause_s)},
+            "retries": retries,
+            "resources": {"cpu_milli": 1000},
+        }
+        try:
+            answer = self.call("POST", "/runs", json=spec, headers={"Idempotency-Key": f"chaos-{number}"})
+        except (OSError, ValueError, httpx2.HTTPError):
+            return None
+        assert answer.status_code in (200, 201), answer.text
+        return str(answer.json()["id"])
+
+    def runs(self) -> list[dict[str, object]]:
+        """Return all runs."""
+        return list(self.call("GET", "/runs?limit=1000").json()["items"])
+
+    def lines(self) -> Counter[tuple[str, str]]:
+        """Return how often each (run, attempt) began its user code."""
+        told = self.ledger.read_text().splitlines() if self.ledger.exists() else []
+        return Counter((line.split()[0], line.split()[1]) for line in told)
+
+    def runners(self) -> list[int]:
+        """Return the pids of living runners and their children that carry this installation's attempts."""
+        found = []
+        mine = str(self.home).encode()
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    stat = (folder / "stat").read_bytes()
+                    words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+                except OSError:
+                    continue
+                if mine in words and b") Z " not in stat and int(folder.name) != (self.process.pid if self.process else 0):
+                    found.append(int(folder.name))
+        return found
+
+    def check(self, wanted: int, *, were_runners_killed: bool = False) -> None:
+        """Check promises P1, P2, P3, P6, P7 and P8 after everything has come to rest."""
+        found = self.runs()
+        assert len(found) == wanted, f"{wanted} were accepted, {len(found)} are there"
+        assert {run["state"] for run in found} == {"succeeded"}, Counter(str(run["state"]) for run in found)
+        lines = self.lines()
+        assert max(lines.values()) == 1, "an attempt began its user code twice"
+        by_run = Counter(run for run, _ in lines)
+        if not were_runners_killed:
+            assert set(by_run.values()) == {1}, "a run was executed twice though no runner was killed"
+        assert set(by_run) == {str(run["id"]) for run in found}
+        for run in found:
+            attempts = self.call("GET", f"/runs/{run['id']}/attempts").json()
+            attempts = attempts["items"] if isinstance(attempts, dict) else attempts
+            assert [one["outcome"]["cause"] for one in attempts].count("succeeded") == 1
+            assert all(one["state"] == "ended" for one in attempts)
+            log = self.call("GET", f"/runs/{run['id']}/logs").text.splitlines()
+            told = [line for line in log if line.startswith("line ")]
+            assert told == [f"line {n}" for n in range(20)], f"{run['id']}: {told}"
+            metrics = self.call("GET", f"/runs/{run['id']}/metrics").json()
+            assert metrics["step"]["last"] == 19
+        for view in self.call("GET", "/clusters").json():
+            for node in view["nodes"]:
+                assert (node["used_cpu_milli"], node["used_memory_bytes"]) == (0, 0), "an allocation leaked"
+        poll(lambda: not self.runners(), 15, "the end of every runner")
+
+
+@pytest.fixture()
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(home=tmp_path / "home")
+    made.home.mkdir(mode=0o700)
+    yield made
+    made.kill()
+    for pid in made.runners():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

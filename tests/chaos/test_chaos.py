@@ -1,0 +1,120 @@
+"""Kill -9 at each row of the crash table and at random moments; promises P1 to P10 of `docs/internals/protocol.md` hold."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Installation
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+POINTS = (
+    "before-W1",
+    "after-W1",
+    "before-W2",
+    "inside-W2",
+    "after-W2",
+    "before-W3",
+    "after-W3",
+    "after-S1",
+    "after-W4",
+    "before-W6",
+    "after-W6",
+    "before-W7",
+    "inside-W7",
+    "after-W7",
+)
+RUNS = 6
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_server_killed_at_a_named_point_loses_nothing(installation: Installation, point: str, nth: int) -> None:
+    installation.start(fault=f"{point}:{nth}")
+    submit_all(installation, RUNS)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not installation.is_dead():
+        time.sleep(0.02)
+    assert installation.is_dead(), f"{point} was never reached"
+    installation.kill()
+    installation.start()
+    submit_all(installation, RUNS)
+    wait_all(installation, RUNS)
+    installation.check(RUNS)
+
+
+def test_fifty_runs_survive_random_deaths_of_the_server(installation: Installation) -> None:
+    dice = random.Random(11)
+    installation.start()
+    submit_all(installation, 50)
+    for _ in range(4):
+        time.sleep(dice.uniform(0.1, 1.0))  # the moment of death is what is being varied
+        installation.kill()
+        installation.start()
+        submit_all(installation, 50)
+    wait_all(installation, 50, timeout_s=90)
+    installation.check(50)
+
+
+def test_runs_whose_runners_are_killed_are_tried_again(installation: Installation) -> None:
+    installation.start()
+    submit_all(installation, 12, pause_s=0.1)
+    wait_lines(installation, 4)
+    victims = [pid for pid in installation.runners() if b"runner" in cmdline(pid)][:4]
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    wait_all(installation, 12, timeout_s=90)
+    installation.check(12, were_runners_killed=True)
+
+
+def test_a_run_outlives_a_server_that_is_away(installation: Installation) -> None:
+    installation.start()
+    submit_all(installation, 3, pause_s=0.05)
+    wait_lines(installation, 3)
+    installation.kill()
+    time.sleep(2.0)  # user code ends while nobody is there to hear it
+    installation.start()
+    wait_all(installation, 3)
+    installation.check(3)
+
+
+def submit_all(installation: Installation, count: int, *, pause_s: float = 0.01) -> None:
+    """Submit runs 0 to `count`, each under its own key, until the server dies."""
+    for number in range(count):
+        if installation.is_dead() or installation.submit(number, pause_s=pause_s) is None:
+            return
+
+
+def wait_all(installation: Installation, count: int, *, timeout_s: float = 60) -> None:
+    """Wait until `count` runs are done."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = installation.runs()
+        if len(found) >= count and all(run["state"] in ("succeeded", "failed", "cancelled") for run in found):
+            return
+        time.sleep(0.1)
+    states = [(run["name"], run["state"], run.get("reason")) for run in installation.runs() if run["state"] != "succeeded"]
+    pytest.fail(f"not done after {timeout_s:g} s: {states[:5]}")
+
+
+def wait_lines(installation: Installation, count: int) -> None:
+    """Wait until `count` user commands have begun."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(installation.lines()) < count:
+        time.sleep(0.02)
+
+
+def cmdline(pid: int) -> bytes:
+    """Return the command line of a process, empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            return handle.read()
+    except OSError:
+        return b""
