@@ -1,0 +1,58 @@
+"""Routes of runners: an attempt's work, its beats, its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mainspring.api.answers import answer, shaped
+from mainspring.api.auth import Ctx, Runner
+from mainspring.api.bodies import body_of
+from mainspring.api.streams import is_draining
+from mainspring.core.beats import Beat, BeatAnswer, Work
+from mainspring.services import attempts
+
+router = APIRouter(tags=["runners"])
+MAX_HOLD_S = 60.0
+Replica = Annotated[int, Query(ge=0, le=4096)]
+
+
+@router.get("/attempts/{attempt_id}/work")
+@shaped(gives=Work)
+def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
+    """Return what the runner is to do."""
+    return answer(attempts.work(ctx, attempt, replica))
+
+
+@router.post("/attempts/{attempt_id}/beat")
+@shaped(takes=Beat, gives=BeatAnswer)
+def beat(ctx: Ctx, attempt: Runner, body: Annotated[Beat, Depends(body_of(Beat))]) -> Response:
+    """Take what a runner says, and tell it what to do."""
+    return answer(attempts.beat(ctx, attempt, body))
+
+
+@router.get("/attempts/{attempt_id}/commands")
+@shaped()
+async def commands(
+    request: Request,
+    ctx: Ctx,
+    attempt: Runner,
+    replica: Replica = 0,
+    after: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    hold_s: Annotated[float, Query(ge=0, le=MAX_HOLD_S)] = 20.0,
+) -> Response:
+    """Return the commands above `after`, as soon as there is one or somebody begins to follow the log, else after `hold_s`."""
+    topics = (f"attempt:{attempt.id}", "shutdown")
+    was_followed = ctx.signals.is_followed(attempt.id)
+    until = ctx.clock.monotonic() + hold_s
+    while True:
+        seen = ctx.signals.version(*topics)
+        found, is_followed = await run_in_threadpool(attempts.commands, ctx, attempt, replica, after)
+        left = until - ctx.clock.monotonic()
+        if found or is_followed != was_followed or left <= 0 or is_draining(request.app):
+            return answer({"commands": found, "is_followed": is_followed})
+        await ctx.signals.wait_async(topics, seen, left)

@@ -1,0 +1,125 @@
+"""Secrets of a project: stored encrypted (AES-256-GCM), revealed to runs alone.
+
+The key lies in `HOME/keys/secrets.key` (0600), apart from the database: a copy of the database tells nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mainspring.core.actors import Actor
+from mainspring.core.errors import NotFoundError, StoreError, TooLargeError, UsageError
+from mainspring.core.records import Role, Secret
+from mainspring.services.context import Context
+from mainspring.services.runs import check_project, said
+
+MAX_VALUE_BYTES = 64 * 1024
+_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+_FORMAT = b"\x01"
+_NONCE_BYTES = 12
+
+
+def put(ctx: Context, actor: Actor, name: str, value: str, *, project: str = "default") -> Secret:
+    """Keep `value` under `name`, in place of what was there. It becomes an environment variable of runs that name it."""
+    check_project(ctx, project)
+    actor.need(project, Role.OWNER)
+    if _NAME.match(name) is None:
+        raise UsageError(f"{name[:60]!r} cannot name a secret.", hint="Use letters, digits and '_', not starting with a digit.")
+    plain = value.encode("utf-8", "surrogatepass")
+    if len(plain) > MAX_VALUE_BYTES:
+        raise TooLargeError(f"The secret has {len(plain):,} bytes; the limit is {MAX_VALUE_BYTES:,}.")
+    if not plain or b"\x00" in plain:
+        raise UsageError("A secret cannot be empty or hold NUL characters.", hint="It becomes an environment variable.")
+    nonce = os.urandom(_NONCE_BYTES)
+    ciphertext = _FORMAT + nonce + AESGCM(_key(ctx)).encrypt(nonce, plain, _place(project, name))
+    secret = Secret(project=project, name=name, created_by=actor.name, created_at=ctx.clock.now())
+    ctx.store.secrets.put(secret, ciphertext, event=said(actor, "secret.put", name, project))
+    return secret
+
+
+def get(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> Secret:
+    """Return who made the secret and when, never its value. Raises NotFoundError."""
+    for secret in all(ctx, actor, project=project):
+        if secret.name == name:
+            return secret
+    raise _unknown(name, project)
+
+
+def all(ctx: Context, actor: Actor, *, project: str = "default") -> list[Secret]:
+    """Return the secrets of the project, by name, never their values. Editors see the names too: their runs use them."""
+    check_project(ctx, project)
+    actor.need(project, Role.EDITOR)
+    return sorted(ctx.store.secrets.all(project), key=lambda secret: secret.name)
+
+
+def remove(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> None:
+    """Forget the secret. Raises NotFoundError."""
+    check_project(ctx, project)
+    actor.need(project, Role.OWNER)
+    if not any(secret.name == name for secret in ctx.store.secrets.all(project)):
+        raise _unknown(name, project)
+    ctx.store.secrets.remove(project, name, event=said(actor, "secret.removed", name, project))
+
+
+def reveal(ctx: Context, project: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the values for a run's environment. For `attempts.work` alone: no route hands them to people.
+
+    Raises NotFoundError for a secret that was removed since, StoreError when the key is not the one it was encrypted with.
+    """
+    revealed: dict[str, str] = {}
+    for name in names:
+        sealed = ctx.store.secrets.get_ciphertext(project, name)
+        if sealed is None:
+            raise _unknown(name, project)
+        nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        try:
+            plain = AESGCM(_key(ctx)).decrypt(nonce, body, _place(project, name))
+        except (InvalidTag, ValueError) as wrong:
+            raise StoreError(
+                f"Secret {name!r} cannot be decrypted.", hint="Bring back HOME/keys/secrets.key, or set the secret again."
+            ) from wrong
+        revealed[name] = plain.decode("utf-8", "surrogatepass")
+    return revealed
+
+
+def _key(ctx: Context) -> bytes:
+    path = ctx.settings.home / "keys" / "secrets.key"
+    if not path.exists():
+        _make_key(path)
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise StoreError("The key of the secrets is damaged.", hint="Bring back HOME/keys/secrets.key from a copy.")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a fresh key; of several threads or processes at once the first wins, and nobody ever reads half a key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(AESGCM.generate_key(256))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _place(project: str, name: str) -> bytes:
+    """Bind a ciphertext to its row, so that it cannot be moved to another one."""
+    return f"{project}/{name}".encode()
+
+
+def _unknown(name: str, project: str) -> NotFoundError:
+    return NotFoundError(f"Project {project!r} has no secret {name[:60]!r}.", hint=f"mainspring secret set {name[:60]}")
