@@ -1,0 +1,359 @@
+"""Attempts: leased, launched, kept alive by beats, ended once. The writes W3 to W5 and W7 of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from mainspring.core.errors import NotFoundError, StaleWriteError
+from mainspring.core.lifecycle import ATTEMPT, TERMINAL_RUN, AttemptEvent, Ending, advance_attempt, finish_run
+from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run
+from mainspring.core.specs import Value
+from mainspring.store.columns import record_of, values_of
+from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.logs import append_chunks, stream_ends
+from mainspring.store.nodes import free
+from mainspring.store.runs import need_run, save_run
+from mainspring.store.tables import allocations, attempts, replicas, runs
+
+_CAS_TRIES = 20
+_MAX_AVOID = 8
+_OPEN = (AttemptState.ALLOCATED, AttemptState.LAUNCHING, AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
+_RANK = {state: rank for rank, state in enumerate((*_OPEN, AttemptState.ENDED))}
+_BEATS = {
+    "starting": (AttemptState.STARTING, AttemptEvent.BEAT),
+    "running": (AttemptState.RUNNING, AttemptEvent.USER_STARTED),
+    "stopping": (AttemptState.STOPPING, AttemptEvent.BEAT),
+    "ended": (AttemptState.STOPPING, AttemptEvent.BEAT),  # the end itself is `finish`
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act on an attempt for a while. `fence` grows with each holder; writes of an older one touch no row."""
+
+    attempt_id: str
+    owner: str
+    fence: int
+
+
+class Attempts:
+    """Reads and writes of attempts."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get(self, id: str) -> Attempt | None:
+        """Return the attempt with this id."""
+        return self._db.read(lambda conn: load_attempt(conn, id))
+
+    def of_run(self, run_id: str) -> list[Attempt]:
+        """Return the attempts of a run, first to last."""
+        asked = select(attempts).where(attempts.c.run == run_id).order_by(attempts.c.number)
+        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+
+    def open(self) -> list[Attempt]:
+        """Return the attempts whose end is not confirmed, oldest first."""
+        asked = select(attempts).where(attempts.c.state != AttemptState.ENDED).order_by(attempts.c.created_at, attempts.c.id)
+        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+
+    def by_token_hash(self, hash: str) -> Attempt | None:
+        """Return the attempt whose runner has the token with this hash."""
+        if not hash:
+            return None
+        asked = select(attempts).where(attempts.c.token_hash == hash)
+        found = self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+        return found[0] if found else None
+
+    # --- leases ---------------------------------------------------------------------------------------------------------
+
+    def lease(self, id: str, *, owner: str, ttl_s: float) -> Lease | None:
+        """Take the right to act on an attempt that has not ended; None while somebody has it."""
+
+        def work(tx: Transaction) -> Lease | None:
+            free_now = (attempts.c.id == id) & (attempts.c.lease_until_s <= tx.lease_now) & attempts.c.ended_at.is_(None)
+            taken = update(attempts).where(free_now)
+            taken = taken.values(lease_owner=owner, lease_until_s=tx.lease_now + ttl_s, fence=attempts.c.fence + 1)
+            fence = tx.conn.execute(taken.returning(attempts.c.fence)).scalar_one_or_none()
+            return None if fence is None else Lease(id, owner, int(fence))
+
+        return self._db.write(work)
+
+    def renew(self, lease: Lease, ttl_s: float) -> bool:
+        """Hold the lease for `ttl_s` from now; False when another has it by now, or it ran out."""
+
+        def work(tx: Transaction) -> bool:
+            kept = update(attempts).where(_held(lease), attempts.c.lease_until_s > tx.lease_now)
+            return tx.conn.execute(kept.values(lease_until_s=tx.lease_now + ttl_s)).rowcount == 1
+
+        return self._db.write(work)
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease up. Does nothing when another has it by now."""
+        given = update(attempts).where(_held(lease)).values(lease_owner="", lease_until_s=0.0)
+        self._db.write(lambda tx: tx.conn.execute(given).rowcount)
+
+    # --- W3, W4, W5 -----------------------------------------------------------------------------------------------------
+
+    def launching(self, lease: Lease, *, token_hash: str, now: datetime, event: NewEvent | None = None) -> Attempt | None:
+        """Record the intent to launch and the token's hash (W3); None when the lease is stale or it is past launching."""
+
+        def work(tx: Transaction) -> Attempt | None:
+            old = load_attempt(tx.conn, lease.attempt_id)
+            if old is None or (old.state, AttemptEvent.LEASED) not in ATTEMPT:
+                return None
+            new, _ = advance_attempt(old, AttemptEvent.LEASED, now)
+            new = replace(new, token_hash=token_hash, replicas=_moved_replicas(new.replicas, AttemptState.LAUNCHING))
+            if not _save(tx, old, new, lease):
+                return None
+            tx.conn.execute(
+                update(replicas)
+                .where(replicas.c.attempt == new.id, replicas.c.state == AttemptState.ALLOCATED)
+                .values(state=AttemptState.LAUNCHING)
+            )
+            tx.tell(event, "attempts")
+            return new
+
+        return self._db.write(work)
+
+    def record_handle(self, lease: Lease, replica: int, handle: Mapping[str, object], *, now: datetime) -> bool:  # noqa: ARG002
+        """Record what the backend calls a replica (W4); False, and nothing written, when the lease is stale."""
+
+        def work(tx: Transaction) -> bool:
+            held = select(attempts.c.id).where(_held(lease))
+            wanted = update(replicas).where(replicas.c.attempt.in_(held), replicas.c.index == replica)
+            return tx.conn.execute(wanted.values(handle=dict(handle))).rowcount == 1
+
+        return self._db.write(work)
+
+    def beat(self, id: str, replica: int, *, state: str, address: str = "", now: datetime) -> Attempt:
+        """Record a sign of life (W5) and bring the attempt forward; a quiet one writes one row. Raises NotFoundError."""
+        return self._db.write(lambda tx: _beat(tx, id, replica, state, address.replace("\x00", ""), now))
+
+    def append(self, id: str, replica: int, chunks: Sequence[tuple[str, int, bytes]], *, now: datetime) -> dict[str, int]:
+        """Store pieces of streams (W6): what is there already is ignored, a gap is refused. Idempotent.
+
+        Each chunk is (stream, offset, bytes). Return the end of every stream of the replica. Raises NotFoundError.
+        """
+        if not chunks:
+            return self._db.read(lambda conn: stream_ends(conn, id, replica))
+        return self._db.write(lambda tx: append_chunks(tx, id, replica, chunks, now=now))
+
+    # --- the end --------------------------------------------------------------------------------------------------------
+
+    def ask_stop(self, id: str, cause: Cause, *, stop_by: datetime, event: NewEvent | None = None) -> Attempt:
+        """Record that and why an attempt is to stop. The first cause stands; a later call may only bring `stop_by` forward."""
+
+        def change(attempt: Attempt, at: datetime) -> Attempt:
+            if attempt.state is AttemptState.ENDED:
+                return attempt
+            if attempt.stop_cause is not None:
+                sooner = attempt.stop_by is None or stop_by < attempt.stop_by
+                return replace(attempt, stop_by=stop_by, version=attempt.version + 1) if sooner else attempt
+            stopping, _ = advance_attempt(attempt, AttemptEvent.STOP_ASKED, at)
+            return replace(stopping, stop_cause=cause, stop_by=stop_by)
+
+        return self._db.write(lambda tx: _change(tx, id, change, event))
+
+    def finish(
+        self,
+        id: str,
+        replica: int,
+        outcome: Outcome,
+        *,
+        outputs: Mapping[str, Value] | None = None,
+        now: datetime,
+        backoff_s: float = 0.0,
+        event_actor: str = "runner",
+    ) -> tuple[Attempt, Run]:
+        """Record the confirmed end of a replica (W7); that of the last one ends the attempt and advances the run.
+
+        Idempotent: a second call returns what is there. Raises NotFoundError.
+        """
+        ending = Ending(outcome=outcome, at=now, backoff_s=backoff_s)
+        return self._db.write(lambda tx: _finish(tx, id, replica, ending, dict(outputs or {}), event_actor))
+
+
+# --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def insert_attempt(tx: Transaction, attempt: Attempt) -> None:
+    """Write a new attempt with its replicas."""
+    tx.conn.execute(attempts.insert(), values_of(attempt, attempts))
+    tx.conn.execute(replicas.insert(), [values_of(one, replicas) | {"attempt": attempt.id} for one in attempt.replicas])
+    tx.topics.add("attempts")
+
+
+def load_attempt(conn: Connection, id: str) -> Attempt | None:
+    """Return the attempt with this id."""
+    found = _attempts_of(conn, conn.execute(select(attempts).where(attempts.c.id == id)).mappings().all())
+    return found[0] if found else None
+
+
+def _need_attempt(conn: Connection, id: str) -> Attempt:
+    attempt = load_attempt(conn, id)
+    if attempt is None:
+        raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
+    return attempt
+
+
+def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Attempt]:
+    members: dict[str, list[Replica]] = {row["id"]: [] for row in rows}
+    ids = list(members)
+    for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
+        asked = select(replicas).where(replicas.c.attempt.in_(ids[start : start + 500])).order_by(replicas.c.index)
+        for row in conn.execute(asked).mappings():
+            members[row["attempt"]].append(record_of(Replica, replicas, row))
+    return [record_of(Attempt, attempts, row, replicas=tuple(members[row["id"]])) for row in rows]
+
+
+def _held(lease: Lease) -> Any:
+    return (attempts.c.id == lease.attempt_id) & (attempts.c.fence == lease.fence) & (attempts.c.lease_owner == lease.owner)
+
+
+def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None, **more: Any) -> bool:
+    row = values_of(new, attempts) | more
+    del row["id"]
+    written = update(attempts).where(attempts.c.id == old.id, attempts.c.version == old.version)
+    if lease is not None:
+        written = written.where(_held(lease))
+    tx.topics.add("attempts")
+    return tx.conn.execute(written.values(**row)).rowcount == 1
+
+
+def _change(tx: Transaction, id: str, change: Callable[[Attempt, datetime], Attempt], event: NewEvent | None) -> Attempt:
+    for _ in range(_CAS_TRIES):
+        old = _need_attempt(tx.conn, id)
+        new = change(old, tx.clock.now())
+        if new is old:
+            return old
+        if _save(tx, old, new):
+            tx.tell(event, "attempts")
+            return new
+    raise StaleWriteError(f"Attempt {id} changes too fast.", hint="Try again.")
+
+
+def _moved_replicas(members: tuple[Replica, ...], state: AttemptState) -> tuple[Replica, ...]:
+    return tuple(replace(one, state=state) if _RANK[one.state] < _RANK[state] else one for one in members)
+
+
+def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: datetime) -> Attempt:
+    attempt = _need_attempt(tx.conn, id)
+    member = _member(attempt, index)
+    if attempt.state is AttemptState.ENDED or member.ended_at is not None:
+        return attempt
+    state, event = _BEATS.get(said, _BEATS["starting"])
+    new = replace(
+        member,
+        state=state if _RANK[state] > _RANK[member.state] else member.state,
+        address=address or member.address,
+        last_beat_at=now,
+    )
+    row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
+    mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
+    tx.conn.execute(mine.values(**row))
+
+    def advance(current: Attempt, at: datetime) -> Attempt:
+        is_new = ATTEMPT.get((current.state, event)) is not current.state
+        is_first = event is AttemptEvent.USER_STARTED and current.started_at is None
+        if current.state is AttemptState.ENDED or not (is_new or is_first):
+            return current
+        return advance_attempt(current, event, at)[0]
+
+    moved = advance(attempt, now)
+    if moved is not attempt:
+        moved = _change(tx, id, lambda current, _at: advance(current, now), None)
+    elif new.address != member.address or new.state is not member.state:
+        tx.topics.add("attempts")
+    return replace(moved, replicas=tuple(new if one.index == index else one for one in moved.replicas))
+
+
+def _member(attempt: Attempt, index: int) -> Replica:
+    for one in attempt.replicas:
+        if one.index == index:
+            return one
+    raise NotFoundError(f"Attempt {attempt.id} has no replica {index}.")
+
+
+def _finish(
+    tx: Transaction, id: str, index: int, ending: Ending, outputs: Mapping[str, Value], actor: str
+) -> tuple[Attempt, Run]:
+    # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
+    tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version + 1))
+    attempt = _need_attempt(tx.conn, id)
+    run = need_run(tx.conn, attempt.run)
+    member = _member(attempt, index)
+    if member.ended_at is not None or attempt.state is AttemptState.ENDED:
+        tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version - 1))
+        return replace(attempt, version=attempt.version - 1), run
+    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at)
+    mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
+    tx.conn.execute(mine.values(state=ended.state, outcome=ended.outcome, ended_at=ended.ended_at, outputs=outputs))
+    _free(tx, id, index, ending.at)
+    attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
+    first = _first_failure(tx, attempt, ending.outcome)
+    tx.topics.update({"attempts", "nodes"})
+    if any(one.ended_at is None for one in attempt.replicas):
+        return attempt, run
+    done, _ = advance_attempt(attempt, AttemptEvent.ENDED, ending.at, first or ending.outcome)
+    _save(tx, attempt, done)
+    facts: dict[str, object] = {"run": run.id, "number": done.number, "cause": str((first or ending.outcome).cause)}
+    tx.tell(NewEvent(actor, "attempt.ended", done.id, run.project, facts))
+    return done, _advance_run(tx, run, done, replace(ending, outcome=first or ending.outcome), actor)
+
+
+def _first_failure(tx: Transaction, attempt: Attempt, outcome: Outcome) -> Outcome | None:
+    """Return the failure that the attempt ends with, recording it if it is the first: what follows are its echoes."""
+    row = attempts.c.id == attempt.id
+    known: Outcome | None = tx.conn.execute(select(attempts.c.first_failure).where(row)).scalar_one()
+    if known is not None or outcome.cause is Cause.SUCCEEDED:
+        return known
+    # what ends badly while it is being stopped ends for the reason that it was stopped for
+    found = outcome if attempt.stop_cause is None else replace(outcome, cause=attempt.stop_cause)
+    tx.conn.execute(update(attempts).where(row).values(first_failure=found))
+    return found
+
+
+def _free(tx: Transaction, attempt: str, index: int, at: datetime) -> None:
+    held = (allocations.c.attempt == attempt) & (allocations.c.replica == index) & allocations.c.freed_at.is_(None)
+    freed = update(allocations).where(held).values(freed_at=at).returning(allocations.c.node, allocations.c.granted)
+    for node, granted in tx.conn.execute(freed).all():
+        free(tx, node, [granted])
+
+
+def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, actor: str) -> Run:
+    run = seen
+    for _ in range(_CAS_TRIES):
+        new = finish_run(run, attempt, ending)
+        if new is run:
+            return run  # superseded, or done already (P2)
+        more: dict[str, Any] = {}
+        if new.state in TERMINAL_RUN:
+            new = replace(new, outputs=_outputs(tx.conn, attempt.id))
+        elif ending.outcome.cause in (Cause.LAUNCH_FAILED, Cause.NODE_LOST):
+            more["avoid"] = _avoided(tx.conn, run, attempt)
+        if save_run(tx, run, new, **more):
+            facts: dict[str, object] = {"cause": str(ending.outcome.cause), "attempt": attempt.id, "number": attempt.number}
+            kind = f"run.{new.state}" if new.state in TERMINAL_RUN else "run.retried"
+            tx.tell(NewEvent(actor, kind, run.id, run.project, facts), "runs")
+            return new
+        run = need_run(tx.conn, run.id)
+    raise StaleWriteError(f"Run {seen.id} changes too fast.", hint="Try again.")
+
+
+def _outputs(conn: Connection, attempt: str) -> dict[str, Value]:
+    """Return the outputs of all replicas; of two with the same name that of the lowest number."""
+    asked = select(replicas.c.outputs).where(replicas.c.attempt == attempt).order_by(replicas.c.index.desc())
+    merged: dict[str, Value] = {}
+    for outputs in conn.execute(asked).scalars():
+        merged.update(outputs or {})
+    return merged
+
+
+def _avoided(conn: Connection, run: Run, attempt: Attempt) -> tuple[str, ...]:
+    known = conn.execute(select(runs.c.avoid).where(runs.c.id == run.id)).scalar_one()
+    return tuple(dict.fromkeys((*known, *(one.node for one in attempt.replicas))))[-_MAX_AVOID:]

@@ -1,0 +1,395 @@
+"""Transactions: one writer thread with group commit on SQLite, direct transactions with retries on PostgreSQL.
+
+`Database.write(work)` runs `work(tx)` in a transaction and returns after the commit. What `work` leaves in `tx.events` is
+numbered and written last, what it leaves in `tx.topics` is told to the listeners after the commit. `work` may run more than
+once (PostgreSQL, after a conflict), so it must not act on anything but `tx`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Float, cast, create_engine, event, exc, func, literal, update
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.sql import ColumnElement
+
+from mainspring.core.clock import Clock
+from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError
+from mainspring.core.ids import Ids
+from mainspring.store import tables
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Listener = Callable[[set[str]], None]
+
+_MAX_BATCH = 256
+_MAX_TRIES = 12
+_READERS = 4
+# serialization failure, deadlock, unique violation (a number or a key that somebody took first: look again)
+_RETRIED = frozenset({"40001", "40P01", "23505"})
+_DISK_FULL_STATES = frozenset({"53100"})
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is yet to be numbered: who did what to which record. `data` holds JSON values."""
+
+    actor: str
+    kind: str
+    subject: str
+    project: str = ""
+    data: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One piece of work within a transaction: its connection, the events to append and the topics it touched."""
+
+    conn: Connection
+    clock: Clock
+    ids: Ids
+    lease_now: ColumnElement[float]
+    topics: set[str] = field(default_factory=set)
+    events: list[NewEvent] = field(default_factory=list)
+
+    def tell(self, happened: NewEvent | None, *topics: str) -> None:
+        """Append `happened` (None: nothing) when this work commits, and wake the listeners of `topics`."""
+        if happened is not None:
+            self.events.append(happened)
+            self.topics.add("events")
+        self.topics.update(topics)
+
+    def count(self, counter: str, by: int = 1) -> int:
+        """Return the counter's value after adding `by`; its row stays locked until the commit, so values commit in order."""
+        column = tables.counters.c.value
+        grown = update(tables.counters).where(tables.counters.c.name == counter).values(value=column + by).returning(column)
+        return int(self.conn.execute(grown).scalar_one())
+
+    def flush_events(self) -> int:
+        """Write the events; return the last number, 0 without any. Comes last, so that locks are always taken in one order."""
+        if not self.events:
+            return 0
+        last = self.count("events", len(self.events))
+        at = self.clock.now()
+        first = last - len(self.events) + 1
+        rows = [
+            {"seq": seq, "at": at, "actor": e.actor, "kind": e.kind, "subject": e.subject, "project": e.project, "data": e.data}
+            for seq, e in enumerate(self.events, first)
+        ]
+        self.conn.execute(tables.events.insert(), rows)
+        self.events.clear()
+        return last
+
+
+Work = Callable[[Transaction], T]
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work[Any]
+    future: Future[Any]
+    topics: set[str] = field(default_factory=set)
+    result: Any = None
+
+
+class Database:
+    """Reads and writes of one database. Thread safe; refuses threads that run an event loop."""
+
+    def __init__(self, url: URL, *, clock: Clock, ids: Ids) -> None:
+        self.url, self.clock, self.ids = url, clock, ids
+        self.is_postgres = url.get_backend_name() == "postgresql"
+        self._listeners: list[Listener] = []
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._door = threading.Lock()  # nothing is queued behind the farewell
+        self._fence = 0
+        self._is_closed = False
+        self.engine, self.write_engine = _postgres_engines(url) if self.is_postgres else _sqlite_engines(url)
+
+    def start(self, fence: int) -> None:
+        """Begin to accept writes; on SQLite as the owner with number `fence`."""
+        self._fence = fence
+        if not self.is_postgres:
+            self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+            self._writer.start()
+
+    def close(self) -> None:
+        """Finish what is queued, then refuse. Idempotent."""
+        with self._door:
+            was_closed, self._is_closed = self._is_closed, True
+            if not was_closed:
+                self._jobs.put(None)
+        if self._writer is not None and not was_closed:
+            self._writer.join()
+        self.engine.dispose()
+        self.write_engine.dispose()
+
+    def listen(self, callback: Listener) -> Callable[[], None]:
+        """Call `callback(topics)` after each commit; return what ends it. The callback must not block, nor call the store."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
+
+    def lease_now(self) -> ColumnElement[float]:
+        """Return the expression for the time that leases run on: the database's clock, or this process's monotonic one."""
+        if self.is_postgres:
+            return cast(func.extract("epoch", func.clock_timestamp()), Float)
+        return literal(self.clock.monotonic())
+
+    def read(self, ask: Callable[[Connection], T]) -> T:
+        """Return `ask(conn)`, run in one read transaction: all that it sees is of one instant."""
+        _refuse_event_loop()
+        self._check_open()
+        with _translated(), self.engine.connect() as conn:
+            return ask(conn)
+
+    def write(self, work: Work[T]) -> T:
+        """Return `work(tx)` after its commit. Raises what `work` raised, then nothing of it was written."""
+        found = self.write_all([work])[0]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def write_all(self, works: Sequence[Work[T]]) -> list[T | BaseException]:
+        """Run each of `works` all or nothing and return results or errors in order; on SQLite they share commits."""
+        _refuse_event_loop()
+        self._check_open()
+        if self.is_postgres:
+            return [self._write_direct(work) for work in works]
+        if threading.current_thread() is self._writer:
+            raise RuntimeError("The store was called from within a transaction or a commit listener.")
+        jobs = [_Job(work, Future()) for work in works]
+        with self._door:
+            self._check_open()
+            for job in jobs:
+                self._jobs.put(job)
+        return [_outcome_of(job.future) for job in jobs]
+
+    # --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+    def _write_direct(self, work: Work[T]) -> T | BaseException:
+        for turn in range(_MAX_TRIES):
+            try:
+                with self.write_engine.begin() as conn:
+                    tx = self._transaction(conn)
+                    result = work(tx)
+                    tx.flush_events()
+            except exc.DBAPIError as wrong:
+                if _sqlstate(wrong) in _RETRIED and turn + 1 < _MAX_TRIES:
+                    time.sleep(random.uniform(0, 0.002 * 2 ** min(turn, 6)))  # noqa: S311
+                    continue
+                return translate(wrong)
+            except Exception as wrong:  # the caller's own error: the transaction is rolled back, the error is its answer
+                return wrong
+            self._wake(tx.topics)
+            return result
+        return StaleWriteError("Too many others write the same rows.", hint="Try again.")
+
+    def _transaction(self, conn: Connection) -> Transaction:
+        return Transaction(conn=conn, clock=self.clock, ids=self.ids, lease_now=self.lease_now())
+
+    # --- SQLite ---------------------------------------------------------------------------------------------------------
+
+    def _write_loop(self) -> None:
+        with self.write_engine.connect() as conn:
+            while True:
+                batch, is_last = self._next_batch()
+                if batch:
+                    try:
+                        self._write_batch(conn, batch)
+                    except Exception as wrong:  # top of a loop: the writer must outlive whatever one batch meets
+                        logger.exception("a batch of writes failed", extra={"jobs": len(batch)})
+                        _abandon(conn)
+                        _refuse_all(batch, translate(wrong))
+                if is_last:
+                    return
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) >= _MAX_BATCH:
+                return batch, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _write_batch(self, conn: Connection, batch: list[_Job]) -> None:
+        try:
+            with conn.begin():
+                self._check_fence(conn)
+                done = [job for job in batch if self._run_job(conn, job)]
+        except (exc.DBAPIError, StoreError) as wrong:
+            _abandon(conn)
+            return _refuse_all(batch, translate(wrong))
+        topics: set[str] = set()
+        for job in done:
+            topics |= job.topics
+            job.future.set_result(job.result)
+        self._wake(topics)
+        return None
+
+    def _run_job(self, conn: Connection, job: _Job) -> bool:
+        """Run one job in a savepoint; say whether it waits for the commit (False: it has got its error)."""
+        conn.exec_driver_sql("SAVEPOINT job")
+        tx = self._transaction(conn)
+        try:
+            job.result = job.work(tx)
+            tx.flush_events()
+        except Exception as wrong:  # one caller's error is its own: its savepoint is undone, the batch goes on
+            if isinstance(wrong, exc.DBAPIError) and _is_whole_batch_lost(conn, wrong):
+                raise
+            conn.exec_driver_sql("ROLLBACK TO job")
+            conn.exec_driver_sql("RELEASE job")
+            job.future.set_exception(translate(wrong))
+            return False
+        conn.exec_driver_sql("RELEASE job")
+        job.topics = tx.topics
+        return True
+
+    def _check_fence(self, conn: Connection) -> None:
+        found = conn.exec_driver_sql("SELECT value FROM meta WHERE name = 'fence'").scalar_one()
+        if int(found) != self._fence:
+            raise StoreError(
+                "Another process took the database over while this one held it.",
+                hint="Its lock file was removed by hand; stop this server.",
+                details={"fence": self._fence, "found": int(found)},
+            )
+
+    def _wake(self, topics: set[str]) -> None:
+        if not topics:
+            return
+        for listener in tuple(self._listeners):
+            try:
+                listener(set(topics))
+            except Exception:  # a listener is a hint: its failure must not look like a failed write
+                logger.exception("a commit listener failed")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreError("The store is closed.", hint="The server is shutting down.")
+
+
+# --- engines ------------------------------------------------------------------------------------------------------------
+
+
+def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
+    readers = create_engine(url, poolclass=QueuePool, pool_size=_READERS, max_overflow=4, pool_timeout=30)
+    writer = create_engine(url, poolclass=NullPool)
+    event.listen(readers, "connect", _prepare_reader)
+    event.listen(writer, "connect", _prepare_writer)
+    event.listen(readers, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
+    event.listen(writer, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
+    return readers, writer
+
+
+def _prepare_writer(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by hand: the driver would commit before a SAVEPOINT
+    # foreign keys are enforced by the writer; a killed process loses nothing with FULL
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _prepare_reader(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in ("query_only=ON", "busy_timeout=10000", "temp_store=MEMORY"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _postgres_engines(url: URL) -> tuple[Engine, Engine]:
+    engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
+    return engine.execution_options(isolation_level="REPEATABLE READ"), engine.execution_options(isolation_level="READ COMMITTED")
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except exc.SQLAlchemyError as wrong:
+        raise translate(wrong) from wrong
+
+
+def translate(wrong: Exception) -> Exception:
+    """Return the error of ours that tells a database error; any other comes back as it is."""
+    if not isinstance(wrong, exc.SQLAlchemyError):
+        return wrong
+    cause = wrong.orig if isinstance(wrong, exc.DBAPIError) else None
+    text = str(cause or wrong).strip().splitlines()[0] if str(cause or wrong).strip() else type(wrong).__name__
+    made: MainspringError
+    if _is_disk_full(wrong):
+        made = DiskFullError("No space is left on the disk of the database.", hint="Free some space; nothing was written.")
+    elif isinstance(wrong, exc.IntegrityError):
+        made = ConflictError(f"The database refused the write: {text}.", hint="The record exists, or what it names does not.")
+    elif isinstance(wrong, exc.OperationalError | exc.DatabaseError) and ("malformed" in text or "not a database" in text):
+        made = StoreError(f"The database is damaged: {text}.", hint="Restore a backup: mainspring restore PATH")
+    else:
+        made = StoreError(f"The database failed: {text}.", hint="Look at the server's log.")
+    made.__cause__ = wrong
+    return made
+
+
+def _is_disk_full(wrong: exc.SQLAlchemyError) -> bool:
+    if not isinstance(wrong, exc.DBAPIError):
+        return False
+    code = getattr(wrong.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return bool(code & 0xFF == sqlite3.SQLITE_FULL)
+    return _sqlstate(wrong) in _DISK_FULL_STATES
+
+
+def _sqlstate(wrong: exc.DBAPIError) -> str:
+    return str(getattr(wrong.orig, "sqlstate", "") or "")
+
+
+def _is_whole_batch_lost(conn: Connection, wrong: exc.DBAPIError) -> bool:
+    """Say whether SQLite itself rolled everything back (disk full, I/O error), not only the statement."""
+    driver = conn.connection.driver_connection
+    return _is_disk_full(wrong) or not getattr(driver, "in_transaction", True)
+
+
+def _abandon(conn: Connection) -> None:
+    """Leave no transaction open on the writer's connection, whatever state the failure left it in."""
+    try:
+        if conn.in_transaction():
+            conn.rollback()
+    except exc.SQLAlchemyError:
+        logger.warning("a rollback failed", exc_info=True)
+    driver = conn.connection.driver_connection
+    if getattr(driver, "in_transaction", False):
+        driver.rollback()  # type: ignore[union-attr]
+
+
+def _refuse_all(batch: list[_Job], wrong: Exception) -> None:
+    for job in batch:
+        if not job.future.done():
+            job.future.set_exception(wrong)
+
+
+def _outcome_of(future: Future[Any]) -> Any:
+    found = future.exception()
+    return future.result() if found is None else found
+
+
+def _refuse_event_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("The store blocks: call it from a worker thread, not from an event loop (asyncio.to_thread).")

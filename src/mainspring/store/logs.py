@@ -1,0 +1,128 @@
+"""Streams of bytes by (attempt, replica, stream, offset): W6 of the protocol. Nothing is lost, nothing is stored twice."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, select, update
+
+from mainspring.core.errors import NotFoundError, UsageError
+from mainspring.store.database import Database, Transaction
+from mainspring.store.metrics import add_points
+from mainspring.store.tables import attempts, chunks, replicas, streams
+
+MAX_STREAM_NAME = 64
+_WORTH_PACKING = 256  # bytes below which compression only costs
+
+
+class Logs:
+    """Reads the bytes of streams."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def read(self, attempt: str, replica: int, stream: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """Return the bytes of a stream from `offset`, at most `limit`; empty beyond its end."""
+        return self._db.read(lambda conn: b"".join(read_stream(conn, attempt, replica, stream, offset=offset, limit=limit)))
+
+    def size(self, attempt: str, replica: int, stream: str) -> int:
+        """Return how many bytes of a stream are stored, 0 for one that is not known."""
+        asked = select(streams.c.size_bytes).where(
+            streams.c.attempt == attempt, streams.c.replica == replica, streams.c.stream == stream
+        )
+        return int(self._db.read(lambda conn: conn.execute(asked).scalar_one_or_none()) or 0)
+
+    def sizes(self, attempt: str, replica: int) -> dict[str, int]:
+        """Return the end of every stream of a replica."""
+        return self._db.read(lambda conn: stream_ends(conn, attempt, replica))
+
+
+# --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def append_chunks(
+    tx: Transaction, attempt: str, replica: int, pieces: Sequence[tuple[str, int, bytes]], *, now: datetime
+) -> dict[str, int]:
+    """Store what is new of `pieces`; return the end of every stream of the replica."""
+    run = tx.conn.execute(select(attempts.c.run).where(attempts.c.id == attempt)).scalar_one_or_none()
+    if run is None:
+        raise NotFoundError(f"There is no attempt {attempt}.", details={"attempt": attempt})
+    # the replica's row is written first: of two beats that come at the same time, one waits for the other
+    beaten = update(replicas).where(replicas.c.attempt == attempt, replicas.c.index == replica).values(last_beat_at=now)
+    if pieces and tx.conn.execute(beaten).rowcount == 0:
+        raise NotFoundError(f"Attempt {attempt} has no replica {replica}.", details={"attempt": attempt})
+    ends = stream_ends(tx.conn, attempt, replica)
+    known = set(ends)
+    grown: dict[str, list[bytes]] = {}
+    rows = []
+    for stream, offset, data in pieces:
+        _check(stream, offset)
+        end = ends.get(stream, 0)
+        if offset > end or offset + len(data) <= end:
+            continue  # a gap is not acknowledged, a repetition is acknowledged again
+        fresh = data[end - offset :]
+        packed = zlib.compress(fresh, 1) if len(fresh) >= _WORTH_PACKING else fresh
+        is_packed = len(packed) < len(fresh)
+        rows.append(
+            {
+                "attempt": attempt,
+                "replica": replica,
+                "stream": stream,
+                "offset": end,
+                "size_bytes": len(fresh),
+                "is_packed": is_packed,
+                "data": packed if is_packed else fresh,
+            }
+        )
+        ends[stream] = end + len(fresh)
+        grown.setdefault(stream, []).append(fresh)
+    if not rows:
+        return ends
+    tx.conn.execute(chunks.insert(), rows)
+    skipped = add_points(tx, run, b"".join(grown["metrics"])) if "metrics" in grown else 0
+    for stream in grown:
+        _write_end(tx.conn, attempt, replica, stream, ends[stream], is_new=stream not in known)
+    if skipped:
+        of_metrics = (streams.c.attempt == attempt) & (streams.c.replica == replica) & (streams.c.stream == "metrics")
+        tx.conn.execute(update(streams).where(of_metrics).values(skipped=streams.c.skipped + skipped))
+    tx.topics.add(f"logs:{attempt}")
+    return ends
+
+
+def read_stream(
+    conn: Connection, attempt: str, replica: int, stream: str, *, offset: int = 0, limit: int = 1 << 62
+) -> Iterator[bytes]:
+    """Yield the pieces of a stream from `offset`, `limit` bytes in all at most."""
+    of_stream = (chunks.c.attempt == attempt) & (chunks.c.replica == replica) & (chunks.c.stream == stream)
+    before = select(chunks.c.offset).where(of_stream, chunks.c.offset <= offset).order_by(chunks.c.offset.desc()).limit(1)
+    first = conn.execute(before).scalar_one_or_none() or 0
+    end = offset + limit
+    asked = select(chunks.c.offset, chunks.c.size_bytes, chunks.c.is_packed, chunks.c.data)
+    asked = asked.where(of_stream, chunks.c.offset >= first, chunks.c.offset < end).order_by(chunks.c.offset)
+    for start, size, is_packed, data in conn.execution_options(yield_per=64).execute(asked).tuples():
+        if start + size <= offset:
+            continue
+        plain = zlib.decompress(data) if is_packed else data
+        yield plain[max(0, offset - start) : end - start]
+
+
+def stream_ends(conn: Connection, attempt: str, replica: int) -> dict[str, int]:
+    """Return the end of every stream of a replica."""
+    asked = select(streams.c.stream, streams.c.size_bytes).where(streams.c.attempt == attempt, streams.c.replica == replica)
+    return {stream: int(size) for stream, size in conn.execute(asked).tuples()}
+
+
+def _write_end(conn: Connection, attempt: str, replica: int, stream: str, end: int, *, is_new: bool) -> None:
+    if is_new:
+        row = {"attempt": attempt, "replica": replica, "stream": stream, "size_bytes": end}
+        conn.execute(streams.insert(), row)
+        return
+    of_stream = (streams.c.attempt == attempt) & (streams.c.replica == replica) & (streams.c.stream == stream)
+    conn.execute(update(streams).where(of_stream).values(size_bytes=end))
+
+
+def _check(stream: str, offset: int) -> None:
+    if not stream or len(stream) > MAX_STREAM_NAME or not stream.isascii() or not stream.isprintable() or offset < 0:
+        raise UsageError(f"{stream[:60]!r} at {offset} is no place in a stream.", hint="Update the runner.")

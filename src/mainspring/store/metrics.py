@@ -1,0 +1,242 @@
+"""Metrics, parameters and usage, read from the streams that runners send.
+
+A point is stored as the line that came (`logs.py`); what lists and charts ask for all the time is kept beside it, one row
+a run and name. Malformed lines are skipped and counted: no beat fails because of what a user logged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from mainspring.core.codec import to_plain
+from mainspring.store.database import Database, Transaction
+from mainspring.store.streams import lines_of_run
+from mainspring.store.tables import metrics, runs
+
+Point = tuple[str, float | str, float | None, float]
+MAX_NAME = 256
+_POINT = msgspec.json.Decoder(Point)
+_PARAM = msgspec.json.Decoder(tuple[str, Any])
+_USAGE = msgspec.json.Decoder(dict[str, Any])
+_ODD = {"nan": "nan", "inf": "inf", "+inf": "inf", "-inf": "-inf", "infinity": "inf", "-infinity": "-inf"}
+
+
+@dataclass(slots=True)
+class _Summary:
+    last: float | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int = 0
+    step: float | None = None
+    at_s: float | None = None
+    odd: str = ""
+
+
+class Metrics:
+    """Reads what runs measured."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def summary(self, run: str) -> dict[str, dict[str, object]]:
+        """Return `{name: {last, min, max, count, step}}`; `last` is "nan", "inf" or "-inf" when it was not finite."""
+        asked = select(metrics).where(metrics.c.run == run).order_by(metrics.c.name)
+        rows = self._db.read(lambda conn: conn.execute(asked).all())
+        return {
+            row.name: {
+                "last": row.odd or row.last,
+                "min": row.low,
+                "max": row.high,
+                "count": row._mapping["count"],
+                "step": _step(row.step),
+            }
+            for row in rows
+        }
+
+    def series(
+        self, run: str, name: str, *, points: int = 1000, start: float | None = None, end: float | None = None
+    ) -> list[tuple[int | float | None, float | str, float]]:
+        """Return (step, value, unix seconds) in the order in which they were logged, thinned to about `points`.
+
+        Of each stretch that is thinned the smallest and the largest value are kept. `start` and `end` restrict the step, or
+        the count from 0 where there is none.
+        """
+
+        def ask(conn: Connection) -> list[tuple[int | float | None, float | str, float]]:
+            quoted = msgspec.json.encode(name)
+            found: list[tuple[int | float | None, float | str, float]] = []
+            number = 0
+            for lines in lines_of_run(conn, run, "metrics"):
+                if quoted not in lines and b"\\" not in lines:
+                    continue
+                for said, value, step, at in _parsed(lines)[0]:
+                    if said != name:
+                        continue
+                    place = step if step is not None else number
+                    number += 1
+                    if (start is None or place >= start) and (end is None or place <= end):
+                        found.append((_step(step), value, at))
+            return found
+
+        return _thinned(self._db.read(ask), max(points, 2))
+
+    def usage(self, run: str, points: int = 300) -> list[dict[str, Any]]:
+        """Return what the run used, `{at, cpu, memory_bytes, gpu}`, evenly thinned to about `points`."""
+        found = []
+        for lines in self._db.read(lambda conn: list(lines_of_run(conn, run, "usage"))):
+            for line in lines.splitlines():
+                try:
+                    found.append(_USAGE.decode(line))
+                except (msgspec.MsgspecError, ValueError):
+                    continue
+        stride = max(1, math.ceil(len(found) / max(points, 1)))
+        return found[::stride]
+
+    def params(self, run: str) -> dict[str, object]:
+        """Return the parameters: those of the specification, then those that the run logged."""
+
+        def ask(conn: Connection) -> dict[str, object]:
+            spec = conn.execute(select(runs.c.spec).where(runs.c.id == run)).scalar_one_or_none()
+            found: dict[str, object] = dict(to_plain(spec.params)) if spec is not None else {}
+            for lines in lines_of_run(conn, run, "params"):
+                for line in lines.splitlines():
+                    try:
+                        name, value = _PARAM.decode(line)
+                    except (msgspec.MsgspecError, ValueError):
+                        continue
+                    found[name] = value
+            return found
+
+        return self._db.read(ask)
+
+
+# --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def add_points(tx: Transaction, run: str, lines: bytes) -> int:
+    """Bring the run's summaries up to date with `lines`; return how many of them were malformed."""
+    points, skipped = _parsed(lines)
+    if not points:
+        return skipped
+    fresh: dict[str, _Summary] = {}
+    for name, value, step, at in points:
+        summary = fresh.get(name)
+        if summary is None:
+            summary = fresh[name] = _Summary()
+        summary.count += 1
+        summary.step, summary.at_s = step, at
+        if isinstance(value, str):
+            summary.odd, summary.last = value, None
+            continue
+        summary.odd, summary.last = "", value
+        if summary.low is None or value < summary.low:
+            summary.low = value
+        if summary.high is None or value > summary.high:
+            summary.high = value
+    known = _known(tx.conn, run, list(fresh))
+    new = [name for name in fresh if name not in known]
+    if new:
+        tx.conn.execute(metrics.insert(), [_row(run, name, fresh[name]) for name in new])
+    for name, old in known.items():
+        merged = _merged(old, fresh[name])
+        mine = (metrics.c.run == run) & (metrics.c.name == name)
+        row = _row(run, name, merged)
+        tx.conn.execute(update(metrics).where(mine).values({k: v for k, v in row.items() if k not in ("run", "name")}))
+    tx.topics.add("runs")
+    return skipped
+
+
+def _known(conn: Connection, run: str, names: list[str]) -> dict[str, _Summary]:
+    found: dict[str, _Summary] = {}
+    for start in range(0, len(names), 500):  # SQLite binds a limited number of values
+        asked = select(metrics).where(metrics.c.run == run, metrics.c.name.in_(names[start : start + 500]))
+        for row in conn.execute(asked):
+            found[row.name] = _Summary(row.last, row.low, row.high, row._mapping["count"], row.step, row.at_s, row.odd)
+    return found
+
+
+def _row(run: str, name: str, one: _Summary) -> dict[str, Any]:
+    return {
+        "run": run,
+        "name": name,
+        "last": one.last,
+        "low": one.low,
+        "high": one.high,
+        "count": one.count,
+        "step": one.step,
+        "at_s": one.at_s,
+        "odd": one.odd,
+    }
+
+
+def _merged(old: _Summary, new: _Summary) -> _Summary:
+    lows = [value for value in (old.low, new.low) if value is not None]
+    highs = [value for value in (old.high, new.high) if value is not None]
+    return _Summary(
+        new.last, min(lows, default=None), max(highs, default=None), old.count + new.count, new.step, new.at_s, new.odd
+    )
+
+
+def _parsed(lines: bytes) -> tuple[list[Point], int]:
+    """Return the points of `lines` and the number of malformed ones."""
+    try:
+        points = _POINT.decode_lines(lines)  # all at once: several million lines a second
+    except (msgspec.MsgspecError, ValueError):
+        points, skipped = _parsed_one_by_one(lines.splitlines())
+    else:
+        skipped = 0
+    good = [_plain(point) for point in points if _is_good(point)]
+    return good, skipped + len(points) - len(good)
+
+
+def _parsed_one_by_one(lines: Iterable[bytes]) -> tuple[list[Point], int]:
+    points, skipped = [], 0
+    for line in lines:
+        try:
+            points.append(_POINT.decode(line))
+        except (msgspec.MsgspecError, ValueError):
+            skipped += bool(line.strip())
+    return points, skipped
+
+
+def _is_good(point: Point) -> bool:
+    name, value, _, _ = point
+    is_value = value.lower() in _ODD if isinstance(value, str) else True
+    return is_value and 0 < len(name) <= MAX_NAME and "\x00" not in name
+
+
+def _plain(point: Point) -> Point:
+    name, value, step, at = point
+    return (name, _ODD[value.lower()], step, at) if isinstance(value, str) else point
+
+
+def _step(step: float | None) -> int | float | None:
+    return int(step) if step is not None and step.is_integer() else step
+
+
+def _thinned(
+    found: list[tuple[int | float | None, float | str, float]], points: int
+) -> list[tuple[int | float | None, float | str, float]]:
+    if len(found) <= points:
+        return found
+    stride = math.ceil(len(found) * 2 / points)  # two points a bucket
+    kept: list[tuple[int | float | None, float | str, float]] = []
+    for begin in range(0, len(found), stride):
+        kept.extend(found[position] for position in _extremes(found, begin, min(begin + stride, len(found))))
+    return kept
+
+
+def _extremes(found: list[tuple[int | float | None, float | str, float]], begin: int, end: int) -> Iterator[int]:
+    finite = [position for position in range(begin, end) if isinstance(found[position][1], float)]
+    if not finite:
+        yield begin
+        return
+    low = min(finite, key=lambda position: found[position][1])
+    high = max(finite, key=lambda position: found[position][1])
+    yield from sorted({low, high})

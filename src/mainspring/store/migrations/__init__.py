@@ -1,0 +1,1 @@
+"""Migrations: append-only, never edited once released."""

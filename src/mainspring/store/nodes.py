@@ -1,0 +1,183 @@
+"""Nodes and what their open allocations hold. Every change of what is held is a compare-and-set on the node's version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
+from mainspring.core.records import Allocation, Node, NodeState
+from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
+from mainspring.store.columns import record_of, values_of
+from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.tables import allocations, nodes
+
+_CAS_TRIES = 50
+
+
+class Nodes:
+    """Reads and writes of nodes."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def upsert(self, cluster: str, found: Sequence[Node], *, now: datetime, event: NewEvent | None = None) -> list[Node]:
+        """Write what an inventory found; state and what is held stay as they are. Nodes that it did not find stay too."""
+        return self._db.write(lambda tx: [_upsert(tx, replace(node, cluster=cluster), now, event) for node in found])
+
+    def all(self, cluster: str = "") -> list[Node]:
+        """Return the nodes, by cluster and name."""
+        asked = select(nodes).order_by(nodes.c.cluster, nodes.c.name, nodes.c.id)
+        if cluster:
+            asked = asked.where(nodes.c.cluster == cluster)
+        return self._db.read(lambda conn: [_node(row) for row in conn.execute(asked).mappings()])
+
+    def get(self, id: str) -> Node | None:
+        """Return the node with this id."""
+        return self._db.read(lambda conn: load_node(conn, id))
+
+    def open_allocations(self) -> list[Allocation]:
+        """Return what is held now, oldest first."""
+        asked = select(allocations).where(allocations.c.freed_at.is_(None)).order_by(allocations.c.opened_at, allocations.c.id)
+        return self._db.read(lambda conn: [record_of(Allocation, allocations, row) for row in conn.execute(asked).mappings()])
+
+    def set_state(self, id: str, state: NodeState, *, event: NewEvent | None = None) -> Node:
+        """Change what the node takes. Raises NotFoundError."""
+
+        def work(tx: Transaction) -> Node:
+            for _ in range(_CAS_TRIES):
+                node = load_node(tx.conn, id)
+                if node is None:
+                    raise NotFoundError(f"There is no node {id}.", hint="mainspring cluster ls shows the nodes.")
+                if node.state is state:
+                    return node
+                new = replace(node, state=state, version=node.version + 1)
+                if _save(tx, node, new):
+                    tx.tell(event, "nodes")
+                    return new
+            raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
+
+        return self._db.write(work)
+
+
+# --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def load_node(conn: Connection, id: str) -> Node | None:
+    """Return the node with this id."""
+    row = conn.execute(select(nodes).where(nodes.c.id == id)).mappings().one_or_none()
+    return None if row is None else _node(row)
+
+
+def all_nodes(conn: Connection) -> list[Node]:
+    """Return all nodes by id."""
+    return [_node(row) for row in conn.execute(select(nodes).order_by(nodes.c.id)).mappings()]
+
+
+def hold(tx: Transaction, id: str, granted: Iterable[Granted]) -> Node:
+    """Take `granted` on the node. Raises CapacityError when it is not ready or has not so much left."""
+    wanted = list(granted)
+    return _change(tx, id, lambda node: _with_more(node, wanted))
+
+
+def free(tx: Transaction, id: str, granted: Iterable[Granted]) -> None:
+    """Give `granted` back; a node that was removed holds nothing."""
+    given = list(granted)
+    if load_node(tx.conn, id) is not None:
+        _change(tx, id, lambda node: _with_less(node, given))
+
+
+def _change(tx: Transaction, id: str, change: Any) -> Node:
+    for _ in range(_CAS_TRIES):
+        node = load_node(tx.conn, id)
+        if node is None:
+            raise CapacityError(f"There is no node {id}.")
+        new: Node = replace(change(node), version=node.version + 1)
+        if _save(tx, node, new):
+            tx.topics.add("nodes")
+            return new
+    raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
+
+
+def _with_more(node: Node, wanted: list[Granted]) -> Node:
+    if node.state is not NodeState.READY:
+        raise CapacityError(f"Node {node.name} is {node.state}.")
+    cpu = node.used_cpu_milli + sum(g.cpu_milli for g in wanted)
+    memory = node.used_memory_bytes + sum(g.memory_bytes for g in wanted)
+    disk = node.used_disk_bytes + sum(g.disk_bytes for g in wanted)
+    devices = _shares(node)
+    for granted in wanted:
+        for share in granted.devices:
+            devices[share.index] = devices.get(share.index, 0) + share.milli
+    known = {device.index for device in node.devices}
+    is_over = cpu > node.cpu_milli or memory > node.memory_bytes or disk > node.disk_bytes
+    if is_over or any(milli > GPU_MILLI or index not in known for index, milli in devices.items()):
+        raise CapacityError(f"Node {node.name} has not so much left.")
+    return _used(node, cpu, memory, disk, devices)
+
+
+def _with_less(node: Node, given: list[Granted]) -> Node:
+    devices = _shares(node)
+    for granted in given:
+        for share in granted.devices:
+            devices[share.index] = devices.get(share.index, 0) - share.milli
+    return _used(
+        node,
+        node.used_cpu_milli - sum(g.cpu_milli for g in given),
+        node.used_memory_bytes - sum(g.memory_bytes for g in given),
+        node.used_disk_bytes - sum(g.disk_bytes for g in given),
+        devices,
+    )
+
+
+def _shares(node: Node) -> dict[int, int]:
+    return {share.index: share.milli for share in node.used_devices}
+
+
+def _used(node: Node, cpu: int, memory: int, disk: int, devices: Mapping[int, int]) -> Node:
+    shares = tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(devices.items()) if milli > 0)
+    return replace(node, used_cpu_milli=cpu, used_memory_bytes=memory, used_disk_bytes=disk, used_devices=shares)
+
+
+def _save(tx: Transaction, old: Node, new: Node) -> bool:
+    row = values_of(new, nodes)
+    del row["id"]
+    return tx.conn.execute(update(nodes).where(nodes.c.id == old.id, nodes.c.version == old.version).values(**row)).rowcount == 1
+
+
+def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None) -> Node:
+    for _ in range(_CAS_TRIES):
+        old = load_node(tx.conn, found.id)
+        if old is None:
+            fresh = replace(
+                found, seen_at=now, version=1, used_cpu_milli=0, used_memory_bytes=0, used_disk_bytes=0, used_devices=()
+            )
+            tx.conn.execute(nodes.insert(), values_of(fresh, nodes))
+            tx.tell(event, "nodes")
+            return fresh
+        new = replace(
+            found,
+            state=old.state,
+            used_cpu_milli=old.used_cpu_milli,
+            used_memory_bytes=old.used_memory_bytes,
+            used_disk_bytes=old.used_disk_bytes,
+            used_devices=old.used_devices,
+            seen_at=now,
+            version=old.version,
+        )
+        if new == replace(old, seen_at=now):  # only seen again: no decision depends on it, the version stays
+            tx.conn.execute(update(nodes).where(nodes.c.id == old.id).values(seen_at=now))
+            return new
+        new = replace(new, version=old.version + 1)
+        if _save(tx, old, new):
+            tx.tell(event, "nodes")
+            return new
+    raise StaleWriteError(f"Node {found.id} changes too fast.", hint="Try again.")
+
+
+def _node(row: Mapping[Any, Any]) -> Node:
+    return record_of(Node, nodes, row)

@@ -1,0 +1,263 @@
+"""Runs: submitted once for each key, found by id or name, changed by compare-and-set on `version`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Text, cast, delete, func, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
+from mainspring.core.ids import RunId
+from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued
+from mainspring.core.queries import Page, RunFilter
+from mainspring.core.reasons import Reason
+from mainspring.core.records import Desired, Run, RunState
+from mainspring.store.columns import record_of, values_of
+from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.pages import page_of_runs
+from mainspring.store.tables import allocations, attempts, metrics, runs
+
+_CAS_TRIES = 20
+_MIN_PART = 4
+_MAX_FOUND = 50
+_MAX_SEARCH = 4000
+UNSET = object()
+
+
+class Runs:
+    """Reads and writes of runs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def submit(self, run: Run, *, key: str = "", event: NewEvent | None = None) -> tuple[Run, bool]:
+        """Write a new run (W1), numbered; the same (project, key) gives the run that is there, and False."""
+        return self._db.write(lambda tx: submit_run(tx, run, key=key, event=event))
+
+    def get(self, id: str) -> Run | None:
+        """Return the run with this id."""
+        return self._db.read(lambda conn: load_run(conn, id))
+
+    def find(self, text: str, *, project: str = "") -> list[Run]:
+        """Return the runs that `text` may mean, newest first: its id, else its name, else the beginning or end of its id."""
+        return self._db.read(lambda conn: _find(conn, text, project))
+
+    def page(self, wanted: RunFilter, *, cursor: str = "", limit: int = 100) -> Page[Run]:
+        """Return one page in the filter's order. Raises UsageError for a cursor of another question."""
+
+        def ask(conn: Connection) -> Page[Run]:
+            page = page_of_runs(conn, wanted, cursor=cursor, limit=limit)
+            return Page(items=tuple(runs_of(conn, page.items)), cursor=page.cursor, total=page.total)
+
+        return self._db.read(ask)
+
+    def counts(self, project: str = "") -> dict[str, int]:
+        """Return how many runs are in each state that occurs, without archived ones."""
+        asked = select(runs.c.state, func.count()).where(runs.c.archived_at.is_(None)).group_by(runs.c.state)
+        if project:
+            asked = asked.where(runs.c.project == project)
+        return self._db.read(lambda conn: {str(state): int(n) for state, n in conn.execute(asked).tuples()})
+
+    def waiting(self) -> list[Run]:
+        """Return the queued runs in order of submission."""
+        return self._where(runs.c.state == RunState.QUEUED)
+
+    def by_link(self, kind: str, id: str) -> list[Run]:
+        """Return the runs of a sweep, a pipeline run or an endpoint in order of submission."""
+        return self._where(runs.c.link_id == id, runs.c.link_kind == kind)
+
+    def producers(self, digest: str, *, project: str) -> list[Run]:
+        """Return the runs that have `digest` among their outputs, newest first."""
+        named = cast(runs.c.outputs, Text).contains(f'"{digest}"', autoescape=True)
+        asked = select(runs).where(runs.c.project == project, named).order_by(runs.c.seq.desc()).limit(_MAX_FOUND)
+        return self._db.read(lambda conn: runs_of(conn, conn.execute(asked).mappings().all()))
+
+    def set_desired(self, id: str, desired: Desired, *, event: NewEvent | None = None) -> Run:
+        """Record what is wanted; a queued run that is to be cancelled is so at once. Raises StateError when it is done."""
+
+        def change(run: Run, at: datetime) -> Run:
+            if run.state in TERMINAL_RUN:
+                raise StateError(f"Run {run.name or run.id} is {run.state}: it cannot be changed any more.")
+            if run.desired is desired:
+                return run
+            if run.desired is Desired.CANCELLED:
+                raise StateError(f"Run {run.name or run.id} is being cancelled.", hint="Use rerun when it has ended.")
+            wanted = replace(run, desired=desired)
+            if desired is Desired.CANCELLED and run.state is RunState.QUEUED:
+                return cancel_queued(wanted, at)
+            return replace(wanted, version=run.version + 1)
+
+        return self._db.write(lambda tx: change_run(tx, id, change, event=event))
+
+    def edit(
+        self,
+        id: str,
+        *,
+        priority: int | None = None,
+        add_tags: Iterable[str] = (),
+        remove_tags: Iterable[str] = (),
+        archived_at: datetime | object | None = UNSET,
+        event: NewEvent | None = None,
+    ) -> Run:
+        """Change what may be changed at any time."""
+        added, removed = tuple(add_tags), frozenset(remove_tags)
+
+        def change(run: Run, _at: datetime) -> Run:
+            tags = tuple(dict.fromkeys(tag for tag in (*run.tags, *added) if tag not in removed))
+            new = replace(run, tags=tags, priority=run.priority if priority is None else priority)
+            if archived_at is not UNSET:
+                new = replace(new, archived_at=archived_at)  # type: ignore[arg-type]
+            return run if new == run else replace(new, version=run.version + 1)
+
+        return self._db.write(lambda tx: change_run(tx, id, change, event=event))
+
+    def delete(self, id: str, *, event: NewEvent | None = None) -> None:
+        """Remove a run that is done, with attempts, logs and metrics. Raises NotFoundError, StateError."""
+
+        def work(tx: Transaction) -> None:
+            run = need_run(tx.conn, id)
+            if run.state not in TERMINAL_RUN:
+                raise StateError(
+                    f"Run {run.name or id} is {run.state}: only runs that have ended can be removed.", hint="Cancel it first."
+                )
+            remove_runs(tx.conn, [id])
+            tx.tell(event, "runs")
+
+        self._db.write(work)
+
+    def set_reasons(self, reasons: Mapping[RunId, Reason]) -> None:
+        """Record why runs wait, where they still do and the reason is another. Leaves `version` alone: it is no decision."""
+        asked = select(runs.c.id, runs.c.reason).where(runs.c.state == RunState.QUEUED)
+        known = self._db.read(lambda conn: {id: reason for id, reason in conn.execute(asked).tuples()})
+        changed = {id: reason for id, reason in reasons.items() if id in known and known[id] != reason}
+        if changed:
+            self._db.write(lambda tx: _write_reasons(tx, changed))
+
+    def _where(self, *conditions: ColumnElement[bool]) -> list[Run]:
+        asked = select(runs).where(*conditions).order_by(runs.c.seq)
+        return self._db.read(lambda conn: runs_of(conn, conn.execute(asked).mappings().all()))
+
+
+# --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -> tuple[Run, bool]:
+    """Write a new run, or return the one that has this key already."""
+    if key:
+        asked = select(runs).where(runs.c.project == run.project, runs.c.key == key)
+        known = tx.conn.execute(asked).mappings().one_or_none()
+        if known is not None:
+            return runs_of(tx.conn, [known])[0], False
+    numbered = replace(run, seq=tx.count("runs"), version=1)
+    link = run.spec.link
+    row = values_of(numbered, runs) | {
+        "key": key or None,
+        "link_kind": link.kind if link else "",
+        "link_id": link.id if link else "",
+        "link_key": link.key if link else "",
+        "search": _search_text(numbered),
+        "avoid": (),
+    }
+    tx.conn.execute(runs.insert(), row)
+    tx.tell(event, "runs")
+    return numbered, True
+
+
+def load_run(conn: Connection, id: str) -> Run | None:
+    """Return the run with this id."""
+    row = conn.execute(select(runs).where(runs.c.id == id)).mappings().one_or_none()
+    return None if row is None else runs_of(conn, [row])[0]
+
+
+def need_run(conn: Connection, id: str) -> Run:
+    """Return the run with this id. Raises NotFoundError."""
+    run = load_run(conn, id)
+    if run is None:
+        raise NotFoundError(f"There is no run {id}.", hint="mainspring ps shows the runs.")
+    return run
+
+
+def save_run(tx: Transaction, old: Run, new: Run, **more: Any) -> bool:
+    """Write `new` where the row is still `old`; say whether it was. `more` are columns that no field has."""
+    row = values_of(new, runs) | more
+    for fixed in ("id", "seq", "spec", "created_at", "project"):  # never change; the specification is most of the row
+        row.pop(fixed)
+    if new.tags != old.tags:
+        row["search"] = _search_text(new)
+    written = tx.conn.execute(update(runs).where(runs.c.id == old.id, runs.c.version == old.version).values(**row))
+    tx.topics.add("runs")
+    return written.rowcount == 1
+
+
+def change_run(tx: Transaction, id: str, change: Callable[[Run, datetime], Run], *, event: NewEvent | None) -> Run:
+    """Write what `change` makes of the run, again if somebody wrote first. Unchanged: nothing is written, no event."""
+    for _ in range(_CAS_TRIES):
+        run = need_run(tx.conn, id)
+        new = change(run, tx.clock.now())
+        if new is run or new == run:
+            return run
+        if save_run(tx, run, new):
+            tx.tell(event, "runs")
+            return new
+    raise StaleWriteError(f"Run {id} changes too fast.", hint="Try again.")
+
+
+def runs_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
+    """Return the runs of `rows`, with the last values of their metrics."""
+    if not rows:
+        return []
+    last: dict[str, dict[str, float]] = {}
+    ids = [row["id"] for row in rows]
+    for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
+        asked = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
+            metrics.c.run.in_(ids[start : start + 500]), metrics.c.last.is_not(None), metrics.c.odd == ""
+        )
+        for run, name, value in conn.execute(asked).tuples():
+            last.setdefault(run, {})[name] = value
+    return [record_of(Run, runs, row, metrics=last.get(row["id"], {})) for row in rows]
+
+
+def remove_runs(conn: Connection, ids: Sequence[str]) -> None:
+    """Remove runs with all that hangs on them (replicas, allocations, streams and chunks go with their attempts)."""
+    for start in range(0, len(ids), 500):
+        some = ids[start : start + 500]
+        of_runs = select(attempts.c.id).where(attempts.c.run.in_(some))
+        conn.execute(delete(allocations).where(allocations.c.attempt.in_(of_runs)))
+        conn.execute(delete(attempts).where(attempts.c.run.in_(some)))
+        conn.execute(delete(metrics).where(metrics.c.run.in_(some)))
+        conn.execute(delete(runs).where(runs.c.id.in_(some)))
+
+
+def _write_reasons(tx: Transaction, reasons: Mapping[RunId, Reason]) -> None:
+    for id, reason in reasons.items():
+        queued = (runs.c.id == id) & (runs.c.state == RunState.QUEUED)
+        tx.conn.execute(update(runs).where(queued).values(reason=reason))
+    tx.topics.add("runs")
+
+
+def _find(conn: Connection, text: str, project: str) -> list[Run]:
+    if not text:
+        return []
+    scope = [runs.c.project == project] if project else []
+    exact = select(runs).where(runs.c.id == text, *scope)
+    named = select(runs).where(runs.c.name == text, *scope)
+    questions = [exact, named]
+    if len(text) >= _MIN_PART:
+        part = text.lower()
+        starts = runs.c.id.startswith(part, autoescape=True) | runs.c.id.startswith("run-" + part, autoescape=True)
+        questions.append(select(runs).where(or_(starts, runs.c.id.endswith(part, autoescape=True)), *scope))
+    for asked in questions:
+        rows = conn.execute(asked.order_by(runs.c.seq.desc()).limit(_MAX_FOUND)).mappings().all()
+        if rows:
+            return runs_of(conn, rows)
+    return []
+
+
+def _search_text(run: Run) -> str:
+    return (
+        " ".join((run.name, run.id, run.owner, " ".join(run.spec.command)[:_MAX_SEARCH], *run.tags)).lower().replace("\x00", "")
+    )

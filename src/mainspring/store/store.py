@@ -1,0 +1,105 @@
+"""The store: one attribute for each noun, one method for each question. What is true is here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from mainspring.core.clock import Clock
+from mainspring.core.ids import Ids
+from mainspring.core.snapshot import Applied, Plan, Snapshot
+from mainspring.store.attempts import Attempts
+from mainspring.store.backup import back_up
+from mainspring.store.blobs import NamedBlobs
+from mainspring.store.clusters import Clusters
+from mainspring.store.database import Database, Listener
+from mainspring.store.datasets import Datasets
+from mainspring.store.decisions import Decisions
+from mainspring.store.endpoints import Endpoints
+from mainspring.store.events import Events
+from mainspring.store.gates import Gates
+from mainspring.store.installation import keep_key, prepare, read_installation
+from mainspring.store.leases import Leases
+from mainspring.store.logs import Logs
+from mainspring.store.metrics import Metrics
+from mainspring.store.models import Models
+from mainspring.store.nodes import Nodes
+from mainspring.store.ownership import Ownership
+from mainspring.store.pipelines import Pipelines
+from mainspring.store.projects import Projects
+from mainspring.store.retention import Retention
+from mainspring.store.runs import Runs
+from mainspring.store.secrets import Secrets
+from mainspring.store.snapshot import apply_plan, take_snapshot
+from mainspring.store.sweeps import Sweeps
+from mainspring.store.tokens import Tokens
+from mainspring.store.users import Users
+
+
+class Store:
+    """An open database. Thread safe, blocking; refuses threads with a running event loop (RuntimeError)."""
+
+    def __init__(self, db: Database, ownership: Ownership | None) -> None:
+        self._db, self._ownership = db, ownership
+        self.is_postgres = db.is_postgres
+        self.installation = read_installation(db)
+        self.runs = Runs(db)
+        self.attempts = Attempts(db)
+        self.logs = Logs(db)
+        self.metrics = Metrics(db)
+        self.nodes = Nodes(db)
+        self.clusters = Clusters(db)
+        self.events = Events(db)
+        self.users = Users(db)
+        self.projects = Projects(db)
+        self.tokens = Tokens(db)
+        self.secrets = Secrets(db)
+        self.datasets = Datasets(db)
+        self.models = Models(db)
+        self.gates = Gates(db)
+        self.endpoints = Endpoints(db)
+        self.sweeps = Sweeps(db)
+        self.pipelines = Pipelines(db)
+        self.blobs = NamedBlobs(db)
+        self.leases = Leases(db)
+        self.decisions = Decisions(db)
+        self.retention = Retention(db)
+
+    @classmethod
+    def open(cls, url: str, *, clock: Clock, ids: Ids, lock_wait_s: float = 0) -> Store:
+        """Create or open the database at `url` (`sqlite:///PATH`, a path, or `postgresql+psycopg://…`) and bring it up to date.
+
+        Raises StoreError when another process owns it, when it is damaged or newer than this program, or lies on a network.
+        """
+        db, ownership = prepare(url, clock=clock, ids=ids, lock_wait_s=lock_wait_s)
+        return cls(db, ownership)
+
+    def close(self) -> None:
+        """Finish what is queued and give the database up. Idempotent."""
+        self._db.close()
+        if self._ownership is not None:
+            self._ownership.release()
+
+    def key(self, name: str) -> bytes:
+        """Return the 32 random bytes kept under `name`, made at the first call."""
+        return keep_key(self._db, name)
+
+    def on_commit(self, callback: Listener) -> Callable[[], None]:
+        """Call `callback(topics)` after each commit that touched any; return what ends it.
+
+        Topics: runs, attempts, events, nodes, endpoints, sweeps, pipelines, logs:<attempt>. The callback runs on the thread
+        that committed: it must be quick and must not call the store.
+        """
+        return self._db.listen(callback)
+
+    def snapshot(self, now: datetime) -> Snapshot:
+        """Return what the planner sees, read at one instant."""
+        return take_snapshot(self._db, now)
+
+    def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
+        """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
+        return apply_plan(self._db, plan, now=now, event_actor=event_actor)
+
+    def backup(self, path: str) -> int:
+        """Copy the database to the new file `path` while it runs; return its size. Raises UnsupportedError on PostgreSQL."""
+        return back_up(self._db, path)

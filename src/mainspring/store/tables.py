@@ -1,0 +1,513 @@
+"""Every table. Columns that a record has bear its field's name; small columns come first, so that scans stay small.
+
+The schema that exists is made by `migrations/`; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from mainspring.core.graphs import Graph, PipelineState, StepRun
+from mainspring.core.objectives import Objective
+from mainspring.core.reasons import Reason
+from mainspring.core.records import (
+    AttemptState,
+    Cause,
+    Desired,
+    EndpointState,
+    NodeState,
+    Outcome,
+    Role,
+    RunState,
+    SweepSpec,
+    SweepState,
+)
+from mainspring.core.resources import Device, DeviceShare, Granted
+from mainspring.core.specs import RunSpec, Value
+from mainspring.store.columns import Choice, Json, Moment
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+JsonObject = Mapping[str, object]
+
+
+def _text(name: str, default: str | None = "") -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=default)
+
+
+def _int(name: str, default: int | None = 0) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=None if default is None else str(default))
+
+
+meta = Table("meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+
+# Counters hand out sequence numbers in commit order: the row stays locked until the transaction ends.
+counters = Table("counters", metadata, Column("name", Text, primary_key=True), Column("value", BigInteger, nullable=False))
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("owner"),
+    Column("until_s", Float, nullable=False),
+    _int("fence"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False, unique=True),
+    Column("project", Text, nullable=False),
+    Column("key", Text),  # idempotency key, NULL: none
+    Column("name", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("state", Choice(RunState), nullable=False),
+    Column("desired", Choice(Desired), nullable=False),
+    _int("priority"),
+    _int("attempt"),
+    _int("retries_used"),
+    _int("losses"),
+    _int("version", 1),
+    Column("created_at", Moment, nullable=False),
+    Column("not_before", Moment),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("archived_at", Moment),
+    _text("link_kind"),
+    _text("link_id"),
+    _text("link_key"),
+    Column("tags", Json(tuple[str, ...]), nullable=False),
+    Column("avoid", Json(tuple[str, ...]), nullable=False),  # nodes where it was lost lately
+    _text("search"),  # what a text filter looks at, lower case
+    Column("reason", Json(Reason)),
+    Column("outcome", Json(Outcome)),
+    Column("outputs", Json(Mapping[str, Value]), nullable=False),
+    Column("spec", Json(RunSpec), nullable=False),
+    UniqueConstraint("project", "key"),
+    Index("ix_runs_state_seq", "state", "seq"),
+    Index("ix_runs_project_seq", "project", "seq"),
+    Index("ix_runs_project_name", "project", "name"),
+    Index("ix_runs_link_id", "link_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("cluster", Text, nullable=False),
+    Column("state", Choice(AttemptState), nullable=False),
+    _text("token_hash"),
+    Column("stop_cause", Choice(Cause)),
+    Column("stop_by", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("launched_at", Moment),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    _int("version", 1),
+    _text("lease_owner"),
+    Column("lease_until_s", Float, nullable=False, server_default="0"),
+    _int("fence"),
+    Column("outcome", Json(Outcome)),
+    Column("first_failure", Json(Outcome)),  # of a gang: the cause, not its echoes
+    UniqueConstraint("run", "number"),
+    Index("ix_attempts_open", "state", sqlite_where=text("state <> 'ended'"), postgresql_where=text("state <> 'ended'")),
+    Index("ix_attempts_token_hash", "token_hash"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("index", BigInteger, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("state", Choice(AttemptState), nullable=False),
+    _text("address"),
+    Column("last_beat_at", Moment),
+    Column("ended_at", Moment),
+    Column("granted", Json(Granted), nullable=False),
+    Column("handle", Json(JsonObject), nullable=False),
+    Column("outcome", Json(Outcome)),
+    Column("outputs", Json(Mapping[str, Value])),
+    PrimaryKeyConstraint("attempt", "index"),
+)
+
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("replica", BigInteger, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("freed_at", Moment),
+    Column("granted", Json(Granted), nullable=False),
+    Index(
+        "uq_allocations_open",
+        "attempt",
+        "replica",
+        unique=True,
+        sqlite_where=text("freed_at IS NULL"),
+        postgresql_where=text("freed_at IS NULL"),
+    ),
+    Index("ix_allocations_held", "node", sqlite_where=text("freed_at IS NULL"), postgresql_where=text("freed_at IS NULL")),
+    Index("ix_allocations_attempt", "attempt"),
+)
+
+# How far each stream of a replica reaches. `skipped` counts malformed lines.
+streams = Table(
+    "streams",
+    metadata,
+    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("replica", BigInteger, nullable=False),
+    Column("stream", Text, nullable=False),
+    _int("size_bytes"),
+    _int("skipped"),
+    PrimaryKeyConstraint("attempt", "replica", "stream"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("replica", BigInteger, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("is_packed", Boolean, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("attempt", "replica", "stream", "offset"),
+)
+
+# `last`, `low` and `high` are finite or NULL; `odd` is nan, inf or -inf when the last value was that.
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("run", Text, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("last", Float),
+    Column("low", Float),
+    Column("high", Float),
+    _int("count"),
+    Column("step", Float),
+    Column("at_s", Float),
+    _text("odd"),
+    PrimaryKeyConstraint("run", "name"),
+)
+
+clusters = Table(
+    "clusters",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("backend", Text, nullable=False),
+    Column("created_at", Moment),
+    _text("message"),
+    _int("version", 1),
+    Column("config", Json(JsonObject), nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("cluster", Text, ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    _int("cpu_milli", None),
+    _int("memory_bytes", None),
+    _int("disk_bytes"),
+    _text("pool", "default"),
+    Column("state", Choice(NodeState), nullable=False),
+    _int("used_cpu_milli"),
+    _int("used_memory_bytes"),
+    _int("used_disk_bytes"),
+    _text("price_usd_per_hour", "0"),
+    Column("seen_at", Moment),
+    _int("version", 1),
+    Column("devices", Json(tuple[Device, ...]), nullable=False),
+    Column("labels", Json(Mapping[str, str]), nullable=False),
+    Column("used_devices", Json(tuple[DeviceShare, ...]), nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    _text("project"),
+    Column("data", Json(JsonObject), nullable=False),
+    Index("ix_events_subject_seq", "subject", "seq"),
+    Index("ix_events_project_seq", "project", "seq"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("disabled_at", Moment),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    _text("description"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("project", Text, ForeignKey("projects.name", ondelete="CASCADE"), nullable=False),
+    Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("role", Choice(Role), nullable=False),
+    PrimaryKeyConstraint("project", "user"),
+    Index("ix_members_user", "user"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("used_at", Moment),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("project", "name"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _text("description"),
+    PrimaryKeyConstraint("project", "name"),
+)
+
+dataset_versions = Table(
+    "dataset_versions",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("manifest", Text, nullable=False),
+    _int("size_bytes", None),
+    _int("files", None),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _text("producer"),
+    _text("message"),
+    PrimaryKeyConstraint("project", "dataset", "number"),
+    Index("ix_dataset_versions_producer", "producer"),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _text("run"),
+    Column("signature", Json(JsonObject), nullable=False),
+    Column("metrics", Json(Mapping[str, float]), nullable=False),
+    Column("verification", Json(JsonObject), nullable=False),
+    PrimaryKeyConstraint("project", "model", "number"),
+    Index("ix_model_versions_run", "run"),
+)
+
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project", "model", "alias"),
+)
+
+gates = Table(
+    "gates",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("objective", Text, nullable=False),
+    Column("kpi", Text, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("is_passed", Boolean, nullable=False),
+    Column("sentence", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _text("run"),
+    _text("model"),
+    _int("model_version"),
+    Index("ix_gates_project_created_at", "project", "created_at"),
+)
+
+objectives = Table(
+    "objectives",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("objective", Json(Objective), nullable=False),
+    PrimaryKeyConstraint("project", "name"),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _int("revision"),
+    _int("replicas", 1),
+    Column("state", Choice(EndpointState), nullable=False),
+    _text("message"),
+    _int("requests"),
+    _int("errors"),
+    Column("stopped_at", Moment),
+    _int("version", 1),
+    UniqueConstraint("project", "name"),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("endpoint", Text, ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_version", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    PrimaryKeyConstraint("endpoint", "number"),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("state", Choice(SweepState), nullable=False),
+    Column("best_trial", BigInteger),
+    Column("best_value", Float),
+    Column("ended_at", Moment),
+    _int("version", 1),
+    Column("spec", Json(SweepSpec), nullable=False),
+    Index("ix_sweeps_state", "state"),
+)
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("sweep", Text, ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("state", Choice(RunState), nullable=False),
+    Column("value", Float),
+    Column("told_at", Moment),
+    Column("params", Json(JsonObject), nullable=False),
+    PrimaryKeyConstraint("sweep", "number"),
+    Index("ix_trials_run", "run"),
+)
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("state", Choice(PipelineState), nullable=False),
+    Column("ended_at", Moment),
+    _int("version", 1),
+    Column("steps", Json(tuple[StepRun, ...]), nullable=False),
+    Column("graph", Json(Graph), nullable=False),
+    Index("ix_pipelines_state", "state"),
+)
+
+pipeline_steps = Table(
+    "pipeline_steps",
+    metadata,
+    Column("pipeline_run", Text, ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    PrimaryKeyConstraint("pipeline_run", "key"),
+)
+
+# Idempotency keys of sweeps, pipeline runs and the like; runs have a column for it.
+keys = Table(
+    "keys",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    PrimaryKeyConstraint("kind", "project", "key"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("plan", LargeBinary, nullable=False),  # compressed JSON
+    Column("snapshot", LargeBinary, nullable=False),  # compressed JSON
+    Index("ix_decisions_at", "at"),
+)
