@@ -1,0 +1,27 @@
+"""When is it due? Cron expressions of five fields, in the zone of the moment given."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+
+from cronsim import CronSim, CronSimError
+
+from mainspring.core.errors import SpecError
+
+
+def next_times(expression: str, after: datetime, count: int = 1) -> list[datetime]:
+    """Return the next `count` moments strictly after `after`, oldest first; fewer if there are no more in 50 years.
+
+    Raises SpecError for an expression that is not cron's, or a moment without a zone.
+    """
+    if after.tzinfo is None:
+        raise SpecError("The moment has no time zone.", hint="Use UTC.", details={"path": "after"})
+    try:
+        return list(islice(CronSim(expression, after), count))
+    except CronSimError as wrong:
+        raise SpecError(
+            f"{expression[:80]!r} is not a schedule: {wrong}.",
+            hint='Write five fields: minute hour day month weekday, "0 6 * * 1-5" for workdays at six.',
+            details={"path": "cron"},
+        ) from wrong
