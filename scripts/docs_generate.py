@@ -1,0 +1,310 @@
+"""Write the reference pages that repeat what the code says: run by scripts/docs and, as a hook, by every mkdocs build.
+
+`COMMITTED` pages lie in the repository and a test compares them with the code. `BUILT` pages (the command line, the REST
+interface, the Python interface) are large and change with every flag: they are made at each build and not committed.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+for _place in (ROOT / "src", ROOT / "scripts"):  # a hook is loaded by path: nothing has put these on the way yet
+    if str(_place) not in sys.path:
+        sys.path.insert(0, str(_place))
+
+from docs_diagram import state_diagram  # noqa: E402
+from docs_interfaces import command_line_page, rest_page  # noqa: E402
+
+from mainspring.core import errors, lifecycle, reasons, records  # noqa: E402
+from mainspring.settings import Settings  # noqa: E402
+
+NOTE = "<!-- Written by scripts/docs_generate.py from the code; change the code, then run scripts/docs. -->\n\n"
+
+# What to tell the reader about each reason: what it means, and what can be done. A code that is missing here fails a test.
+REASONS: Mapping[str, tuple[str, str]] = {
+    "not_planned_yet": (
+        "The run was accepted after the last plan was made. The next plan follows within a second.",
+        "Nothing. If it stays so, the schedule loop does not run: look at `mainspring doctor`.",
+    ),
+    "paused": ("Somebody holds the run: it keeps its place in the order and is not started.", "`mainspring resume RUN`."),
+    "backing_off": (
+        "The last launch failed, or its node was lost; the next try follows at the time in the "
+        "sentence. The pause grows with each "
+        "failure, and another node is preferred.",
+        "`mainspring show RUN` lists the attempts with their causes.",
+    ),
+    "no_cluster": (
+        "No node is registered that is ready and takes work.",
+        "`mainspring cluster ls` shows the nodes; `mainspring node resume NODE` opens a drained one.",
+    ),
+    "cannot_fit": (
+        "No node could hold the run even if it were empty. Such a run is refused when it is submitted; "
+        "one that waits with this reason "
+        "was accepted before the fleet shrank.",
+        "Ask for less (the sentence says what would fit), or add the node again.",
+    ),
+    "no_free_gpu": (
+        "Nodes that could hold the run have their GPUs in use.",
+        "Wait, ask for a share of a GPU (`--gpus 0.5`), or for memory instead of a device (`--gpu-memory 8GiB`).",
+    ),
+    "no_free_cpu": ("Nodes that could hold the run have their CPUs promised to others.", "Wait, or ask for fewer: `--cpus 0.5`."),
+    "no_free_memory": (
+        "Nodes that could hold the run have their memory promised to others.",
+        "Wait, or ask for less: `--memory`.",
+    ),
+    "no_free_disk": ("Nodes that could hold the run have their disk promised to others.", "Wait, or ask for less: `--disk`."),
+    "fragmented": (
+        "There is enough in total, and no single node has all of it free.",
+        "Wait for one of the holders to end, or ask for less on one node.",
+    ),
+    "gang_incomplete": (
+        "The run has several replicas. Some would fit now, not all of them; a gang starts as a whole or not at all.",
+        "Wait, or ask for fewer with `--replicas`.",
+    ),
+    "behind": (
+        "A run that is ahead in the order takes the place first. Order is priority, then time of submission.",
+        "`mainspring why RUN` names who is ahead. An editor may raise the priority.",
+    ),
+    "node_unreachable": (
+        "The node that has the run does not answer. Silence proves nothing: the run may well go on "
+        "there, and time alone never makes it dead.",
+        "The sentence says when another attempt begins. If you know that the node is gone: `mainspring node dead NODE`.",
+    ),
+    "cleaning_up": (
+        "The former attempt is being ended, and its end is not confirmed yet. The next attempt starts "
+        "after that, never beside it.",
+        "Wait for the grace period in the sentence.",
+    ),
+}
+
+
+def errors_page() -> str:
+    """Return the page of error codes: the tree, then one row for each."""
+    lines = [
+        NOTE + "# Error codes",
+        "",
+        "Every error says what happened, why, and what to do next. Over HTTP it is",
+        '`{"error": {"code", "message", "hint", "details"}}`; in Python `except ms.NotFoundError` works',
+        "on both sides of the wire,",
+        "because the client maps the code back to the class. Programs should test the code, never the text.",
+        "",
+        "| code | class | HTTP | exit | what it means |",
+        "|---|---|---|---|---|",
+    ]
+    for depth, cls in _tree(errors.MainspringError, 0):
+        about = (cls.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
+        indent = "&nbsp;&nbsp;" * depth
+        lines.append(f"| `{cls.code}` | {indent}`{cls.__name__}` | {cls.http_status} | {cls.exit_code} | {about} |")
+    return "\n".join(lines) + "\n"
+
+
+def _tree(cls: type[errors.MainspringError], depth: int) -> Iterator[tuple[int, type[errors.MainspringError]]]:
+    yield depth, cls
+    for child in cls.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child, depth + 1)
+
+
+def exit_codes_page() -> str:
+    """Return the page of exit codes of the command line."""
+    classes: dict[int, list[str]] = {}
+    for _, cls in _tree(errors.MainspringError, 0):
+        classes.setdefault(cls.exit_code, []).append(f"`{cls.code}`")
+    lines = [
+        NOTE + "# Exit codes",
+        "",
+        "| code | when |",
+        "|---|---|",
+        "| 0 | it worked; with `mainspring run`: the run succeeded |",
+    ]
+    lines += [f"| {code} | one of these errors: {', '.join(names)} |" for code, names in sorted(classes.items())]
+    lines += [
+        "| 130 | interrupted with Ctrl-C (the run goes on; the message says how to cancel it) |",
+        "",
+        "`mainspring run` without `--detach` ends with the exit code of the run itself; a run that was ended by a signal gives",
+        "128 plus the signal's number, as a shell does. See the [error codes](errors.md) for what each code means.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def reasons_page() -> str:
+    """Return the page of reasons, one section each."""
+    lines = [
+        NOTE + "# Why a run waits",
+        "",
+        "A waiting run has exactly one primary reason, and it is true when it is checked again. `mainspring why RUN` prints its",
+        "sentence; `run.why()` and `GET /runs/{ref}/why` give the code, the sentence and the facts behind it.",
+    ]
+    for code in reasons.ReasonCode:
+        meaning, remedy = REASONS[code.value]
+        lines += ["", f"## `{code.value}`", "", meaning, "", f"**What to do.** {remedy}"]
+    return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    """Return the page of settings."""
+    lines = [
+        NOTE + "# Settings",
+        "",
+        "A setting is taken from the command line, else from the environment (`MAINSPRING_…`), else",
+        "from `config.toml` in the home",
+        "folder, else it has its default. Times are seconds, sizes are bytes. An unknown name in the file is an error.",
+        "",
+        "| setting | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        about = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | `MAINSPRING_{name.upper()}` | {_default(name, field.default)} | {about} |")
+    lines += ["", '```toml title="~/.mainspring/config.toml"', "port = 8700", "gpus = 2", "logs_days = 30", "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _default(name: str, value: object) -> str:
+    match name, value:
+        case "home", _:
+            return "`~/.mainspring`"
+        case "python", _:
+            return "the server's own"
+        case _, "" | () | {}:
+            return "empty"
+        case _, bool():
+            return "yes" if value else "no"
+        case _, int() | float() | str():
+            return f"`{value}`"
+        case _:
+            return "empty"
+
+
+def lifecycle_page() -> str:
+    """Return the page with the tables of `core/lifecycle.py`; the drawings are beside it."""
+    lines = [
+        NOTE + "# Lifecycle of a run",
+        "",
+        "The arrows are data (`core/lifecycle.py`): an event that has no arrow from a state raises `StateError`. Ends are final.",
+        "",
+        "## Run",
+        "",
+        "![States of a run](lifecycle-run.svg)",
+        "",
+        *_arrows(lifecycle.RUN.items()),
+        "",
+        "What people want (`desired`: run, paused, cancelled) is intent, not state: a cancelled run is",
+        "CANCELLED only after the end of",
+        "its attempt is confirmed.",
+        "",
+        "## Attempt",
+        "",
+        "![States of an attempt](lifecycle-attempt.svg)",
+        "",
+        *_arrows(lifecycle.ATTEMPT.items()),
+        "",
+        "## Causes of an end",
+        "",
+        f"Causes decide about another try. A loss has a limit of its own ({lifecycle.MAX_LOSSES} a run),",
+        "with a growing pause and another node",
+        "first; `retries` are the user's.",
+        "",
+        "| cause | counts as |",
+        "|---|---|",
+    ]
+    for cause in records.Cause:
+        kind = "a try of the user's (`retries`)" if cause in lifecycle.USER_CAUSES else "neither"
+        lines.append(f"| `{cause.value}` | {'a loss' if cause in lifecycle.LOSS_CAUSES else kind} |")
+    return "\n".join(lines) + "\n"
+
+
+def _arrows(table: Iterable[tuple[tuple[str, str], str]]) -> list[str]:
+    rows = ["| from | event | to |", "|---|---|---|"]
+    return rows + [f"| `{start}` | `{event}` | `{end}` |" for (start, event), end in table]
+
+
+def _merged(table: Iterable[tuple[tuple[str, str], str]]) -> dict[tuple[str, str], list[str]]:
+    edges: dict[tuple[str, str], list[str]] = {}
+    for (start, event), end in table:
+        edges.setdefault((str(start), str(end)), []).append(str(event).replace("_", " "))
+    return edges
+
+
+def run_diagram() -> str:
+    """Return the drawing of a run's states."""
+    places = {"queued": (0, 1), "running": (1, 1), "succeeded": (2, 0), "failed": (2, 1), "cancelled": (2, 2)}
+    return state_diagram(
+        "States of a run", places, _merged(lifecycle.RUN.items()), final={str(state) for state in lifecycle.TERMINAL_RUN}
+    )
+
+
+def attempt_diagram() -> str:
+    """Return the drawing of an attempt's states."""
+    places = {
+        "allocated": (0, 1),
+        "launching": (1, 1),
+        "starting": (2, 1),
+        "running": (3, 1),
+        "stopping": (1.5, 2),
+        "ended": (1.5, 0),
+    }
+    return state_diagram("States of an attempt", places, _merged(lifecycle.ATTEMPT.items()), final={"ended"})
+
+
+def python_page() -> str:
+    """Return the page of the Python interface: one entry for each name that `import mainspring as ms` offers."""
+    lines = [
+        NOTE + "# Python",
+        "",
+        "```python",
+        "import mainspring as ms",
+        "```",
+        "",
+        "Importing it costs a few milliseconds and starts nothing; the server of this machine starts at",
+        "the first call that needs one.",
+        "",
+    ]
+    stub = ROOT / "src" / "mainspring" / "__init__.pyi"
+    for node in ast.parse(stub.read_text(encoding="utf-8")).body if stub.is_file() else []:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mainspring.sdk"):
+            for alias in node.names:
+                lines += [f"::: {node.module}.{alias.name}", "    options:", "      heading_level: 2", ""]
+    return "\n".join(lines)
+
+
+COMMITTED: Mapping[str, Callable[[], str]] = {
+    "reference/errors.md": errors_page,
+    "reference/exit-codes.md": exit_codes_page,
+    "reference/reasons.md": reasons_page,
+    "reference/settings.md": settings_page,
+    "internals/lifecycle.md": lifecycle_page,
+    "internals/lifecycle-run.svg": run_diagram,
+    "internals/lifecycle-attempt.svg": attempt_diagram,
+}
+BUILT: Mapping[str, Callable[[], str]] = {
+    "reference/python.md": python_page,
+    "reference/cli.md": command_line_page,
+    "reference/rest.md": rest_page,
+}
+
+
+def generate(docs: Path) -> list[str]:
+    """Write every generated page under `docs` where it differs; return the names of those that did."""
+    changed = []
+    for name, make in {**COMMITTED, **BUILT}.items():
+        path, text = docs / name, make()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            changed.append(name)
+    return changed
+
+
+def on_pre_build(config: Mapping[str, object]) -> None:
+    """Bring the pages up to date before mkdocs reads them (its hook)."""
+    generate(Path(str(config["docs_dir"])))
+
+
+if __name__ == "__main__":
+    for written in generate(ROOT / "docs"):
+        print(f"wrote docs/{written}")
