@@ -38,6 +38,7 @@ from mainspring.services import projects, tokens, users
 from mainspring.services.context import Context
 from mainspring.services.signals import Signals
 from mainspring.settings import VERSION, Settings, load_settings
+from mainspring.store.backup import restore as restore_database
 from mainspring.store.store import Store
 from mainspring.ui.app import attach_ui
 
@@ -198,7 +199,7 @@ def serve(
 
 def restore(home: Path, archive: Path) -> None:
     """Put a backup in place of the database under `home`. Raises StoreError while a server owns it."""
-    Store.restore(archive, home / "mainspring.db")
+    restore_database(archive, home / "mainspring.db")
 
 
 def _watch(server: uvicorn.Server, shutdown: threading.Event) -> None:

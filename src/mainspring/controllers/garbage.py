@@ -39,7 +39,5 @@ class Garbage:
         settings = self.ctx.settings
         rules = Rules(logs_days=settings.logs_days, events_days=settings.events_days, archived_days=settings.archived_days)
         removed = self.ctx.store.retention.apply(self.ctx.clock.now(), rules)
-        blobs = self.ctx.blobs.collect(
-            self.ctx.store.blobs.named, grace_s=settings.blob_grace_s, now=self.ctx.clock.now().timestamp()
-        )
+        blobs = self.ctx.blobs.collect(self.ctx.store.blobs.named, grace_s=settings.blob_grace_s, now=self.ctx.clock.now())
         log.info("garbage collected", extra={"rows": removed, "blobs": str(blobs)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import ConflictError
@@ -56,8 +56,13 @@ class Sweeps:
             return trial
         run = self.ctx.store.runs.get(trial.run)
         if run is None:
-            return self.ctx.store.sweeps.tell(sweep.id, trial.number, RunState.FAILED, None, now=self.ctx.clock.now())
+            return self._tell(trial, RunState.FAILED, None)
         if run.state not in TERMINAL_RUN:
             return trial
         value = run.metrics.get(sweep.spec.metric) if run.state is RunState.SUCCEEDED else None
-        return self.ctx.store.sweeps.tell(sweep.id, trial.number, run.state, value, now=self.ctx.clock.now())
+        return self._tell(trial, run.state, value)
+
+    def _tell(self, trial: Trial, state: RunState, value: float | None) -> Trial:
+        now = self.ctx.clock.now()
+        self.ctx.store.sweeps.tell(trial.sweep, trial.number, state, value, now=now)
+        return replace(trial, state=state, value=value, told_at=now)

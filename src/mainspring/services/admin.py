@@ -18,6 +18,6 @@ def backup(ctx: Context, actor: Actor, path: str = "") -> dict[str, object]:
     stamp = ctx.clock.now().strftime("%Y%m%dT%H%M%SZ")
     target = Path(path) if path else ctx.settings.home / "backups" / f"mainspring-{stamp}.db"
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ctx.store.backup(target)
+    ctx.store.backup(str(target))
     ctx.store.events.append(said(actor, "installation.backed_up", str(target.name), ""))
     return {"path": str(target), "bytes": target.stat().st_size}

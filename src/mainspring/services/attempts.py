@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import logging
 
+from mainspring.core.actors import SYSTEM
 from mainspring.core.beats import PROTOCOL, Beat, BeatAnswer, Chunk, Command, Work
 from mainspring.core.errors import AuthError, GoneError, SpecError, StateError, VersionMismatchError
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, RunState
@@ -16,7 +17,6 @@ from mainspring.plugins import reach
 from mainspring.services import secrets
 from mainspring.services.context import Context
 from mainspring.services.runs import stop_attempt
-from mainspring.core.actors import SYSTEM
 
 log = logging.getLogger(__name__)
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
@@ -39,7 +39,9 @@ def authenticate(ctx: Context, attempt_id: str, token: str) -> Attempt:
         raise AuthError("This is not the token of that attempt.", hint="Only the attempt's own runner may speak for it.")
     attempt = ctx.store.attempts.get(attempt_id)
     if attempt is None:
-        raise GoneError(f"Nobody here knows attempt {attempt_id}.", hint="The database may be older than the runner: keep the spool.")
+        raise GoneError(
+            f"Nobody here knows attempt {attempt_id}.", hint="The database may be older than the runner: keep the spool."
+        )
     return attempt
 
 

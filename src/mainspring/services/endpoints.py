@@ -6,8 +6,8 @@ from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError, StateError, UsageError
 from mainspring.core.ids import check_name
 from mainspring.core.records import AttemptState, Endpoint, Revision, Role
-from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
 from mainspring.core.resources import Resources
+from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import models
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
@@ -15,9 +15,7 @@ from mainspring.services.runs import check_project, said
 MAX_REPLICAS = 64
 
 
-def deploy(
-    ctx: Context, actor: Actor, name: str, model: str, *, project: str = "default", replicas: int = 1
-) -> Endpoint:
+def deploy(ctx: Context, actor: Actor, name: str, model: str, *, project: str = "default", replicas: int = 1) -> Endpoint:
     """Serve `model` ("delays@champion") as endpoint `name`: the next revision of it, or its first. Returns before it is ready."""
     check_project(ctx, project)
     actor.need(project, Role.EDITOR)
@@ -46,7 +44,9 @@ def get(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> E
     found = ctx.store.endpoints.get(project, name)
     if found is None:
         known = ", ".join(one.name for one in ctx.store.endpoints.all(project)[:10]) or "none"
-        raise NotFoundError(f"There is no endpoint {name[:60]!r}; known: {known}.", hint=f"mainspring deploy MODEL --name {name[:60]}")
+        raise NotFoundError(
+            f"There is no endpoint {name[:60]!r}; known: {known}.", hint=f"mainspring deploy MODEL --name {name[:60]}"
+        )
     return found
 
 

@@ -10,4 +10,4 @@ from mainspring.services.context import Context
 def since(ctx: Context, actor: Actor, seq: int, *, limit: int = 500, project: str = "") -> list[Event]:
     """Return up to `limit` events after `seq` that the actor may see, in order."""
     found = ctx.store.events.since(seq, limit=limit, project=project)
-    return [one for one in found if actor.is_admin or one.project and actor.may(one.project, Role.VIEWER)]
+    return [one for one in found if actor.is_admin or (one.project and actor.may(one.project, Role.VIEWER))]

@@ -52,9 +52,7 @@ def judge(
     return result
 
 
-def all(
-    ctx: Context, actor: Actor, *, project: str = "default", objective: str = "", model: str = ""
-) -> list[GateResult]:
+def all(ctx: Context, actor: Actor, *, project: str = "default", objective: str = "", model: str = "") -> list[GateResult]:
     """Return verdicts, newest first."""
     check_project(ctx, project)
     actor.need(project, Role.VIEWER)

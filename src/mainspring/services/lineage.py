@@ -82,8 +82,10 @@ def _model(ctx: Context, graph: Lineage, project: str, name: str, number: int, p
     if not graph.add(node, parent):
         return
     for verdict in ctx.store.gates.all(project, model=name):
-        if verdict.model_version == number or version.run and verdict.run == version.run:
-            graph.add(LineageNode(id=f"gate:{verdict.id}", kind="gate", label=verdict.objective, detail=verdict.sentence), node.id)
+        if verdict.model_version == number or (version.run and verdict.run == version.run):
+            graph.add(
+                LineageNode(id=f"gate:{verdict.id}", kind="gate", label=verdict.objective, detail=verdict.sentence), node.id
+            )
     producer = ctx.store.runs.get(version.run) if version.run else None
     if producer is not None:
         _run(ctx, graph, producer, node.id)
@@ -125,4 +127,3 @@ def _producers(ctx: Context, graph: Lineage, run: Run, digest: str, parent: str)
     for producer in ctx.store.runs.producers(digest, project=run.project)[:3]:
         if producer.id != run.id:
             _run(ctx, graph, producer, parent)
-

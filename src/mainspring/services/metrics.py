@@ -26,7 +26,7 @@ def series(
     points: int = 1000,
     start: float | None = None,
     end: float | None = None,
-) -> Sequence[tuple[float | None, float, float]]:
+) -> Sequence[tuple[int | float | None, float | str, float]]:
     """Return at most `points` (step, value, unix seconds); minimum and maximum of each bucket are kept."""
     if not 2 <= points <= MAX_POINTS:
         raise UsageError(f"points is {points}; it must be between 2 and {MAX_POINTS}.")

@@ -14,9 +14,7 @@ from mainspring.services.runs import check_project, said
 from mainspring.workflows.graphs import check_graph
 
 
-def start(
-    ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str = "default", key: str = ""
-) -> PipelineRun:
+def start(ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str = "default", key: str = "") -> PipelineRun:
     """Accept a pipeline run. Raises SpecError for a graph that cannot be carried out."""
     check_project(ctx, project)
     actor.need(project, Role.EDITOR)

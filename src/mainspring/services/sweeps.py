@@ -30,9 +30,7 @@ def start(ctx: Context, actor: Actor, spec: SweepSpec, *, key: str = "") -> Swee
         raise UsageError(f"trials is {spec.trials}; it must be between 1 and {MAX_TRIALS:,}.")
     name = spec.name or f"{runs.make_run(ctx, actor.name, spec.template).name}-sweep"
     check_name(name, "sweep")
-    sweep = Sweep(
-        id=ctx.ids.new("sweep"), project=project, name=name, owner=actor.name, spec=spec, created_at=ctx.clock.now()
-    )
+    sweep = Sweep(id=ctx.ids.new("sweep"), project=project, name=name, owner=actor.name, spec=spec, created_at=ctx.clock.now())
     event = said(actor, "sweep.started", sweep.id, project, name=name, trials=spec.trials)
     return ctx.store.sweeps.add(sweep, key=key, event=event)
 

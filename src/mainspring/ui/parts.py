@@ -140,14 +140,14 @@ async def live(ctx: Context, draw: Callable[[], str], topics: tuple[str, ...], *
     `draw` blocks (it asks the services) and runs in a thread.
     """
     seen = {"version": ctx.signals.version(*topics)}
-    shown = ui.html(await run.io_bound(draw), sanitize=False)
+    shown = ui.html(await run.io_bound(draw) or "", sanitize=False)
 
     async def again() -> None:
         version = ctx.signals.version(*topics)
         if version == seen["version"]:
             return
         seen["version"] = version
-        fresh = await run.io_bound(draw)
+        fresh = await run.io_bound(draw) or ""
         if fresh != shown.content:
             shown.set_content(fresh)
 
