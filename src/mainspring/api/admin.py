@@ -10,13 +10,13 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, shaped
+from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import drain
 from mainspring.services import admin, status
 
-router = APIRouter(tags=["server"])
+router = APIRouter(prefix=PREFIX, tags=["server"])
 health = APIRouter(include_in_schema=False)
 
 

@@ -12,6 +12,7 @@ from mainspring.core import codec
 from mainspring.core.queries import Page
 
 F = TypeVar("F", bound=Callable[..., Any])
+PREFIX = "/api/v1"
 _SHAPE = "__mainspring_shape__"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -20,14 +21,17 @@ from mainspring.api import (
     models,
     pipelines,
     projects,
+    prometheus,
     runs,
     secrets,
     sweeps,
     tokens,
     users,
 )
-from mainspring.api.door import PREFIX, Door
+from mainspring.api.answers import PREFIX
+from mainspring.api.door import Door
 from mainspring.api.errors import install_errors
+from mainspring.api.gateway import Gateway
 from mainspring.api.openapi import install_openapi
 from mainspring.services.context import Context
 from mainspring.settings import VERSION
@@ -59,6 +63,15 @@ def build_api(ctx: Context, *, url: str = "", shutdown: Callable[[], None] | Non
 
     `url` is where people reach it, `shutdown` is called once after `POST /shutdown` was answered.
     """
+    measured = prometheus.Measured()
+    gateway = Gateway(ctx, measured)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        del app
+        await gateway.close()
+
     app = FastAPI(
         title="Mainspring",
         version=VERSION,
@@ -66,16 +79,17 @@ def build_api(ctx: Context, *, url: str = "", shutdown: Callable[[], None] | Non
         docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours are in the documentation
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
     app.state.ctx = ctx
     app.state.url = url
     app.state.shutdown = shutdown
     app.state.is_draining = False
-    for noun in NOUNS:
-        app.include_router(noun.router, prefix=PREFIX)
-    app.include_router(tokens.browser)
-    app.include_router(admin.health)
+    app.state.measured = measured
+    app.router.routes.extend(gateway.routes())  # first, as they are asked most
+    for router in (*(noun.router for noun in NOUNS), prometheus.router, tokens.browser, admin.health):
+        app.router.routes.extend(router.routes)  # flat, whatever the version of FastAPI makes of included routers
     install_errors(app)
     install_openapi(app)
-    app.add_middleware(Door, ctx=ctx)
+    app.add_middleware(Door, ctx=ctx, measured=measured)
     return app

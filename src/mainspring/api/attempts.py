@@ -9,14 +9,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, shaped
+from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Runner
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
 from mainspring.core.beats import Beat, BeatAnswer, Work
 from mainspring.services import attempts
 
-router = APIRouter(tags=["runners"])
+router = APIRouter(prefix=PREFIX, tags=["runners"])
 MAX_HOLD_S = 60.0
 Replica = Annotated[int, Query(ge=0, le=4096)]
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from mainspring.api.answers import answer, shaped
+from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Carrier, Ctx, Reader
 from mainspring.api.bodies import body_of, chunks_of
 from mainspring.blobs import decode_frames, encode_frames
@@ -18,7 +18,7 @@ from mainspring.core.errors import TooLargeError, UsageError
 from mainspring.core.manifests import is_digest
 from mainspring.services.context import Context
 
-router = APIRouter(tags=["blobs"])
+router = APIRouter(prefix=PREFIX, tags=["blobs"])
 MAX_DIGESTS = 100_000
 BATCH_BYTES = 16 << 20
 URL_S = 3600.0

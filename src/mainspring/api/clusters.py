@@ -9,7 +9,7 @@ from typing import assert_never
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, shaped
+from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.core.actors import Actor
 from mainspring.core.records import Node
@@ -17,7 +17,7 @@ from mainspring.services import clusters
 from mainspring.services.clusters import ClusterView
 from mainspring.services.context import Context
 
-router = APIRouter(tags=["fleet"])
+router = APIRouter(prefix=PREFIX, tags=["fleet"])
 
 
 class NodeAction(StrEnum):

@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.records import DatasetVersion
 from mainspring.services import datasets
 
-router = APIRouter(tags=["data"])
+router = APIRouter(prefix=PREFIX, tags=["data"])
 Project = Annotated[str, Query(max_length=128)]
 
 

@@ -16,7 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mainspring.api.answers import PREFIX
 from mainspring.api.errors import answer_error
+from mainspring.api.prometheus import Measured
 from mainspring.core.actors import Actor
 from mainspring.core.beats import PROTOCOL
 from mainspring.core.errors import (
@@ -32,7 +34,6 @@ from mainspring.services import tokens
 from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
-PREFIX = "/api/v1"
 OPEN = ("/healthz", "/login/")
 RUNNER_PLACES = (f"{PREFIX}/attempts/", f"{PREFIX}/blobs/")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -46,9 +47,10 @@ _LOGIN_PAGE = (
 class Door:
     """ASGI middleware around everything that the server serves, websockets included."""
 
-    def __init__(self, app: ASGIApp, *, ctx: Context) -> None:
+    def __init__(self, app: ASGIApp, *, ctx: Context, measured: Measured) -> None:
         self._app = app
         self._ctx = ctx
+        self._measured = measured
         self._hosts = allowed_hosts(ctx)
         self._cookie = cookie_name(ctx)
 
@@ -62,12 +64,14 @@ class Door:
         async def watched(message: Message) -> None:
             nonlocal is_started
             is_started = True
+            if message["type"] == "http.response.start":
+                self._measured.answered(scope["method"], message["status"])
             await send(message)
 
         try:
             await self._admit(scope)
         except MainspringError as refused:
-            await _refuse(scope, receive, send, refused)
+            await _refuse(scope, receive, watched, refused)
             return
         try:
             await self._app(scope, receive, watched)
@@ -76,7 +80,7 @@ class Door:
         except Exception as wrong:  # the top of a request: nobody above could answer better
             if scope["type"] == "websocket" or is_started:
                 raise
-            await _answer_unforeseen(self._ctx, scope, wrong)(scope, receive, send)
+            await _answer_unforeseen(self._ctx, scope, wrong)(scope, receive, watched)
 
     async def _admit(self, scope: Scope) -> None:
         headers = _headers(scope)

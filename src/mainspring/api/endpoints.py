@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core import codec
@@ -16,7 +16,7 @@ from mainspring.core.errors import UsageError
 from mainspring.core.records import Endpoint
 from mainspring.services import endpoints
 
-router = APIRouter(tags=["endpoints"])
+router = APIRouter(prefix=PREFIX, tags=["endpoints"])
 Project = Annotated[str, Query(max_length=128)]
 
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainspring.api.answers import answer_page, shaped
+from mainspring.api.answers import PREFIX, answer_page, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.streams import HEARTBEAT, HEARTBEAT_S, frame, is_draining, send_events
 from mainspring.core.actors import SYSTEM, Actor
@@ -19,7 +19,7 @@ from mainspring.core.records import Event, Role
 from mainspring.services import events
 from mainspring.services.context import Context
 
-router = APIRouter(tags=["events"])
+router = APIRouter(prefix=PREFIX, tags=["events"])
 MAX_EVENTS = 1000
 BATCH = 500
 Since = Annotated[int, Query(ge=0, le=2**53)]

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.errors import UsageError
@@ -17,7 +17,7 @@ from mainspring.core.objectives import Objective
 from mainspring.core.records import GateResult
 from mainspring.services import gates
 
-router = APIRouter(tags=["models"])
+router = APIRouter(prefix=PREFIX, tags=["models"])
 Project = Annotated[str, Query(max_length=128)]
 MAX_NUMBER = 2**31 - 1
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainspring.api.answers import shaped
+from mainspring.api.answers import PREFIX, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.streams import HEARTBEAT, HEARTBEAT_S, frame, is_draining, send_events
 from mainspring.core.actors import Actor
@@ -21,7 +21,7 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.services import logs, runs
 from mainspring.services.context import Context
 
-router = APIRouter(tags=["logs"])
+router = APIRouter(prefix=PREFIX, tags=["logs"])
 MAX_BYTES = 8 << 20
 FRAME_BYTES = 256 << 10
 _FAR = 2**53

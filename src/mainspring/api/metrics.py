@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, shaped
+from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.services import metrics
 
-router = APIRouter(tags=["metrics"])
+router = APIRouter(prefix=PREFIX, tags=["metrics"])
 Points = Annotated[int, Query(ge=2, le=10_000)]
 
 

@@ -9,14 +9,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, answer_nothing, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, answer_nothing, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.errors import UsageError
 from mainspring.core.records import ModelVersion
 from mainspring.services import gates, models
 
-router = APIRouter(tags=["models"])
+router = APIRouter(prefix=PREFIX, tags=["models"])
 Project = Annotated[str, Query(max_length=128)]
 MAX_NUMBER = 2**31 - 1
 

@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.graphs import Graph, PipelineRun
 from mainspring.services import pipelines
 
-router = APIRouter(tags=["pipelines"])
+router = APIRouter(prefix=PREFIX, tags=["pipelines"])
 Project = Annotated[str, Query(max_length=128)]
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.records import Project, Role
 from mainspring.services import projects
 
-router = APIRouter(tags=["people"])
+router = APIRouter(prefix=PREFIX, tags=["people"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_nothing, answer_page, shaped
+from mainspring.api.answers import PREFIX, answer, answer_nothing, answer_page, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
@@ -22,7 +22,7 @@ from mainspring.core.records import Attempt, Run, RunState
 from mainspring.core.specs import RunSpec
 from mainspring.services import runs
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=PREFIX, tags=["runs"])
 MAX_WAIT_S = 60.0
 
 Key = Annotated[str, Header(alias="Idempotency-Key", max_length=200)]

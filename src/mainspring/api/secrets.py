@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, answer_nothing, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, answer_nothing, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.records import Secret
 from mainspring.services import secrets
 
-router = APIRouter(tags=["people"])
+router = APIRouter(prefix=PREFIX, tags=["people"])
 Project = Annotated[str, Query(max_length=128)]
 
 

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from mainspring.api.answers import answer, answer_all, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.records import Sweep, SweepSpec, Trial
 from mainspring.services import sweeps
 
-router = APIRouter(tags=["sweeps"])
+router = APIRouter(prefix=PREFIX, tags=["sweeps"])
 Project = Annotated[str, Query(max_length=128)]
 
 

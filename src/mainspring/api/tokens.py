@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from mainspring.api.answers import answer, answer_all, answer_nothing, shaped
+from mainspring.api.answers import PREFIX, answer, answer_all, answer_nothing, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.api.door import cookie_name, read_cookie
 from mainspring.core.records import Token
 from mainspring.services import tokens
 
-router = APIRouter(tags=["people"])
+router = APIRouter(prefix=PREFIX, tags=["people"])
 browser = APIRouter(include_in_schema=False)
 
 
