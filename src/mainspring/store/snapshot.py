@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection, distinct, select
+from sqlalchemy import Connection, select
 
 from mainspring.core.errors import CapacityError, ConflictError, StateError
 from mainspring.core.ids import AttemptId, RunId
@@ -108,7 +108,7 @@ def _hold_all(tx: Transaction, places: Iterable[Place]) -> dict[str, Node]:
 
 
 def _waiting(conn: Connection) -> list[WaitingRun]:
-    unconfirmed = set(conn.execute(select(distinct(attempts.c.run)).where(attempts.c.state != AttemptState.ENDED)).scalars())
+    unconfirmed = set(conn.execute(select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED).distinct()).scalars())
     asked = (
         select(
             runs.c.id,

@@ -1,0 +1,190 @@
+"""Start a real PostgreSQL for tests: a free port on loopback, a folder of its own, ready when it answers, ended by pid.
+
+Parallel test workers share one: the first that enters starts it, the last that leaves ends it (a file lock guards the list of
+users; a user that died without leaving does not count). Without the programs `find` returns None. PostgreSQL refuses to run as
+root: then it runs as `postgres`, or as `nobody`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psycopg
+
+READY_S = 60.0
+_USER = "mainspring"
+# what is in it need not outlive the tests
+_SETTINGS = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=300",
+    "shared_buffers=64MB",
+    "autovacuum=off",
+    "jit=off",
+    "log_min_messages=fatal",
+)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server; each `new_database` is empty and apart from all others."""
+
+    port: int
+    pid: int
+    folder: str
+
+    def url(self, database: str) -> str:
+        """Return the address of `database` for SQLAlchemy."""
+        return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Make an empty database and return its name."""
+        name = f"test_{uuid.uuid4().hex[:16]}"
+        self._run(f"CREATE DATABASE {name} STRATEGY file_copy")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is still connected to it."""
+        self._run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _run(self, statement: str) -> None:
+        with _connect(self.port) as connection:
+            connection.execute(statement)
+
+
+def find() -> Path | None:
+    """Return the folder of the newest PostgreSQL's programs: Debian's folders, else the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    program = shutil.which("initdb")
+    return Path(program).resolve().parent if program else None
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[Postgres]:
+    """Yield the server of `folder`, started when nobody uses it, ended when nobody does any more. Blocks up to a minute."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) as state:
+        state["users"] = [pid for pid in state.get("users", []) if _is_alive(pid)]
+        if not state.get("server") or not _is_alive(state["server"]["pid"]):
+            state["server"] = asdict(_start())
+        state["users"].append(os.getpid())
+        server = Postgres(**state["server"])
+    try:
+        yield server
+    finally:
+        with _locked(folder) as state:
+            state["users"].remove(os.getpid())
+            state["users"] = [pid for pid in state["users"] if _is_alive(pid)]
+            if not state["users"]:
+                _stop(server.pid)
+                state["server"] = None
+                shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _start() -> Postgres:
+    programs = find()
+    if programs is None:
+        raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="mainspring-postgres-"))
+    drop = _drop_root(folder)
+    data = folder / "data"
+    init = [*drop, str(programs / "initdb"), "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    made = subprocess.run(init, capture_output=True, text=True, check=False, cwd=folder)
+    if made.returncode:
+        raise RuntimeError(f"initdb failed:\n{made.stderr[-2000:]}")
+    for _ in range(3):  # a free port may be taken by somebody else before the server has it
+        server = _try_start(programs, folder, data, drop)
+        if server is not None:
+            return server
+    raise RuntimeError("PostgreSQL does not start:\n" + (folder / "postgres.log").read_text()[-2000:])
+
+
+def _try_start(programs: Path, folder: Path, data: Path, drop: list[str]) -> Postgres | None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = int(holder.getsockname()[1])
+    command = [*drop, str(programs / "postgres"), "-D", str(data), "-p", str(port)]
+    for setting in _SETTINGS:
+        command += ["-c", setting]
+    with (folder / "postgres.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder)
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            _connect(port).close()
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+            continue
+        return Postgres(port=port, pid=process.pid, folder=str(folder))
+    _stop(process.pid)
+    return None
+
+
+def _drop_root(folder: Path) -> list[str]:
+    """Return the words that make a command run as an ordinary user who owns `folder`; none when we are one."""
+    if os.geteuid() != 0:
+        return []
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    raise RuntimeError("PostgreSQL does not run as root, and there is no user postgres or nobody.")
+
+
+def _connect(port: int) -> psycopg.Connection:
+    return psycopg.connect(host="127.0.0.1", port=port, user=_USER, dbname="postgres", autocommit=True, connect_timeout=10)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[dict]:
+    with (folder / "users.json").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        state = json.loads(text) if text else {}
+        yield state
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(state))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z"
+
+
+def _stop(pid: int) -> None:
+    for sign, limit_s in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.kill(pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            if not _is_alive(pid):
+                return
+            time.sleep(0.02)
