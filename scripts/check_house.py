@@ -31,8 +31,16 @@ LAZY: tuple[tuple[str, str], ...] = (
 
 def main() -> int:
     """Print every breach; return 1 where there is one."""
+    found = breaches()
+    for breach in found:
+        print(breach)
+    return 1 if found else 0
+
+
+def breaches() -> list[str]:
+    """Return one line for each breach, sorted."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in python_files()}
-    breaches = [
+    found = [
         *sizes(trees),
         *module_names(trees),
         *inner_imports(trees),
@@ -41,9 +49,7 @@ def main() -> int:
         *cycles(trees),
         *private_places(),
     ]
-    for breach in sorted(set(breaches)):
-        print(breach)
-    return 1 if breaches else 0
+    return sorted(set(found))
 
 
 def python_files() -> Iterator[Path]:
