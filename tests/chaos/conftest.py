@@ -168,7 +168,7 @@ class Installation:
         poll(lambda: not self.runners(), 15, "the end of every runner")
 
 
-@pytest.fixture()
+@pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
     made = Installation(home=tmp_path / "home")
     made.home.mkdir(mode=0o700)

@@ -1,0 +1,139 @@
+"""What tests of several rooms share: a whole context below the doors, without loops, engines or a network."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mainspring import scheduler
+from mainspring.blobs.store import BlobStore
+from mainspring.core.actors import SYSTEM
+from mainspring.core.ids import make_id
+from mainspring.core.manifests import FileEntry, pack_manifest
+from mainspring.core.records import Attempt, Cause, Cluster, Node, Outcome, Run
+from mainspring.core.resources import Device
+from mainspring.core.specs import Value, ValueKind
+from mainspring.services import attempts, projects
+from mainspring.services.context import Context
+from mainspring.services.signals import Signals
+from mainspring.settings import Settings
+from mainspring.store.store import Store
+
+
+@dataclass
+class HandClock:
+    """A clock that is moved by hand; its wall may jump, its monotonic time may not."""
+
+    wall: datetime = datetime(2026, 3, 1, tzinfo=UTC)
+    ticks: float = 500.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.ticks
+
+    def pass_(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.ticks += seconds
+
+
+@dataclass
+class CountingIds:
+    """Ids that count."""
+
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def new(self, kind: str) -> str:
+        with self.lock:
+            return make_id(kind, 1_800_000_000_000, next(self.numbers))
+
+
+@dataclass
+class House:
+    """A context with one node of 8 CPUs and 2 GPUs, and hands that play scheduler and runner."""
+
+    ctx: Context
+    clock: HandClock
+
+    def plan(self) -> list[str]:
+        """Plan and apply once; return the ids of the runs that were started."""
+        plan = scheduler.plan(self.ctx.store.snapshot(self.clock.now()))
+        return [str(run) for run in self.ctx.store.apply(plan, now=self.clock.now()).started]
+
+    def attempt_of(self, run: Run | str) -> Attempt:
+        """Return the newest attempt of a run."""
+        return self.ctx.store.attempts.of_run(run if isinstance(run, str) else run.id)[-1]
+
+    def begin(self, attempt: Attempt, address: str = "") -> Attempt:
+        """Launch an attempt and let its runner report that user code runs."""
+        store = self.ctx.store
+        lease = store.attempts.lease(attempt.id, owner="hand", ttl_s=60)
+        assert lease is not None
+        token = attempts.make_token(self.ctx, attempt.id)
+        store.attempts.launching(lease, token_hash=attempts.token_hash(token), now=self.clock.now())
+        store.attempts.record_handle(lease, 0, {"pid": 1}, now=self.clock.now())
+        store.attempts.release(lease)
+        return store.attempts.beat(attempt.id, 0, state="running", address=address, now=self.clock.now())
+
+    def end(
+        self, run: Run | str, cause: Cause = Cause.SUCCEEDED, outputs: Mapping[str, Value] | None = None, **metrics: float
+    ) -> Run:
+        """End the newest attempt of a run as its runner would, after it logged `metrics`."""
+        attempt = self.attempt_of(run)
+        lines = b"".join(b'["%s", %f, 1, 1.0]\n' % (name.encode(), value) for name, value in metrics.items())
+        if lines:
+            self.ctx.store.attempts.append(attempt.id, 0, [("metrics", 0, lines)], now=self.clock.now())
+        attempts.finish(self.ctx, attempt, 0, Outcome(cause=cause, exit_code=0), dict(outputs or {}))
+        found = self.ctx.store.runs.get(attempt.run)
+        assert found is not None
+        return found
+
+    def folder(self, **files: str) -> str:
+        """Store files and their manifest; return its digest."""
+        entries = [
+            FileEntry(path=name, digest=self.ctx.blobs.put_bytes(text.encode()), size=len(text.encode()))
+            for name, text in files.items()
+        ]
+        data, _ = pack_manifest(entries)
+        return self.ctx.blobs.put_bytes(data)
+
+    def model_value(self, text: str = "weights") -> Value:
+        """Return what a run that made a model returns."""
+        return Value(kind=ValueKind.MODEL, digest=self.folder(**{"model.onnx": text}), meta={"format": "onnx"})
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    clock, ids, signals = HandClock(), CountingIds(), Signals()
+    store = Store.open(f"sqlite:///{tmp_path / 'house.db'}", clock=clock, ids=ids)
+    store.on_commit(signals.hint_all)
+    ctx = Context(
+        store=store,
+        blobs=BlobStore.open(str(tmp_path / "blobs"), folder=tmp_path / "blobs"),
+        clock=clock,
+        ids=ids,
+        signals=signals,
+        settings=Settings(home=tmp_path),
+        started_at=clock.now(),
+    )
+    projects.add(ctx, SYSTEM, "default")
+    store.clusters.add(Cluster(id="local", name="local", backend="local", created_at=clock.now()))
+    node = Node(
+        id="local.one",
+        cluster="local",
+        name="one",
+        cpu_milli=8000,
+        memory_bytes=16 << 30,
+        devices=(Device(index=0), Device(index=1)),
+    )
+    store.nodes.upsert("local", [node], now=clock.now())
+    yield House(ctx, clock)
+    store.close()

@@ -1,0 +1,207 @@
+"""Sweeps, pipelines and endpoints are driven from rows alone: the loop is asked, the rows are looked at."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mainspring.controllers.endpoints import Endpoints
+from mainspring.controllers.loop import Loop, Loops
+from mainspring.controllers.pipelines import Pipelines
+from mainspring.controllers.schedule import Schedule
+from mainspring.controllers.sweeps import Sweeps
+from mainspring.core.actors import SYSTEM
+from mainspring.core.graphs import Graph, PipelineState, Step, StepKind, StepState
+from mainspring.core.objectives import Objective
+from mainspring.core.records import Cause, EndpointState, RunState, SweepSpec, SweepState
+from mainspring.core.spaces import parse_dimension
+from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
+from mainspring.services import endpoints, models, pipelines, runs, sweeps
+from mainspring.services.signals import Signals
+
+TASK = RunSpec(kind=RunKind.TASK, entry=Entry(module="m", function="train"))
+
+
+def make_sweep(trials: int = 4, parallel: int = 2) -> SweepSpec:
+    space = (parse_dimension("log:1e-3:0.3", "lr"),)
+    return SweepSpec(template=TASK, space=space, metric="auc", trials=trials, parallel=parallel, seed=3)
+
+
+def test_a_sweep_keeps_to_its_width_and_ends_with_the_best(house) -> None:
+    sweep = sweeps.start(house.ctx, SYSTEM, make_sweep())
+    loop = Sweeps(house.ctx)
+    told = 0.1
+    for _ in range(10):
+        loop.tick()
+        waiting = [one for one in sweeps.trials(house.ctx, SYSTEM, sweep.id) if one.told_at is None]
+        assert len(waiting) <= 2
+        house.plan()
+        for trial in waiting:
+            told += 0.1
+            house.end(trial.run, auc=told)
+    done = sweeps.get(house.ctx, SYSTEM, sweep.id)
+    trials = sweeps.trials(house.ctx, SYSTEM, sweep.id)
+    assert (done.state, len(trials), done.best_trial) == (SweepState.DONE, 4, 4)
+    assert done.best_value == pytest.approx(0.5)
+    assert all(0.001 <= float(trial.params["lr"]) <= 0.3 for trial in trials)
+
+
+def test_two_controllers_never_submit_a_trial_twice(house) -> None:
+    sweeps.start(house.ctx, SYSTEM, make_sweep(trials=6, parallel=3))
+    one, two = Sweeps(house.ctx), Sweeps(house.ctx)
+    threads = [threading.Thread(target=loop.tick) for loop in (one, two, one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert house.ctx.store.runs.counts("default").get("queued") == 3
+
+
+def test_a_failed_trial_does_not_end_the_sweep(house) -> None:
+    sweep = sweeps.start(house.ctx, SYSTEM, make_sweep(trials=2, parallel=1))
+    loop = Sweeps(house.ctx)
+    loop.tick()
+    house.plan()
+    house.end(sweeps.trials(house.ctx, SYSTEM, sweep.id)[0].run, Cause.USER_ERROR)
+    loop.tick()
+    house.plan()
+    house.end(sweeps.trials(house.ctx, SYSTEM, sweep.id)[1].run, auc=0.4)
+    loop.tick()
+    done = sweeps.get(house.ctx, SYSTEM, sweep.id)
+    assert (done.state, done.best_trial) == (SweepState.DONE, 2)
+
+
+def test_stopping_a_sweep_cancels_what_waits_and_keeps_results(house) -> None:
+    sweep = sweeps.start(house.ctx, SYSTEM, make_sweep())
+    Sweeps(house.ctx).tick()
+    assert sweeps.stop(house.ctx, SYSTEM, sweep.id).state is SweepState.STOPPED
+    Sweeps(house.ctx).tick()
+    states = {house.ctx.store.runs.get(trial.run).state for trial in sweeps.trials(house.ctx, SYSTEM, sweep.id)}
+    assert states == {RunState.CANCELLED}
+
+
+def make_graph(at_least: float) -> Graph:
+    return Graph(
+        steps=(
+            Step(key="train", kind=StepKind.TASK, template=TASK),
+            Step(key="evaluate", kind=StepKind.TASK, template=TASK, refs={"model": "train"}),
+            Step(
+                key="gate",
+                kind=StepKind.GATE,
+                refs={"figures": "evaluate", "model": "train"},
+                objective=Objective(name="goal", kpi="value_usd", at_least=at_least),
+            ),
+            Step(key="deploy", kind=StepKind.DEPLOY, refs={"model": "train"}, after=("gate",), endpoint="live"),
+        )
+    )
+
+
+def drive(house, loop: Pipelines, value_usd: float) -> None:
+    """Carry a pipeline through its two tasks."""
+    for outputs in ({"result": house.model_value()}, {"result": Value(kind=ValueKind.JSON, json={"value_usd": value_usd})}):
+        loop.tick()
+        (started,) = house.plan()
+        house.end(started, outputs=outputs)
+    loop.tick()
+
+
+def test_a_pipeline_passes_its_gate_and_deploys(house) -> None:
+    pipeline = pipelines.start(house.ctx, SYSTEM, "build", make_graph(at_least=10))
+    loop = Pipelines(house.ctx)
+    drive(house, loop, 50.0)
+    loop.tick()
+    endpoint = endpoints.get(house.ctx, SYSTEM, "live")
+    assert (endpoint.revision, models.resolve(house.ctx, SYSTEM, "live").number) == (1, 1)
+    Endpoints(house.ctx).tick()
+    (serving,) = house.plan()
+    house.begin(house.attempt_of(serving), address="127.0.0.1:9")
+    Endpoints(house.ctx).tick()
+    loop.tick()
+    done = pipelines.get(house.ctx, SYSTEM, pipeline.id)
+    assert done.state is PipelineState.SUCCEEDED
+    assert "passed" in {step.key: step for step in done.steps}["gate"].message
+
+
+def test_a_refused_gate_ends_the_pipeline_with_its_sentence(house) -> None:
+    pipeline = pipelines.start(house.ctx, SYSTEM, "build", make_graph(at_least=100))
+    drive(house, Pipelines(house.ctx), 50.0)
+    done = pipelines.get(house.ctx, SYSTEM, pipeline.id)
+    steps = {step.key: step for step in done.steps}
+    assert done.state is PipelineState.FAILED
+    assert "must be at least 100" in steps["gate"].message
+    assert steps["deploy"].state is StepState.SKIPPED
+    assert house.ctx.store.endpoints.all("default") == []
+
+
+def test_an_endpoint_replaces_a_dead_replica_and_swaps_revisions(house) -> None:
+    models.add_version(house.ctx, SYSTEM, "m", house.folder(m="1"))
+    endpoints.deploy(house.ctx, SYSTEM, "live", "m@1")
+    loop = Endpoints(house.ctx)
+    loop.tick()
+    (first,) = house.plan()
+    house.begin(house.attempt_of(first), address="127.0.0.1:1001")
+    loop.tick()
+    assert endpoints.get(house.ctx, SYSTEM, "live").state is EndpointState.READY
+    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1001"]
+    house.end(first, Cause.USER_ERROR)
+    house.clock.pass_(5)
+    loop.tick()
+    (second,) = house.plan()
+    house.begin(house.attempt_of(second), address="127.0.0.1:1002")
+    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"]
+    models.add_version(house.ctx, SYSTEM, "m", house.folder(m="2"))
+    endpoints.deploy(house.ctx, SYSTEM, "live", "m@2")
+    house.clock.pass_(5)
+    loop.tick()
+    (third,) = house.plan()
+    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"], (
+        "the old one serves until the new one answers"
+    )
+    house.begin(house.attempt_of(third), address="127.0.0.1:1003")
+    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1003"]
+    loop.tick()
+    assert house.ctx.store.runs.get(second).desired == "cancelled"
+
+
+def test_an_endpoint_whose_replicas_die_says_so(house) -> None:
+    models.add_version(house.ctx, SYSTEM, "m", house.folder(m="1"))
+    endpoints.deploy(house.ctx, SYSTEM, "live", "m@1")
+    loop = Endpoints(house.ctx)
+    for _ in range(3):
+        house.clock.pass_(100)
+        loop.tick()
+        (replica,) = house.plan()
+        house.end(replica, Cause.USER_ERROR)
+    loop.tick()
+    assert endpoints.get(house.ctx, SYSTEM, "live").state is EndpointState.FAILING
+
+
+def test_one_planner_at_a_time(house) -> None:
+    runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    assert house.ctx.store.leases.take("planner", "another", 30.0) is not None
+    pause = Schedule(house.ctx, "me").tick()
+    assert pause is not None
+    assert house.ctx.store.runs.counts("default") == {"queued": 1}
+    house.clock.pass_(31)
+    Schedule(house.ctx, "me").tick()
+    assert house.ctx.store.runs.counts("default") == {"running": 1}
+
+
+def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
+    signals, seen = Signals(), []
+    woken = threading.Event()
+
+    def tick() -> None:
+        seen.append(1)
+        if len(seen) == 1:
+            raise RuntimeError("once")
+        woken.set()
+
+    loops = Loops(signals)
+    loops.start([Loop(name="t", topics=("runs",), tick=tick, idle_s=60)])
+    assert woken.wait(5), "it was not tried again after it raised"
+    woken.clear()
+    signals.hint("runs")
+    assert woken.wait(5), "its topic did not wake it"
+    loops.stop()
