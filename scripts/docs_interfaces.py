@@ -11,14 +11,15 @@ CLI_INTRODUCTION = """# Command line
 
 Every command has `--help` with examples, and `--json` for programs. `RUN` is an id, the beginning of one that only one run has,
 or the name given with `--name` (its newest run). What stands after `--` belongs to the script. [Exit codes](exit-codes.md) are
-documented, `MAINSPRING_HOME` chooses the home folder, and `MAINSPRING_DEBUG=1` shows tracebacks, which are otherwise never printed.
+documented; `MAINSPRING_HOME` chooses the home folder, and `MAINSPRING_DEBUG=1` shows tracebacks, which are never printed
+otherwise.
 
 """
 REST_INTRODUCTION = """# REST interface
 
 The prefix is `/api/v1`; every request needs `Authorization: Bearer TOKEN`. Errors are described on [their page](errors.md). The
-OpenAPI document is served at `/api/v1/openapi.json`. What the routes have in common (versions, pages, idempotency keys, streams) is
-in [REST, route by route](../internals/rest.md).
+OpenAPI document is served at `/api/v1/openapi.json`. What the routes have in common (versions, pages, idempotency keys, streams)
+is in [REST, route by route](../internals/rest.md).
 
 """
 METHODS = ("get", "post", "put", "patch", "delete")
