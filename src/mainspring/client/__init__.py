@@ -1,0 +1,1 @@
+"""The typed HTTP client: the only way into the server for SDK and CLI."""
