@@ -8,7 +8,7 @@ from nicegui import ui
 from mainspring.core.actors import Actor
 from mainspring.core.errors import AuthError
 from mainspring.services.context import Context
-from mainspring.ui import overview
+from mainspring.ui import overview, run, runs
 
 
 def attach_ui(api: FastAPI, ctx: Context) -> None:
@@ -17,6 +17,14 @@ def attach_ui(api: FastAPI, ctx: Context) -> None:
     @ui.page("/")
     async def _overview(request: Request) -> None:
         await overview.page(ctx, actor_of(request))
+
+    @ui.page("/runs")
+    async def _runs(request: Request) -> None:
+        await runs.page(ctx, actor_of(request), dict(request.query_params))
+
+    @ui.page("/runs/{ref}")
+    async def _run(request: Request, ref: str) -> None:
+        await run.page(ctx, actor_of(request), ref)
 
     ui.run_with(api, title="Mainspring", show_welcome_message=False, storage_secret=None)
 
