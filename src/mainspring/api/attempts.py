@@ -13,11 +13,14 @@ from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Runner
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
-from mainspring.core.beats import Beat, BeatAnswer, Work
+from mainspring.core.beats import LINE_STREAMS, Beat, BeatAnswer, Work
+from mainspring.core.errors import SpecError
 from mainspring.services import attempts
 
 router = APIRouter(prefix=PREFIX, tags=["runners"])
 MAX_HOLD_S = 60.0
+STATES = ("starting", "running", "stopping", "ended")
+STREAMS = frozenset({"log", *LINE_STREAMS})
 Replica = Annotated[int, Query(ge=0, le=4096)]
 
 
@@ -32,7 +35,7 @@ def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
 @shaped(takes=Beat, gives=BeatAnswer)
 def beat(ctx: Ctx, attempt: Runner, body: Annotated[Beat, Depends(body_of(Beat))]) -> Response:
     """Take what a runner says, and tell it what to do."""
-    return answer(attempts.beat(ctx, attempt, body))
+    return answer(attempts.beat(ctx, attempt, _checked(body)))
 
 
 @router.get("/attempts/{attempt_id}/commands")
@@ -56,3 +59,16 @@ async def commands(
         if found or is_followed != was_followed or left <= 0 or is_draining(request.app):
             return answer({"commands": found, "is_followed": is_followed})
         await ctx.signals.wait_async(topics, seen, left)
+
+
+def _checked(beat: Beat) -> Beat:
+    if beat.state not in STATES:
+        raise SpecError(f"{beat.state[:40]!r} is no state.", hint="One of " + ", ".join(STATES) + ".", details={"path": "state"})
+    for chunk in beat.chunks:
+        if chunk.stream not in STREAMS:
+            raise SpecError(
+                f"There is no stream {chunk.stream[:40]!r}.",
+                hint="One of " + ", ".join(sorted(STREAMS)) + ".",
+                details={"path": "chunks.stream"},
+            )
+    return beat

@@ -52,12 +52,12 @@ def _make(app: FastAPI) -> dict[str, Any]:
         summary="One fair queue over every machine a team owns.",
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    shapes = {route: shape_of(route.endpoint) for route in routes}
-    types = {one for shape in shapes.values() for one in (shape.takes, shape.gives) if one is not None}
+    shapes = [(route, shape_of(route.endpoint)) for route in routes if route.include_in_schema]
+    types = {one for _, shape in shapes for one in (shape.takes, shape.gives) if one is not None}
     ordered = sorted(types, key=str)
     refs, schemas = msgspec.json.schema_components(ordered, ref_template=_REF)
     by_type = dict(zip(ordered, refs, strict=True))
-    for route, shape in shapes.items():
+    for route, shape in shapes:
         for method in route.methods or ():
             _describe(document["paths"][route.path_format][method.lower()], shape, by_type)
     components = document.setdefault("components", {})

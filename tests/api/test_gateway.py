@@ -1,0 +1,192 @@
+"""The gateway over real sockets: by name to a replica that answers, in turn, past the dead, with rights and counts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from mainspring.core.actors import SYSTEM
+from mainspring.core.manifests import pack_manifest
+from mainspring.core.records import Role
+from mainspring.services import endpoints, models, runs
+from mainspring.services.context import Context
+
+
+class Replica:
+    """A replica that tells what it was asked; `is_torn` breaks the connection after reading a request."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes, dict[str, str]]] = []
+        self.status = 200
+        self.is_torn = False
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.asked.append((self.command, self.path, body, {k.lower(): v for k, v in self.headers.items()}))
+                if outer.is_torn:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                answer = json.dumps({"predictions": [1]}).encode() if self.path == "/predict" else b'{"name":"v2"}'
+                self.send_response(outer.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def replicas():
+    with contextlib.ExitStack() as stack:
+        made = []
+        for _ in range(2):
+            replica = Replica()
+            stack.callback(replica.stop)
+            made.append(replica)
+        yield made
+
+
+def deploy(ctx: Context, world, addresses: list[str]):
+    """Deploy a model and let one serving run with these addresses take its place, as the controller and runners would."""
+    data, digest = pack_manifest([])
+    ctx.blobs.put_bytes(data)
+    models.add_version(ctx, SYSTEM, "delays", digest)
+    endpoint = endpoints.deploy(ctx, SYSTEM, "delays", "delays@1", replicas=max(1, len(addresses)))
+    for address in addresses:
+        add_replica(ctx, world, endpoint, address)
+    return endpoint
+
+
+def add_replica(ctx, world, endpoint, address):
+    revision = ctx.store.endpoints.revisions(endpoint.id)[-1]
+    runs.submit(ctx, SYSTEM, endpoints.serving_spec(ctx, endpoint, revision))
+    attempt, token = world.launch()
+    answer = world.client(token).post(f"/attempts/{attempt.id}/beat", json={"state": "running", "address": address})
+    assert answer.status_code == 200
+
+
+def test_predictions_go_round_and_tell_their_revision(world, replicas):
+    endpoint = deploy(world.ctx, world, [one.address for one in replicas])
+    with world.client() as client:
+        for _ in range(6):
+            answer = client.post("/endpoints/delays/predict", json=[{"a": 1}])
+            assert answer.json() == {"predictions": [1], "revision": 1}
+            assert answer.headers["revision"] == "1"
+    assert [len(one.asked) for one in replicas] == [3, 3]
+    assert replicas[0].asked[0][:3] == ("POST", "/predict", b'[{"a":1}]')
+    assert "authorization" not in replicas[0].asked[0][3]
+    assert "cookie" not in replicas[0].asked[0][3]
+    assert world.ctx.store.endpoints.get("default", "delays").requests == 6
+    assert endpoint.requests == 0
+
+
+def test_the_inference_protocol_is_passed_as_it_is(world, replicas):
+    deploy(world.ctx, world, [replicas[0].address])
+    with world.client() as client:
+        assert client.get("/endpoints/delays/v2").json() == {"name": "v2"}
+        assert client.post("/endpoints/delays/v2/models/delays/infer", content=b"\x00raw").json() == {"name": "v2"}
+        assert client.get("/endpoints/delays/v2/health/ready").status_code == 200
+    assert [one[:3] for one in replicas[0].asked] == [
+        ("GET", "/v2", b""),
+        ("POST", "/v2/models/delays/infer", b"\x00raw"),
+        ("GET", "/v2/health/ready", b""),
+    ]
+
+
+def test_a_dead_replica_is_passed_over(world, replicas):
+    alive, dead = replicas
+    deploy(world.ctx, world, [dead.address, alive.address])
+    dead.stop()
+    with world.client() as client:
+        for _ in range(4):
+            assert client.post("/endpoints/delays/predict", json=[]).status_code == 200
+    assert len(alive.asked) == 4
+    assert world.ctx.store.endpoints.get("default", "delays").errors == 0
+
+
+def test_a_replica_that_hangs_up_is_passed_over(world, replicas):
+    good, torn = replicas
+    torn.is_torn = True
+    deploy(world.ctx, world, [torn.address, good.address])
+    with world.client() as client:
+        assert {client.post("/endpoints/delays/predict", json=[]).status_code for _ in range(4)} == {200}
+    assert len(good.asked) == 4
+
+
+def test_a_kept_connection_that_was_closed_is_dialled_again(world, replicas):
+    deploy(world.ctx, world, [replicas[0].address])
+    with world.client() as client:
+        assert client.post("/endpoints/delays/predict", json=[]).status_code == 200
+        replicas[0].is_torn = True
+        assert client.post("/endpoints/delays/predict", json=[]).status_code == 503
+        replicas[0].is_torn = False
+        assert client.post("/endpoints/delays/predict", json=[]).status_code == 200
+
+
+def test_without_a_replica_the_answer_says_so(world):
+    deploy(world.ctx, world, [])
+    with world.client() as client:
+        answer = client.post("/endpoints/delays/predict", json=[])
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"]["details"]["reason"] == "no_replica"
+        client.delete("/endpoints/delays")
+        assert client.post("/endpoints/delays/predict", json=[]).json()["error"]["code"] == "state"
+        assert client.post("/endpoints/nope/predict", json=[]).status_code == 404
+    assert world.ctx.store.endpoints.get("default", "delays").errors == 1
+
+
+def test_a_replica_that_comes_is_used_at_once(world, replicas):
+    endpoint = deploy(world.ctx, world, [])
+    with world.client() as client:
+        assert client.post("/endpoints/delays/predict", json=[]).status_code == 503
+        add_replica(world.ctx, world, endpoint, replicas[0].address)
+        assert client.post("/endpoints/delays/predict", json=[]).status_code == 200
+
+
+def test_errors_of_the_replica_are_passed_and_counted(world, replicas):
+    deploy(world.ctx, world, [replicas[0].address])
+    with world.client() as client:
+        for replicas[0].status in (400, 422, 500):
+            assert client.post("/endpoints/delays/predict", json=[]).status_code == replicas[0].status
+        figures = client.get("http://127.0.0.1:8765/metrics")
+    assert 'mainspring_endpoint_requests_answered_total{endpoint="delays",status="500"} 1.0' in figures.text
+    assert 'mainspring_runs{state="running"} 1.0' in figures.text
+    found = world.ctx.store.endpoints.get("default", "delays")
+    assert (found.requests, found.errors) == (3, 1)
+
+
+def test_who_may_ask(world, replicas):
+    deploy(world.ctx, world, [replicas[0].address])
+    assert world.client(world.token("vera", Role.VIEWER)).post("/endpoints/delays/predict", json=[]).status_code == 200
+    assert world.client(world.token("sid")).post("/endpoints/delays/predict", json=[]).status_code == 403
+    assert world.client("").post("/endpoints/delays/predict", json=[]).status_code == 401
+
+
+def test_too_much_at_once_is_refused(world, replicas):
+    deploy(world.ctx, world, [replicas[0].address])
+    answer = world.client().post("/endpoints/delays/predict", content=b" " * (17 << 20))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert replicas[0].asked == []
