@@ -53,7 +53,8 @@ def parse_dimension(text: str, name: str = "") -> Dimension:
     word, _, rest = text.partition(":")
     word = word.strip().lower()
     if word == "choice":
-        return named(name, choice([_scalar(part.strip()) for part in rest.split(",")] if rest.strip() else []))
+        listed = tuple(_scalar(part.strip()) for part in rest.split(",")) if rest.strip() else ()
+        return check_dimension(Dimension(name=name, kind="choice", choices=listed))
     ends = rest.split(":")
     if word not in _BY_WORD or len(ends) != 2:
         raise _wrong(name, f"{text!r} is not a search space.")

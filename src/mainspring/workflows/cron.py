@@ -9,15 +9,19 @@ from cronsim import CronSim, CronSimError
 
 from mainspring.core.errors import SpecError
 
+FIELDS = 5  # a sixth would be seconds, which people write by mistake
+
 
 def next_times(expression: str, after: datetime, count: int = 1) -> list[datetime]:
-    """Return the next `count` moments strictly after `after`, oldest first; fewer if there are no more in 50 years.
+    """Return the next `count` moments strictly after `after`, oldest first, in the zone of `after`.
 
-    Raises SpecError for an expression that is not cron's, or a moment without a zone.
+    Raises SpecError for an expression that is not cron's or names a day that never comes, or a moment without a zone.
     """
     if after.tzinfo is None:
         raise SpecError("The moment has no time zone.", hint="Use UTC.", details={"path": "after"})
     try:
+        if len(expression.split()) != FIELDS:
+            raise CronSimError(f"it has {len(expression.split())} fields")
         return list(islice(CronSim(expression, after), count))
     except CronSimError as wrong:
         raise SpecError(
