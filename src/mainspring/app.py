@@ -123,7 +123,11 @@ def prepare(ctx: Context) -> str:
         "gpu_memory_bytes": ctx.settings.gpu_memory_bytes,
         "cpus": ctx.settings.cpus,
     }
-    ctx.store.clusters.add(Cluster(id="local", name="local", backend="local", config=config, created_at=ctx.clock.now()))
+    known = ctx.store.clusters.get("local")
+    if known is None:
+        ctx.store.clusters.add(Cluster(id="local", name="local", backend="local", config=config, created_at=ctx.clock.now()))
+    elif dict(known.config) != config:
+        ctx.store.clusters.configure("local", config)
     return name
 
 
