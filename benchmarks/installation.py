@@ -1,0 +1,122 @@
+"""A real server for a measurement: a home of its own, started by the command, taken down and removed afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+PREFIX = "/api/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """A running server: where its home is, who it is, how to ask it. `ready_s` is what `mainspring up` took."""
+
+    home: Path
+    url: str
+    pid: int
+    ready_s: float
+    http: httpx2.Client
+
+    def get(self, path: str, **params: str | int) -> Any:
+        """Return the JSON answer of a route."""
+        answer = self.http.get(PREFIX + path, params=params)
+        answer.raise_for_status()
+        return answer.json()
+
+    def submit(self, *command: str, cpu_milli: int = 1000, gpu_milli: int = 0, name: str = "") -> str:
+        """Submit a command and return the run's id."""
+        spec = {
+            "kind": "command",
+            "command": command,
+            "name": name,
+            "resources": {"cpu_milli": cpu_milli, "gpu_milli": gpu_milli},
+        }
+        answer = self.http.post(f"{PREFIX}/runs", json=spec)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def wait(self, run: str, deadline_s: float = 60) -> Mapping[str, Any]:
+        """Wait until the run has ended; return it."""
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            found: Mapping[str, Any] = self.get(f"/runs/{run}/wait", timeout_s=10)
+            if found["state"] in ("succeeded", "failed", "cancelled"):
+                return found
+        raise TimeoutError(f"{run} did not end within {deadline_s} s")
+
+    def log(self, run: str) -> str:
+        """Return the log of a run."""
+        answer = self.http.get(f"{PREFIX}/runs/{run}/logs")
+        answer.raise_for_status()
+        return answer.text
+
+
+def command(home: Path, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a `mainspring` command with its own home."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "mainspring", *words],
+        env={**os.environ, "MAINSPRING_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
+
+
+@contextmanager
+def installation(*, gpus: int = 0) -> Iterator[Installation]:
+    """Start a server with `gpus` declared devices; take it down, and whatever it runs with it, at the end."""
+    home = Path(tempfile.mkdtemp(prefix="mainspring-bench-"))
+    began = time.perf_counter()
+    up = command(home, "up", *(["--gpus", str(gpus)] if gpus else []))
+    ready_s = time.perf_counter() - began
+    if up.returncode != 0:
+        raise RuntimeError(f"mainspring up: {up.stdout}{up.stderr}")
+    server = json.loads((home / "server.json").read_text(encoding="utf-8"))
+    token = (home / "token").read_text(encoding="utf-8").strip()
+    headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
+    try:
+        with httpx2.Client(base_url=server["url"], headers=headers, timeout=40) as http:
+            yield Installation(home=home, url=server["url"], pid=server["pid"], ready_s=ready_s, http=http)
+            for run in http.get(f"{PREFIX}/runs", params={"state": "running", "limit": 200}).json().get("items", []):
+                http.post(f"{PREFIX}/runs/{run['id']}/cancel", json={"grace_s": 0})
+            _settled(http)
+    finally:
+        command(home, "down")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _settled(http: httpx2.Client) -> None:
+    """Wait a little until nothing runs any more, so that nothing outlives the measurement."""
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        if not http.get(f"{PREFIX}/runs", params={"state": "running", "limit": 1}).json().get("items"):
+            return
+        time.sleep(0.1)
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process in megabytes (10^6 bytes)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"process {pid} has no memory")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

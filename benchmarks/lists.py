@@ -1,0 +1,58 @@
+"""How long the list of runs and its web page take when there are 10,000 runs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+from benchmarks.installation import PREFIX, installation
+from benchmarks.report import percentile, report
+
+ROUNDS = 40
+
+
+def main() -> None:
+    """Fill the queue behind a run that holds the one GPU, then read pages of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    given = parser.parse_args()
+    with installation(gpus=1) as server:
+        holder = server.submit("sleep", "3600", gpu_milli=1000)
+        began = time.perf_counter()
+        for number in range(given.runs):
+            server.submit("true", gpu_milli=1000, name=f"waiting-{number:05}")
+        submitted = given.runs / (time.perf_counter() - began)
+        conditions: dict[str, object] = {"runs": given.runs, "rounds": ROUNDS, "page": 50}
+        report("lists", "submitted", submitted, "1/s", conditions=conditions)
+        listed = server.get("/runs", limit=50)
+        lists: dict[str, Callable[[], object]] = {
+            "newest": lambda: server.get("/runs", limit=50),
+            "second page": lambda: server.get("/runs", limit=50, cursor=listed["cursor"]),
+            "by state": lambda: server.get("/runs", limit=50, state="running"),
+            "by text": lambda: server.get("/runs", limit=50, text="waiting-0777"),
+            "one run": lambda: server.get(f"/runs/{holder}"),
+        }
+        for name, read in lists.items():
+            times = timed(read)
+            report("lists", f"{name} p50", percentile(times, 0.5), "ms", conditions=conditions)
+            report("lists", f"{name} p99", percentile(times, 0.99), "ms", conditions=conditions)
+        link = server.http.post(f"{PREFIX}/login-link").json()["url"]
+        server.http.get(link, follow_redirects=True)
+        times = timed(lambda: server.http.get("/runs", follow_redirects=True).raise_for_status())
+        report("lists", "web page p50", percentile(times, 0.5), "ms", conditions=conditions)
+        server.http.post(f"{PREFIX}/runs/{holder}/cancel", json={"grace_s": 0})
+
+
+def timed(read: Callable[[], object]) -> list[float]:
+    """Return the milliseconds of each reading; the first one is left out."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        read()
+        times.append(1000 * (time.perf_counter() - began))
+    return times[1:]
+
+
+if __name__ == "__main__":
+    main()

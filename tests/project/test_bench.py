@@ -1,0 +1,43 @@
+"""The bench command: it lists, measures in processes of their own, and prints one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+SMALL = ("--", "--nodes", "20", "--runs", "40", "--distinct", "5")
+FIELDS = {"bench", "metric", "value", "unit"}
+
+
+def test_without_a_name_it_lists_every_bench(project_command: Callable[..., Any]) -> None:
+    listed = project_command("scripts/bench")
+    assert listed.returncode == 0
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert {"import", "server", "submit", "throughput", "tracking", "lists", "follow", "serving", "plan", "chaos"} <= set(names)
+
+
+def test_json_is_one_object_a_line(project_command: Callable[..., Any]) -> None:
+    told = project_command("scripts/bench", "plan", "--json", *SMALL)
+    assert told.returncode == 0, told.stderr
+    rows = [json.loads(line) for line in told.stdout.splitlines()]
+    assert rows
+    assert all(set(row) >= FIELDS and row["value"] > 0 for row in rows)
+
+
+def test_a_table_for_people_has_the_same_figures(project_command: Callable[..., Any]) -> None:
+    told = project_command("scripts/bench", "plan", *SMALL, env={"COLUMNS": "160"})
+    assert told.returncode == 0, told.stderr
+    assert "decisions_per_second" in told.stdout
+
+
+def test_an_unknown_bench_is_refused_by_name(project_command: Callable[..., Any]) -> None:
+    refused = project_command("scripts/bench", "speed")
+    assert refused.returncode == 2
+    assert "'speed'" in refused.stderr
+
+
+def test_a_bench_that_fails_says_so(project_command: Callable[..., Any]) -> None:
+    failed = project_command("scripts/bench", "plan", "--json", "--", "--nodes", "many")
+    assert failed.returncode == 1
+    assert "plan ended with" in failed.stderr
