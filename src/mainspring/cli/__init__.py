@@ -1,0 +1,1 @@
+"""One command, `mainspring`: tables for people, `--json` for programs."""

@@ -1,0 +1,140 @@
+"""The table of commands. Each is loaded when it is called; `--help` loads them all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+import mainspring
+from mainspring.cli.output import note
+from mainspring.core.errors import MainspringError, UsageError
+
+RUNS, DATA, FLEET, PEOPLE = Group("Runs"), Group("Data and models"), Group("Server and fleet"), Group("People")
+
+COMMANDS: tuple[tuple[str, str, Group], ...] = (
+    ("run", "submit:run", RUNS),
+    ("ps", "runs:ps", RUNS),
+    ("logs", "runs:logs", RUNS),
+    ("why", "runs:why", RUNS),
+    ("show", "runs:show", RUNS),
+    ("cancel", "runs:cancel", RUNS),
+    ("rerun", "runs:rerun", RUNS),
+    ("pull", "runs:pull", RUNS),
+    ("pause", "runs:pause", RUNS),
+    ("resume", "runs:resume", RUNS),
+    ("tag", "runs:tag", RUNS),
+    ("archive", "runs:archive", RUNS),
+    ("rm", "runs:rm", RUNS),
+    ("sweep", "sweeps:sweep", RUNS),
+    ("deploy", "endpoints:deploy", DATA),
+    ("up", "server:up", FLEET),
+    ("down", "server:down", FLEET),
+    ("status", "server:status", FLEET),
+    ("doctor", "doctor:doctor", FLEET),
+    ("ui", "server:ui", FLEET),
+    ("backup", "server:backup", FLEET),
+    ("restore", "server:restore", FLEET),
+    ("login", "people:login", PEOPLE),
+)
+GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
+    ("data", "Data sets: add, list, show, pull.", DATA, (
+        ("add", "datasets:add"), ("ls", "datasets:ls"), ("show", "datasets:show"), ("pull", "datasets:pull"),
+    )),
+    ("model", "Models: list, show, alias.", DATA, (("ls", "models:ls"), ("show", "models:show"), ("alias", "models:alias"))),
+    ("endpoint", "Endpoints: list, show, predict, roll back, remove.", DATA, (
+        ("ls", "endpoints:ls"), ("show", "endpoints:show"), ("predict", "endpoints:predict"),
+        ("rollback", "endpoints:rollback"), ("rm", "endpoints:rm"),
+    )),
+    ("cluster", "Clusters and their nodes.", FLEET, (("ls", "clusters:ls"),)),
+    ("node", "What an operator declares about a node.", FLEET, (
+        ("drain", "clusters:drain"), ("resume", "clusters:resume"), ("dead", "clusters:dead"),
+    )),
+    ("user", "Users.", PEOPLE, (("ls", "people:user_ls"), ("add", "people:user_add"), ("edit", "people:user_edit"))),
+    ("project", "Projects and their members.", PEOPLE, (
+        ("ls", "people:project_ls"), ("add", "people:project_add"), ("show", "people:project_show"),
+        ("grant", "people:project_grant"), ("revoke", "people:project_revoke"),
+    )),
+    ("token", "API tokens.", PEOPLE, (("ls", "people:token_ls"), ("add", "people:token_add"), ("rm", "people:token_rm"))),
+    ("secret", "Secrets: a value goes in and never comes out.", PEOPLE, (
+        ("ls", "people:secret_ls"), ("set", "people:secret_set"), ("rm", "people:secret_rm"),
+    )),
+)  # fmt: skip
+_EPILOGUE = """**Examples**
+
+`mainspring run train.py --gpus 1 -- --lr 3e-4` runs any script on the fleet, as its files are now.
+
+`mainspring ps`, `mainspring why RUN`, `mainspring logs -f RUN` tell what happens; RUN is a name or the end of an id.
+
+`mainspring up` starts a server with its web page on this machine, `mainspring ui` opens it.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 rights, 4 not found, 5 conflict, 6 cannot be had, 7 no server, 130 interrupted."""
+
+
+def build_app() -> App:
+    """Return the command line; commands are strings until they are called."""
+    app = App(
+        name="mainspring",
+        help="One fair queue over every machine, from the first script to the monitored endpoint.",
+        help_epilogue=_EPILOGUE,
+        help_format="markdown",
+        version=mainspring.__version__,
+        version_flags=["--version", "-V"],
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
+    )
+    for name, target, group in COMMANDS:
+        app.command(f"mainspring.cli.{target}", name=name, group=group, help_epilogue="")
+    for name, text, group, members in GROUPS:
+        inner = App(name=name, help=text, group=group, help_epilogue="")
+        for word, target in members:
+            inner.command(f"mainspring.cli.{target}", name=word)
+        app.command(inner)
+    app.command("mainspring.cli.server:serve", name="server", show=False)
+    return app
+
+
+def _shown_default(value: object) -> str:
+    return "" if value in ("", (), False, None) else str(value)
+
+
+def dispatch(words: list[str]) -> int:
+    """Run one command; return its exit code."""
+    app = build_app()
+    try:
+        code = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as wrong:
+        wrong_usage(str(wrong), words)
+        return UsageError.exit_code
+    except MainspringError as wrong:
+        return report(wrong)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as wrong:  # the top of the program: whatever went wrong, a person reads a sentence
+        if os.environ.get("MAINSPRING_DEBUG"):
+            traceback.print_exc()
+        note(f"error: this should not have happened: {type(wrong).__name__}: {wrong}")
+        note("hint: set MAINSPRING_DEBUG=1 to see where, and report it")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def report(wrong: MainspringError) -> int:
+    """Tell an error on stderr; return its exit code."""
+    if os.environ.get("MAINSPRING_DEBUG"):
+        traceback.print_exception(wrong)
+    note(f"error: {wrong.message}")
+    if wrong.hint:
+        note(f"hint: {wrong.hint}")
+    return wrong.exit_code
+
+
+def wrong_usage(text: str, words: list[str]) -> None:
+    """Tell what the command line got wrong."""
+    note(f"error: {' '.join(text.split())}")
+    command = next((word for word in words if not word.startswith("-")), "")
+    note(f"hint: mainspring {command} --help".replace("  ", " "))
+    if command == "run" and "nknown option" in text:
+        note("hint: arguments of the script itself go behind --, as in: mainspring run train.py -- --lr 3e-4")
+    sys.stderr.flush()

@@ -1,0 +1,323 @@
+"""Commands about runs. RUN is an id, the beginning or end of one, or a name (the newest run of that name)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from mainspring.cli import output
+from mainspring.cli.options import Flag, Json, Project, Yes, values
+from mainspring.cli.output import age, emit_json, facts, note, run_state, say, short, table, took
+from mainspring.cli.questions import confirm
+from mainspring.cli.submit import INTERRUPTED, busy, conclude
+from mainspring.cli.submit import follow as follow_run
+from mainspring.client.client import Client
+from mainspring.client.connection import connect
+from mainspring.core.errors import UsageError
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.records import Attempt, Run
+from mainspring.core.specs import Value, ValueKind
+from mainspring.core.units import show_bytes, show_seconds
+from mainspring.sdk.resources import to_seconds
+from mainspring.sdk.results import pull_outputs
+
+TAIL_BYTES = 64 << 10
+
+
+def ps(
+    *,
+    project: Project = "default",
+    all: Annotated[bool, Parameter(name=["--all", "-a"], negative=())] = False,
+    state: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    owner: str = "",
+    tag: str = "",
+    text: str = "",
+    order: str = "newest",
+    archived: Annotated[bool, Flag] = False,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 30,
+    as_json: Json = False,
+) -> None:
+    """List runs: state, name, id, owner, age, duration, and why a run waits.
+
+    Examples: `mainspring ps`, `mainspring ps --state queued --owner alice`, `mainspring ps --order metric:roc_auc`.
+
+    Parameters
+    ----------
+    all
+        Every run, not only the newest.
+    state
+        Only queued, running, succeeded, failed or cancelled ones (may be repeated).
+    text
+        Only runs whose name, id, owner, command or tags hold this.
+    order
+        newest, oldest, name, state, duration or metric:NAME.
+    archived
+        Archived runs instead.
+    limit
+        At most so many.
+    """
+    client = connect()
+    found: list[Run] = []
+    cursor = ""
+    while True:
+        page = client.runs.page(
+            project=project, states=state, owner=owner, tag=tag, text=text, order=order, is_archived=archived, cursor=cursor,
+            limit=1000 if all else max(1, min(limit, 1000)),
+        )  # fmt: skip
+        found += page.items
+        cursor = page.cursor
+        if not cursor or not (all or len(found) < limit):
+            break
+    if as_json:
+        emit_json(found)
+        return
+    rows = [(run_state(run), run.name, short(run.id), run.owner, age(run.created_at), took(run), _reason(run)) for run in found]
+    table(("state", "name", "id", "owner", "age", "took", "reason"), rows, empty="No runs yet: mainspring run SCRIPT")
+    if page.total > len(found):
+        note(f"{page.total - len(found)} more: mainspring ps --all")
+
+
+def logs(
+    run: str,
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    attempt: int | None = None,
+    replica: int = 0,
+    tail: Annotated[int | None, Parameter(name=["--tail", "-n"])] = None,
+) -> int:
+    """Print a run's log; with `-f` go on as it is written, and end with the run's exit code.
+
+    Parameters
+    ----------
+    follow
+        Go on until the run ends; Ctrl-C stops looking, not the run.
+    attempt
+        The log of that try; default the newest.
+    replica
+        The member of a run with several.
+    tail
+        Only the last lines.
+    """
+    client = connect()
+    found = client.runs.get(run)
+    if follow and replica == 0:
+        return _follow(client, found, attempt, tail)
+    offset = 0
+    if tail is not None:
+        part = client.runs.log(found.id, attempt=attempt, replica=replica, offset=-TAIL_BYTES, limit=TAIL_BYTES)
+        lines = part.data.splitlines(keepends=True)
+        sys.stdout.buffer.write(b"".join(lines[-tail:] if tail else []))
+        offset = part.next_offset
+    while True:
+        part = client.runs.log(found.id, attempt=attempt, replica=replica, offset=offset)
+        if not part.data:
+            break
+        sys.stdout.buffer.write(part.data)
+        offset = part.next_offset
+    sys.stdout.flush()
+    return 0
+
+
+def why(run: str, *, as_json: Json = False) -> None:
+    """Tell in one sentence why a run is where it is, and who is ahead of it."""
+    told = connect().runs.why(run)
+    if as_json:
+        emit_json(told)
+        return
+    say(f"{told.get('name', run)} is {told['state']}: {told['sentence']}")
+    ahead = told.get("ahead") or []
+    if ahead:
+        rows = [(str(one.get("name", "")), short(str(one["run"])), str(one.get("owner", ""))) for one in ahead]
+        say(f"Ahead of it ({told.get('ahead_count', len(rows))}):")
+        table(("name", "id", "owner"), rows)
+
+
+def show(run: str, *, as_json: Json = False) -> None:
+    """Show everything about a run: command, resources, parameters, metrics, tries, results, code."""
+    client = connect()
+    found = client.runs.get(run)
+    attempts = client.runs.attempts(found.id)
+    metrics, params = client.runs.metrics(found.id), client.runs.params(found.id)
+    if as_json:
+        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params})
+        return
+    spec = found.spec
+    called = f"{spec.entry.module}:{spec.entry.function}" if spec.entry is not None else " ".join(spec.command)
+    commit = spec.code.git_commit[:12] + (" with changes" if spec.code.is_dirty else "") if spec.code.git_commit else ""
+    facts(
+        (
+            ("State", run_state(found)),
+            ("Why", _sentence(found)),
+            ("Name", found.name),
+            ("Id", found.id),
+            ("Owner", f"{found.owner}, project {found.project}"),
+            ("Runs", called),
+            ("Asks for", spec.resources.show() + (f", {spec.replicas} replicas" if spec.replicas > 1 else "")),
+            ("Submitted", f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(found.created_at)} ago)"),
+            ("Took", took(found)),
+            ("Priority", str(found.priority) if found.priority else ""),
+            ("Tags", ", ".join(found.tags)),
+            ("Code", " ".join(word for word in (spec.code.git_remote, spec.code.git_branch, commit) if word)),
+            ("Parameters", ", ".join(f"{name}={value}" for name, value in params.items())),
+            ("Metrics", ", ".join(f"{name}={_last(one)}" for name, one in metrics.items())),
+            ("Results", ", ".join(_value(name, value) for name, value in found.outputs.items())),
+        )
+    )
+    if attempts:
+        say("")
+        table(("try", "state", "nodes", "took", "end"), [_attempt_row(one) for one in attempts])
+
+
+def cancel(run: str, /, *more: str, grace: str = "", as_json: Json = False) -> None:
+    """Cancel runs: at once when they wait, after SIGTERM and a grace when they run.
+
+    Parameters
+    ----------
+    grace
+        How long they may take to end by themselves, such as 30s.
+    """
+    client = connect()
+    done = [client.runs.cancel(ref, grace_s=to_seconds(grace, "grace") if grace else None) for ref in (run, *more)]
+    _tell(done, as_json, "is being cancelled", "was already over")
+
+
+def pause(run: str, /, *more: str, as_json: Json = False) -> None:
+    """Hold runs: waiting ones are passed over, running ones are stopped and wait."""
+    client = connect()
+    _tell([client.runs.pause(ref) for ref in (run, *more)], as_json, "is paused", "was already over")
+
+
+def resume(run: str, /, *more: str, as_json: Json = False) -> None:
+    """Let paused runs be planned again."""
+    client = connect()
+    _tell([client.runs.resume(ref) for ref in (run, *more)], as_json, "goes on", "was already over")
+
+
+def archive(run: str, /, *more: str, undo: Annotated[bool, Flag] = False, as_json: Json = False) -> None:
+    """Put ended runs out of sight, or bring them back with `--undo`."""
+    client = connect()
+    done = [client.runs.unarchive(ref) if undo else client.runs.archive(ref) for ref in (run, *more)]
+    text = "is back" if undo else "is archived"
+    _tell(done, as_json, text, text)
+
+
+def tag(run: str, /, *tags: str, remove: Annotated[tuple[str, ...], Parameter(negative=())] = (), as_json: Json = False) -> None:
+    """Tag a run: `mainspring tag RUN good baseline --remove draft`."""
+    if not tags and not remove:
+        raise UsageError("No tag is named.", hint="mainspring tag RUN TAG")
+    changed = connect().runs.edit(run, add_tags=tags, remove_tags=remove)
+    if as_json:
+        emit_json(changed)
+    else:
+        say(f"{changed.name}: {', '.join(changed.tags) or 'no tags'}")
+
+
+def rm(run: str, /, *more: str, yes: Yes = False) -> None:
+    """Delete ended runs with their logs and metrics; data sets and models that they made stay."""
+    client = connect()
+    found = [client.runs.get(ref) for ref in (run, *more)]
+    confirm(f"Delete {', '.join(one.name for one in found)} with logs and metrics?", is_yes=yes)
+    for one in found:
+        client.runs.remove(one.id)
+        say(f"{one.name} ({short(one.id)}) is deleted.")
+
+
+def rerun(
+    run: str,
+    /,
+    *args: Annotated[str, Parameter(allow_leading_hyphen=False)],
+    set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    as_json: Json = False,
+) -> int:
+    """Run it again, with declared parameters changed or a script's arguments replaced.
+
+    Examples: `mainspring rerun RUN --set lr=1e-4`, `mainspring rerun RUN -- --lr 1e-4 --epochs 3`.
+
+    Parameters
+    ----------
+    set
+        NAME=VALUE (may be repeated).
+    follow
+        Follow the new run's log.
+    """
+    client = connect()
+    again = client.runs.rerun(run, set_params=values(set, "--set"), args=args or None)
+    if follow:
+        note(f"Submitted {again.name} ({short(again.id)}).")
+        return _follow(client, again, None, None)
+    if as_json:
+        emit_json(again)
+    else:
+        say(again.id)
+    return 0
+
+
+def pull(run: str, target: Path = Path("."), /, *, as_json: Json = False) -> None:
+    """Fetch what a run returned and wrote into a folder: `mainspring pull RUN results/`."""
+    client = connect()
+    found = client.runs.get(run)
+    with busy("Fetching"):
+        written = pull_outputs(client, found, target)
+    if as_json:
+        emit_json([str(path) for path in written])
+    elif not written:
+        note(f"{found.name} has no results{'' if found.state in TERMINAL_RUN else ' yet'}.")
+    for path in written if not as_json else ():
+        say(str(path))
+
+
+def _follow(client: Client, run: Run, attempt: int | None, tail: int | None) -> int:
+    offset = 0
+    if tail is not None and run.attempt:
+        part = client.runs.log(run.id, attempt=attempt, offset=-TAIL_BYTES, limit=TAIL_BYTES)
+        lines = part.data.splitlines(keepends=True)
+        offset = part.next_offset - len(b"".join(lines[-tail:] if tail else []))
+        attempt = attempt or part.attempt or None
+    ended = follow_run(client, run, attempt=attempt or (1 if run.attempt == 1 else None), offset=offset)
+    return INTERRUPTED if ended is None else conclude(ended)
+
+
+def _tell(done: list[Run], as_json: bool, text: str, otherwise: str) -> None:
+    if as_json:
+        emit_json(done)
+        return
+    for run in done:
+        say(f"{run.name} ({short(run.id)}) {otherwise if run.state in TERMINAL_RUN and run.desired == 'run' else text}.")
+
+
+def _reason(run: Run) -> str:
+    if run.state == "queued":
+        return run.reason.sentence if run.reason is not None else ""
+    return _sentence(run) if run.state == "failed" else ""
+
+
+def _sentence(run: Run) -> str:
+    if run.state == "queued" and run.reason is not None:
+        return run.reason.sentence
+    return run.outcome.message if run.outcome is not None else ""
+
+
+def _last(summary: object) -> str:
+    value = summary.get("last") if isinstance(summary, dict) else summary
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
+
+
+def _value(name: str, value: Value) -> str:
+    if value.kind is ValueKind.JSON:
+        text = str(value.json)
+        return f"{name}={text if len(text) <= 60 else text[:57] + '...'}"
+    return f"{name} ({value.kind}{', ' + show_bytes(value.size_bytes) if value.size_bytes else ''})"
+
+
+def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str]:
+    seconds = ""
+    if one.started_at is not None and one.ended_at is not None:
+        seconds = show_seconds(max(0.0, (one.ended_at - one.started_at).total_seconds()))
+    nodes = ", ".join(sorted({replica.node for replica in one.replicas}))
+    end = f"{one.outcome.cause}: {one.outcome.message}" if one.outcome is not None else ""
+    return str(one.number), output.state(one.state), nodes, seconds, end

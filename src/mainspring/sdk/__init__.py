@@ -1,0 +1,1 @@
+"""What users import; `mainspring/__init__.py` hands it out lazily."""
