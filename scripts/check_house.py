@@ -24,6 +24,8 @@ TEXTS = frozenset({".py", ".md", ".toml", ".yml", ".yaml", ".sh", ".css", ".js",
 # Where a project import may stand inside a function: (file, imported module). Everything else is at the top of its file.
 LAZY: tuple[tuple[str, str], ...] = (
     ("src/mainspring/__init__.py", "mainspring.*"),  # the table of lazy names
+    ("src/mainspring/cli/main.py", "mainspring.cli"),  # --version answers before any command is loaded
+    ("src/mainspring/cli/main.py", "mainspring.cli.*"),
     ("src/mainspring/cli/*.py", "mainspring.app"),  # the server is loaded by the commands that are the server
     ("src/mainspring/cli/*.py", "mainspring.settings"),  # pydantic: only where the server is
 )

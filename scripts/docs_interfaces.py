@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
+
+from mainspring.api.app import build_api
+from mainspring.cli.dispatch import build_app
+from mainspring.services.context import Context
 
 CLI_INTRODUCTION = """# Command line
 
@@ -27,29 +29,17 @@ METHODS = ("get", "post", "put", "patch", "delete")
 
 def command_line_page() -> str:
     """Return the page of commands, from the cyclopts application."""
-    if importlib.util.find_spec("mainspring.cli") is None or importlib.util.find_spec("mainspring.cli.main") is None:
-        return CLI_INTRODUCTION
-    text = _application().generate_docs(output_format="markdown", heading_level=1, max_heading_level=4, usage_name="mainspring")
-    return CLI_INTRODUCTION + _body(str(text))
-
-
-def _application() -> Any:
-    """Return the command-line application: `app` of the module that has it, or what its `build_app()` returns."""
-    for name in ("mainspring.cli.main", "mainspring.cli.app", "mainspring.cli.commands"):
-        if importlib.util.find_spec(name) is None:
-            continue
-        module = importlib.import_module(name)
-        for attribute in ("build_app", "make_app"):
-            if callable(make := getattr(module, attribute, None)):
-                return make()
-        if hasattr(found := getattr(module, "app", None), "generate_docs"):
-            return found
-    raise RuntimeError("The command-line application was not found in mainspring.cli.")
+    text = build_app().generate_docs(output_format="markdown", heading_level=1, max_heading_level=4, usage_name="mainspring")
+    return CLI_INTRODUCTION + _body(text)
 
 
 def _body(text: str) -> str:
-    """Return cyclopts' text without its own title (ours says more)."""
+    """Return cyclopts' text without its own title and table of contents: the page has both."""
     lines = text.splitlines()
+    if "## Table of Contents" in lines:
+        start = lines.index("## Table of Contents")
+        stop = next(number for number in range(start + 1, len(lines)) if lines[number] and not lines[number].startswith("- "))
+        del lines[start:stop]
     while lines and (not lines[0].strip() or lines[0].startswith("# ")):
         lines.pop(0)
     return "\n".join(lines) + "\n"
@@ -57,10 +47,8 @@ def _body(text: str) -> str:
 
 def rest_page() -> str:
     """Return the page of routes, from the OpenAPI document."""
-    if importlib.util.find_spec("mainspring.api.app") is None:
-        return REST_INTRODUCTION
-    build_api: Any = importlib.import_module("mainspring.api.app").build_api
-    document: Mapping[str, Any] = build_api(None).openapi()
+    nothing = cast("Context", None)  # the document is about routes: nothing is asked, so nothing has to be there
+    document: Mapping[str, Any] = build_api(nothing).openapi()
     groups: dict[str, list[str]] = {}
     for path, operations in sorted(document["paths"].items()):
         noun = path.removeprefix("/api/v1/").split("/")[0] or "/"
