@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from mainspring.core.ids import make_id
 from mainspring.core.lifecycle import TERMINAL_RUN
@@ -22,7 +24,7 @@ from mainspring.core.records import Attempt, Cause, Cluster, Node, Outcome, Run
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan
 from mainspring.core.specs import RunSpec
-from mainspring.store import Store
+from mainspring.store import Store, tables
 
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
@@ -187,14 +189,44 @@ def sqlite_home(tmp_path: Path) -> Iterator[Home]:
     home.close_all()
 
 
+@pytest.fixture(scope="session")
+def worker_database(postgres: Any) -> Iterator[str]:
+    """One migrated database for all tests of this worker: making one takes longer than most tests."""
+    name = postgres.new_database()
+    Home(postgres.url(name)).open().close()
+    yield name
+    postgres.drop_database(name)
+
+
 @pytest.fixture
-def postgres_home(postgres: Any) -> Iterator[Home]:
+def postgres_home(postgres: Any, worker_database: str) -> Iterator[Home]:
+    """A PostgreSQL database as an installation finds it on its first day."""
+    with psycopg.connect(postgres.url(worker_database).replace("+psycopg", "")) as connection:
+        connection.execute("SET session_replication_role = replica")  # in any order, whatever refers to it
+        connection.execute("UPDATE counters SET value = 0")
+        for table in tables.metadata.sorted_tables:
+            if table.name != "counters":
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
+    home = Home(postgres.url(worker_database))
+    yield home
+    home.close_all()
+
+
+@pytest.fixture
+def empty_postgres_home(postgres: Any) -> Iterator[Home]:
     """An empty PostgreSQL database."""
     name = postgres.new_database()
     home = Home(postgres.url(name))
     yield home
     home.close_all()
     postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.engine)])
+def empty_home(request: pytest.FixtureRequest) -> Home:
+    """An empty database without any schema, once of each kind."""
+    made: Home = request.getfixturevalue({"sqlite": "sqlite_home", "postgres": "empty_postgres_home"}[request.param])
+    return made
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.engine)])

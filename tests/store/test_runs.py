@@ -140,10 +140,10 @@ def test_pages_stay_true_while_runs_are_added(world):
     assert len({r.id for r in (*first.items, *second.items)}) == 6
 
 
-@pytest.mark.parametrize("cursor", ["?", "x", "bm90anNvbg", "WzFd", "WyJuZXdlc3QiLCAiYSIsIDFd", "é"])
-def test_a_bad_cursor_is_a_usage_error(world, cursor):
-    with pytest.raises(UsageError):
-        world.store.runs.page(RunFilter(), cursor=cursor)
+def test_a_bad_cursor_is_a_usage_error(world):
+    for cursor in ("?", "x", "bm90anNvbg", "WzFd", "WyJuZXdlc3QiLCAiYSIsIDFd", "é"):
+        with pytest.raises(UsageError):
+            world.store.runs.page(RunFilter(), cursor=cursor)
 
 
 def test_a_cursor_of_another_order_is_refused(world):
