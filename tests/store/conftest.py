@@ -21,7 +21,7 @@ from psycopg import sql
 from mainspring.core.ids import make_id
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Cause, Cluster, Node, Outcome, Run
-from mainspring.core.resources import Device, DeviceShare, Granted, Resources
+from mainspring.core.resources import Device, DeviceShare, Granted
 from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan
 from mainspring.core.specs import RunSpec
 from mainspring.store import Store, tables
@@ -249,15 +249,17 @@ def world(store: Store, home: Home) -> World:
 
 
 @pytest.fixture
-def clock(home: Home) -> FakeClock:
-    """The clock of `store`."""
-    return home.clock
+def world_of() -> Callable[[Store], World]:
+    """Short words for a store that the test opened itself."""
+    return lambda store: World(store, store._db.clock, store._db.ids)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def asked() -> Resources:
-    """A small request."""
-    return Resources(cpu_milli=1000)
+def sqlite_source(tmp_path: Path) -> Iterator[Home]:
+    """A second SQLite file, to copy from."""
+    home = Home(str(tmp_path / "source.db"))
+    yield home
+    home.close_all()
 
 
 @pytest.fixture

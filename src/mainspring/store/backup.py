@@ -46,6 +46,8 @@ def restore(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> Non
     if not source.is_file():
         raise NotFoundError(f"There is no backup {source}.")
     check_healthy(source, is_whole=True)
+    if not _is_ours(source):
+        raise StoreError(f"{source} is no backup of Mainspring.", hint="Name a file that mainspring backup wrote.")
     goal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     held = own(goal)
     try:
@@ -76,6 +78,15 @@ def check_healthy(path: Path, *, is_whole: bool) -> None:
         raise _damaged(path, str(wrong)) from wrong
     if found != "ok":
         raise _damaged(path, str(found).splitlines()[0])
+
+
+def _is_ours(path: Path) -> bool:
+    connection = sqlite3.connect(path, timeout=10)
+    try:
+        asked = "SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'alembic_version', 'runs')"
+        return bool(connection.execute(asked).fetchone()[0] == 3)
+    finally:
+        connection.close()
 
 
 def _damaged(path: Path, said: str) -> StoreError:

@@ -94,16 +94,18 @@ def refuse_network_folder(folder: Path) -> None:
         )
 
 
-def network_kind(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+def network_kind(folder: Path) -> str:
     """Return the kind of network file system that `folder` lies on, or an empty string. Only Linux can tell."""
     if not sys.platform.startswith("linux"):
         return ""
-    magic = _statfs_type(folder)
-    if magic in _NETWORK_MAGIC:
-        return _NETWORK_MAGIC[magic]
+    return kind_of(_statfs_type(folder), folder.resolve(), Path("/proc/self/mounts").read_text())
+
+
+def kind_of(magic: int, folder: Path, mounts: str) -> str:
+    """Return the network kind of a file system with this `f_type`; FUSE ones are told apart by the table of mounts."""
     if magic != _FUSE_MAGIC:
-        return ""
-    kind = _mount_kind(folder.resolve(), mounts)
+        return _NETWORK_MAGIC.get(magic, "")
+    kind = _mount_kind(folder, mounts)
     return kind if kind.startswith(_NETWORK_FUSE) else ""
 
 
@@ -114,9 +116,9 @@ def _statfs_type(folder: Path) -> int:
     return int(buffer[0]) & 0xFFFFFFFF
 
 
-def _mount_kind(folder: Path, mounts: Path) -> str:
+def _mount_kind(folder: Path, mounts: str) -> str:
     best, kind = "", ""
-    for line in mounts.read_text().splitlines():
+    for line in mounts.splitlines():
         parts = line.split(" ")
         point = parts[1].replace("\\040", " ")
         if folder.is_relative_to(point) and len(point) >= len(best):

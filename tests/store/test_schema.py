@@ -1,0 +1,253 @@
+"""Migrations with data in place, backups while writing, and what is forgotten when."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import MetaData, create_engine, insert, select
+
+from mainspring.core.errors import ConflictError, NotFoundError, StoreError, UnsupportedError
+from mainspring.core.records import Sweep, SweepSpec, Token, User
+from mainspring.core.resources import DeviceShare
+from mainspring.core.snapshot import Plan
+from mainspring.core.specs import RunSpec, Value, ValueKind
+from mainspring.store import NewEvent, tables
+from mainspring.store.backup import restore
+from mainspring.store.installation import parse_url
+from mainspring.store.retention import Rules
+from mainspring.store.schema import migrate, version_of, versions
+
+
+def fill(world):
+    """Write some of everything."""
+    store, now = world.store, world.clock.now()
+    store.users.add(User(name="ada", created_at=now, is_admin=True))
+    store.tokens.add(Token(id="tok-1", user="ada", name="n", hash="h", created_at=now))
+    node = world.node(gpus=1)
+    run = world.run(tags=("a",), args={"x": Value(kind=ValueKind.NPY, digest="a" * 64)})
+    decision = world.decision(run, (node, 100, (DeviceShare(index=0, milli=500),)))
+    store.apply(Plan(fingerprint="f", decisions=(decision,)), now=now)
+    attempt = store.attempts.of_run(run.id)[0]
+    world.launch(attempt)
+    store.attempts.append(attempt.id, 0, [("log", 0, b"hello" * 200), ("metrics", 0, b'["loss",1,0,1]\n')], now=now)
+    queued = world.run("waits")
+    store.events.append(NewEvent("ada", "k", queued.id, "default", {"deep": [1]}))
+    store.datasets.add_version("p", "d", "b" * 64, size_bytes=1, files=1, created_by="ada")
+    store.models.add_version("p", "m", "c" * 64, format="onnx", created_by="ada")
+    store.models.set_alias("p", "m", "champion", 1)
+    store.endpoints.deploy("p", "e", "m", 1, created_by="ada")
+    spec = SweepSpec(template=RunSpec(command=("a",)), space=(), metric="m")
+    store.sweeps.add(Sweep(id="sweep-1", project="p", name="s", owner="ada", spec=spec, created_at=now))
+    store.key("secrets")
+    return attempt, queued
+
+
+def facts(store, attempt, queued):
+    """Return what a user would look at."""
+    return (
+        store.installation,
+        store.key("secrets"),
+        store.users.all(),
+        store.tokens.all(),
+        [replace(node, seen_at=None) for node in store.nodes.all()],
+        store.nodes.open_allocations(),
+        store.runs.get(queued.id),
+        store.runs.get(attempt.run),
+        store.attempts.get(attempt.id),
+        store.logs.read(attempt.id, 0, "log"),
+        store.metrics.summary(attempt.run),
+        store.events.since(0),
+        store.datasets.all("p"),
+        store.models.versions("p", "m"),
+        store.endpoints.all("p"),
+        store.sweeps.all("p"),
+    )
+
+
+@pytest.mark.parametrize("version", versions()[:-1])
+def test_every_version_is_migrated_up_with_its_data(empty_home, sqlite_source, world_of, version):
+    source = world_of(sqlite_source.open())
+    attempt, queued = fill(source)
+    before = facts(source.store, attempt, queued)
+    engine = create_engine(parse_url(empty_home.url))
+    migrate(engine, to=version)
+    copy_rows(sqlite_source.path, engine)
+    engine.dispose()
+    empty_home.ids = sqlite_source.ids  # fresh ones from here on
+    store = empty_home.open()
+    assert facts(store, attempt, queued) == before
+    again = world_of(store)  # and it goes on from there
+    assert again.run().seq == 3
+    again.end(attempt)
+    assert store.nodes.open_allocations() == []
+
+
+def copy_rows(path: Path, engine) -> None:
+    """Copy the rows of a database of today into one of an older version, as far as that knows their columns."""
+    old = MetaData()
+    old.reflect(engine)
+    today = create_engine(f"sqlite:///{path}")
+    now = MetaData()
+    now.reflect(today)
+    with today.connect() as reading, engine.begin() as writing:
+        writing.execute(old.tables["counters"].delete())
+        for table in old.sorted_tables:
+            if table.name == "alembic_version":
+                continue
+            rows = reading.execute(select(*(now.tables[table.name].c[column.name] for column in table.c))).mappings().all()
+            for row in rows:
+                values = {name: bool(v) if str(table.c[name].type) == "BOOLEAN" else v for name, v in row.items()}
+                writing.execute(insert(table).values(values))
+    today.dispose()
+
+
+def test_a_value_that_was_not_finite_keeps_its_meaning(empty_home):
+    engine = create_engine(parse_url(empty_home.url))
+    migrate(engine, to="0001")
+    old = MetaData()
+    old.reflect(engine)
+    run = {"id": "run-1", "seq": 1, "project": "p", "name": "n", "owner": "o", "state": "queued", "desired": "run"}
+    run |= {"created_at": 0, "tags": "[]", "avoid": "[]", "outputs": "{}", "spec": '{"command":["a"]}'}
+    points = [
+        {"run": "run-1", "name": "loss", "last": None, "count": 3},
+        {"run": "run-1", "name": "acc", "last": 0.5, "count": 1},
+    ]
+    with engine.begin() as conn:
+        conn.execute(insert(old.tables["runs"]).values(run))
+        conn.execute(insert(old.tables["metrics"]).values(points))
+    engine.dispose()
+    summary = empty_home.open().metrics.summary("run-1")
+    assert (summary["loss"]["last"], summary["acc"]["last"]) == ("nan", 0.5)
+
+
+def test_the_migrations_make_what_the_tables_say(empty_home):
+    empty_home.open().close()
+    engine = create_engine(parse_url(empty_home.url))
+    with engine.connect() as conn:
+        assert version_of(conn) == versions()[-1]
+        context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": empty_home.is_postgres})
+        assert compare_metadata(context, tables.metadata) == []
+    engine.dispose()
+
+
+def test_opening_again_changes_nothing(home, world_of):
+    world = world_of(home.open())
+    attempt, queued = fill(world)
+    before = facts(world.store, attempt, queued)
+    world.store.close()
+    assert facts(home.open(), attempt, queued) == before
+
+
+def test_a_backup_while_writing_is_of_one_instant(sqlite_home, world_of, tmp_path):
+    world = world_of(sqlite_home.open())
+    fill(world)
+    is_over, errors = threading.Event(), []
+
+    def write():
+        try:
+            while not is_over.is_set():
+                run = world.make(params={"x": "y" * 3000})
+                world.store.runs.submit(run, event=NewEvent("a", "run.submitted", run.id))
+        except Exception as wrong:
+            errors.append(wrong)
+
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    paths = [tmp_path / "backups" / f"{number}.db" for number in range(3)]
+    paths[0].parent.mkdir()
+    sizes = [world.store.backup(path) for path in paths]
+    is_over.set()
+    for writer in writers:
+        writer.join(20)
+    assert errors == []
+    assert sizes == [path.stat().st_size for path in paths]
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == ["0.db", "1.db", "2.db"]
+    for path in paths:
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            (runs,) = connection.execute("SELECT max(seq) FROM runs").fetchone()
+            (events,) = connection.execute("SELECT count(*) FROM events WHERE kind = 'run.submitted'").fetchone()
+            (counted,) = connection.execute("SELECT value FROM counters WHERE name = 'runs'").fetchone()
+            assert runs == counted == events + 2  # two runs of `fill` have no such event
+    with pytest.raises(ConflictError):
+        world.store.backup(paths[0])
+    with pytest.raises(StoreError):
+        world.store.backup(tmp_path / "nowhere" / "x.db")
+
+
+def test_a_restored_backup_is_the_database_of_then(sqlite_home, world_of, tmp_path):
+    world = world_of(sqlite_home.open())
+    attempt, queued = fill(world)
+    before = facts(world.store, attempt, queued)
+    world.store.backup(tmp_path / "b.db")
+    world.run("later")
+    with pytest.raises(StoreError, match="owned"):
+        restore(tmp_path / "b.db", sqlite_home.path)
+    world.store.close()
+    restore(tmp_path / "b.db", sqlite_home.path)
+    store = sqlite_home.open()
+    assert facts(store, attempt, queued) == before
+    store.close()
+    kept = sqlite_home.path.with_name(sqlite_home.path.name + ".before-restore")
+    with sqlite3.connect(kept) as connection:
+        assert connection.execute("SELECT count(*) FROM runs WHERE name = 'later'").fetchone() == (1,)
+
+
+def test_a_bad_backup_replaces_nothing(sqlite_home, world_of, tmp_path):
+    world = world_of(sqlite_home.open())
+    run = world.run()
+    world.store.close()
+    (tmp_path / "bad.db").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(StoreError, match="damaged"):
+        restore(tmp_path / "bad.db", sqlite_home.path)
+    with pytest.raises(NotFoundError):
+        restore(tmp_path / "none.db", sqlite_home.path)
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    with pytest.raises(StoreError, match="no backup"):
+        restore(tmp_path / "other.db", sqlite_home.path)
+    assert [r.id for r in sqlite_home.open().runs.waiting()] == [run.id]
+
+
+def test_postgres_is_backed_up_by_its_own_tools(postgres_home, tmp_path):
+    with pytest.raises(UnsupportedError, match="own tools"):
+        postgres_home.open().backup(tmp_path / "x.db")
+
+
+def test_rules_forget_what_is_old_and_nothing_else(world):
+    store, day = world.store, timedelta(days=1)
+    node = world.node()
+    old = world.launch(world.start(world.run("old"), node))
+    store.attempts.append(old.id, 0, [("log", 0, b"old"), ("metrics", 0, b'["a",1,0,1]\n')], now=world.clock.now())
+    world.end(old)
+    store.runs.edit(old.run, archived_at=world.clock.now())
+    store.events.append(NewEvent("a", "old", "x"))
+    open_still = world.start(world.run("open"), node)
+    store.attempts.append(open_still.id, 0, [("log", 0, b"open")], now=world.clock.now())
+    world.clock.move(10 * 86400)
+    new = world.launch(world.start(world.run("new"), node))
+    store.attempts.append(new.id, 0, [("log", 0, b"new")], now=world.clock.now())
+    world.end(new)
+    store.runs.edit(new.run, archived_at=world.clock.now())
+    now = world.clock.now()
+    assert store.retention.apply(now, Rules()) == {"logs": 0, "events": 0, "runs": 0}
+    assert store.retention.apply(now, Rules(logs_days=5))["logs"] == 1
+    assert [store.logs.read(a.id, 0, "log") for a in (old, open_still, new)] == [b"", b"open", b"new"]
+    assert store.metrics.series(old.run, "a") == [(0, 1.0, 1.0)]
+    assert store.logs.size(old.id, 0, "log") == 3  # what was acknowledged stays so
+    assert store.retention.apply(now, Rules(events_days=5))["events"] > 0
+    assert all(event.at > now - 5 * day for event in store.events.since(0))
+    assert store.retention.apply(now, Rules(archived_days=5))["runs"] == 1
+    assert store.runs.get(old.run) is None
+    assert store.runs.get(new.run) is not None
+    last = store.events.last_seq()
+    assert store.events.append(NewEvent("a", "b", "c")).seq == last + 1
+    assert store.retention.apply(now, Rules(logs_days=5, events_days=5, archived_days=5)) == {"logs": 0, "events": 0, "runs": 0}
