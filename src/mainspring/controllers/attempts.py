@@ -207,6 +207,7 @@ class Attempts:
         tries = self._relaunches.get(key, 0)
         handle = _handle(attempt, replica)
         if tries >= MAX_RELAUNCHES or nodes.get(replica.node) is None:
+            backend.stop(handle, 0.0)
             record = backend.read_exit(handle)
             if record is not None:
                 attempts.finish(self.ctx, fresh, replica.index, record.outcome, {})

@@ -122,7 +122,7 @@ def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpe
         project=endpoint.project,
         command=(interpreter, "-m", "mainspring.serving", "--port", "0"),
         args={"model": Value(kind=ValueKind.MODEL, digest=version.manifest)},
-        resources=Resources(cpu_milli=500),
+        resources=Resources(cpu_milli=1000),
         is_preemptible=False,
         link=Link(kind="endpoint", id=endpoint.id, key=str(revision.number)),
     )

@@ -1,0 +1,277 @@
+"""The local backend: starts runners as processes of this machine and finds them again after any restart of ours.
+
+One folder for each replica: `launch.json` and `token` are written before the runner is started, `runner.json` by the
+runner once it holds the folder's lock. Whoever launches twice starts a second runner that finds the lock taken and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mainspring.backends.local import cgroups, processes
+from mainspring.backends.local.grants import granted_env
+from mainspring.backends.local.inventory import this_node
+from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
+from mainspring.core.errors import LaunchError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Cause, Cluster, Outcome
+from mainspring.runner.bundle import build_bundle
+
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "USER", "TZ", "SSL_CERT_FILE")
+YOUNG_S = 3.0  # a runner needs a moment until it has written runner.json
+MARGIN_S = 2.0
+
+
+def create(cluster: Cluster, folder: Path, installation: str) -> LocalBackend:
+    """Build the backend of a local cluster; `folder` is its own."""
+    return LocalBackend(cluster, folder, installation, cgroups.find(installation))
+
+
+@dataclass(slots=True)
+class LocalBackend:
+    """This machine. Thread safe: launches of one replica are kept apart by the runner's lock on its folder."""
+
+    cluster: Cluster
+    folder: Path
+    installation: str
+    groups: cgroups.Cgroups
+    _children: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict)
+    _killers: dict[tuple[str, int], threading.Timer] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _bundle: Path | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this machine can do."""
+        return Capabilities(fractions=True, limits=self.groups.is_enforced)
+
+    def probe(self) -> Probe:
+        """Say that the machine is there, and what does not hold on it."""
+        notices = (self.groups.notice,) if self.groups.notice else ()
+        return Probe(is_ready=True, version=f"{platform.system()} {platform.release()}", notices=notices)
+
+    def inventory(self) -> Inventory:
+        """Return this machine as the one node."""
+        return Inventory(nodes=(this_node(self.cluster, self.folder),))
+
+    def launch(self, request: LaunchRequest) -> Handle:
+        """Start the runner unless it lives; see the contract. Raises LaunchError when the folder cannot be written."""
+        handle = Handle(attempt=request.attempt, replica=request.replica, data={"folder": str(self._place(request))})
+        place = self._place(request)
+        if self._lives(handle):
+            return handle
+        name = f"{request.attempt}.{request.replica}"
+        groups = self.groups.make(name, request.granted)
+        try:
+            self._write_request(request, place, groups)
+            log = (place / "runner.log").open("ab")
+        except OSError as wrong:
+            raise LaunchError(f"The folder of attempt {request.attempt} cannot be written: {wrong.strerror}.") from wrong
+        with log:
+            child = subprocess.Popen(
+                [sys.executable, "-S", "-E", str(self._runner()), str(place)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=place,
+                env=self._env(request),
+                start_new_session=True,
+                close_fds=True,
+            )
+        cgroups.enter(groups, child.pid)
+        with self._lock:
+            self._children[request.attempt, request.replica] = child
+        return handle
+
+    def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
+        """Look at each recorded process."""
+        return [self._observation(handle) for handle in handles]
+
+    def stop(self, handle: Handle, grace_s: float) -> None:
+        """SIGTERM the runner, which passes it on; kill every process of the replica once the grace is over."""
+        record = processes.read_record(_folder(handle) / "runner.json")
+        key = (handle.attempt, handle.replica)
+        if processes.is_alive(record):
+            processes.kill(int(str(record["pid"])), signal.SIGTERM)
+        elif key not in self._children:
+            self._kill_tree(handle)
+            return
+        with self._lock:
+            known = self._killers.get(key)
+            if known is not None and known.is_alive():
+                return
+            killer = threading.Timer(grace_s + MARGIN_S, self._kill_tree, args=(handle,))
+            killer.daemon = True
+            self._killers[key] = killer
+            killer.start()
+
+    def owned(self) -> Sequence[Handle]:
+        """Return each replica of which a process lives, by the marks in its environment."""
+        found: dict[tuple[str, int], Handle] = {}
+        for _, env in processes.marked(f"MAINSPRING_INSTALLATION={self.installation}"):
+            attempt, replica = env.get("MAINSPRING_ATTEMPT", ""), int(env.get("MAINSPRING_REPLICA") or 0)
+            if attempt:
+                data = {"folder": str(self._attempts() / f"{attempt}.{replica}")}
+                found[attempt, replica] = Handle(attempt=AttemptId(attempt), replica=replica, data=data)
+        return list(found.values())
+
+    def native(self, handle: Handle) -> Mapping[str, object]:
+        """Return the process, its command line, groups and folder."""
+        place = _folder(handle)
+        record = processes.read_record(place / "runner.json")
+        pid = record.get("pid")
+        words = b""
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return {
+            "pid": pid,
+            "command": [word.decode("utf-8", "replace") for word in words.split(b"\0") if word],
+            "cgroups": [str(group) for group in self._groups_of(handle)],
+            "folder": str(place),
+            "host": platform.node(),
+        }
+
+    def read_exit(self, handle: Handle) -> ExitRecord | None:
+        """Return what the runner wrote before it ended."""
+        record = processes.read_record(_folder(handle) / "exit.json")
+        told = record.get("outcome")
+        if not isinstance(told, dict):
+            return None
+        code = told.get("exit_code")
+        outcome = Outcome(
+            cause=Cause(str(told.get("cause"))),
+            exit_code=code if isinstance(code, int) else None,
+            message=str(told.get("message", "")),
+        )
+        outputs = record.get("outputs")
+        return ExitRecord(
+            outcome=outcome, outputs=outputs if isinstance(outputs, dict) else {}, is_final=bool(record.get("is_final"))
+        )
+
+    def forget(self, handle: Handle) -> None:
+        """Remove the replica's folder and groups."""
+        self._reap(handle)
+        with self._lock:
+            killer = self._killers.pop((handle.attempt, handle.replica), None)
+        if killer is not None:
+            killer.cancel()
+        shutil.rmtree(_folder(handle), ignore_errors=True)
+        cgroups.remove(self._groups_of(handle))
+
+    def _observation(self, handle: Handle) -> Observation:
+        self._reap(handle)
+        if self._lives(handle):
+            return Observation(handle=handle, state=ObservedState.RUNNING)
+        return Observation(handle=handle, state=ObservedState.GONE, detail="Its runner has ended.")
+
+    def _lives(self, handle: Handle) -> bool:
+        """Say whether the runner lives: our own child, the recorded process, or one that has only just been started."""
+        with self._lock:
+            child = self._children.get((handle.attempt, handle.replica))
+        if child is not None and child.poll() is None:
+            return True
+        place = _folder(handle)
+        record = processes.read_record(place / "runner.json")
+        if processes.is_alive(record):
+            return True
+        if record or child is not None:
+            return False
+        with contextlib.suppress(OSError):
+            return 0 <= time.time() - (place / "launch.json").stat().st_mtime < YOUNG_S and self._has_process(handle)
+        return False
+
+    def _has_process(self, handle: Handle) -> bool:
+        return any(True for _ in processes.marked(*_marks(handle)))
+
+    def _reap(self, handle: Handle) -> None:
+        with self._lock:
+            child = self._children.get((handle.attempt, handle.replica))
+            if child is not None and child.poll() is not None:
+                del self._children[handle.attempt, handle.replica]
+
+    def _kill_tree(self, handle: Handle) -> None:
+        cgroups.kill_all(self._groups_of(handle))
+        for pid, _ in processes.marked(*_marks(handle)):
+            processes.kill(pid, signal.SIGKILL)
+        record = processes.read_record(_folder(handle) / "started")
+        if processes.is_alive(record):
+            with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
+                os.killpg(int(str(record.get("pgid") or record["pid"])), signal.SIGKILL)
+
+    def _write_request(self, request: LaunchRequest, place: Path, groups: tuple[Path, ...]) -> None:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache = self.folder / "cache"
+        cache.mkdir(exist_ok=True, mode=0o700)
+        _write_private(place / "token", request.token)
+        told = {
+            "installation": request.installation,
+            "attempt": request.attempt,
+            "run": request.run,
+            "replica": request.replica,
+            "server_url": request.server_url,
+            "grace_s": request.grace_s,
+            "cache_dir": str(cache),
+            "cgroup": str(groups[0]) if groups else "",
+            "env": granted_env(request.granted),
+        }
+        _write_private(place / "launch.json", json.dumps(told))
+
+    def _env(self, request: LaunchRequest) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return {
+            **kept,
+            "MAINSPRING_INSTALLATION": request.installation,
+            "MAINSPRING_ATTEMPT": request.attempt,
+            "MAINSPRING_REPLICA": str(request.replica),
+        }
+
+    def _runner(self) -> Path:
+        """Return the runner's zip, built once for each process and put in place atomically."""
+        with self._lock:
+            if self._bundle is None:
+                fresh = self.folder / f".runner-{os.getpid()}.zip"
+                build_bundle(fresh)
+                self._bundle = self.folder / "runner.zip"
+                if self._bundle.exists() and self._bundle.read_bytes() == fresh.read_bytes():
+                    fresh.unlink()
+                else:
+                    fresh.replace(self._bundle)
+            return self._bundle
+
+    def _attempts(self) -> Path:
+        return self.folder / "attempts"
+
+    def _place(self, request: LaunchRequest) -> Path:
+        return self._attempts() / f"{request.attempt}.{request.replica}"
+
+    def _groups_of(self, handle: Handle) -> tuple[Path, ...]:
+        return tuple(root / f"{handle.attempt}.{handle.replica}" for root in self.groups.roots)
+
+
+def _folder(handle: Handle) -> Path:
+    return Path(str(handle.data.get("folder", "/nonexistent")))
+
+
+def _marks(handle: Handle) -> tuple[str, str]:
+    return f"MAINSPRING_ATTEMPT={handle.attempt}", f"MAINSPRING_REPLICA={handle.replica}"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(text)
+    fresh.replace(path)

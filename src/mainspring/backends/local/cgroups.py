@@ -1,0 +1,103 @@
+"""Limits by control groups, version 1 or 2, where this process may make them; else a notice says that limits do not hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from mainspring.backends.local import processes
+from mainspring.core.resources import Granted
+
+PERIOD_US = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """Where groups of this installation are made; `roots` is empty when it is not permitted."""
+
+    version: int
+    roots: tuple[Path, ...]
+    notice: str = ""
+
+    @property
+    def is_enforced(self) -> bool:
+        """Say whether limits hold."""
+        return bool(self.roots)
+
+    def make(self, name: str, granted: Granted) -> tuple[Path, ...]:
+        """Make the groups of one replica with its limits and return them, memory first. A refused limit is none."""
+        made = []
+        for root in self.roots:
+            group = root / name
+            try:
+                group.mkdir(exist_ok=True)
+                self._limit(group, granted)
+            except OSError:
+                continue
+            made.append(group)
+        return tuple(made)
+
+    def _limit(self, group: Path, granted: Granted) -> None:
+        quota = max(1000, granted.cpu_milli * PERIOD_US // 1000)
+        if self.version == 2:
+            _write(group / "cpu.max", f"{quota} {PERIOD_US}")
+            if granted.memory_bytes:
+                _write(group / "memory.max", str(granted.memory_bytes))
+        elif (group / "memory.limit_in_bytes").exists():
+            if granted.memory_bytes:
+                _write(group / "memory.limit_in_bytes", str(granted.memory_bytes))
+        else:
+            _write(group / "cpu.cfs_period_us", str(PERIOD_US))
+            _write(group / "cpu.cfs_quota_us", str(quota))
+
+
+def find(installation: str, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
+    """Return where groups may be made, trying it out."""
+    if (root / "cgroup.controllers").exists():
+        candidates, version = [root], 2
+    else:
+        candidates, version = [root / "memory", root / "cpu"], 1
+    roots = []
+    for base in candidates:
+        home = base / "mainspring" / installation
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            if version == 2:
+                for parent in (base, base / "mainspring", home):
+                    _write(parent / "cgroup.subtree_control", "+memory +cpu")
+        except OSError:
+            continue
+        if version == 1 or (home / "cgroup.subtree_control").read_text().split():
+            roots.append(home)
+    if len(roots) == len(candidates):
+        return Cgroups(version, tuple(roots))
+    return Cgroups(version, (), "Memory and CPU limits are not enforced: control groups cannot be made here.")
+
+
+def enter(groups: tuple[Path, ...], pid: int) -> None:
+    """Put a process into its groups; its children follow."""
+    for group in groups:
+        with contextlib.suppress(OSError):
+            _write(group / "cgroup.procs", str(pid))
+
+
+def kill_all(groups: tuple[Path, ...]) -> None:
+    """Kill every process in the groups."""
+    for group in groups:
+        with contextlib.suppress(OSError, ValueError):
+            for line in (group / "cgroup.procs").read_text().split():
+                processes.kill(int(line), signal.SIGKILL)
+
+
+def remove(groups: tuple[Path, ...]) -> None:
+    """Remove empty groups; silent when something is left in them."""
+    for group in groups:
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
