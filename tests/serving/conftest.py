@@ -105,6 +105,19 @@ def mixed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _write(tmp_path_factory.mktemp("mixed"), model, {"model.pkl": pickle.dumps(fitted)})
 
 
+@pytest.fixture(scope="session")
+def strict_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A regressor that raises for a carrier it has not seen."""
+    import pandas as pd
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    fitted = make_pipeline(OneHotEncoder(), LinearRegression()).fit(pd.DataFrame({"carrier": ["AA", "UA"] * 5}), [0.0, 1.0] * 5)
+    model = {"format": "native", "name": "strict", "signature": {"inputs": [{"name": "carrier", "dtype": "string"}]}}
+    return _write(tmp_path_factory.mktemp("strict"), model, {"model.pkl": pickle.dumps(fitted)})
+
+
 class Replica:
     """A serving process: its address and how to end it."""
 
@@ -112,7 +125,9 @@ class Replica:
         self.spool = spool
         env = {**os.environ, "MAINSPRING_SPOOL": str(spool), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "mainspring.serving", "--model", str(folder)]
-        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._said = spool / "said", spool / "logged"  # files: a full pipe would stop the replica
+        with self._said[0].open("wb") as out, self._said[1].open("wb") as err:
+            self.process = subprocess.Popen(command, env=env, stdout=out, stderr=err)
         self.address = self._wait(60)
         self.http = httpx2.Client(base_url=f"http://{self.address}", timeout=30)
 
@@ -126,15 +141,16 @@ class Replica:
                 break
             time.sleep(0.02)
         self.process.kill()
-        raise AssertionError(self.process.communicate()[1])
+        self.process.wait()
+        raise AssertionError(self._said[1].read_text())
 
     def end(self) -> tuple[int, str, str]:
         """Send SIGTERM and return (exit status, stdout, stderr)."""
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
+        status = self.process.wait(timeout=30)
+        return status, self._said[0].read_text(), self._said[1].read_text()
 
 
 @pytest.fixture
