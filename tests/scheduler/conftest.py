@@ -111,7 +111,7 @@ def _asks(draw: DrawFn) -> Resources:
 
 
 @st.composite
-def _runs(draw: DrawFn, number: int, nodes: int) -> WaitingRun:
+def _runs(draw: DrawFn, number: int, nodes: int, asks: list[Resources]) -> WaitingRun:
     often = st.sampled_from([False] * 9 + [True])
     return WaitingRun(
         id=RunId(f"run_{number}"),
@@ -120,7 +120,7 @@ def _runs(draw: DrawFn, number: int, nodes: int) -> WaitingRun:
         seq=number,
         priority=draw(st.sampled_from([0, 0, 5, -5])),
         submitted_at=NOW,
-        resources=draw(_asks()),
+        resources=draw(st.sampled_from(asks)),
         replicas=draw(st.sampled_from([1, 1, 1, 2, 3, 5])),
         version=draw(st.integers(1, 3)),
         is_held=draw(often),
@@ -133,7 +133,8 @@ def _runs(draw: DrawFn, number: int, nodes: int) -> WaitingRun:
 @st.composite
 def _snapshots(draw: DrawFn, most_nodes: int, most_runs: int) -> Snapshot:
     made = [draw(_nodes(number)) for number in range(draw(st.integers(0, most_nodes)))]
-    runs = tuple(draw(_runs(number, len(made))) for number in range(draw(st.integers(0, most_runs))))
+    asks = draw(st.lists(_asks(), min_size=1, max_size=4))  # few, so that runs often ask for the same
+    runs = tuple(draw(_runs(number, len(made), asks)) for number in range(draw(st.integers(0, most_runs))))
     scorer = draw(st.sampled_from(["pack", "pack", "spread", "best_fit", "first_fit"]))
     return Snapshot(
         now=NOW,

@@ -17,7 +17,7 @@ from mainspring.core.records import NodeState
 from mainspring.core.snapshot import Plan, Policy, Snapshot, WaitingRun
 
 pytestmark = pytest.mark.property
-often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 HOLDS = {ReasonCode.PAUSED, ReasonCode.CLEANING_UP, ReasonCode.BACKING_OFF}
 
 
@@ -160,7 +160,7 @@ def test_invariant_21_the_snapshot_is_left_alone(data: DataObject, snapshots: An
     assert encode(snapshot) == before
 
 
-@settings(often, max_examples=400)
+@settings(often, max_examples=250)
 @given(data=st.data())
 def test_invariant_28_every_reason_is_true(data: DataObject, snapshots: Any, naive: Any) -> None:
     snapshot = data.draw(snapshots)

@@ -113,6 +113,11 @@ def test_a_gang_stays_in_one_cluster_and_may_share_a_node(scene: Any, make_node:
     assert where(scene(nodes, [make_waiting(1, replicas=5)])) == {}
 
 
+def test_a_gang_too_large_does_not_stop_a_smaller_one(scene: Any, make_node: Any, make_waiting: Any, where: Any) -> None:
+    runs = [make_waiting(1, replicas=9), make_waiting(2, replicas=2), make_waiting(3, replicas=7), make_waiting(4, replicas=6)]
+    assert list(where(scene([make_node("n")], runs))) == ["run_002", "run_004"]
+
+
 def test_sentences_name_the_scarce_thing_and_its_holders(scene: Any, make_node: Any, make_waiting: Any, why: Any) -> None:
     runs = [
         make_waiting(1, gpu_milli=1000),

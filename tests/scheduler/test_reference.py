@@ -19,7 +19,7 @@ from mainspring.core.snapshot import Snapshot, WaitingRun
 pytestmark = pytest.mark.property
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_starts_are_those_of_trying_everything_in_turn(data: DataObject, tiny_snapshots: Any, naive: Any) -> None:
     """Each run starts exactly if, after the starts before it, some assignment of its replicas exists."""
