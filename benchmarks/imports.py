@@ -29,6 +29,8 @@ def main() -> None:
         peer_value=1000 * importing("mlflow", rounds=3) if peer else None,
         conditions=conditions,
     )
+    first = importing("mainspring as ms; ms.task; ms.log_metric; ms.Dataset; ms.sweep")
+    report("import", "import and first names", 1000 * first, "ms", conditions=conditions)
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     report("import", "loads pydantic", done.stdout.strip() == "1", "", conditions=conditions)
     report(

@@ -116,6 +116,14 @@ def rss_mb(pid: int) -> float:
     raise RuntimeError(f"process {pid} has no memory")
 
 
+def pss_mb(pid: int) -> float:
+    """Return the memory of a process in megabytes, with shared pages divided among those that share them."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"process {pid} has no memory")
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
