@@ -146,6 +146,23 @@ def test_a_bad_cursor_is_a_usage_error(world):
             world.store.runs.page(RunFilter(), cursor=cursor)
 
 
+def test_text_that_no_database_holds_is_asked_for_in_vain(world):
+    world.run()
+    for text in ("\x00", "a\x00b", "\ud800", "run-\x00\x00\x00\x00"):
+        assert world.store.runs.find(text) == []
+        assert world.store.runs.get(text) is None
+        assert world.store.runs.page(RunFilter(project=text, owner=text, tag="t", link_id=text)).items == ()
+    world.store.clusters.set_message(world.cluster.id, "bad\x00\ud800")
+    assert world.store.clusters.get(world.cluster.id).message == "bad\ufffd?"
+
+
+def test_numbers_that_no_database_holds_are_usage_errors(world):
+    with pytest.raises(UsageError):
+        world.store.datasets.get("p", "d", 2**64)
+    with pytest.raises(UsageError):
+        world.store.runs.edit(world.run().id, priority=2**64)
+
+
 def test_a_cursor_of_another_order_is_refused(world):
     for _ in range(3):
         world.run()

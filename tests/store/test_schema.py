@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +146,14 @@ def test_opening_again_changes_nothing(home, world_of):
     assert facts(home.open(), attempt, queued) == before
 
 
+def test_processes_that_open_together_agree(empty_postgres_home):
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: empty_postgres_home.open(), range(4)))
+    assert len({store.installation for store in stores}) == 1
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda store: store.key("secrets"), stores))) == 1
+
+
 def test_a_backup_while_writing_is_of_one_instant(sqlite_home, world_of, tmp_path):
     world = world_of(sqlite_home.open())
     fill(world)
@@ -242,7 +251,7 @@ def test_rules_forget_what_is_old_and_nothing_else(world):
     assert store.retention.apply(now, Rules(logs_days=5))["logs"] == 1
     assert [store.logs.read(a.id, 0, "log") for a in (old, open_still, new)] == [b"", b"open", b"new"]
     assert store.metrics.series(old.run, "a") == [(0, 1.0, 1.0)]
-    assert store.logs.size(old.id, 0, "log") == 3  # what was acknowledged stays so
+    assert (store.logs.size(old.id, 0, "log"), store.logs.size(new.id, 0, "log")) == (0, 3)
     assert store.retention.apply(now, Rules(events_days=5))["events"] > 0
     assert all(event.at > now - 5 * day for event in store.events.since(0))
     assert store.retention.apply(now, Rules(archived_days=5))["runs"] == 1

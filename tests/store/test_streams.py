@@ -143,6 +143,16 @@ def test_summaries_follow_the_points(world, append, attempt):
     assert world.store.metrics.series(attempt.run, "none") == []
 
 
+def test_late_points_of_a_superseded_attempt_are_never_the_last(world):
+    run, node = world.run(), world.node()
+    first = world.start(run, node)
+    _, again = world.end(first, Cause.NODE_LOST)
+    second = world.start(again, node)
+    world.store.attempts.append(second.id, 0, [("metrics", 0, line("loss", 2.0, 9))], now=world.clock.now())
+    world.store.attempts.append(first.id, 0, [("metrics", 0, line("loss", 7.0, 1))], now=world.clock.now())
+    assert world.store.metrics.summary(run.id)["loss"] == {"last": 2.0, "min": 2.0, "max": 7.0, "count": 2, "step": 9}
+
+
 def test_values_that_are_not_finite_are_said_as_text(world, append, attempt):
     append(("metrics", 0, line("x", 1.0) + line("x", "nan") + line("y", "-inf") + line("z", "inf") + line("z", 2)))
     summary = world.store.metrics.summary(attempt.run)

@@ -49,6 +49,17 @@ class Moment(TypeDecorator[datetime]):
         return None if value is None else from_micros(value)
 
 
+class Plain(TypeDecorator[str]):
+    """Text of any origin: PostgreSQL holds no NUL and no lone surrogate, so they are replaced, in questions too."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Return what is stored."""
+        return None if value is None else str(value).replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
 class Choice(TypeDecorator[StrEnum]):
     """One member of a StrEnum as text."""
 

@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.clock import Clock
-from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError
+from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
 
@@ -191,7 +191,7 @@ class Database:
                     continue
                 return translate(wrong)
             except Exception as wrong:  # the caller's own error: the transaction is rolled back, the error is its answer
-                return wrong
+                return translate(wrong)
             self._wake(tx.topics)
             return result
         return StaleWriteError("Too many others write the same rows.", hint="Try again.")
@@ -288,7 +288,7 @@ class Database:
 
 
 def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
-    readers = create_engine(url, poolclass=QueuePool, pool_size=_READERS, max_overflow=4, pool_timeout=30)
+    readers = create_engine(url, poolclass=QueuePool, pool_size=_READERS, max_overflow=12, pool_timeout=30)
     writer = create_engine(url, poolclass=NullPool)
     event.listen(readers, "connect", _prepare_reader)
     event.listen(writer, "connect", _prepare_writer)
@@ -322,12 +322,16 @@ def _postgres_engines(url: URL) -> tuple[Engine, Engine]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except exc.SQLAlchemyError as wrong:
+    except (exc.SQLAlchemyError, OverflowError) as wrong:
         raise translate(wrong) from wrong
 
 
 def translate(wrong: Exception) -> Exception:
     """Return the error of ours that tells a database error; any other comes back as it is."""
+    if isinstance(wrong, OverflowError | exc.DataError):
+        refused = UsageError("A value is larger than the database can hold.", hint="Numbers have 64 bits.")
+        refused.__cause__ = wrong
+        return refused
     if not isinstance(wrong, exc.SQLAlchemyError):
         return wrong
     cause = wrong.orig if isinstance(wrong, exc.DBAPIError) else None

@@ -17,7 +17,7 @@ from mainspring.core.ids import Ids
 from mainspring.store.backup import check_healthy
 from mainspring.store.database import Database, Transaction, translate
 from mainspring.store.ownership import Ownership, own, refuse_network_folder
-from mainspring.store.schema import migrate
+from mainspring.store.schema import migrate, stand_in_line
 from mainspring.store.tables import attempts, leases, meta
 
 _CHECKED_WHOLE_BYTES = 32 << 20  # larger files are looked at where they are read: a server is ready in two seconds
@@ -106,6 +106,7 @@ def _own_file(url: URL, lock_wait_s: float) -> Ownership:
 def _begin(db: Database) -> int:
     """Make what an installation has from its first day; on SQLite note the new owner and void the leases of the last one."""
     with db.write_engine.begin() as conn:
+        stand_in_line(conn)
         _keep(conn, "installation", db.ids.new("inst"))
         _keep(conn, "fence", "0")
         if db.is_postgres:

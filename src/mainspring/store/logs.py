@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.store.database import Database, Transaction
 from mainspring.store.metrics import add_points
-from mainspring.store.tables import attempts, chunks, replicas, streams
+from mainspring.store.tables import attempts, chunks, replicas, runs, streams
 
 MAX_STREAM_NAME = 64
 _WORTH_PACKING = 256  # bytes below which compression only costs
@@ -46,7 +46,8 @@ def append_chunks(
     tx: Transaction, attempt: str, replica: int, pieces: Sequence[tuple[str, int, bytes]], *, now: datetime
 ) -> dict[str, int]:
     """Store what is new of `pieces`; return the end of every stream of the replica."""
-    run = tx.conn.execute(select(attempts.c.run).where(attempts.c.id == attempt)).scalar_one_or_none()
+    of_run = select(runs.c.id, runs.c.attempt, attempts.c.number).join_from(attempts, runs, runs.c.id == attempts.c.run)
+    run = tx.conn.execute(of_run.where(attempts.c.id == attempt)).one_or_none()
     if run is None:
         raise NotFoundError(f"There is no attempt {attempt}.", details={"attempt": attempt})
     # the replica's row is written first: of two beats that come at the same time, one waits for the other
@@ -81,7 +82,7 @@ def append_chunks(
     if not rows:
         return ends
     tx.conn.execute(chunks.insert(), rows)
-    skipped = add_points(tx, run, b"".join(grown["metrics"])) if "metrics" in grown else 0
+    skipped = add_points(tx, run.id, b"".join(grown["metrics"]), is_newest=run.number == run.attempt) if "metrics" in grown else 0
     for stream in grown:
         _write_end(tx.conn, attempt, replica, stream, ends[stream], is_new=stream not in known)
     if skipped:

@@ -119,8 +119,11 @@ class Metrics:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 
-def add_points(tx: Transaction, run: str, lines: bytes) -> int:
-    """Bring the run's summaries up to date with `lines`; return how many of them were malformed."""
+def add_points(tx: Transaction, run: str, lines: bytes, *, is_newest: bool = True) -> int:
+    """Bring the run's summaries up to date with `lines`; return how many of them were malformed.
+
+    What comes late from a superseded attempt (not `is_newest`) is counted and is never the last value.
+    """
     points, skipped = _parsed(lines)
     if not points:
         return skipped
@@ -145,6 +148,8 @@ def add_points(tx: Transaction, run: str, lines: bytes) -> int:
         tx.conn.execute(metrics.insert(), [_row(run, name, fresh[name]) for name in new])
     for name, old in known.items():
         merged = _merged(old, fresh[name])
+        if not is_newest:
+            merged.last, merged.step, merged.at_s, merged.odd = old.last, old.step, old.at_s, old.odd
         mine = (metrics.c.run == run) & (metrics.c.name == name)
         row = _row(run, name, merged)
         tx.conn.execute(update(metrics).where(mine).values({k: v for k, v in row.items() if k not in ("run", "name")}))

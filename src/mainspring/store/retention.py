@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 
 from mainspring.store.database import Database, Transaction
 from mainspring.store.runs import remove_runs
-from mainspring.store.tables import attempts, chunks, events, keys, runs
+from mainspring.store.tables import attempts, chunks, events, keys, runs, streams
 
 _AT_ONCE = 500  # runs removed in one transaction: others want to write too
 _KEYS_KEPT = timedelta(days=30)
@@ -52,6 +52,7 @@ class Retention:
 
 def _forget_logs(tx: Transaction, before: datetime) -> int:
     ended = select(attempts.c.id).where(attempts.c.ended_at < before)
+    tx.conn.execute(delete(streams).where(streams.c.stream == "log", streams.c.attempt.in_(ended)))
     return tx.conn.execute(delete(chunks).where(chunks.c.stream == "log", chunks.c.attempt.in_(ended))).rowcount
 
 

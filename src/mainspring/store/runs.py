@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, delete, func, or_, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, delete, func, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
@@ -233,9 +233,9 @@ def remove_runs(conn: Connection, ids: Sequence[str]) -> None:
 
 
 def _write_reasons(tx: Transaction, reasons: Mapping[RunId, Reason]) -> None:
-    for id, reason in reasons.items():
-        queued = (runs.c.id == id) & (runs.c.state == RunState.QUEUED)
-        tx.conn.execute(update(runs).where(queued).values(reason=reason))
+    queued = (runs.c.id == bindparam("run")) & (runs.c.state == RunState.QUEUED)
+    changed = update(runs).where(queued).values(reason=bindparam("because"))
+    tx.conn.execute(changed, [{"run": id, "because": reason} for id, reason in reasons.items()])
     tx.topics.add("runs")
 
 

@@ -20,8 +20,7 @@ def migrate(engine: Engine, *, to: str = "head") -> None:
     """Bring the schema up to version `to`, all or nothing. Raises StoreError when it is newer than this program."""
     config = _config()
     with engine.begin() as conn:
-        if engine.dialect.name == "postgresql":
-            conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        stand_in_line(conn)
         here = version_of(conn)
         known = versions()
         if here and here not in known:
@@ -34,6 +33,12 @@ def migrate(engine: Engine, *, to: str = "head") -> None:
             return
         config.attributes["connection"] = conn
         command.upgrade(config, to)
+
+
+def stand_in_line(conn: Connection) -> None:
+    """Wait on PostgreSQL until no other process opens the same database; the place in line is left at the commit."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 def version_of(conn: Connection) -> str:

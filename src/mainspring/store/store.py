@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 
@@ -100,6 +101,6 @@ class Store:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
         return apply_plan(self._db, plan, now=now, event_actor=event_actor)
 
-    def backup(self, path: str) -> int:
+    def backup(self, path: str | os.PathLike[str]) -> int:
         """Copy the database to the new file `path` while it runs; return its size. Raises UnsupportedError on PostgreSQL."""
         return back_up(self._db, path)

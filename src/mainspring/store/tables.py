@@ -18,7 +18,6 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Table,
-    Text,
     UniqueConstraint,
     text,
 )
@@ -40,7 +39,7 @@ from mainspring.core.records import (
 )
 from mainspring.core.resources import Device, DeviceShare, Granted
 from mainspring.core.specs import RunSpec, Value
-from mainspring.store.columns import Choice, Json, Moment
+from mainspring.store.columns import Choice, Json, Moment, Plain
 
 metadata = MetaData(
     naming_convention={
@@ -55,22 +54,22 @@ JsonObject = Mapping[str, object]
 
 
 def _text(name: str, default: str | None = "") -> Column[str]:
-    return Column(name, Text, nullable=False, server_default=default)
+    return Column(name, Plain, nullable=False, server_default=default)
 
 
 def _int(name: str, default: int | None = 0) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=None if default is None else str(default))
 
 
-meta = Table("meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+meta = Table("meta", metadata, Column("name", Plain, primary_key=True), Column("value", Plain, nullable=False))
 
 # Counters hand out sequence numbers in commit order: the row stays locked until the transaction ends.
-counters = Table("counters", metadata, Column("name", Text, primary_key=True), Column("value", BigInteger, nullable=False))
+counters = Table("counters", metadata, Column("name", Plain, primary_key=True), Column("value", BigInteger, nullable=False))
 
 leases = Table(
     "leases",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Plain, primary_key=True),
     _text("owner"),
     Column("until_s", Float, nullable=False),
     _int("fence"),
@@ -79,12 +78,12 @@ leases = Table(
 runs = Table(
     "runs",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Plain, primary_key=True),
     Column("seq", BigInteger, nullable=False, unique=True),
-    Column("project", Text, nullable=False),
-    Column("key", Text),  # idempotency key, NULL: none
-    Column("name", Text, nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("key", Plain),  # idempotency key, NULL: none
+    Column("name", Plain, nullable=False),
+    Column("owner", Plain, nullable=False),
     Column("state", Choice(RunState), nullable=False),
     Column("desired", Choice(Desired), nullable=False),
     _int("priority"),
@@ -117,10 +116,10 @@ runs = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("run", Plain, ForeignKey("runs.id"), nullable=False),
     Column("number", BigInteger, nullable=False),
-    Column("cluster", Text, nullable=False),
+    Column("cluster", Plain, nullable=False),
     Column("state", Choice(AttemptState), nullable=False),
     _text("token_hash"),
     Column("stop_cause", Choice(Cause)),
@@ -143,9 +142,9 @@ attempts = Table(
 replicas = Table(
     "replicas",
     metadata,
-    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Plain, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
     Column("index", BigInteger, nullable=False),
-    Column("node", Text, nullable=False),
+    Column("node", Plain, nullable=False),
     Column("state", Choice(AttemptState), nullable=False),
     _text("address"),
     Column("last_beat_at", Moment),
@@ -160,12 +159,12 @@ replicas = Table(
 allocations = Table(
     "allocations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("attempt", Plain, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
     Column("replica", BigInteger, nullable=False),
-    Column("run", Text, nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("node", Text, nullable=False),
+    Column("run", Plain, nullable=False),
+    Column("owner", Plain, nullable=False),
+    Column("node", Plain, nullable=False),
     Column("opened_at", Moment, nullable=False),
     Column("freed_at", Moment),
     Column("granted", Json(Granted), nullable=False),
@@ -185,9 +184,9 @@ allocations = Table(
 streams = Table(
     "streams",
     metadata,
-    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Plain, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
     Column("replica", BigInteger, nullable=False),
-    Column("stream", Text, nullable=False),
+    Column("stream", Plain, nullable=False),
     _int("size_bytes"),
     _int("skipped"),
     PrimaryKeyConstraint("attempt", "replica", "stream"),
@@ -196,9 +195,9 @@ streams = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("attempt", Text, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Plain, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
     Column("replica", BigInteger, nullable=False),
-    Column("stream", Text, nullable=False),
+    Column("stream", Plain, nullable=False),
     Column("offset", BigInteger, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("is_packed", Boolean, nullable=False),
@@ -210,8 +209,8 @@ chunks = Table(
 metrics = Table(
     "metrics",
     metadata,
-    Column("run", Text, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
-    Column("name", Text, nullable=False),
+    Column("run", Plain, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Plain, nullable=False),
     Column("last", Float),
     Column("low", Float),
     Column("high", Float),
@@ -225,9 +224,9 @@ metrics = Table(
 clusters = Table(
     "clusters",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("backend", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("name", Plain, nullable=False, unique=True),
+    Column("backend", Plain, nullable=False),
     Column("created_at", Moment),
     _text("message"),
     _int("version", 1),
@@ -237,9 +236,9 @@ clusters = Table(
 nodes = Table(
     "nodes",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("cluster", Text, ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False),
-    Column("name", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("cluster", Plain, ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Plain, nullable=False),
     _int("cpu_milli", None),
     _int("memory_bytes", None),
     _int("disk_bytes"),
@@ -261,9 +260,9 @@ events = Table(
     metadata,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("at", Moment, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("subject", Text, nullable=False),
+    Column("actor", Plain, nullable=False),
+    Column("kind", Plain, nullable=False),
+    Column("subject", Plain, nullable=False),
     _text("project"),
     Column("data", Json(JsonObject), nullable=False),
     Index("ix_events_subject_seq", "subject", "seq"),
@@ -273,7 +272,7 @@ events = Table(
 users = Table(
     "users",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Plain, primary_key=True),
     Column("created_at", Moment, nullable=False),
     Column("is_admin", Boolean, nullable=False),
     Column("disabled_at", Moment),
@@ -282,7 +281,7 @@ users = Table(
 projects = Table(
     "projects",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Plain, primary_key=True),
     Column("created_at", Moment, nullable=False),
     _text("description"),
 )
@@ -290,8 +289,8 @@ projects = Table(
 members = Table(
     "members",
     metadata,
-    Column("project", Text, ForeignKey("projects.name", ondelete="CASCADE"), nullable=False),
-    Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("project", Plain, ForeignKey("projects.name", ondelete="CASCADE"), nullable=False),
+    Column("user", Plain, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
     Column("role", Choice(Role), nullable=False),
     PrimaryKeyConstraint("project", "user"),
     Index("ix_members_user", "user"),
@@ -300,10 +299,10 @@ members = Table(
 tokens = Table(
     "tokens",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
-    Column("name", Text, nullable=False),
-    Column("hash", Text, nullable=False, unique=True),
+    Column("id", Plain, primary_key=True),
+    Column("user", Plain, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("name", Plain, nullable=False),
+    Column("hash", Plain, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
@@ -313,9 +312,9 @@ tokens = Table(
 secrets = Table(
     "secrets",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
+    Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("ciphertext", LargeBinary, nullable=False),
     PrimaryKeyConstraint("project", "name"),
@@ -324,8 +323,8 @@ secrets = Table(
 datasets = Table(
     "datasets",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     _text("description"),
     PrimaryKeyConstraint("project", "name"),
@@ -334,13 +333,13 @@ datasets = Table(
 dataset_versions = Table(
     "dataset_versions",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("dataset", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("dataset", Plain, nullable=False),
     Column("number", BigInteger, nullable=False),
-    Column("manifest", Text, nullable=False),
+    Column("manifest", Plain, nullable=False),
     _int("size_bytes", None),
     _int("files", None),
-    Column("created_by", Text, nullable=False),
+    Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     _text("producer"),
     _text("message"),
@@ -351,12 +350,12 @@ dataset_versions = Table(
 model_versions = Table(
     "model_versions",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("model", Plain, nullable=False),
     Column("number", BigInteger, nullable=False),
-    Column("manifest", Text, nullable=False),
-    Column("format", Text, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("manifest", Plain, nullable=False),
+    Column("format", Plain, nullable=False),
+    Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     _text("run"),
     Column("signature", Json(JsonObject), nullable=False),
@@ -369,9 +368,9 @@ model_versions = Table(
 model_aliases = Table(
     "model_aliases",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("alias", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("model", Plain, nullable=False),
+    Column("alias", Plain, nullable=False),
     Column("number", BigInteger, nullable=False),
     PrimaryKeyConstraint("project", "model", "alias"),
 )
@@ -379,13 +378,13 @@ model_aliases = Table(
 gates = Table(
     "gates",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False),
-    Column("objective", Text, nullable=False),
-    Column("kpi", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("project", Plain, nullable=False),
+    Column("objective", Plain, nullable=False),
+    Column("kpi", Plain, nullable=False),
     Column("value", Float, nullable=False),
     Column("is_passed", Boolean, nullable=False),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     _text("run"),
     _text("model"),
@@ -396,8 +395,8 @@ gates = Table(
 objectives = Table(
     "objectives",
     metadata,
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
     Column("objective", Json(Objective), nullable=False),
     PrimaryKeyConstraint("project", "name"),
 )
@@ -405,10 +404,10 @@ objectives = Table(
 endpoints = Table(
     "endpoints",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
+    Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     _int("revision"),
     _int("replicas", 1),
@@ -424,11 +423,11 @@ endpoints = Table(
 revisions = Table(
     "revisions",
     metadata,
-    Column("endpoint", Text, ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint", Plain, ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False),
     Column("number", BigInteger, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("model", Plain, nullable=False),
     Column("model_version", BigInteger, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     PrimaryKeyConstraint("endpoint", "number"),
 )
@@ -436,10 +435,10 @@ revisions = Table(
 sweeps = Table(
     "sweeps",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
+    Column("owner", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("state", Choice(SweepState), nullable=False),
     Column("best_trial", BigInteger),
@@ -453,9 +452,9 @@ sweeps = Table(
 trials = Table(
     "trials",
     metadata,
-    Column("sweep", Text, ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False),
+    Column("sweep", Plain, ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False),
     Column("number", BigInteger, nullable=False),
-    Column("run", Text, nullable=False),
+    Column("run", Plain, nullable=False),
     Column("state", Choice(RunState), nullable=False),
     Column("value", Float),
     Column("told_at", Moment),
@@ -467,10 +466,10 @@ trials = Table(
 pipelines = Table(
     "pipelines",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("project", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("id", Plain, primary_key=True),
+    Column("project", Plain, nullable=False),
+    Column("name", Plain, nullable=False),
+    Column("owner", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("state", Choice(PipelineState), nullable=False),
     Column("ended_at", Moment),
@@ -483,9 +482,9 @@ pipelines = Table(
 pipeline_steps = Table(
     "pipeline_steps",
     metadata,
-    Column("pipeline_run", Text, ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("run", Text, nullable=False),
+    Column("pipeline_run", Plain, ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Plain, nullable=False),
+    Column("run", Plain, nullable=False),
     PrimaryKeyConstraint("pipeline_run", "key"),
 )
 
@@ -493,10 +492,10 @@ pipeline_steps = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("kind", Text, nullable=False),
-    Column("project", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("id", Text, nullable=False),
+    Column("kind", Plain, nullable=False),
+    Column("project", Plain, nullable=False),
+    Column("key", Plain, nullable=False),
+    Column("id", Plain, nullable=False),
     Column("at", Moment, nullable=False),
     PrimaryKeyConstraint("kind", "project", "key"),
 )
@@ -506,7 +505,7 @@ decisions = Table(
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("at", Moment, nullable=False),
-    Column("fingerprint", Text, nullable=False),
+    Column("fingerprint", Plain, nullable=False),
     Column("plan", LargeBinary, nullable=False),  # compressed JSON
     Column("snapshot", LargeBinary, nullable=False),  # compressed JSON
     Index("ix_decisions_at", "at"),

@@ -20,6 +20,7 @@ def upgrade() -> None:
     _fleet()
     _runs()
     _attempts()
+    _allocations()
     _streams()
     _assets()
     _endpoints()
@@ -205,7 +206,7 @@ def _runs() -> None:
 
 
 def _attempts() -> None:
-    """Make attempts, replicas and allocations."""
+    """Make attempts and replicas."""
     op.create_table(
         "attempts",
         sa.Column("id", sa.Text(), nullable=False),
@@ -255,6 +256,10 @@ def _attempts() -> None:
         sa.ForeignKeyConstraint(["attempt"], ["attempts.id"], name=op.f("fk_replicas_attempt"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("attempt", "index", name=op.f("pk_replicas")),
     )
+
+
+def _allocations() -> None:
+    """Make allocations, at most one open for each replica."""
     op.create_table(
         "allocations",
         sa.Column("id", sa.Text(), nullable=False),
