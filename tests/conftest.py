@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ import pytest
 from mainspring import scheduler
 from mainspring.blobs.store import BlobStore
 from mainspring.core.actors import SYSTEM
-from mainspring.core.ids import make_id
 from mainspring.core.manifests import FileEntry, pack_manifest
 from mainspring.core.records import Attempt, Cause, Cluster, Node, Outcome, Run
 from mainspring.core.resources import Device
@@ -24,36 +20,8 @@ from mainspring.services.context import Context
 from mainspring.services.signals import Signals
 from mainspring.settings import Settings
 from mainspring.store.store import Store
-
-
-@dataclass
-class HandClock:
-    """A clock that is moved by hand; its wall may jump, its monotonic time may not."""
-
-    wall: datetime = datetime(2026, 3, 1, tzinfo=UTC)
-    ticks: float = 500.0
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.ticks
-
-    def pass_(self, seconds: float) -> None:
-        self.wall += timedelta(seconds=seconds)
-        self.ticks += seconds
-
-
-@dataclass
-class CountingIds:
-    """Ids that count."""
-
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def new(self, kind: str) -> str:
-        with self.lock:
-            return make_id(kind, 1_800_000_000_000, next(self.numbers))
+from mainspring.testing.clock import FakeClock
+from mainspring.testing.ids import FakeIds
 
 
 @dataclass
@@ -61,7 +29,7 @@ class House:
     """A context with one node of 8 CPUs and 2 GPUs, and hands that play scheduler and runner."""
 
     ctx: Context
-    clock: HandClock
+    clock: FakeClock
 
     def plan(self) -> list[str]:
         """Plan and apply once; return the ids of the runs that were started."""
@@ -112,7 +80,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    clock, ids, signals = HandClock(), CountingIds(), Signals()
+    clock, ids, signals = FakeClock(), FakeIds(), Signals()
     store = Store.open(f"sqlite:///{tmp_path / 'house.db'}", clock=clock, ids=ids)
     store.on_commit(signals.hint_all)
     ctx = Context(

@@ -145,14 +145,14 @@ def test_an_endpoint_replaces_a_dead_replica_and_swaps_revisions(house) -> None:
     assert endpoints.get(house.ctx, SYSTEM, "live").state is EndpointState.READY
     assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1001"]
     house.end(first, Cause.USER_ERROR)
-    house.clock.pass_(5)
+    house.clock.advance(5)
     loop.tick()
     (second,) = house.plan()
     house.begin(house.attempt_of(second), address="127.0.0.1:1002")
     assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"]
     models.add_version(house.ctx, SYSTEM, "m", house.folder(m="2"))
     endpoints.deploy(house.ctx, SYSTEM, "live", "m@2")
-    house.clock.pass_(5)
+    house.clock.advance(5)
     loop.tick()
     (third,) = house.plan()
     assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"], (
@@ -169,7 +169,7 @@ def test_an_endpoint_whose_replicas_die_says_so(house) -> None:
     endpoints.deploy(house.ctx, SYSTEM, "live", "m@1")
     loop = Endpoints(house.ctx)
     for _ in range(3):
-        house.clock.pass_(100)
+        house.clock.advance(100)
         loop.tick()
         (replica,) = house.plan()
         house.end(replica, Cause.USER_ERROR)
@@ -183,7 +183,7 @@ def test_one_planner_at_a_time(house) -> None:
     pause = Schedule(house.ctx, "me").tick()
     assert pause is not None
     assert house.ctx.store.runs.counts("default") == {"queued": 1}
-    house.clock.pass_(31)
+    house.clock.advance(31)
     Schedule(house.ctx, "me").tick()
     assert house.ctx.store.runs.counts("default") == {"running": 1}
 

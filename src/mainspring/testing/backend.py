@@ -1,0 +1,175 @@
+"""The conformance suite of backends: a backend is done when this passes against the real engine.
+
+In a plug-in's tests: subclass `BackendContract` and give a fixture `backend`; the suite brings the server that runners dial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
+from mainspring.core.ids import AttemptId, RunId
+from mainspring.core.records import Cause
+from mainspring.core.resources import Granted
+from mainspring.testing.server import RunnerServer
+
+INSTALLATION = "inst-conformance"
+TIMEOUT_S = 20.0
+SLEEP = ["sh", "-c", "echo begun; exec sleep 300"]
+
+
+class BackendContract:
+    """What `core/backend.py` promises, as tests. Override `installation` if the fixture's backend has another one."""
+
+    installation = INSTALLATION
+
+    @pytest.fixture
+    def server(self) -> Iterator[RunnerServer]:
+        """The server that runners dial; an engine on other machines overrides it with an address that they reach."""
+        made = RunnerServer()
+        yield made
+        made.close()
+
+    def request(
+        self, backend: Backend, server: RunnerServer, command: Sequence[str], name: str, granted: Granted | None = None
+    ) -> LaunchRequest:
+        """Return a request to run `command`."""
+        attempt = AttemptId(f"att-{name}-{os.getpid()}-{time.monotonic_ns():x}")
+        server.jobs[attempt] = list(command)
+        return LaunchRequest(
+            installation=self.installation,
+            attempt=attempt,
+            run=RunId(f"run-of-{attempt}"),
+            replica=0,
+            node=backend.inventory().nodes[0],
+            granted=granted or Granted(cpu_milli=1000, memory_bytes=0),
+            server_url=server.url,
+            token="t" * 64,
+            grace_s=1.0,
+        )
+
+    def wait_for(self, backend: Backend, handle: Handle, state: ObservedState) -> Observation:
+        """Observe until `handle` is in `state`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            seen = backend.observe([handle])[0]
+            if seen.state is state:
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"{handle.attempt} was not seen {state} within {TIMEOUT_S:g} s")
+
+    @contextlib.contextmanager
+    def launched(self, backend: Backend, request: LaunchRequest) -> Iterator[Handle]:
+        """Launch, and clean up whatever happens."""
+        handle = backend.launch(request)
+        try:
+            yield handle
+        finally:
+            backend.stop(handle, 0.0)
+            self.wait_for(backend, handle, ObservedState.GONE)
+            backend.forget(handle)
+
+    def test_there_is_a_node(self, backend: Backend) -> None:
+        nodes = backend.inventory().nodes
+        assert nodes
+        assert all(node.cpu_milli > 0 and node.memory_bytes > 0 and node.used_cpu_milli == 0 for node in nodes)
+        assert [node.id for node in nodes] == [node.id for node in backend.inventory().nodes], "ids are stable"
+        assert backend.probe().is_ready
+
+    def test_a_command_runs_and_its_end_is_told(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, ["sh", "-c", "echo hello; exit 3"], "exit")
+        began = time.monotonic()
+        handle = backend.launch(request)
+        assert time.monotonic() - began < 10
+        told = server.wait(request.attempt, "ended")
+        assert told.exit is not None
+        assert (told.exit["cause"], told.exit["exit_code"], told.log) == (Cause.USER_ERROR, 3, b"hello\n")
+        self.wait_for(backend, handle, ObservedState.GONE)
+        record = backend.read_exit(handle)
+        assert record is not None
+        assert (record.outcome.cause, record.outcome.exit_code) == (Cause.USER_ERROR, 3)
+        backend.forget(handle)
+        backend.forget(handle)
+
+    def test_launching_twice_starts_one(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "twice")
+        with ThreadPoolExecutor(4) as pool:
+            handles = list(pool.map(backend.launch, [request] * 4))
+        with self.launched(backend, request) as handle:
+            assert {(one.attempt, one.replica) for one in handles} == {(handle.attempt, handle.replica)}
+            server.wait(request.attempt, "running")
+            assert len([one for one in backend.owned() if one.attempt == request.attempt]) == 1
+            assert server.of(request.attempt).was_started == 1
+            time.sleep(0.2)  # a second runner would have printed by now
+            assert server.of(request.attempt).log in (b"", b"begun\n")
+
+    def test_stop_ends_the_process_and_is_idempotent(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "stop")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            backend.stop(handle, 1.0)
+            backend.stop(handle, 1.0)
+            self.wait_for(backend, handle, ObservedState.GONE)
+            backend.stop(handle, 1.0)
+
+    def test_stop_ends_what_ignores_sigterm_and_what_it_started(self, backend: Backend, server: RunnerServer) -> None:
+        script = "trap '' TERM; (trap '' TERM; sleep 300) & echo $!; sleep 300"
+        request = self.request(backend, server, ["sh", "-c", script], "stubborn")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            backend.stop(handle, 0.5)
+            self.wait_for(backend, handle, ObservedState.GONE)
+            assert not [one for one in backend.owned() if one.attempt == request.attempt]
+
+    def test_observing_many_at_once_and_strangers(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "many")
+        with self.launched(backend, request) as handle:
+            stranger = Handle(attempt=AttemptId("att-nobody"), replica=0, data={})
+            seen = backend.observe([stranger, handle] * 50)
+            assert [one.state for one in seen[:2]] == [ObservedState.GONE, ObservedState.RUNNING]
+            assert len(seen) == 100
+            backend.stop(stranger, 0.1)
+            assert backend.read_exit(stranger) is None
+
+    def test_what_it_owns_carries_our_mark_only(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "owned")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            owned = {(one.attempt, one.replica) for one in backend.owned()}
+            assert (handle.attempt, handle.replica) in owned
+        assert handle.attempt not in {one.attempt for one in backend.owned()}
+
+    def test_native_shows_the_engines_own_object(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "native")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            native = backend.native(handle)
+            assert native
+            assert request.token not in str(native)
+
+    def test_a_dead_runner_is_started_again_to_report_and_nothing_else(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "drain")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            self.kill_runner(backend, handle)
+            self.wait_for(backend, handle, ObservedState.GONE)
+            backend.launch(request)
+            told = server.wait(request.attempt, "ended")
+            assert told.exit is not None
+            assert told.exit["cause"] == Cause.NODE_LOST
+            assert told.was_started == 1, "user code was begun a second time"
+            self.wait_for(backend, handle, ObservedState.GONE)
+            assert not [one for one in backend.owned() if one.attempt == request.attempt], "user code outlived its attempt"
+
+    def kill_runner(self, backend: Backend, handle: Handle) -> None:
+        """Kill the runner of `handle`; engines that hide their processes override it."""
+        pid = backend.native(handle)["pid"]
+        assert isinstance(pid, int)
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,168 @@
+"""A server as a runner sees it, in a hundred lines: work, beats, commands. For conformance suites of backends."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass(slots=True)
+class Told:
+    """What the runner of one replica has said so far."""
+
+    state: str = ""
+    log: bytes = b""
+    exit: dict[str, Any] | None = None
+    offsets: dict[str, int] = field(default_factory=dict)
+    command: dict[str, Any] | None = None
+    was_started: int = 0
+
+
+class RunnerServer:
+    """Answers runners on loopback; `jobs` maps attempt ids to the command each is to run."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, list[str]] = {}
+        self.told: dict[tuple[str, int], Told] = {}
+        self.moved = threading.Condition()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.answer(self, None)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                server.answer(self, json.loads(body) if body else {})
+
+            def log_message(self, format: str, *args: Any) -> None:
+                del format, args
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._http.shutdown()
+        self._http.server_close()
+
+    def of(self, attempt: str, replica: int = 0) -> Told:
+        """Return what the replica's runner said."""
+        with self.moved:
+            return self.told.setdefault((attempt, replica), Told())
+
+    def wait(self, attempt: str, state: str, timeout_s: float = 20.0, replica: int = 0) -> Told:
+        """Block until the replica's runner has reported `state` ("running", "ended", …). Raises TimeoutError."""
+        told = self.of(attempt, replica)
+        with self.moved:
+            if not self.moved.wait_for(lambda: told.state == state, timeout_s):
+                raise TimeoutError(f"{attempt} did not become {state} within {timeout_s:g} s, it is {told.state or 'silent'}")
+        return told
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
+        """Answer one request of a runner."""
+        path = urlsplit(handler.path)
+        parts = path.path.strip("/").split("/")
+        if len(parts) < 5 or parts[2] != "attempts":
+            self._send(handler, 200, {"missing": []})
+            return
+        attempt, verb = parts[3], parts[4]
+        query = parse_qs(path.query)
+        if verb == "work":
+            self._send(handler, 200, self._work(attempt))
+        elif verb == "beat" and body is not None:
+            self._send(handler, 200, self._beat(attempt, body))
+        else:
+            self._send(
+                handler, 200, self._commands(attempt, int(query.get("replica", ["0"])[0]), int(query.get("after", ["0"])[0]))
+            )
+
+    def stop(self, attempt: str, replica: int = 0, deadline_s: float = 1.0) -> None:
+        """Let the next answer tell the runner to stop."""
+        with self.moved:
+            self.told.setdefault((attempt, replica), Told()).command = {
+                "no": 1,
+                "kind": "stop",
+                "cause": "cancelled",
+                "deadline_s": deadline_s,
+            }
+            self.moved.notify_all()
+
+    def _work(self, attempt: str) -> dict[str, Any]:
+        return {
+            "run": f"run-of-{attempt}",
+            "attempt": attempt,
+            "number": 1,
+            "name": "conformance",
+            "project": "default",
+            "world_size": 1,
+            "env": {},
+            "limits": {},
+            "checkpoint": "",
+            "spec": {
+                "kind": "command",
+                "command": self.jobs.get(attempt, ["true"]),
+                "args": {},
+                "params": {},
+                "code": {"manifest": "", "folder": "."},
+                "environment": {"interpreter": "", "lock": "", "image": ""},
+                "env": {},
+                "timeout_s": 0.0,
+                "grace_s": 1.0,
+                "disconnect_limit_s": 0.0,
+                "entry": None,
+                "replicas": 1,
+            },
+        }
+
+    def _beat(self, attempt: str, body: dict[str, Any]) -> dict[str, Any]:
+        told = self.of(attempt, int(body.get("replica", 0)))
+        with self.moved:
+            for chunk in body.get("chunks", ()):
+                held = told.offsets.get(chunk["stream"], 0)
+                data = base64.b64decode(chunk["data"])
+                if chunk["offset"] <= held:
+                    fresh = data[held - chunk["offset"] :]
+                    told.offsets[chunk["stream"]] = held + len(fresh)
+                    told.log += fresh if chunk["stream"] == "log" else b""
+            if body.get("state") == "running" and told.state != "running":
+                told.was_started += 1
+            told.state = str(body.get("state"))
+            told.exit = body.get("exit") or told.exit
+            self.moved.notify_all()
+            commands = [told.command] if told.command else []
+            is_over = told.state == "ended"
+            return {
+                "ack": dict(told.offsets),
+                "commands": commands,
+                "beat_in_s": 0.5,
+                "is_followed": True,
+                "is_acknowledged": is_over,
+            }
+
+    def _commands(self, attempt: str, replica: int, after: int) -> dict[str, Any]:
+        told = self.of(attempt, replica)
+        with self.moved:
+            self.moved.wait_for(lambda: told.command is not None and told.command["no"] > after, 0.5)
+            fresh = [told.command] if told.command is not None and told.command["no"] > after else []
+        return {"commands": fresh, "is_followed": True}
+
+    def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)

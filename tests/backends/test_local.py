@@ -1,0 +1,114 @@
+"""The local backend passes the shipped contract, and keeps its own promises about this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mainspring.backends.local import create
+from mainspring.backends.local.backend import LocalBackend
+from mainspring.backends.local.cgroups import find
+from mainspring.backends.local.grants import granted_env
+from mainspring.backends.local.processes import boot_id, is_alive, start_time
+from mainspring.core.backend import ObservedState
+from mainspring.core.records import Cluster
+from mainspring.core.resources import DeviceShare, Granted
+from mainspring.testing.backend import SLEEP, BackendContract
+from mainspring.testing.server import RunnerServer
+
+CLUSTER = Cluster(id="local", name="local", backend="local", config={"gpus": 2, "gpu_model": "toy", "cpus": 4})
+
+
+class TestLocal(BackendContract):
+    """The contract, against real processes."""
+
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> LocalBackend:
+        self.installation = f"inst-{tmp_path.name}-{os.getpid()}"
+        return create(CLUSTER, tmp_path, self.installation)
+
+    def test_it_is_found_again_by_a_new_server(self, backend: LocalBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "again")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            reborn = create(CLUSTER, backend.folder, self.installation)
+            assert reborn.observe([handle])[0].state is ObservedState.RUNNING
+            assert reborn.launch(request) == handle
+            assert server.of(request.attempt).was_started == 1
+
+    def test_a_foreign_installation_is_left_alone(self, backend: LocalBackend, server: RunnerServer) -> None:
+        other = create(CLUSTER, backend.folder / "other", f"{self.installation}-other")
+        request = self.request(backend, server, SLEEP, "foreign")
+        with self.launched(backend, request):
+            server.wait(request.attempt, "running")
+            assert [one for one in other.owned() if one.attempt == request.attempt] == []
+
+    def test_user_code_sees_what_was_granted(self, backend: LocalBackend, server: RunnerServer) -> None:
+        command = ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $MAINSPRING_REPLICA"]
+        granted = Granted(cpu_milli=2500, memory_bytes=0, devices=(DeviceShare(index=1, milli=500),))
+        request = self.request(backend, server, command, "grant", granted)
+        with self.launched(backend, request):
+            assert server.wait(request.attempt, "ended").log == b"1 2 0\n"
+
+    def test_too_much_memory_ends_as_out_of_memory(self, backend: LocalBackend, server: RunnerServer) -> None:
+        if not backend.capabilities.limits:
+            assert backend.probe().notices
+            return
+        command = ["python3", "-c", "x = bytearray(400 << 20); print(len(x))"]
+        request = self.request(backend, server, command, "oom", Granted(cpu_milli=1000, memory_bytes=100 << 20))
+        with self.launched(backend, request):
+            told = server.wait(request.attempt, "ended")
+            assert told.exit is not None
+            assert told.exit["cause"] == "out_of_memory"
+
+    def test_the_token_is_in_no_listing(self, backend: LocalBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "token")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    try:
+                        words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                    except OSError:
+                        continue
+                    assert request.token.encode() not in words
+            place = Path(str(handle.data["folder"]))
+            assert (place / "token").stat().st_mode & 0o077 == 0
+            assert place.stat().st_mode & 0o077 == 0
+
+
+def test_declared_devices_are_counted(tmp_path: Path) -> None:
+    (node,) = create(CLUSTER, tmp_path, "inst-x").inventory().nodes
+    assert [(device.index, device.model, device.declared) for device in node.devices] == [(0, "toy", True), (1, "toy", True)]
+    assert node.cpu_milli == 4000
+
+
+def test_no_gpu_granted_means_none_is_visible() -> None:
+    env = granted_env(Granted(cpu_milli=500, memory_bytes=0))
+    assert (env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]) == ("", "1")
+
+
+def test_a_reused_pid_and_a_zombie_are_dead() -> None:
+    mine = {"pid": os.getpid(), "start_time": start_time(os.getpid()), "boot_id": boot_id()}
+    assert is_alive(mine)
+    assert not is_alive({**mine, "start_time": 1})
+    assert not is_alive({**mine, "boot_id": "another"})
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    deadline = time.monotonic() + 5
+    while start_time(child) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive({"pid": child})
+    os.waitpid(child, 0)
+
+
+def test_without_groups_a_notice_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    found = find("inst-x", tmp_path)
+    assert not found.is_enforced
+    assert "not enforced" in found.notice
