@@ -27,7 +27,7 @@ backend = plugins.load("backends", "echo")(Cluster(id="c", name="c", backend="ec
 assert backend.inventory().nodes[0].name == "echo"
 spec = SweepSpec(template=RunSpec(command=("a",)), space=(parse_dimension("uniform:0:1", "x"),), metric="m", sampler="middle")
 from mainspring.workflows.sweeps import ask
-assert ask(spec, [], 1) == {"x": 0.5}
+assert ask(spec, [], 1, plugins.load("samplers", "middle")) == {"x": 0.5}
 notifier = plugins.load("notifiers", "file")({"path": "told"})
 notifier.notify(Event(seq=7, at=datetime.now(UTC), actor="a", kind="k", subject="s"), "it works")
 assert Path("told").read_text() == "7 it works\\n"

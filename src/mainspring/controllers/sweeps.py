@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import cast
 
+from mainspring import plugins
 from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import ConflictError
 from mainspring.core.lifecycle import TERMINAL_RUN
@@ -32,9 +34,10 @@ class Sweeps:
     def _step(self, sweep: Sweep) -> None:
         trials = [self._told(sweep, trial) for trial in self.ctx.store.sweeps.trials(sweep.id)]
         due = decide.how_many_more(sweep.spec, trials)
+        factory = cast("decide.Factory", plugins.load("samplers", sweep.spec.sampler))
         for _ in range(due):
             number = len(trials) + 1
-            params = decide.ask(sweep.spec, trials, number)
+            params = decide.ask(sweep.spec, trials, number, factory)
             spec = sweeps.trial_spec(sweep, number, params)
             run = runs.make_run(self.ctx, sweep.owner, spec)
             trial = Trial(sweep=sweep.id, number=number, params=params, run=run.id)
@@ -45,8 +48,7 @@ class Sweeps:
             except ConflictError:
                 return  # another controller asked first; its rows are seen at the next tick
             trials.append(trial)
-        is_over = len(trials) >= sweep.spec.trials and all(trial.told_at is not None for trial in trials)
-        if is_over:
+        if decide.is_over(sweep.spec, trials):
             best = decide.best(sweep.spec, trials)
             event = said(SYSTEM, "sweep.done", sweep.id, sweep.project, best=best.number if best else None)
             self.ctx.store.sweeps.finish(sweep.id, SweepState.DONE, now=self.ctx.clock.now(), event=event)

@@ -24,6 +24,14 @@ class Told:
     was_started: int = 0
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing about runners that were killed in the middle of a request."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore a connection that broke."""
+        del request, client_address
+
+
 class RunnerServer:
     """Answers runners on loopback; `jobs` maps attempt ids to the command each is to run."""
 
@@ -48,7 +56,7 @@ class RunnerServer:
             def log_message(self, format: str, *args: Any) -> None:
                 del format, args
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()

@@ -50,6 +50,7 @@ class LocalBackend:
     _children: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict)
     _killers: dict[tuple[str, int], threading.Timer] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _launching: threading.Lock = field(default_factory=threading.Lock)
     _bundle: Path | None = None
 
     @property
@@ -70,8 +71,12 @@ class LocalBackend:
         """Start the runner unless it lives; see the contract. Raises LaunchError when the folder cannot be written."""
         handle = Handle(attempt=request.attempt, replica=request.replica, data={"folder": str(self._place(request))})
         place = self._place(request)
-        if self._lives(handle):
-            return handle
+        with self._launching:
+            if not self._lives(handle):
+                self._start(request, place)
+        return handle
+
+    def _start(self, request: LaunchRequest, place: Path) -> None:
         name = f"{request.attempt}.{request.replica}"
         groups = self.groups.make(name, request.granted)
         try:
@@ -93,7 +98,6 @@ class LocalBackend:
         cgroups.enter(groups, child.pid)
         with self._lock:
             self._children[request.attempt, request.replica] = child
-        return handle
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Look at each recorded process."""
@@ -270,7 +274,7 @@ def _marks(handle: Handle) -> tuple[str, str]:
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner reads, whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
         handle.write(text)

@@ -70,11 +70,24 @@ def find(installation: str, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
                     _write(parent / "cgroup.subtree_control", "+memory +cpu")
         except OSError:
             continue
-        if version == 1 or (home / "cgroup.subtree_control").read_text().split():
+        if version == 1 or _has_limits(home):
             roots.append(home)
     if len(roots) == len(candidates):
         return Cgroups(version, tuple(roots))
     return Cgroups(version, (), "Memory and CPU limits are not enforced: control groups cannot be made here.")
+
+
+def _has_limits(home: Path) -> bool:
+    """Say whether groups below `home` get the files that limit memory and CPU (their controllers may be elsewhere)."""
+    probe = home / "probe"
+    try:
+        probe.mkdir(exist_ok=True)
+        return (probe / "memory.max").exists() and (probe / "cpu.max").exists()
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.rmdir()
 
 
 def enter(groups: tuple[Path, ...], pid: int) -> None:
