@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import threading
 import time
@@ -181,8 +182,27 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file of the first day, to be copied: making one takes longer than most tests."""
+    home = Home(str(tmp_path_factory.mktemp("migrated") / "mainspring.db"))
+    home.open()
+    home.close_all()
+    return home.path
+
+
 @pytest.fixture
-def sqlite_home(tmp_path: Path) -> Iterator[Home]:
+def sqlite_home(tmp_path: Path, migrated_file: Path) -> Iterator[Home]:
+    """A SQLite file as an installation finds it on its first day."""
+    home = Home(str(tmp_path / "mainspring.db"))
+    home.path.touch(0o600)
+    shutil.copyfile(migrated_file, home.path)
+    yield home
+    home.close_all()
+
+
+@pytest.fixture
+def empty_sqlite_home(tmp_path: Path) -> Iterator[Home]:
     """An empty place for a SQLite file."""
     home = Home(str(tmp_path / "mainspring.db"))
     yield home
@@ -225,7 +245,7 @@ def empty_postgres_home(postgres: Any) -> Iterator[Home]:
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.engine)])
 def empty_home(request: pytest.FixtureRequest) -> Home:
     """An empty database without any schema, once of each kind."""
-    made: Home = request.getfixturevalue({"sqlite": "sqlite_home", "postgres": "empty_postgres_home"}[request.param])
+    made: Home = request.getfixturevalue(f"empty_{request.param}_home")
     return made
 
 

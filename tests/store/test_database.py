@@ -222,11 +222,11 @@ def test_a_newer_schema_is_refused(empty_home):
         empty_home.open()
 
 
-def test_files_are_for_their_owner_alone(sqlite_home):
-    sqlite_home.open()
-    for suffix in ("", ".lock"):
-        assert Path(str(sqlite_home.path) + suffix).stat().st_mode & 0o077 == 0
-    assert json.loads(Path(str(sqlite_home.path) + ".lock").read_text())["pid"] == os.getpid()
+def test_files_are_for_their_owner_alone(empty_sqlite_home):
+    empty_sqlite_home.open()
+    for suffix in ("", ".lock", "-wal"):
+        assert Path(str(empty_sqlite_home.path) + suffix).stat().st_mode & 0o077 == 0
+    assert json.loads(Path(str(empty_sqlite_home.path) + ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_every_commit_is_on_disk_before_it_is_answered(sqlite_home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -18,7 +19,6 @@ _LOCK = 0x6D61696E  # "main": two processes that start together on one PostgreSQ
 
 def migrate(engine: Engine, *, to: str = "head") -> None:
     """Bring the schema up to version `to`, all or nothing. Raises StoreError when it is newer than this program."""
-    config = _config()
     with engine.begin() as conn:
         stand_in_line(conn)
         here = version_of(conn)
@@ -31,6 +31,7 @@ def migrate(engine: Engine, *, to: str = "head") -> None:
             )
         if here == (known[-1] if to == "head" else to):
             return
+        config = _config()
         config.attributes["connection"] = conn
         command.upgrade(config, to)
 
@@ -46,10 +47,11 @@ def version_of(conn: Connection) -> str:
     return MigrationContext.configure(conn).get_current_revision() or ""
 
 
-def versions() -> list[str]:
+@cache
+def versions() -> tuple[str, ...]:
     """Return all versions that this program knows, oldest first."""
     scripts = ScriptDirectory.from_config(_config())
-    return [script.revision for script in scripts.walk_revisions()][::-1]
+    return tuple(script.revision for script in scripts.walk_revisions())[::-1]
 
 
 def _config() -> Config:
