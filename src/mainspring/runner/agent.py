@@ -1,0 +1,223 @@
+"""One attempt from claim to acknowledged end. Each step leaves the folder so that another runner can go on after a crash.
+
+claim → first beat, work → code, inputs → `started` → user code → `ended.json` → outputs → `exit.json` → last beat → cleared
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import outputs, process, setup
+from .beats import Link
+from .blobs import DamagedError, send
+from .folder import Folder, claim, identity, reach, read_json, write_durably
+from .watch import Stop, Watch
+from .wire import AwayError, RefusedError, Wire, pause_after
+
+HELD = 75
+MAX_REFUSALS = 5
+
+
+def main(root: str) -> int:
+    """Run, or recover, the attempt in this folder."""
+    folder = Folder(root)
+    launch = read_json(folder.at("launch.json"))
+    if launch is None:
+        sys.stderr.write(f"{root} has no launch.json.\n")
+        return 66
+    held = claim(folder)
+    if held is None:
+        return HELD
+    with open(folder.at("token")) as file:
+        token = file.read().strip()
+    folder.make()
+    write_durably(folder.at("runner.json"), identity(os.getpid()))
+    process.adopt_orphans()
+    return Agent(folder, launch, token).run()
+
+
+class Agent:
+    """The attempt that this process is for."""
+
+    def __init__(self, folder: Folder, launch: dict[str, Any], token: str) -> None:
+        self._folder = folder
+        self._launch = launch
+        self._cgroup = str(launch.get("cgroup") or "")
+        self._stop = Stop(folder)
+        self._link = Link(folder, launch, token, self._obey)
+        self._wire = Wire(str(launch["server_url"]), token)
+
+    def run(self) -> int:
+        """Do the attempt, or report the end of one that was begun before; return the exit status."""
+        grace_s = float(self._launch.get("grace_s", 10.0))
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.ask("cancelled", grace_s))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        folder = self._folder
+        done = read_json(folder.exit)
+        if done is not None and done.get("is_final"):
+            return 0
+        if done is None and os.path.exists(folder.started):
+            process.end_leftovers(folder, self._cgroup)
+        self._link.start()
+        if done is None:
+            ended = read_json(folder.ended)
+            if ended is None:
+                ended = self._lost() if os.path.exists(folder.started) else self._do()
+                write_durably(folder.ended, ended)
+            done = self._settle(ended)
+        return self._report(done)
+
+    def _do(self) -> dict[str, Any]:
+        """Get the work and carry it out; return {outcome, is_task}."""
+        try:
+            path = f"/attempts/{self._launch['attempt']}/work?replica={int(self._launch.get('replica', 0))}"
+            work: dict[str, Any] = {}
+            is_known = self._patiently(lambda: work.update(self._wire.ask("GET", path)))
+        except RefusedError as refused:
+            cause = "superseded" if refused.status == 409 else "launch_failed"
+            return {"outcome": _outcome(cause, None, f"The server gave no work: {refused}")}
+        if not is_known:
+            return {"outcome": self._stopped(None)}
+        is_task = work["spec"].get("kind") == "task"
+        return {"outcome": self._carry_out(work), "is_task": is_task}
+
+    def _carry_out(self, work: dict[str, Any]) -> dict[str, Any]:
+        folder = self._folder
+        cache = str(self._launch.get("cache_dir") or folder.at("cache"))
+        try:
+            if not self._patiently(lambda: setup.lay_out(folder, self._wire, cache, work)):
+                return self._stopped(None)
+            cwd = setup.working_folder(folder, work)
+            env = setup.environment(folder, self._launch, work, cwd)
+            command = setup.command_line(folder, work, env, cwd)
+        except setup.CannotStartError as wrong:
+            folder.say(str(wrong))
+            return _outcome("user_error", wrong.code, str(wrong))
+        except (DamagedError, RefusedError, OSError) as wrong:
+            folder.say(f"The attempt cannot be set up: {wrong}")
+            return _outcome("launch_failed", None, f"The attempt cannot be set up: {wrong}")
+        if self._stop.cause:
+            return self._stopped(None)
+        before = process.killed_for_memory(self._cgroup) if self._cgroup else None
+        try:
+            pid = process.begin(folder, command, cwd, env)
+        except OSError as wrong:
+            sentence = f"{command[0]} cannot be started: {wrong.strerror or wrong}."
+            folder.say(sentence)
+            return _outcome("user_error", 126, sentence)
+        env.clear()
+        code = self._attend(pid, work)
+        after = process.killed_for_memory(self._cgroup) if self._cgroup else None
+        if code != 0 and after is not None and after > (before or 0) and not self._stop.cause:
+            folder.say("The run was ended because it used more memory than it was given.")
+            return _outcome("out_of_memory", 137, "It used more memory than it was given.")
+        return self._stopped(code) if self._stop.cause else _ended(code)
+
+    def _attend(self, pid: int, work: dict[str, Any]) -> int:
+        """Wait for user code; end what it leaves behind."""
+        self._stop.guard(pid)
+        self._link.tell("running")
+        watch = Watch(self._folder, self._link, self._stop, work["spec"], pid)
+        watch.start()
+        code = process.wait_for(pid)
+        watch.is_over.set()
+        self._stop.guard(0)
+        while process.has_children():
+            process.kill_all()
+            time.sleep(0.005)  # killed children become zombies a moment later
+        self._link.tell("stopping")
+        return code
+
+    def _lost(self) -> dict[str, Any]:
+        message = "The runner died; what user code still did was ended."
+        self._folder.say(message)
+        return {"outcome": _outcome("node_lost", None, message)}
+
+    def _settle(self, ended: dict[str, Any]) -> dict[str, Any]:
+        """Send the outputs (S5), then write the exit record (S6)."""
+        outcome = ended["outcome"]
+        values: dict[str, Any] = {}
+        if outcome["cause"] != "node_lost":
+            try:
+                values, files = outputs.gather(self._folder, bool(ended.get("is_task")))
+                if files:
+                    self._patiently(lambda: send(self._wire, files), is_stoppable=False)
+            except (RefusedError, OSError, ValueError, KeyError) as wrong:
+                values = {}
+                sentence = f"The outputs could not be kept: {wrong}"
+                self._folder.say(sentence)
+                if outcome["cause"] == "succeeded":
+                    outcome = _outcome("user_error", outcome["exit_code"], sentence)
+        done = {"outcome": outcome, "outputs": values, "is_final": False}
+        reach("before-S6")
+        write_durably(self._folder.exit, done)
+        reach("after-S6")
+        return done
+
+    def _report(self, done: dict[str, Any]) -> int:
+        """Tell the end until it is acknowledged, then clear the large folders (S7)."""
+        self._link.finish(done["outcome"], done.get("outputs") or {})
+        self._link.is_acknowledged.wait()
+        write_durably(self._folder.exit, {**done, "is_final": True})
+        reach("before-S7")
+        import shutil  # nothing waits for this any more
+
+        for path in (self._folder.work, self._folder.inputs, self._folder.at("cache")):
+            shutil.rmtree(path, ignore_errors=True)
+        return 0
+
+    def _obey(self, kind: str, cause: str, deadline_s: float) -> None:
+        if kind == "stop":
+            self._stop.ask(cause or "cancelled", deadline_s)
+        elif kind == "checkpoint":
+            with open(self._folder.in_spool("checkpoint_requested"), "w"):
+                pass
+
+    def _patiently(self, act: Callable[[], None], is_stoppable: bool = True) -> bool:
+        """Try until the server is there; return whether it was done before a stop came. Raises RefusedError."""
+        failures = 0
+        while not (is_stoppable and self._stop.cause):
+            try:
+                act()
+                return True
+            except AwayError as away:
+                failures += 1
+                pause_s = pause_after(failures, away.pause_s)
+            except RefusedError:
+                failures += 1
+                if is_stoppable or failures >= MAX_REFUSALS:
+                    raise
+                pause_s = pause_after(failures)
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until and not (is_stoppable and self._stop.cause):
+                time.sleep(0.05)
+        return False
+
+    def _stopped(self, code: int | None) -> dict[str, Any]:
+        told = {
+            "timeout": "It ran longer than its limit.",
+            "node_lost": "The server was away for longer than the limit of this run.",
+        }
+        return _outcome(self._stop.cause, code, told.get(self._stop.cause, "It was stopped."))
+
+
+def _ended(code: int) -> dict[str, Any]:
+    if code == 0:
+        return _outcome("succeeded", 0, "")
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return _outcome("user_error", code, f"It was ended by {name}.")
+    return _outcome("user_error", code, f"It ended with exit code {code}.")
+
+
+def _outcome(cause: str, code: int | None, message: str) -> dict[str, Any]:
+    return {"cause": cause, "exit_code": code, "message": message[:2000]}

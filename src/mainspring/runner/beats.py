@@ -1,0 +1,223 @@
+"""The link to the server: one thread that beats, one that holds a poll for commands."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .folder import Folder
+from .spool import LINE_STREAMS, MAX_BEAT_BYTES, Stream
+from .wire import AwayError, RefusedError, Wire, pause_after
+
+BEAT_BYTES = 256 * 1024
+FOLLOWED_S = 0.1
+FLOWING_S = 1.0
+LOOK_S = 0.25
+HOLD_S = 20
+GONE_PAUSE_S = 3600.0
+POLL_GAP_S = 0.2
+SPOOL_LIMIT_BYTES = 1 << 30
+
+
+class Link:
+    """What is told and what is heard. `on_command(kind, cause, deadline_s)` is called once for each number."""
+
+    def __init__(self, folder: Folder, launch: dict[str, Any], token: str, on_command: Callable[[str, str, float], None]) -> None:
+        self._folder = folder
+        self._url = str(launch["server_url"])
+        self._token = token
+        self._attempt = str(launch["attempt"])
+        self._replica = int(launch.get("replica", 0))
+        self._on_command = on_command
+        self._limit = int(launch.get("spool_limit_bytes", SPOOL_LIMIT_BYTES))
+        self._streams = [Stream(folder, name) for name in (*LINE_STREAMS, "log")]
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._done_no = 0
+        self._beat_no = 0
+        self._beat_in_s = 10.0
+        self._is_followed = False
+        self._is_synced = False  # the first answer tells where to resume
+        self._was_full = False
+        self._state = "starting"
+        self._address = ""
+        self._exit: dict[str, Any] | None = None
+        self._outputs: dict[str, Any] = {}
+        self.heard_at = boot_time()
+        self.is_gone = threading.Event()  # 410: nobody knows this attempt
+        self.is_acknowledged = threading.Event()
+
+    def start(self) -> None:
+        """Begin to beat and to listen."""
+        threading.Thread(target=self._beat_for_ever, daemon=True, name="beat").start()
+        threading.Thread(target=self._listen_for_ever, daemon=True, name="commands").start()
+
+    def tell(self, state: str = "", address: str = "") -> None:
+        """Report a change at once."""
+        self._state = state or self._state
+        self._address = address or self._address
+        self._wake.set()
+
+    def finish(self, outcome: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Report the end, once every byte of every stream is acknowledged."""
+        for stream in self._streams:
+            stream.seal()
+        self._outputs = outputs
+        self._exit = outcome
+        self._wake.set()
+
+    def _beat_for_ever(self) -> None:
+        wire = Wire(self._url, self._token)
+        failures = 0
+        while not self.is_acknowledged.is_set():
+            try:
+                pause_s = self._beat(wire, is_late=failures > 0)
+                failures = 0
+            except AwayError as away:
+                failures += 1
+                pause_s = pause_after(failures, away.pause_s)
+            except RefusedError as refused:
+                failures += 1
+                pause_s = self._refused(refused, failures)
+            except Exception as wrong:  # the loop's top: whatever is wrong with one beat must not end all later ones
+                failures += 1
+                pause_s = pause_after(failures)
+                self._folder.event("beat_failed", message=repr(wrong)[:300])
+            self._thin()
+            self._wait(pause_s, is_urgent=failures == 0)
+
+    def _refused(self, refused: RefusedError, failures: int) -> float:
+        if refused.status == 410:
+            self.is_gone.set()
+            return GONE_PAUSE_S
+        self._is_synced = False  # ask again where to resume
+        return pause_after(failures + 4)
+
+    def _beat(self, wire: Wire, is_late: bool) -> float:
+        """Send one beat; return how long to wait for the next."""
+        chunks, is_more = self._chunks(MAX_BEAT_BYTES // 2 if is_late or self._was_full else BEAT_BYTES)
+        self._beat_no += 1
+        beat: dict[str, Any] = {
+            "protocol": 1,
+            "replica": self._replica,
+            "no": self._beat_no,
+            "state": self._state,
+            "chunks": chunks,
+            "address": self._address,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        is_last = self._exit is not None and self._is_synced and not chunks and not is_more
+        if is_last:
+            beat.update(state="ended", exit=self._exit, outputs=self._outputs)
+        answer = wire.ask("POST", f"/attempts/{self._attempt}/beat", beat)
+        self.heard_at = boot_time()
+        self.is_gone.clear()
+        self._take(answer)
+        if is_last and answer.get("is_acknowledged"):
+            self.is_acknowledged.set()
+            return 0.0
+        if self._exit is not None or is_more:
+            self._was_full = is_more
+            return random.uniform(0.01, 0.05) if is_late else 0.0  # noqa: S311  (paced, so that many runners may come back)
+        self._was_full = False
+        if self._is_followed:
+            return FOLLOWED_S
+        return FLOWING_S if chunks else self._beat_in_s * random.uniform(0.8, 1.0)  # noqa: S311  (jitter)
+
+    def _chunks(self, budget: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return what to send, small streams first, and whether there is more."""
+        if not self._is_synced:
+            return [], True
+        chunks: list[dict[str, Any]] = []
+        is_more = False
+        for stream in self._streams:
+            data = stream.read(stream.acked, budget) if budget > 0 else b""
+            if data:
+                budget -= len(data)
+                chunks.append({"stream": stream.name, "offset": stream.acked, "data": base64.b64encode(data).decode()})
+            waiting = stream.size() > stream.acked + len(data)
+            is_more = is_more or (waiting and (not stream.is_lines or budget <= 0 or self._exit is not None))
+        return chunks, is_more
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        ends = answer.get("ack") or {}
+        for stream in self._streams:
+            stream.acknowledge(int(ends.get(stream.name, 0)))
+        self._is_synced = True
+        self._beat_in_s = float(answer.get("beat_in_s", 10.0))
+        self._is_followed = bool(answer.get("is_followed"))
+        self._apply(answer.get("commands") or [])
+
+    def _apply(self, commands: list[dict[str, Any]]) -> None:
+        for command in sorted(commands, key=lambda one: int(one["no"])):
+            with self._lock:
+                if int(command["no"]) <= self._done_no:
+                    continue
+                self._done_no = int(command["no"])
+            self._on_command(str(command["kind"]), str(command.get("cause", "")), float(command.get("deadline_s", 10.0)))
+
+    def _thin(self) -> None:
+        lost = self._streams[-1].thin(self._limit) if self._is_synced else 0
+        if lost:
+            self._folder.event("log_thinned", bytes=lost)
+
+    def _wait(self, pause_s: float, is_urgent: bool) -> None:
+        """Wait; while all is well, only until something is to be told (output: at most one beat a second)."""
+        since = time.monotonic()
+        until = since + pause_s
+        while not self.is_acknowledged.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            is_woken = self._wake.wait(min(left, LOOK_S if is_urgent else left))
+            if is_woken:
+                self._wake.clear()
+                if is_urgent:
+                    return
+            if not is_urgent:
+                continue
+            passed = time.monotonic() - since
+            if self._is_followed and passed >= FOLLOWED_S:
+                return
+            if passed >= FLOWING_S and any(one.size() > one.acked for one in self._streams if one.name != "usage"):
+                return
+
+    def _listen_for_ever(self) -> None:
+        wire = Wire(self._url, self._token)
+        failures = 0
+        path = f"/attempts/{self._attempt}/commands?replica={self._replica}&hold_s={HOLD_S}&after="
+        while not self.is_acknowledged.is_set():
+            begun = time.monotonic()
+            try:
+                answer = wire.ask("GET", path + str(self._done_no), timeout_s=HOLD_S + 15.0)
+                failures = 0
+                self.heard_at = boot_time()
+                self._apply(answer.get("commands") or [])
+                is_followed = bool(answer.get("is_followed"))
+                if is_followed and not self._is_followed:
+                    self._is_followed = True
+                    self._wake.set()
+                pause_s = max(0.0, POLL_GAP_S - (time.monotonic() - begun))  # an early answer must not become a busy loop
+            except AwayError as away:
+                failures += 1
+                pause_s = pause_after(failures, away.pause_s)
+            except RefusedError as refused:
+                failures += 1
+                pause_s = GONE_PAUSE_S if refused.status == 410 else pause_after(failures + 4)
+            except Exception as wrong:  # the loop's top: a malformed answer must not end the way by which a stop comes
+                failures += 1
+                pause_s = pause_after(failures)
+                self._folder.event("poll_failed", message=repr(wrong)[:300])
+            self.is_acknowledged.wait(pause_s)
+
+
+def boot_time() -> float:
+    """Return seconds since start by a clock that counts suspend and is never set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,272 @@
+"""Files of the attempt from and to the server, by digest: fetched through a cache that is checked, sent only where missing."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import urllib.parse
+from typing import IO, Any
+
+from .wire import AwayError, Wire
+
+SMALL_BYTES = 64 * 1024
+BATCH_BYTES = 8 << 20
+BATCH_DIGESTS = 2000
+_PIECE = 1 << 20
+
+
+class DamagedError(Exception):
+    """Bytes are not those that their digest names, or a manifest leads outside its folder."""
+
+
+def cached(cache: str, digest: str) -> str:
+    """Return where the cache keeps that blob."""
+    return os.path.join(cache, "blobs", digest[:2], digest)
+
+
+def fetch(wire: Wire, cache: str, sizes: dict[str, int]) -> None:
+    """Bring blobs (digest → size, -1 unknown) into the cache. Raises AwayError, RefusedError, DamagedError."""
+    missing = [digest for digest in sizes if not _is_cached(cache, digest, sizes[digest])]
+    small = [digest for digest in missing if sizes[digest] <= SMALL_BYTES]
+    for start in range(0, len(small), BATCH_DIGESTS):
+        _fetch_frames(wire, cache, small[start : start + BATCH_DIGESTS])
+    for digest in missing:
+        if sizes[digest] > SMALL_BYTES:
+            _fetch_one(wire, cache, digest)
+
+
+def _is_cached(cache: str, digest: str, size: int) -> bool:
+    try:
+        found = os.stat(cached(cache, digest)).st_size
+    except OSError:
+        return False
+    return size < 0 or found == size
+
+
+def _fetch_frames(wire: Wire, cache: str, digests: list[str]) -> None:
+    body = json.dumps({"digests": digests}).encode()
+    answer = wire.open("POST", "/blobs/fetch", body, {"Content-Type": "application/json"}, 120.0)
+    try:
+        for digest in digests:
+            head = _exactly(answer, 40)
+            if head[:32].hex() != digest:
+                raise DamagedError(f"The server sent another blob than {digest}.")  # noqa: TRY301
+            _keep(cache, digest, answer, int.from_bytes(head[32:], "big"))
+        answer.read()
+    except (OSError, http.client.HTTPException) as broken:
+        wire.close()
+        raise AwayError(f"{broken!r}") from broken
+    except DamagedError:
+        wire.close()
+        raise
+
+
+def _fetch_one(wire: Wire, cache: str, digest: str) -> None:
+    answer = wire.open("GET", f"/blobs/{digest}", timeout_s=120.0)
+    other = None
+    try:
+        if answer.status >= 300:
+            other = _elsewhere(answer.getheader("Location") or "")
+            answer.read()
+            answer = other.getresponse()
+            if answer.status != 200:
+                raise AwayError(f"The object store answered {answer.status}.")
+        _keep(cache, digest, answer, int(answer.getheader("Content-Length") or -1))
+        answer.read()
+    except (OSError, http.client.HTTPException) as broken:
+        wire.close()
+        raise AwayError(f"{broken!r}") from broken
+    finally:
+        if other is not None:
+            other.close()
+
+
+def _elsewhere(address: str) -> http.client.HTTPConnection:
+    """Ask an object store by a signed address, without our token."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        raise AwayError(f"The server sent us to {address[:80]!r}.")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=120.0)
+    connection.request("GET", parts.path + ("?" + parts.query if parts.query else ""))
+    return connection
+
+
+def _exactly(source: IO[bytes] | http.client.HTTPResponse, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = source.read(size - len(data))
+        if not piece:
+            raise AwayError("The answer broke off.")
+        data += piece
+    return data
+
+
+def _keep(cache: str, digest: str, source: http.client.HTTPResponse, size: int) -> None:
+    """Write one blob into the cache: whole, checked and read-only, or not at all."""
+    target = cached(cache, digest)
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    draft = f"{target}.{os.getpid()}"
+    seen = hashlib.sha256()
+    left = size
+    try:
+        with open(draft, "wb") as file:
+            while left:
+                piece = source.read(_PIECE if left < 0 else min(_PIECE, left))
+                if not piece:
+                    break
+                seen.update(piece)
+                file.write(piece)
+                left -= len(piece) if left > 0 else 0
+        if left > 0:
+            raise AwayError("The answer broke off.")  # noqa: TRY301
+        if seen.hexdigest() != digest:
+            raise DamagedError(f"What came for {digest} has another digest.")  # noqa: TRY301
+        os.chmod(draft, 0o444)
+        os.rename(draft, target)
+    except BaseException:
+        try:
+            os.unlink(draft)
+        except FileNotFoundError:
+            pass
+        raise
+
+
+def send(wire: Wire, files: dict[str, tuple[str, int]]) -> None:
+    """Send blobs (digest → path, size) that the server misses. Raises AwayError, RefusedError, OSError."""
+    digests = sorted(files)
+    missing: list[str] = []
+    for start in range(0, len(digests), BATCH_DIGESTS):
+        answer = wire.ask("POST", "/blobs/missing", {"digests": digests[start : start + BATCH_DIGESTS]})
+        missing += [str(digest) for digest in answer.get("missing", [])]
+    frames: list[bytes] = []
+    size = 0
+    for digest in missing:
+        path, length = files[digest]
+        if length > SMALL_BYTES:
+            _put(wire, digest, path, length)
+            continue
+        with open(path, "rb") as file:
+            data = file.read()
+        frames.append(bytes.fromhex(digest) + len(data).to_bytes(8, "big") + data)
+        size += len(data)
+        if size >= BATCH_BYTES:
+            _pack(wire, frames)
+            frames, size = [], 0
+    if frames:
+        _pack(wire, frames)
+
+
+def _pack(wire: Wire, frames: list[bytes]) -> None:
+    _finish(wire, wire.open("POST", "/blobs/pack", b"".join(frames), {"Content-Type": "application/octet-stream"}, 120.0))
+
+
+def _put(wire: Wire, digest: str, path: str, size: int) -> None:
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+    with open(path, "rb") as file:
+        _finish(wire, wire.open("PUT", f"/blobs/{digest}", file, headers, 300.0))
+
+
+def _finish(wire: Wire, answer: http.client.HTTPResponse) -> None:
+    try:
+        answer.read()
+    except (OSError, http.client.HTTPException) as broken:
+        wire.close()
+        raise AwayError(f"{broken!r}") from broken
+
+
+def digest_of(path: str) -> tuple[str, int]:
+    """Return (sha256, size) of a file."""
+    seen = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(_PIECE)
+            if not piece:
+                return seen.hexdigest(), size
+            seen.update(piece)
+            size += len(piece)
+
+
+def read_manifest(data: bytes) -> list[dict[str, Any]]:
+    """Return the entries of a manifest. Raises DamagedError for one that is malformed or leads outside its folder."""
+    try:
+        files = json.loads(data)["files"]
+        paths = {str(entry["path"]) for entry in files}
+        fine = len(paths) == len(files) and all(_is_fine(entry) for entry in files)
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise DamagedError(f"A manifest is malformed: {wrong!r}.") from wrong
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent and fine:
+            fine = parent not in paths
+            parent = parent.rpartition("/")[0]
+    if not fine:
+        raise DamagedError("A manifest is malformed or leads outside its folder.")
+    return list(files)
+
+
+def _is_fine(entry: dict[str, Any]) -> bool:
+    path, digest = entry["path"], entry["digest"]
+    if not isinstance(path, str) or not path or len(path) > 4096 or path.startswith("/") or "\\" in path or "\0" in path:
+        return False
+    if any(part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.split("/")):
+        return False
+    is_hex = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    return is_hex and isinstance(entry["size"], int) and entry["size"] >= 0 and entry.get("mode", 0o644) in (0o644, 0o755)
+
+
+def lay_out(wire: Wire, cache: str, manifest: str, target: str, is_linked: bool) -> None:
+    """Write the files of a manifest below `target`: copies to work in, or (`is_linked`) read-only links into the cache."""
+    import shutil  # only where there is something to lay out
+
+    fetch(wire, cache, {manifest: -1})
+    with open(cached(cache, manifest), "rb") as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != manifest:
+        os.unlink(cached(cache, manifest))
+        raise DamagedError(f"The manifest {manifest} in the cache is damaged.")
+    files = read_manifest(data)
+    fetch(wire, cache, {str(entry["digest"]): int(entry["size"]) for entry in files})
+    for entry in files:
+        path = os.path.join(target, entry["path"])
+        source = cached(cache, entry["digest"])
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.exists(path):
+            os.unlink(path)  # left by a runner that died while it set up
+        if is_linked:
+            try:
+                os.link(source, path)
+                continue
+            except OSError:
+                pass  # another file system, or too many links: copy
+        shutil.copyfile(source, path)
+        os.chmod(path, 0o444 if is_linked else int(entry.get("mode", 0o644)))
+
+
+def make_manifest(folder: str) -> tuple[bytes, dict[str, tuple[str, int]], int]:
+    """Return (canonical manifest, digest → (path, size), bytes) of the plain files below a folder; links are left out."""
+    entries: list[dict[str, Any]] = []
+    files: dict[str, tuple[str, int]] = {}
+    for path in plain_files(folder):
+        digest, size = digest_of(path)
+        name = os.path.relpath(path, folder).replace(os.sep, "/")
+        mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644
+        entries.append({"digest": digest, "mode": mode, "path": name, "size": size})
+        files[digest] = (path, size)
+    entries.sort(key=lambda entry: str(entry["path"]))
+    data = json.dumps({"files": entries}, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return data, files, sum(int(entry["size"]) for entry in entries)
+
+
+def plain_files(folder: str) -> list[str]:
+    """Return the paths of all plain files below a folder, sorted."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                found.append(path)
+    return sorted(found)

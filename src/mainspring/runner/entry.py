@@ -1,0 +1,74 @@
+"""Call a task's function in the user's interpreter: arguments from the folder, the result into it. Needs no runner beside it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from . import values
+
+
+def main(root: str) -> int:
+    """Return 0 when the function returned, 1 when it raised (the traceback is on standard error)."""
+    with open(os.path.join(root, "task.json"), encoding="utf-8") as file:
+        task = json.load(file)
+    sys.path.insert(0, task["cwd"])
+    sys.argv[:] = [str(task["entry"].get("function") or "task")]
+    try:
+        function = _function(root, task["entry"])
+        args = {name: values.load(value) for name, value in task["args"].items()}
+        result = function(**args)
+        values.save(result, os.environ["MAINSPRING_OUT"])
+    except SystemExit as left:
+        if left.code not in (None, 0):
+            raise
+        values.save(None, os.environ["MAINSPRING_OUT"])
+    except BaseException:  # the loop's top, as it were: whatever user code raises is told as Python would
+        _tell()
+        return 1
+    return 0
+
+
+def _function(root: str, entry: dict[str, Any]) -> Any:
+    if entry.get("pickled"):
+        with open(os.path.join(root, "function.pickle"), "rb") as file:
+            return _plain(values.unpickle(file.read()))
+    found: Any = importlib.import_module(entry["module"])
+    for name in str(entry["function"]).split("."):
+        found = getattr(found, name)
+    return _plain(found)
+
+
+def _plain(found: Any) -> Any:
+    """Return the function itself of a decorated task."""
+    inner = getattr(found, "function", None)
+    if callable(inner):
+        return inner
+    wrapped = getattr(found, "__wrapped__", None)
+    if callable(wrapped) and type(found).__module__.split(".")[0] == "mainspring":
+        return wrapped
+    return found
+
+
+def _tell() -> None:
+    """Print the traceback from user code's first line on."""
+    kind, wrong, trace = sys.exc_info()
+    own = functools.partial(os.path.join, os.path.dirname(os.path.abspath(__file__)))
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and os.path.abspath(trace.tb_frame.f_code.co_filename)
+        in (
+            own("entry.py"),
+            own("values.py"),
+        )
+    ):
+        trace = trace.tb_next
+    sys.stdout.flush()
+    traceback.print_exception(kind, wrong, trace)
+    sys.stderr.flush()

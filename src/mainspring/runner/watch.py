@@ -1,0 +1,134 @@
+"""What is looked at beside the user's process: its time, its deadline once it is stopped, its use, its address."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from . import process
+from .beats import Link, boot_time
+from .folder import Folder, append
+
+TICK_S = 0.1
+USAGE_S = 5.0
+
+
+class Stop:
+    """Why and until when user code is being stopped. The first cause is kept; a later deadline can only be earlier."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()  # a signal's handler may come while the main thread is inside
+        self._pid = 0
+        self._deadline = 0.0
+        self.cause = ""
+
+    def ask(self, cause: str, deadline_s: float) -> None:
+        """Ask user code to end, and kill it after `deadline_s`. Repeatable."""
+        with self._lock:
+            until = time.monotonic() + max(0.0, deadline_s)
+            self._deadline = min(self._deadline, until) if self.cause else until
+            if self.cause:
+                return
+            self.cause = cause
+            append(self._folder.in_spool("stop_requested"), cause.encode() + b"\n")
+            if self._pid:
+                process.signal_group(self._pid, signal.SIGTERM)
+
+    def guard(self, pid: int) -> None:
+        """Take the process that a stop is about; 0 once it has ended."""
+        with self._lock:
+            self._pid = pid
+            if pid and self.cause:
+                process.signal_group(pid, signal.SIGTERM)
+
+    def enforce(self) -> None:
+        """Kill the tree when the deadline has passed."""
+        with self._lock:
+            if self._pid and self.cause and time.monotonic() >= self._deadline:
+                process.kill_all(self._pid)
+
+
+class Watch(threading.Thread):
+    """Looks every 100 ms while user code runs."""
+
+    def __init__(self, folder: Folder, link: Link, stop: Stop, spec: dict[str, Any], pid: int) -> None:
+        super().__init__(daemon=True, name="watch")
+        self._folder = folder
+        self._link = link
+        self._stop = stop
+        self._pid = pid
+        self._timeout_s = float(spec.get("timeout_s") or 0.0)
+        self._disconnect_s = float(spec.get("disconnect_limit_s") or 0.0)
+        self._grace_s = float(spec.get("grace_s", 10.0))
+        self._is_awaited = True
+        self._has_gpu: bool | None = None
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        """Look until the process has ended."""
+        began = time.monotonic()
+        looked = time.monotonic()
+        used, _ = process.usage_of(self._pid)
+        while not self.is_over.wait(TICK_S):
+            try:
+                now = time.monotonic()
+                if self._timeout_s and now - began >= self._timeout_s:
+                    self._stop.ask("timeout", self._grace_s)
+                if self._disconnect_s and boot_time() - self._link.heard_at >= self._disconnect_s:
+                    self._stop.ask("node_lost", self._grace_s)
+                self._stop.enforce()
+                if self._is_awaited:
+                    self._read_address()
+                if now - looked >= USAGE_S:
+                    used = self._note_usage(used, now - looked)
+                    looked = now
+            except Exception as wrong:  # the loop's top: deadlines must be kept whatever a file in /proc looks like
+                self._folder.event("watch_failed", message=repr(wrong)[:300])
+
+    def _read_address(self) -> None:
+        try:
+            with open(self._folder.in_spool("address")) as file:
+                address = file.read(256).strip()
+        except (OSError, ValueError):
+            return
+        if address:
+            self._is_awaited = False
+            self._link.tell(address=address)
+
+    def _note_usage(self, before: float, passed_s: float) -> float:
+        used, resident = process.usage_of(self._pid)
+        point: dict[str, Any] = {
+            "at": time.time(),
+            "cpu": round(max(0.0, used - before) / passed_s, 3),
+            "memory_bytes": resident,
+            "gpu": self._gpus(),
+        }
+        append(self._folder.in_spool("usage"), json.dumps(point).encode() + b"\n")
+        return used
+
+    def _gpus(self) -> list[dict[str, float]]:
+        if self._has_gpu is None:
+            places = os.environ.get("PATH", os.defpath).split(os.pathsep)
+            self._has_gpu = any(os.access(os.path.join(place, "nvidia-smi"), os.X_OK) for place in places)
+        if not self._has_gpu:
+            return []
+        import subprocess  # where there is a GPU only: its import is slow
+
+        asked = ["nvidia-smi", "--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+        try:
+            told = subprocess.run(asked, capture_output=True, timeout=4.0, check=False).stdout.decode()
+        except (OSError, subprocess.SubprocessError):
+            return []
+        found = []
+        for line in told.splitlines():
+            try:
+                index, busy, memory = (float(word) for word in line.split(","))
+            except ValueError:
+                continue
+            found.append({"index": index, "utilization": busy / 100.0, "memory_bytes": memory * 1048576})
+        return found

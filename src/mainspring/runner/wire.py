@@ -1,0 +1,126 @@
+"""Requests to the server over one kept connection. Every request here is idempotent and may be sent again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import urllib.parse
+from typing import Any
+
+PREFIX = "/api/v1"
+MAX_PAUSE_S = 30.0
+
+
+class RefusedError(Exception):
+    """The server answered, and will answer the same again. `status` tells what."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text[:500]}")
+        self.status = status
+
+
+class AwayError(Exception):
+    """The server cannot be reached or asks to come later: in `pause_s` if that is above zero."""
+
+    def __init__(self, text: str, pause_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.pause_s = pause_s
+
+
+class Wire:
+    """One connection, for one thread."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port
+        self._path = parts.path.rstrip("/")
+        if not self._path.endswith(PREFIX):
+            self._path += PREFIX
+        self._headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(self, method: str, path: str, value: Any = None, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Return the JSON answer to a JSON body. Raises AwayError or RefusedError."""
+        headers: dict[str, str] = {}
+        body: bytes | None = None
+        if value is not None:
+            body = json.dumps(value, separators=(",", ":")).encode()
+            headers["Content-Type"] = "application/json"
+            if len(body) > 1024:
+                import zlib  # small beats do without it
+
+                packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+                body = packer.compress(body) + packer.flush()
+                headers["Content-Encoding"] = "gzip"
+        answer = self.open(method, path, body, headers, timeout_s)
+        try:
+            found = json.loads(answer.read() or b"{}")
+        except (OSError, http.client.HTTPException, ValueError) as broken:
+            self.close()
+            raise AwayError(f"The answer broke off: {broken!r}") from broken
+        return found if isinstance(found, dict) else {}
+
+    def open(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 30.0
+    ) -> http.client.HTTPResponse:
+        """Return the answer, to be read to its end before the next request. Raises AwayError or RefusedError.
+
+        A kept connection that the server closed meanwhile is opened again once, unless the body can be read only once.
+        """
+        is_kept = self._connection is not None
+        try:
+            answer = self._send(method, path, body, headers or {}, timeout_s)
+        except (OSError, http.client.HTTPException) as broken:
+            self.close()
+            if not is_kept or isinstance(broken, TimeoutError) or not (body is None or isinstance(body, bytes)):
+                raise AwayError(f"{broken!r}") from broken
+            try:
+                answer = self._send(method, path, body, headers or {}, timeout_s)
+            except (OSError, http.client.HTTPException) as again:
+                self.close()
+                raise AwayError(f"{again!r}") from again
+        if answer.status < 300 or answer.status in (302, 303, 307, 308):
+            return answer
+        raise self._wrong(answer)
+
+    def close(self) -> None:
+        """Drop the connection; the next request opens one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> http.client.HTTPResponse:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            self._connection = kind(self._host, self._port, timeout=timeout_s)
+        self._connection.timeout = timeout_s
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout_s)
+        self._connection.request(method, self._path + path, body=body, headers={**self._headers, **headers})
+        return self._connection.getresponse()
+
+    def _wrong(self, answer: http.client.HTTPResponse) -> Exception:
+        try:
+            text = answer.read(65536).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            text = ""
+        self.close()
+        if answer.status == 401 or answer.status == 429 or answer.status >= 500 or answer.status == 408:
+            return AwayError(f"{answer.status}: {text[:200]}", _seconds(answer.getheader("Retry-After") or ""))
+        return RefusedError(answer.status, text)
+
+
+def pause_after(failures: int, asked_s: float = 0.0) -> float:
+    """Return how long to wait after so many failures in a row: growing, jittered, at most 30 s, at least what was asked for."""
+    grown = min(MAX_PAUSE_S, 0.1 * 2.0 ** min(failures, 12))
+    return asked_s * random.uniform(1.0, 1.2) + grown * random.uniform(0.5, 1.0)  # noqa: S311  (jitter)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, min(3600.0, float(text)))
+    except ValueError:
+        return 0.0
