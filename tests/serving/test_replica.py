@@ -48,6 +48,17 @@ def test_native_classifier_agrees_with_onnx(start, replica, native_folder, table
     assert [one["label"] for one in native] == [one["label"] for one in onnx]
 
 
+def test_a_native_model_needs_no_onnx(native_folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from pathlib import Path; from mainspring.serving.app import build_app\n"
+        "from mainspring.serving.models import load_model\n"
+        "build_app(load_model(Path(sys.argv[1]))); print('built')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(native_folder)], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.strip() == "built", ended.stderr
+
+
 def test_text_columns_and_an_absent_optional_field(start, mixed_folder) -> None:
     http = start(mixed_folder).http
     full = http.post("/predict", json={"carrier": "AA", "hour": 10, "wind": 10.0}).json()["predictions"]

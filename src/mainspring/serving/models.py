@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from mainspring.core.codec import decode_any, from_plain
 from mainspring.core.errors import ArtifactError, MainspringError, NotFoundError, SpecError
@@ -149,6 +148,7 @@ def _features(signature: Mapping[str, Any]) -> tuple[Feature, ...]:
 
 
 def _load_onnx(path: Path, file: ModelFile, features: tuple[Feature, ...], threads: int) -> Model:
+    ort = importlib.import_module("onnxruntime")  # here: the environment of a native model may well be without it
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
