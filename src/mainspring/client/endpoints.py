@@ -51,6 +51,10 @@ class Endpoints:
         """Stop serving; the history stays."""
         return self.transport.send("DELETE", path_of(name), query={"project": project}).record(Endpoint)
 
+    def lineage(self, name: str, *, project: str = "default") -> dict[str, Any]:
+        """Return `{nodes, edges}` from the endpoint down to the digests of files."""
+        return dict(self.transport.get(path_of(name, "lineage"), {"project": project}).plain())
+
     def predict(self, name: str, records: Sequence[Mapping[str, object]], *, project: str = "default") -> tuple[list[Any], int]:
         """Return (predictions in the order of `records`, the revision that answered)."""
         body = {"records": [dict(one) for one in records]}

@@ -1,0 +1,99 @@
+"""Folders as content: a manifest of what is in them, and the copy of a manifest in the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mainspring.client.blobs import Source
+from mainspring.client.client import Client
+from mainspring.client.connection import home_folder
+from mainspring.core.errors import ArtifactError
+from mainspring.core.manifests import FileEntry, pack_manifest
+from mainspring.sdk.digests import DigestCache
+
+
+def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
+    """Return (manifest, its digest, sources by digest, bytes) of a file or of everything in a folder.
+
+    Links are followed within the folder; others raise ArtifactError. Hidden files are taken too.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise ArtifactError(f"{path} is not there.")
+    base = path.parent if path.is_file() else path
+    cache = DigestCache.open(home_folder() / "cache", path)
+    entries: list[FileEntry] = []
+    sources: dict[str, Source] = {}
+    for name, file in _files(path):
+        try:
+            told = file.stat()
+            digest = cache.digest(file, name, told)
+        except OSError as wrong:
+            raise ArtifactError(f"{name} cannot be read: {wrong.strerror}.") from wrong
+        if file.is_symlink() and not file.resolve().is_relative_to(base.resolve()):
+            raise ArtifactError(f"The link {name} leads outside {path}.", hint="Copy the file there instead.")
+        entries.append(FileEntry(path=name, digest=digest, size=told.st_size, mode=0o755 if told.st_mode & 0o100 else 0o644))
+        sources[digest] = file
+    cache.save()
+    if not entries:
+        raise ArtifactError(f"{path} holds no file.")
+    data, digest = pack_manifest(entries)
+    return data, digest, sources, sum(entry.size for entry in entries)
+
+
+def upload_folder(client: Client, path: Path, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+    """Send what the server lacks of a file or folder; return (digest of its manifest, bytes)."""
+    data, digest, sources, size = gather(path)
+    client.blobs.upload({**sources, digest: data}, progress=progress)
+    return digest, size
+
+
+def fetched(client: Client, manifest: str, kind: str) -> Path:
+    """Return a folder with the content of `manifest`, kept in the cache: complete or not there at all."""
+    parent = home_folder() / "cache" / kind
+    target = parent / manifest
+    if target.is_dir():
+        return target
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(dir=parent, prefix=".partial-"))
+    try:
+        client.blobs.save_folder(manifest, partial)
+        partial.chmod(0o755)
+        try:
+            os.rename(partial, target)
+        except OSError:
+            if not target.is_dir():  # else somebody was faster
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def copy_content(source: Path, target: Path) -> None:
+    """Copy a file into `target`, or everything in a folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target / source.name)
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [(path.name, path)]
+    found: list[tuple[str, Path]] = []
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in (*names, *(one for one in folders if os.path.islink(os.path.join(folder, one)))):
+            file = Path(folder) / name
+            relative = file.relative_to(path).as_posix()
+            if not file.exists() or file.is_dir():
+                raise ArtifactError(f"The link {relative} cannot be followed.", hint="Copy what it means instead.")
+            if stat.S_ISREG(file.stat().st_mode):
+                found.append((relative, file))
+    return sorted(found)

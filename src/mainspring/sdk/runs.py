@@ -1,0 +1,268 @@
+"""`Run`: what `submit` returns. Waits, results, logs, reasons; every call asks the server, nothing is kept that can be stale."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import time
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mainspring.client.client import Client
+from mainspring.client.connection import connect
+from mainspring.core import records
+from mainspring.core.errors import RunCancelledError, RunFailedError, StateError, UnsupportedError
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.records import RunState
+from mainspring.core.specs import Value, ValueKind
+from mainspring.sdk.models import Model
+from mainspring.sdk.results import pull_outputs
+from mainspring.sdk.values import from_value
+
+R = TypeVar("R")
+TAIL_BYTES = 4000
+
+
+class Run(Generic[R]):
+    """A run on the server. `await run` gives its result."""
+
+    def __init__(self, client: Client, record: records.Run) -> None:
+        self._client = client
+        self._record = record
+
+    @property
+    def id(self) -> str:
+        """Return the id."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """Return the name."""
+        return self._record.name
+
+    @property
+    def record(self) -> records.Run:
+        """Return the record as it is now."""
+        if self._record.state not in TERMINAL_RUN:
+            self._record = self._client.runs.get(self.id)
+        return self._record
+
+    @property
+    def state(self) -> str:
+        """Return queued, running, succeeded, failed or cancelled."""
+        return str(self.record.state)
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether the run is over."""
+        return self.record.state in TERMINAL_RUN
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters: those given, then those the run logged."""
+        return self._client.runs.params(self.id)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the last value of each metric."""
+        return {name: _number(one.get("last")) for name, one in self._client.runs.metrics(self.id).items()}
+
+    def metric(self, name: str, *, points: int = 1000) -> list[list[float]]:
+        """Return `[[step, value, unix_seconds], …]` of one metric, thinned to about `points`."""
+        return self._client.runs.points(self.id, name, points=points)
+
+    @property
+    def artifacts(self) -> dict[str, Value]:
+        """Return what the run returned and wrote, by name."""
+        return dict(self.record.outputs)
+
+    def wait(self, timeout: float | None = None) -> Run[R]:
+        """Block until the run is over; return it. Raises TimeoutError after `timeout` seconds."""
+        self._record = self._client.runs.wait(self.id, timeout)
+        if self._record.state not in TERMINAL_RUN:
+            raise TimeoutError(f"Run {self.name} is still {self._record.state} after {timeout:g} s.")
+        return self
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return what the task returned, waiting for it. A pickled result is opened here: trust the code that made it.
+
+        Raises RunFailedError with the end of the log, RunCancelledError, TimeoutError.
+        """
+        return self._opened(self.wait(timeout)._record)
+
+    async def wait_async(self) -> Run[R]:
+        """Wait without blocking the event loop."""
+        self._record = await self._client.asynchronous().wait(self.id)
+        return self
+
+    async def result_async(self) -> R:
+        """Return what the task returned, without blocking the event loop."""
+        await self.wait_async()
+        return await asyncio.to_thread(self._opened, self._record)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.result_async().__await__()
+
+    def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[str]:
+        """Yield the log's lines; with `follow` as they are written, until the run ends."""
+        decode = _Lines()
+        if follow:
+            for part in self._client.runs.follow(self.id, attempt=attempt):
+                yield from decode.take(part.data)
+        else:
+            offset = 0
+            while data := self._client.runs.log(self.id, attempt=attempt, offset=offset):
+                if not data.data:
+                    break
+                offset = data.next_offset
+                yield from decode.take(data.data)
+        yield from decode.rest()
+
+    async def logs_async(self) -> AsyncIterator[str]:
+        """Yield the log's lines as they are written, without blocking the event loop."""
+        decode = _Lines()
+        async for data in self._client.asynchronous().logs(self.id):
+            for line in decode.take(data):
+                yield line
+        for line in decode.rest():
+            yield line
+
+    def why(self) -> dict[str, Any]:
+        """Return `{state, sentence, reason, ahead, attempt}`: why the run is where it is."""
+        return self._client.runs.why(self.id)
+
+    def native(self) -> dict[str, Any]:
+        """Return the engine's own objects (process, pod, job) of the newest try. Raises StateError before there are any."""
+        return self._client.runs.native(self.id)
+
+    def lineage(self) -> dict[str, Any]:
+        """Return `{nodes, edges}` of what the run was made from."""
+        return self._client.runs.lineage(self.id)
+
+    def attempts(self) -> list[records.Attempt]:
+        """Return the tries, oldest first."""
+        return self._client.runs.attempts(self.id)
+
+    def cancel(self, *, grace: float | None = None) -> Run[R]:
+        """Cancel the run: at once when it waits, after SIGTERM and `grace` seconds when it runs. Does not wait."""
+        self._record = self._client.runs.cancel(self.id, grace_s=grace)
+        return self
+
+    def pause(self) -> Run[R]:
+        """Hold the run until `resume`."""
+        self._record = self._client.runs.pause(self.id)
+        return self
+
+    def resume(self) -> Run[R]:
+        """Let a paused run go on."""
+        self._record = self._client.runs.resume(self.id)
+        return self
+
+    def rerun(self, **set: object) -> Run[R]:
+        """Submit it again with some parameters changed."""
+        return Run(self._client, self._client.runs.rerun(self.id, set_params=set))
+
+    def tag(self, *tags: str, remove: Sequence[str] = ()) -> Run[R]:
+        """Add and remove tags."""
+        self._record = self._client.runs.edit(self.id, add_tags=tags, remove_tags=remove)
+        return self
+
+    def pull(self, folder: str | Path = ".") -> list[Path]:
+        """Fetch what the run returned and wrote into a folder; pickles are written, not opened."""
+        return pull_outputs(self._client, self.record, Path(folder))
+
+    def forecast(self) -> Any:
+        """Raise UnsupportedError: forecasts come with the full scheduling policy."""
+        raise UnsupportedError("Forecasts are not part of this version.", hint="run.why() tells why it waits now.")
+
+    def to_value(self, client: Client) -> Value:
+        """Return the run's result as an argument of another run, without fetching it; waits for it."""
+        del client
+        self.wait()
+        return self._output(self._record)
+
+    def _opened(self, record: records.Run) -> R:
+        value = self._output(record)
+        made: Any
+        if value.kind is ValueKind.MODEL:
+            made = Model.of_digest(value.digest, meta=_known(value.meta), run=record.id, metrics=record.metrics)
+        else:
+            made = from_value(self._client, value)
+        if value.kind is ValueKind.DATASET:
+            made.producer = record.id
+        result: R = made
+        return result
+
+    def _output(self, record: records.Run) -> Value:
+        if record.state is RunState.CANCELLED:
+            raise RunCancelledError(f"Run {record.name} was cancelled.", details={"run": record.id})
+        if record.state is RunState.FAILED:
+            raise self._failure(record)
+        if record.state is not RunState.SUCCEEDED:
+            raise StateError(f"Run {record.name} is {record.state}.", hint="run.wait()")
+        return record.outputs.get("result", Value(kind=ValueKind.JSON))
+
+    def _failure(self, record: records.Run) -> RunFailedError:
+        tail = self._client.runs.log(record.id, offset=-TAIL_BYTES, limit=TAIL_BYTES).data.decode("utf-8", "replace")
+        outcome = record.outcome
+        said = outcome.message if outcome is not None and outcome.message else "It failed."
+        return RunFailedError(
+            f"Run {record.name} ({record.id}) failed: {said}" + (f"\n{tail.rstrip()}\n" if tail.strip() else ""),
+            hint=f"mainspring logs {record.id}",
+            details={
+                "run": record.id,
+                "cause": str(outcome.cause) if outcome is not None else "",
+                "exit_code": outcome.exit_code if outcome is not None else None,
+                "log_tail": tail,
+            },
+        )
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}, {self.id}, {self._record.state})"
+
+
+def get_run(reference: str) -> Run[Any]:
+    """Return the run of that id, the beginning or end of one, or name (the newest)."""
+    client = connect()
+    return Run(client, client.runs.get(reference))
+
+
+def find_runs(*, project: str = "default", limit: int = 100, **wanted: Any) -> list[Run[Any]]:
+    """Return the newest runs; `wanted` as for `mainspring ps`: states, owner, tag, text, order."""
+    client = connect()
+    return [Run(client, one) for one in client.runs.page(project=project, limit=limit, **wanted).items]
+
+
+def wait_all(runs: Sequence[Run[Any]], timeout: float | None = None) -> list[Run[Any]]:
+    """Block until every run is over; return them. Raises TimeoutError."""
+    until = None if timeout is None else time.monotonic() + timeout
+    return [run.wait(None if until is None else max(0.0, until - time.monotonic())) for run in runs]
+
+
+class _Lines:
+    """Turns bytes into lines; bytes that are no UTF-8 become the replacement character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def take(self, data: bytes) -> list[str]:
+        """Return the lines that `data` completes, without their ends."""
+        *lines, self._held = (self._held + self._decoder.decode(data)).split("\n")
+        return [line.removesuffix("\r") for line in lines]
+
+    def rest(self) -> list[str]:
+        """Return the last line when it has no end."""
+        held = self._held + self._decoder.decode(b"", final=True)
+        self._held = ""
+        return [held] if held else []
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float | str) else float("nan")
+
+
+def _known(meta: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what a run said of its model, when it said what is needed; else `model.json` is read when it is asked for."""
+    return meta if "format" in meta else {}
