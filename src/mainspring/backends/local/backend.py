@@ -7,6 +7,7 @@ runner once it holds the folder's lock. Whoever launches twice starts a second r
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mainspring.backends.local import cgroups, processes
+from mainspring.backends.local.deadlines import Deadlines
 from mainspring.backends.local.grants import granted_env
 from mainspring.backends.local.inventory import this_node
 from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
@@ -30,12 +32,16 @@ from mainspring.core.records import Cause, Cluster, Outcome
 from mainspring.runner.bundle import build_bundle
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "USER", "TZ", "SSL_CERT_FILE")
+PASSED_ON_PREFIXES = ("CUDA", "NVIDIA")
 YOUNG_S = 3.0  # a runner needs a moment until it has written runner.json
 MARGIN_S = 2.0
+DRAIN_S = 30.0  # what a runner that only tells the end has left; after that a new one goes on from its spool
+HELD = 75  # exit status of a runner that found the folder held by another one
 
 
 def create(cluster: Cluster, folder: Path, installation: str) -> LocalBackend:
     """Build the backend of a local cluster; `folder` is its own."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return LocalBackend(cluster, folder, installation, cgroups.find(installation))
 
 
@@ -48,10 +54,14 @@ class LocalBackend:
     installation: str
     groups: cgroups.Cgroups
     _children: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict)
-    _killers: dict[tuple[str, int], threading.Timer] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _launching: threading.Lock = field(default_factory=threading.Lock)
     _bundle: Path | None = None
+    _deadlines: Deadlines = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Tie the deadlines to this backend."""
+        self._deadlines = Deadlines(self._kill_tree)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -81,11 +91,17 @@ class LocalBackend:
         groups = self.groups.make(name, request.granted)
         try:
             self._write_request(request, place, groups)
-            log = (place / "runner.log").open("ab")
+            child = self._spawn(request, place)
         except OSError as wrong:
-            raise LaunchError(f"The folder of attempt {request.attempt} cannot be written: {wrong.strerror}.") from wrong
-        with log:
-            child = subprocess.Popen(
+            why = wrong.strerror or wrong
+            raise LaunchError(f"The runner of attempt {request.attempt} cannot be started in {place}: {why}.") from wrong
+        cgroups.enter(groups, child.pid)
+        with self._lock:
+            self._children[request.attempt, request.replica] = child
+
+    def _spawn(self, request: LaunchRequest, place: Path) -> subprocess.Popen[bytes]:
+        with (place / "runner.log").open("ab") as log:
+            return subprocess.Popen(
                 [sys.executable, "-S", "-E", str(self._runner()), str(place)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -95,9 +111,6 @@ class LocalBackend:
                 start_new_session=True,
                 close_fds=True,
             )
-        cgroups.enter(groups, child.pid)
-        with self._lock:
-            self._children[request.attempt, request.replica] = child
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Look at each recorded process."""
@@ -106,27 +119,20 @@ class LocalBackend:
     def stop(self, handle: Handle, grace_s: float) -> None:
         """SIGTERM the runner, which passes it on; kill every process of the replica once the grace is over."""
         record = processes.read_record(_folder(handle) / "runner.json")
-        key = (handle.attempt, handle.replica)
         if processes.is_alive(record):
             processes.kill(int(str(record["pid"])), signal.SIGTERM)
-        elif key not in self._children:
-            self._kill_tree(handle)
+        elif (handle.attempt, handle.replica) not in self._children:
+            self._kill_tree(handle, is_last=True)
             return
-        with self._lock:
-            known = self._killers.get(key)
-            if known is not None and known.is_alive():
-                return
-            killer = threading.Timer(grace_s + MARGIN_S, self._kill_tree, args=(handle,))
-            killer.daemon = True
-            self._killers[key] = killer
-            killer.start()
+        self._deadlines.set(handle, grace_s + MARGIN_S)
 
     def owned(self) -> Sequence[Handle]:
         """Return each replica of which a process lives, by the marks in its environment."""
         found: dict[tuple[str, int], Handle] = {}
         for _, env in processes.marked(f"MAINSPRING_INSTALLATION={self.installation}"):
-            attempt, replica = env.get("MAINSPRING_ATTEMPT", ""), int(env.get("MAINSPRING_REPLICA") or 0)
-            if attempt:
+            attempt, number = env.get("MAINSPRING_ATTEMPT", ""), env.get("MAINSPRING_REPLICA", "")
+            if attempt and number.isdecimal():  # user code may change what its children see
+                replica = int(number)
                 data = {"folder": str(self._attempts() / f"{attempt}.{replica}")}
                 found[attempt, replica] = Handle(attempt=AttemptId(attempt), replica=replica, data=data)
         return list(found.values())
@@ -167,10 +173,7 @@ class LocalBackend:
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder and groups."""
         self._reap(handle)
-        with self._lock:
-            killer = self._killers.pop((handle.attempt, handle.replica), None)
-        if killer is not None:
-            killer.cancel()
+        self._deadlines.drop(handle)
         shutil.rmtree(_folder(handle), ignore_errors=True)
         cgroups.remove(self._groups_of(handle))
 
@@ -190,14 +193,11 @@ class LocalBackend:
         record = processes.read_record(place / "runner.json")
         if processes.is_alive(record):
             return True
-        if record or child is not None:
+        if child is not None and child.returncode != HELD:
             return False
         with contextlib.suppress(OSError):
-            return 0 <= time.time() - (place / "launch.json").stat().st_mtime < YOUNG_S and self._has_process(handle)
+            return 0 <= time.time() - (place / "launch.json").stat().st_mtime < YOUNG_S and _has_runner(handle)
         return False
-
-    def _has_process(self, handle: Handle) -> bool:
-        return any(True for _ in processes.marked(*_marks(handle)))
 
     def _reap(self, handle: Handle) -> None:
         with self._lock:
@@ -205,14 +205,21 @@ class LocalBackend:
             if child is not None and child.poll() is not None:
                 del self._children[handle.attempt, handle.replica]
 
-    def _kill_tree(self, handle: Handle) -> None:
-        cgroups.kill_all(self._groups_of(handle))
+    def _kill_tree(self, handle: Handle, is_last: bool) -> float:
+        """Kill every process of the replica; return the seconds that a runner that is only telling the end still has."""
+        place = _folder(handle)
+        runner = processes.read_record(place / "runner.json")
+        is_telling = not is_last and processes.is_alive(runner) and (place / "ended.json").exists()
+        spared = {int(str(runner["pid"]))} if is_telling else set()
+        started = processes.read_record(place / "started")
+        cgroups.kill_all(self._groups_of(handle), spared)
         for pid, _ in processes.marked(*_marks(handle)):
-            processes.kill(pid, signal.SIGKILL)
-        record = processes.read_record(_folder(handle) / "started")
-        if processes.is_alive(record):
+            if pid not in spared:
+                processes.kill(pid, signal.SIGKILL)
+        if processes.is_alive(started):
             with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
-                os.killpg(int(str(record.get("pgid") or record["pid"])), signal.SIGKILL)
+                os.killpg(int(str(started.get("pgid") or started["pid"])), signal.SIGKILL)
+        return DRAIN_S if is_telling else 0.0
 
     def _write_request(self, request: LaunchRequest, place: Path, groups: tuple[Path, ...]) -> None:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -233,7 +240,7 @@ class LocalBackend:
         _write_private(place / "launch.json", json.dumps(told))
 
     def _env(self, request: LaunchRequest) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
         return {
             **kept,
             "MAINSPRING_INSTALLATION": request.installation,
@@ -242,16 +249,15 @@ class LocalBackend:
         }
 
     def _runner(self) -> Path:
-        """Return the runner's zip, built once for each process and put in place atomically."""
+        """Return the runner's zip, built once for each process.
+
+        Its name has its digest and no other is ever put in its place: a runner of an older version reads its own to its end.
+        """
         with self._lock:
-            if self._bundle is None:
-                fresh = self.folder / f".runner-{os.getpid()}.zip"
-                build_bundle(fresh)
-                self._bundle = self.folder / "runner.zip"
-                if self._bundle.exists() and self._bundle.read_bytes() == fresh.read_bytes():
-                    fresh.unlink()
-                else:
-                    fresh.replace(self._bundle)
+            if self._bundle is None or not self._bundle.exists():
+                fresh = build_bundle(self.folder / f".runner-{os.getpid()}.zip")
+                digest = hashlib.sha256(fresh.read_bytes()).hexdigest()
+                self._bundle = fresh.replace(self.folder / f"runner-{digest[:16]}.zip")
             return self._bundle
 
     def _attempts(self) -> Path:
@@ -266,6 +272,11 @@ class LocalBackend:
 
 def _folder(handle: Handle) -> Path:
     return Path(str(handle.data.get("folder", "/nonexistent")))
+
+
+def _has_runner(handle: Handle) -> bool:
+    """Say whether a runner of the replica lives; user code has a spool in its environment, its runner has none."""
+    return any("MAINSPRING_SPOOL" not in env for _, env in processes.marked(*_marks(handle)))
 
 
 def _marks(handle: Handle) -> tuple[str, str]:

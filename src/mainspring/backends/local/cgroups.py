@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +98,13 @@ def enter(groups: tuple[Path, ...], pid: int) -> None:
             _write(group / "cgroup.procs", str(pid))
 
 
-def kill_all(groups: tuple[Path, ...]) -> None:
-    """Kill every process in the groups."""
+def kill_all(groups: tuple[Path, ...], spared: Container[int] = ()) -> None:
+    """Kill every process in the groups but `spared`."""
     for group in groups:
         with contextlib.suppress(OSError, ValueError):
             for line in (group / "cgroup.procs").read_text().split():
-                processes.kill(int(line), signal.SIGKILL)
+                if int(line) not in spared:
+                    processes.kill(int(line), signal.SIGKILL)
 
 
 def remove(groups: tuple[Path, ...]) -> None:
