@@ -13,6 +13,7 @@ from mainspring.core.errors import NotFoundError, StaleWriteError
 from mainspring.core.lifecycle import ATTEMPT, TERMINAL_RUN, AttemptEvent, Ending, advance_attempt, finish_run
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run
 from mainspring.core.specs import Value
+from mainspring.plugins import reach
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.logs import append_chunks, stream_ends
@@ -294,6 +295,7 @@ def _finish(
     mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
     tx.conn.execute(mine.values(state=ended.state, outcome=ended.outcome, ended_at=ended.ended_at, outputs=outputs))
     _free(tx, id, index, ending.at)
+    reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
     first = _first_failure(tx, attempt, ending.outcome)
     tx.topics.update({"attempts", "nodes"})

@@ -16,6 +16,7 @@ from mainspring.core.lifecycle import place_run
 from mainspring.core.records import Allocation, Attempt, AttemptState, Desired, Node, Replica, RunState
 from mainspring.core.snapshot import Applied, Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
 from mainspring.core.specs import RunSpec
+from mainspring.plugins import reach
 from mainspring.store.attempts import insert_attempt
 from mainspring.store.columns import values_of
 from mainspring.store.database import Database, NewEvent, Transaction
@@ -83,6 +84,7 @@ def _start(tx: Transaction, *, decision: Decision, now: datetime, actor: str) ->
         replicas=tuple(Replica(index=place.replica, node=place.node, granted=place.granted) for place in places),
     )
     insert_attempt(tx, attempt)
+    reach("inside-W2")
     for place in places:
         held = Allocation(
             id=tx.ids.new("alloc"),
