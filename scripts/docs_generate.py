@@ -81,6 +81,18 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+PYTHON_PARTS = (
+    ("Tasks and runs", ("mainspring.sdk.task", "mainspring.sdk.runs")),
+    ("Inside a run", ("mainspring.sdk.tracking",)),
+    ("Searches", ("mainspring.sdk.sweeps", "mainspring.core.spaces")),
+    ("Data sets", ("mainspring.sdk.datasets",)),
+    ("Models", ("mainspring.sdk.models",)),
+    ("Objectives and gates", ("mainspring.sdk.objectives", "mainspring.sdk.gates")),
+    ("Pipelines", ("mainspring.sdk.pipelines",)),
+    ("Endpoints", ("mainspring.sdk.deploy",)),
+    ("The connection", ("mainspring.client.connection",)),
+)
+
 
 def errors_page() -> str:
     """Return the page of error codes: the tree, then one row for each."""
@@ -264,12 +276,34 @@ def python_page() -> str:
         "the first call that needs one.",
         "",
     ]
+    names = _offered()
+    for title, modules in PYTHON_PARTS:
+        lines += [f"## {title}", ""]
+        for module in modules:
+            for name in names.pop(module, ()):
+                lines += [f"::: {module}.{name}", "    options:", "      heading_level: 3", ""]
+    if names:
+        raise RuntimeError(f"PYTHON_PARTS names no part of the page for {', '.join(names)}")
+    lines += [
+        "## Errors",
+        "",
+        "Every error class of the [error codes](errors.md) that a program may want to catch is offered too.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _offered() -> dict[str, list[str]]:
+    """Return the names that `import mainspring as ms` offers, by the module that has them; errors and records are left out."""
     stub = ROOT / "src" / "mainspring" / "__init__.pyi"
-    for node in ast.parse(stub.read_text(encoding="utf-8")).body if stub.is_file() else []:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mainspring.sdk"):
-            for alias in node.names:
-                lines += [f"::: {node.module}.{alias.name}", "    options:", "      heading_level: 2", ""]
-    return "\n".join(lines)
+    found: dict[str, list[str]] = {}
+    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module not in ("mainspring.core.errors", "mainspring.core.records")
+        ):
+            found.setdefault(node.module, []).extend(alias.name for alias in node.names)
+    return found
 
 
 COMMITTED: Mapping[str, Callable[[], str]] = {
