@@ -28,10 +28,10 @@ def test_texts_and_constructors_agree(text: str, expected: Dimension) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    (
+    [
         *("", "log", "log:0:1", "log:-1:1", "log:1", "log:1:2:3", "uniform:2:1", "uniform:nan:1", "uniform:0:inf"),
         *("int:0.5:2", "int:a:b", "choice:", "choice:a,a", "gauss:0:1", "uniform:-1e308:1e308"),
-    ),
+    ],
 )
 def test_other_texts_are_refused_with_the_forms(text: str) -> None:
     with pytest.raises(SpecError, match="choice:a,b,c") as caught:

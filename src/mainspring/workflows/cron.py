@@ -20,12 +20,17 @@ def next_times(expression: str, after: datetime, count: int = 1) -> list[datetim
     if after.tzinfo is None:
         raise SpecError("The moment has no time zone.", hint="Use UTC.", details={"path": "after"})
     try:
-        if len(expression.split()) != FIELDS:
-            raise CronSimError(f"it has {len(expression.split())} fields")
-        return list(islice(CronSim(expression, after), count))
+        moments = CronSim(expression, after)
     except CronSimError as wrong:
-        raise SpecError(
-            f"{expression[:80]!r} is not a schedule: {wrong}.",
-            hint='Write five fields: minute hour day month weekday, "0 6 * * 1-5" for workdays at six.',
-            details={"path": "cron"},
-        ) from wrong
+        raise _wrong(expression, str(wrong)) from wrong
+    if len(expression.split()) != FIELDS:
+        raise _wrong(expression, "it does not have five fields")
+    return list(islice(moments, count))
+
+
+def _wrong(expression: str, why: str) -> SpecError:
+    return SpecError(
+        f"{expression[:80]!r} is not a schedule: {why}.",
+        hint='Write five fields: minute hour day month weekday, "0 6 * * 1-5" for workdays at six.',
+        details={"path": "cron"},
+    )
