@@ -42,6 +42,7 @@ class Server:
         self.status = 200
         self.lose = 0
         self.is_followed = False
+        self.is_silent = False  # polls are refused too
         self.lock = threading.Lock()
 
     def put(self, data: bytes) -> str:
@@ -109,7 +110,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             server.tokens.add(self.headers["Authorization"])
             path = self.path.removeprefix("/api/v1")
-            if "/commands" in path:
+            if server.is_silent:
+                self.answer({}, 503)
+            elif "/commands" in path:
                 after = int(path.partition("after=")[2])
                 until = time.monotonic() + 1.0
                 found: list[dict[str, Any]] = []

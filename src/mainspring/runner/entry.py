@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import os
@@ -58,16 +57,7 @@ def _plain(found: Any) -> Any:
 def _tell() -> None:
     """Print the traceback from user code's first line on."""
     kind, wrong, trace = sys.exc_info()
-    own = functools.partial(os.path.join, os.path.dirname(os.path.abspath(__file__)))
-    while (
-        trace is not None
-        and trace.tb_next is not None
-        and os.path.abspath(trace.tb_frame.f_code.co_filename)
-        in (
-            own("entry.py"),
-            own("values.py"),
-        )
-    ):
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
         trace = trace.tb_next
     sys.stdout.flush()
     traceback.print_exception(kind, wrong, trace)

@@ -89,21 +89,30 @@ class Stream:
         waiting = size - self._file_place(self.acked) - lost
         if self.is_lines or waiting <= limit:
             return 0
-        first = (self._file_place(self.acked + SAFE_BYTES) + _BLOCK - 1) // _BLOCK * _BLOCK
-        if self._holes and self._holes[-1][1] > first and self._holes[-1][0] >= self._file_place(self.acked + SAFE_BYTES) - 1:
-            first = self._holes.pop()[0]
-        elif self._holes:
-            first = max(first, self._holes[-1][1])
+        kept, first = self._frozen()
         end = size - limit // 2
         end -= end % _BLOCK
-        if end <= first:
-            self._load_again()
+        if end <= max([first, *(hole[1] for hole in self._holes)]):
             return 0
-        holes = [*self._holes, [first, end]]
+        holes = [*kept, [first, end]]
         write_durably(self._map, {"holes": holes})
         self._holes = holes
         _punch(self.path, first, end - first)
         return end - first
+
+    def _frozen(self) -> tuple[list[list[int]], int]:
+        """Return the holes whose marker may have been sent, and where in the file a hole may begin."""
+        safe = self.acked + SAFE_BYTES
+        kept: list[list[int]] = []
+        wire = place = 0
+        for start, end in self._holes:
+            if wire + start - place >= safe:
+                return kept, start
+            wire += start - place + len(marker(end - start))
+            kept.append([start, end])
+            place = end
+        first = place + max(0, safe - wire)
+        return kept, (first + _BLOCK - 1) // _BLOCK * _BLOCK
 
     def seal(self) -> None:
         """End a stream of lines at a line's end: half a line of a killed writer is dropped, a whole one gets its end."""
@@ -122,13 +131,6 @@ class Stream:
             else:
                 file.seek(0, os.SEEK_END)
                 file.write(b"\n")
-
-    def _load_again(self) -> None:
-        try:
-            with open(self._map, "rb") as file:
-                self._holes = json.loads(file.read())["holes"]
-        except (OSError, ValueError, KeyError):
-            self._holes = []
 
     def _file_place(self, offset: int) -> int:
         """Return where in the file the wire's `offset` is; the end of the hole for one inside a marker."""

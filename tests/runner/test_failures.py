@@ -1,0 +1,252 @@
+"""Stops, outages, crashes and stray processes: user code begins at most once, and nothing that it said is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DAEMON = (
+    "import os, subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import os, time; os.fork() and os._exit(0); os.setsid();"
+    " print(os.getpid(), flush=True); time.sleep(600)'], start_new_session=True)\n"
+    "child.wait()\n"
+    "time.sleep(0.3)\n"
+)
+SPEAKER = (
+    "import os, sys, time\n"
+    "print('begun', flush=True)\n"
+    "while not os.path.exists({go!r}): time.sleep(0.01)\n"
+    "for n in range(3000): print('line', n)\n"
+)
+SPOKEN = b"begun\n" + b"".join(b"line %d\n" % n for n in range(3000))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def test_a_command_to_stop_ends_user_code_with_its_cause(site: Any, server: Any, until: Any) -> None:
+    site.python_code("import time; print('up', flush=True); time.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.commands = [{"no": 1, "kind": "stop", "cause": "preempted", "deadline_s": 5.0}]
+    assert runner.wait(10) == 0
+    assert (server.exit["cause"], server.exit["exit_code"]) == ("preempted", -signal.SIGTERM)
+    assert (site.root / "spool" / "stop_requested").exists()
+
+
+def test_user_code_that_ignores_sigterm_is_killed_at_the_deadline(site: Any, server: Any, until: Any) -> None:
+    site.python_code("import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.commands = [{"no": 1, "kind": "stop", "cause": "cancelled", "deadline_s": 0.3}]
+    assert runner.wait(10) == 0
+    assert (server.exit["cause"], server.exit["exit_code"]) == ("cancelled", -signal.SIGKILL)
+
+
+def test_a_stop_of_the_backend_is_a_sigterm_to_the_runner(site: Any, server: Any, until: Any) -> None:
+    site.python_code("import time; print('up', flush=True); time.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    runner.terminate()
+    assert runner.wait(10) == 0
+    assert server.exit["cause"] == "cancelled"
+
+
+def test_a_limit_of_time_is_kept(site: Any, server: Any) -> None:
+    site.python_code("import time; time.sleep(600)", timeout_s=0.3)
+    assert site.run() == 0
+    assert server.exit["cause"] == "timeout"
+
+
+def test_silence_of_the_server_beyond_the_runs_limit_ends_it(site: Any, server: Any, until: Any) -> None:
+    site.python_code("import time; print('up', flush=True); time.sleep(600)", disconnect_limit_s=2.5)
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status, server.is_silent = 503, True
+    until(lambda: (site.root / "exit.json").exists(), "the exit record")
+    assert site.read("exit.json")["outcome"]["cause"] == "node_lost"
+    assert runner.poll() is None
+
+
+def test_what_user_code_left_running_is_ended(site: Any, server: Any) -> None:
+    site.python_code(DAEMON)
+    assert site.run() == 0
+    assert server.exit["cause"] == "succeeded"
+    assert not _is_running(int(server.log))
+
+
+def test_answers_that_are_lost_double_nothing(site: Any, server: Any, tmp_path: Path) -> None:
+    server.lose = 4
+    (tmp_path / "go").touch()
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    assert site.run(30) == 0
+    assert server.log == SPOKEN
+    assert server.exit["cause"] == "succeeded"
+
+
+@pytest.mark.parametrize("status", [503, 429, 401, 500])
+def test_an_outage_loses_nothing(site: Any, server: Any, until: Any, tmp_path: Path, status: int) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status = status
+    (tmp_path / "go").touch()
+    until(lambda: (site.root / "exit.json").exists(), "the exit record")
+    assert server.log == b"begun\n"
+    server.status = 200
+    assert runner.wait(20) == 0
+    assert server.log == SPOKEN
+    assert server.exit["cause"] == "succeeded"
+
+
+def test_an_attempt_that_nobody_knows_runs_on_and_keeps_its_spool(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status = 410
+    (tmp_path / "go").touch()
+    until(lambda: (site.root / "exit.json").exists(), "the exit record")
+    assert runner.poll() is None
+    assert (site.root / "spool" / "log").read_bytes() == SPOKEN
+
+
+def test_a_second_runner_of_one_folder_leaves_at_once(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    assert site.run() == 75
+    (tmp_path / "go").touch()
+    assert runner.wait(10) == 0
+    assert server.log == SPOKEN
+
+
+def test_after_the_runners_death_the_next_one_drains_and_begins_nothing(site: Any, server: Any, until: Any) -> None:
+    code = "import time, os\nprint('begun', os.getpid(), flush=True)\nopen(os.environ['L'], 'a').write('x')\ntime.sleep(600)"
+    site.python_code(code, env={"L": str(site.root / "ledger")})
+    runner = site.start()
+    until(lambda: (site.root / "ledger").exists() and server.log, "the first line")
+    runner.kill()
+    runner.wait()
+    pid = int(server.log.split()[1])
+    assert _is_running(pid)
+    (site.root / "spool" / "log").open("ab").write(b"more")
+    assert site.run() == 0
+    assert not _is_running(pid)
+    assert (site.root / "ledger").read_text() == "x"
+    assert server.exit["cause"] == "node_lost"
+    assert server.log.startswith(b"begun %d\nmore" % pid)
+
+
+def test_an_exit_record_of_a_dead_runner_is_sent_by_the_next(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status = 503
+    (tmp_path / "go").touch()
+    until(lambda: (site.root / "exit.json").exists(), "the exit record")
+    runner.kill()
+    runner.wait()
+    server.status = 200
+    assert site.run() == 0
+    assert (server.exit["cause"], server.log, server.ends) == ("succeeded", SPOKEN, 1)
+    assert site.run() == 0
+    assert server.ends == 1
+
+
+@pytest.mark.parametrize("point", ["before-S3", "after-S3", "after-S4", "before-S6", "after-S6", "before-S7"])
+def test_a_crash_at_any_point_ends_in_one_end(site: Any, server: Any, point: str) -> None:
+    code = "import os; open(os.environ['L'], 'a').write('x'); print('said')"
+    site.python_code(code, env={"L": str(site.root / "ledger")})
+    assert site.start(env={**os.environ, "MAINSPRING_FAULT": point}).wait(10) == -signal.SIGKILL
+    assert site.run() == 0
+    began = (site.root / "ledger").read_text() if (site.root / "ledger").exists() else ""
+    assert len(began) <= 1
+    if point in ("before-S3", "before-S6", "after-S6", "before-S7"):
+        assert (server.exit["cause"], began) == ("succeeded", "x")
+    else:
+        assert server.exit["cause"] == "node_lost"
+    assert site.read("exit.json")["is_final"]
+
+
+def test_the_token_is_in_no_listing_and_not_with_user_code(site: Any, server: Any, until: Any) -> None:
+    site.python_code("import time; print('up', flush=True); time.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    for pid in (runner.pid, site.read("started")["pid"]):
+        for name in ("cmdline", "environ"):
+            assert b"t0ken" not in Path(f"/proc/{pid}/{name}").read_bytes()
+    fields = {name: site.read(name) for name in ("started", "runner.json")}
+    assert fields["runner.json"]["pid"] == runner.pid
+    assert set(fields["started"]) == {"pid", "start_time", "boot_id", "pgid"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_does_not_lose_the_end(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    kept = {name: (site.root / name).read_bytes() for name in ("launch.json", "token")}
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(site.root)], check=False, capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no mounts here")
+    try:
+        for name, data in kept.items():
+            (site.root / name).write_bytes(data)
+        fill = "import os\nf = open(os.environ['MAINSPRING_OUT'] + '/../filler', 'wb', 0)\n"
+        site.python_code(fill + "try:\n  while True: f.write(b'x' * 4096)\nexcept OSError as full: raise SystemExit(3)")
+        assert site.run() == 0
+        assert (server.exit["cause"], server.exit["exit_code"]) == ("user_error", 3)
+    finally:
+        subprocess.run(["umount", "-l", str(site.root)], check=True)
+
+
+def test_metrics_of_a_writer_killed_mid_line_stay_lines(site: Any, server: Any) -> None:
+    code = "import os; open(os.environ['MAINSPRING_SPOOL'] + '/metrics', 'w').write('[\"a\", 1, 0, 1.0]\\n[\"b\", 2')"
+    site.python_code(code)
+    assert site.run() == 0
+    assert server.lines("metrics") == [["a", 1, 0, 1.0]]
+
+
+def test_log_beyond_the_limit_gives_way_to_a_marker(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    launch = {**site.read("launch.json"), "spool_limit_bytes": 16 << 20}
+    (site.root / "launch.json").write_text(json.dumps(launch))
+    go = str(tmp_path / "go")
+    site.python_code(SPEAKER.format(go=go).replace("for n", f"\nfor _ in range(40): print('y' * {1 << 20})\nfor n"))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status = 503
+    (tmp_path / "go").touch()
+    until(lambda: (site.root / "holes.json").exists() and (site.root / "exit.json").exists(), "a hole")
+    server.status = 200
+    assert runner.wait(30) == 0
+    holes = site.read("holes.json")["holes"]
+    lost = sum(end - start for start, end in holes)
+    text = server.log.replace(b"\n[mainspring: %d bytes of log were dropped while the server was away]\n" % lost, b"", 1)
+    assert len(holes) == 1
+    assert len(text) == len(SPOKEN) + 40 * ((1 << 20) + 1) - lost
+    assert text.endswith(SPOKEN[-20000:])
+
+
+def _of_python39() -> str:
+    for place in (*Path.home().glob(".pyenv/versions/3.9*/bin/python"), Path("/usr/bin/python3.9")):
+        if place.exists():
+            return str(place)
+    return ""
+
+
+@pytest.mark.skipif(not _of_python39(), reason="no Python 3.9 here")
+def test_runner_and_shim_work_on_python_3_9(site: Any, server: Any) -> None:
+    site.python = _of_python39()
+    code = "import mainspring as ms, sys; ms.log_metric('loss', 0.5, 3); ms.log_params(lr=0.1); print(sys.version_info[:2])"
+    site.spec(site.python, "-c", code)
+    assert site.run() == 0
+    assert server.log == b"(3, 9)\n"
+    assert [point[:3] for point in server.lines("metrics")] == [["loss", 0.5, 3]]
+    assert server.lines("params") == [["lr", 0.1]]
