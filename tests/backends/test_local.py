@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mainspring.backends.local import create
 from mainspring.backends.local.backend import LocalBackend
-from mainspring.backends.local.cgroups import find
+from mainspring.backends.local.cgroups import find, own, remove
 from mainspring.backends.local.grants import granted_env
+from mainspring.backends.local.inventory import parse_devices
 from mainspring.backends.local.processes import boot_id, is_alive, start_time
 from mainspring.core.backend import ObservedState
+from mainspring.core.errors import LaunchError
 from mainspring.core.records import Cluster
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
@@ -26,9 +31,11 @@ class TestLocal(BackendContract):
     """The contract, against real processes."""
 
     @pytest.fixture
-    def backend(self, tmp_path: Path) -> LocalBackend:
+    def backend(self, tmp_path: Path) -> Iterator[LocalBackend]:
         self.installation = f"inst-{tmp_path.name}-{os.getpid()}"
-        return create(CLUSTER, tmp_path, self.installation)
+        made = create(CLUSTER, tmp_path, self.installation)
+        yield made
+        remove(made.groups.roots)
 
     def test_it_is_found_again_by_a_new_server(self, backend: LocalBackend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "again")
@@ -41,6 +48,7 @@ class TestLocal(BackendContract):
 
     def test_a_foreign_installation_is_left_alone(self, backend: LocalBackend, server: RunnerServer) -> None:
         other = create(CLUSTER, backend.folder / "other", f"{self.installation}-other")
+        remove(other.groups.roots)
         request = self.request(backend, server, SLEEP, "foreign")
         with self.launched(backend, request):
             server.wait(request.attempt, "running")
@@ -78,6 +86,83 @@ class TestLocal(BackendContract):
             place = Path(str(handle.data["folder"]))
             assert (place / "token").stat().st_mode & 0o077 == 0
             assert place.stat().st_mode & 0o077 == 0
+
+    def test_a_stop_does_not_kill_a_runner_that_waits_for_the_server(
+        self, backend: LocalBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mainspring.backends.local.backend.MARGIN_S", 0.0)
+        request = self.request(backend, server, ["sh", "-c", "sleep 0.5; echo last; exit 3"], "away")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            server.is_away = True
+            place = Path(str(handle.data["folder"]))
+            deadline = time.monotonic() + 20
+            while not (place / "exit.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            runner = backend.native(handle)["pid"]
+            backend.stop(handle, 0.0)
+            deadline = time.monotonic() + 0.7
+            while time.monotonic() < deadline:
+                assert backend.observe([handle])[0].state is ObservedState.RUNNING, "its log was not told yet"
+            server.is_away = False
+            told = server.wait(request.attempt, "ended")
+            assert told.exit is not None
+            assert (told.exit["exit_code"], told.log) == (3, b"last\n")
+            assert backend.native(handle)["pid"] == runner
+
+    def test_a_later_stop_may_only_come_earlier(self, backend: LocalBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, ["sh", "-c", "trap '' TERM; sleep 300; sleep 300"], "sooner")
+        request = dataclasses.replace(request, grace_s=200.0)
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            backend.stop(handle, 200.0)
+            backend.stop(handle, 0.0)
+            backend.stop(handle, 300.0)
+            self.wait_for(backend, handle, ObservedState.GONE)
+
+    def test_what_forgets_leaves_nothing(self, backend: LocalBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, ["true"], "nothing")
+        handle = backend.launch(request)
+        server.wait(request.attempt, "ended")
+        self.wait_for(backend, handle, ObservedState.GONE)
+        groups = [Path(group) for group in cast("list[str]", backend.native(handle)["cgroups"])]
+        assert all(group.is_dir() for group in groups)
+        backend.forget(handle)
+        assert not any(group.exists() for group in groups)
+        assert not Path(str(handle.data["folder"])).exists()
+
+    def test_the_runners_zip_is_never_replaced(self, backend: LocalBackend, server: RunnerServer) -> None:
+        with self.launched(backend, self.request(backend, server, SLEEP, "zip")):
+            (built,) = backend.folder.glob("runner-*.zip")
+            before = built.stat().st_ino
+            reborn = create(CLUSTER, backend.folder, self.installation)
+            with self.launched(reborn, self.request(reborn, server, ["true"], "zip2")):
+                assert list(backend.folder.glob("runner-*.zip")) == [built]
+            assert built.stat().st_ino == before, "a running runner reads modules from it until its end"
+            assert built.stat().st_size < 150_000
+
+    def test_a_folder_that_cannot_be_written_is_a_refused_launch(self, backend: LocalBackend, server: RunnerServer) -> None:
+        (backend.folder / "attempts").write_text("in the way")
+        with pytest.raises(LaunchError, match="cannot be started"):
+            backend.launch(self.request(backend, server, ["true"], "full"))
+
+
+def test_what_nvidia_smi_says_is_read_with_care() -> None:
+    told = "0, GPU-1, NVIDIA H100, 81559\n1, GPU-2, NVIDIA GB10, [N/A]\nNo devices were found\n"
+    assert [(one.index, one.model, one.memory_bytes >> 20) for one in parse_devices(told)] == [
+        (0, "NVIDIA H100", 81559),
+        (1, "NVIDIA GB10", 0),
+    ]
+
+
+@pytest.mark.parametrize(("told", "files"), [("0::/a/b\n", ["cgroup.controllers"]), ("5:cpu:/\n4:memory:/a/b\n", [])])
+def test_our_own_groups_are_found_in_both_versions(tmp_path: Path, told: str, files: list[str]) -> None:
+    base = tmp_path if files else tmp_path / "memory"
+    (base / "a" / "b").mkdir(parents=True)
+    for name in files:
+        (tmp_path / name).touch()
+    (tmp_path / "told").write_text(told)
+    assert own("memory", tmp_path, tmp_path / "told") == [base, base / "a", base / "a" / "b"]
 
 
 def test_declared_devices_are_counted(tmp_path: Path) -> None:

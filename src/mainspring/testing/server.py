@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import threading
@@ -39,6 +40,7 @@ class RunnerServer:
         self.jobs: dict[str, list[str]] = {}
         self.told: dict[tuple[str, int], Told] = {}
         self.moved = threading.Condition()
+        self.is_away = False  # every answer is 503 then
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -81,6 +83,9 @@ class RunnerServer:
 
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
         """Answer one request of a runner."""
+        if self.is_away:
+            self._send(handler, 503, {})
+            return
         path = urlsplit(handler.path)
         parts = path.path.strip("/").split("/")
         if len(parts) < 5 or parts[2] != "attempts":
@@ -169,8 +174,9 @@ class RunnerServer:
 
     def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        handler.wfile.write(data)
+        with contextlib.suppress(ConnectionError):  # the runner was killed meanwhile
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/json")
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data)

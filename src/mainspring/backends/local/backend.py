@@ -174,8 +174,8 @@ class LocalBackend:
         """Remove the replica's folder and groups."""
         self._reap(handle)
         self._deadlines.drop(handle)
-        shutil.rmtree(_folder(handle), ignore_errors=True)
         cgroups.remove(self._groups_of(handle))
+        shutil.rmtree(_folder(handle), ignore_errors=True)
 
     def _observation(self, handle: Handle) -> Observation:
         self._reap(handle)
@@ -235,6 +235,7 @@ class LocalBackend:
             "grace_s": request.grace_s,
             "cache_dir": str(cache),
             "cgroup": str(groups[0]) if groups else "",
+            "cgroups": [str(group) for group in groups],
             "env": granted_env(request.granted),
         }
         _write_private(place / "launch.json", json.dumps(told))
@@ -267,7 +268,9 @@ class LocalBackend:
         return self._attempts() / f"{request.attempt}.{request.replica}"
 
     def _groups_of(self, handle: Handle) -> tuple[Path, ...]:
-        return tuple(root / f"{handle.attempt}.{handle.replica}" for root in self.groups.roots)
+        """Return the groups as they were at the launch: a server that was started elsewhere makes new ones elsewhere."""
+        told = processes.read_record(_folder(handle) / "launch.json").get("cgroups")
+        return tuple(Path(group) for group in told if isinstance(group, str)) if isinstance(told, list) else ()
 
 
 def _folder(handle: Handle) -> Path:

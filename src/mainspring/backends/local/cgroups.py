@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ def find(installation: str, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
     if (root / "cgroup.controllers").exists():
         candidates, version = [root], 2
     else:
-        candidates, version = [root / "memory", root / "cpu"], 1
+        candidates, version = [_innermost(root, "memory"), _innermost(root, "cpu")], 1
     roots = []
     for base in candidates:
         home = base / "mainspring" / installation
@@ -76,6 +76,25 @@ def find(installation: str, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
     if len(roots) == len(candidates):
         return Cgroups(version, tuple(roots))
     return Cgroups(version, (), "Memory and CPU limits are not enforced: control groups cannot be made here.")
+
+
+def own(controller: str, root: Path = Path("/sys/fs/cgroup"), told: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Return the groups that hold this process for `controller`, outermost first; what limits one of them limits us."""
+    is_v2 = (root / "cgroup.controllers").exists()
+    base = root if is_v2 else root / controller
+    path = "/"
+    with contextlib.suppress(OSError):
+        for line in told.read_text().splitlines():
+            _, names, found = line.split(":", 2)
+            if names == "" if is_v2 else controller in names.split(","):
+                path = found
+    inner = [base.joinpath(*Path(path).parts[1 : n + 1]) for n in range(len(Path(path).parts))]
+    return [group for group in inner if group.is_dir()]
+
+
+def _innermost(root: Path, controller: str) -> Path:
+    """Return our own group, so that what limits this process limits its runs too; the root when it cannot be seen."""
+    return (own(controller, root) or [root / controller])[-1]
 
 
 def _has_limits(home: Path) -> bool:
@@ -107,11 +126,17 @@ def kill_all(groups: tuple[Path, ...], spared: Container[int] = ()) -> None:
                     processes.kill(int(line), signal.SIGKILL)
 
 
-def remove(groups: tuple[Path, ...]) -> None:
-    """Remove empty groups; silent when something is left in them."""
+def remove(groups: tuple[Path, ...], patience_s: float = 0.5) -> None:
+    """Remove groups; what was killed takes a moment to leave them. Silent when something stays."""
+    until = time.monotonic() + patience_s
     for group in groups:
-        with contextlib.suppress(OSError):
-            os.rmdir(group)
+        while group.is_dir():
+            try:
+                group.rmdir()
+            except OSError:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.01)
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from mainspring.backends.local import cgroups
 from mainspring.core.records import Cluster, Node
 from mainspring.core.resources import Device
 
@@ -21,9 +22,9 @@ def this_node(cluster: Cluster, folder: Path) -> Node:
         id=f"{cluster.id}.{host}",
         cluster=cluster.id,
         name=host,
-        cpu_milli=int(declared_cpus * 1000) if declared_cpus else len(os.sched_getaffinity(0)) * 1000,
+        cpu_milli=int(declared_cpus * 1000) if declared_cpus else _cpu_milli(),
         memory_bytes=_memory_bytes(),
-        disk_bytes=shutil.disk_usage(folder).free,
+        disk_bytes=shutil.disk_usage(folder).free if folder.exists() else 0,
         devices=_devices(cluster),
     )
 
@@ -45,20 +46,46 @@ def _nvidia() -> tuple[Device, ...]:
         told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
+    return parse_devices(told)
+
+
+def parse_devices(told: str) -> tuple[Device, ...]:
+    """Return the devices of nvidia-smi's lines `index, uuid, name, MiB`; a line that says something else is no device.
+
+    A device without memory of its own (it shares the machine's) is listed with 0 bytes.
+    """
     found = []
     for line in told.splitlines():
-        index, uuid, model, mebibytes = (part.strip() for part in line.split(","))
-        found.append(Device(index=int(index), uuid=uuid, model=model, memory_bytes=int(mebibytes) << 20))
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4 and parts[0].isdecimal():
+            memory = int(parts[3]) << 20 if parts[3].isdecimal() else 0
+            found.append(Device(index=int(parts[0]), uuid=parts[1], model=parts[2], memory_bytes=memory))
     return tuple(found)
 
 
+def _cpu_milli() -> int:
+    """Return the CPUs that this process may use: its affinity, or a control group's quota where that is less."""
+    limits = [len(os.sched_getaffinity(0)) * 1000]
+    for group in cgroups.own("cpu"):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (group / "cpu.max").read_text().split()
+            limits.append(int(quota) * 1000 // int(period))
+        with contextlib.suppress(OSError, ValueError):
+            quota_us = int((group / "cpu.cfs_quota_us").read_text())
+            if quota_us > 0:
+                limits.append(quota_us * 1000 // int((group / "cpu.cfs_period_us").read_text()))
+    return max(1, min(limits))
+
+
 def _memory_bytes() -> int:
+    """Return the memory that this process may use: the machine's, or a control group's limit where that is less."""
     limits = []
     with contextlib.suppress(OSError, IndexError, ValueError):
         limits.append(int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]) * 1024)
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(Path(path).read_text()))
+    for group in cgroups.own("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):
+                limits.append(int((group / name).read_text()))
     return min(limits, default=0)
 
 
