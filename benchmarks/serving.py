@@ -44,10 +44,13 @@ def main() -> None:
             measure("replica v2", f"http://{address}/v2/models/bench/infer", headers, body, REQUESTS, CLIENTS)
         if "--replica" not in sys.argv[1:]:
             with installation() as server:
-                deploy(server, folder)
-                headers = {"content-type": "application/json", "authorization": str(server.http.headers["authorization"])}
-                url = f"{server.url}{PREFIX}/endpoints/bench/predict"
-                measure("gateway", url, headers, json.dumps({"records": [RECORD]}).encode(), GATEWAY_REQUESTS, CLIENTS)
+                try:
+                    deploy(server, folder)
+                    headers = {"content-type": "application/json", "authorization": str(server.http.headers["authorization"])}
+                    url = f"{server.url}{PREFIX}/endpoints/bench/predict"
+                    measure("gateway", url, headers, json.dumps({"records": [RECORD]}).encode(), GATEWAY_REQUESTS, CLIENTS)
+                finally:
+                    withdraw(server)
 
 
 def measure(what: str, url: str, headers: dict[str, str], body: bytes, requests: int, clients: int) -> None:
@@ -142,6 +145,14 @@ def deploy(server: Installation, folder: Path) -> None:
             return
         time.sleep(0.2)
     raise SystemExit("the endpoint does not answer")
+
+
+def withdraw(server: Installation) -> None:
+    """Stop the endpoint and wait until its replica has ended: runs outlive the server that is taken down next."""
+    server.http.delete(f"{PREFIX}/endpoints/bench")
+    end = time.monotonic() + 20
+    while server.get("/runs", state="running", limit=1)["items"] and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":

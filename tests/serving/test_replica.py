@@ -36,7 +36,9 @@ def test_one_record_a_list_and_a_wrapped_list_are_the_same(replica, table) -> No
 
 def test_lightgbm_with_a_zipmap_agrees_with_lightgbm(start, lightgbm_folder, table) -> None:
     folder, expected = lightgbm_folder
-    got = start(folder).http.post("/predict", json=records(table[0])).json()["predictions"]
+    http = start(folder).http
+    assert [one["shape"] for one in http.get("/v2/models/lgbm").json()["outputs"]] == [[-1], [-1, -1]]
+    got = http.post("/predict", json=records(table[0])).json()["predictions"]
     np.testing.assert_allclose([one["probability"] for one in got], expected, atol=1e-4)
     assert [one["label"] for one in got] == (expected > 0.5).astype(int).tolist()
 

@@ -173,7 +173,8 @@ def _load_onnx(path: Path, file: ModelFile, features: tuple[Feature, ...], threa
     def run(tensors: Tensors) -> dict[str, Array]:
         return {name: _dense(value) for name, value in zip(names, execute(names, tensors), strict=True)}
 
-    outputs = tuple(_onnx_tensor(one) for one in session.get_outputs())
+    found = [_onnx_tensor(one) for one in session.get_outputs()]  # converters write [1] where they mean any number of rows
+    outputs = tuple(Tensor(one.name, one.datatype, (-1, *one.shape[1:])) for one in found)
     return Model(
         file.name, str(file.version), "onnx", features, inputs, outputs, is_classifier, file.verification, run
     )  # fmt: skip
