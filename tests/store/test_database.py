@@ -136,6 +136,19 @@ def test_listeners_hear_of_commits_only(world):
     assert heard == [({"runs"}, 1)]
 
 
+@pytest.mark.engine
+def test_processes_that_share_a_database_wake_each_other(postgres_home, world_of, wait_until):
+    here, there = postgres_home.open(), postgres_home.open()
+    heard_here, heard_there = [], []
+    here.on_commit(heard_here.append)
+    there.on_commit(heard_there.append)
+    run = world_of(there).run()
+    wait_until(lambda: {"runs"} in heard_here)
+    here.runs.set_desired(run.id, Desired.CANCELLED, event=NewEvent("ada", "run.cancelled", run.id))
+    wait_until(lambda: {"runs", "events"} in heard_there)
+    assert heard_here.count({"runs", "events"}) == 1  # its own commits are heard once
+
+
 def test_an_event_loop_is_refused(world):
     async def ask():
         world.store.runs.waiting()

@@ -29,6 +29,7 @@ from mainspring.core.clock import Clock
 from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
+from mainspring.store.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -117,6 +118,7 @@ class Database:
         self._fence = 0
         self._is_closed = False
         self.engine, self.write_engine = _postgres_engines(url) if self.is_postgres else _sqlite_engines(url)
+        self._wakeups = Wakeups(self.write_engine, self._wake) if self.is_postgres else None
 
     def start(self, fence: int) -> None:
         """Begin to accept writes; on SQLite as the owner with number `fence`."""
@@ -133,12 +135,16 @@ class Database:
                 self._jobs.put(None)
         if self._writer is not None and not was_closed:
             self._writer.join()
+        if self._wakeups is not None and not was_closed:
+            self._wakeups.close()
         self.engine.dispose()
         self.write_engine.dispose()
 
     def listen(self, callback: Listener) -> Callable[[], None]:
         """Call `callback(topics)` after each commit; return what ends it. The callback must not block, nor call the store."""
         self._listeners.append(callback)
+        if self._wakeups is not None:
+            self._wakeups.listen()
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def lease_now(self) -> ColumnElement[float]:
@@ -185,6 +191,8 @@ class Database:
                     tx = self._transaction(conn)
                     result = work(tx)
                     tx.flush_events()
+                    if tx.topics and self._wakeups is not None:
+                        self._wakeups.tell(conn, tx.topics)
             except exc.DBAPIError as wrong:
                 if _sqlstate(wrong) in _RETRIED and turn + 1 < _MAX_TRIES:
                     time.sleep(random.uniform(0, 0.002 * 2 ** min(turn, 6)))  # noqa: S311
