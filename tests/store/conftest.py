@@ -283,6 +283,12 @@ def sqlite_source(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
+def home_at() -> Callable[[object], Home]:
+    """A home at a place of the test's own choosing."""
+    return lambda place: Home(str(place))
+
+
+@pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
     """Poll a condition with a deadline."""
 

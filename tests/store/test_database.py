@@ -223,6 +223,20 @@ def test_a_damaged_file_is_refused_and_left_alone(sqlite_home, world_of, kind):
     assert len(sqlite_home.open().runs.waiting()) == 50
 
 
+def test_a_place_that_cannot_be_used_is_said(tmp_path, home_at):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="cannot be used"):
+        home_at(tmp_path / "file" / "mainspring.db").open()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="cannot be read"):
+        home_at(tmp_path / "folder").open()
+
+
+def test_a_server_that_is_not_there_is_said(home_at):
+    with pytest.raises(StoreError):
+        home_at("postgresql+psycopg://nobody@127.0.0.1:9/none?connect_timeout=5").open()
+
+
 def test_a_newer_schema_is_refused(empty_home):
     empty_home.open().close()
     engine = create_engine(parse_url(empty_home.url))

@@ -74,6 +74,8 @@ def check_healthy(path: Path, *, is_whole: bool) -> None:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if is_whole else "ok"
         finally:
             connection.close()
+    except sqlite3.OperationalError as wrong:
+        raise StoreError(f"The database {path} cannot be read: {wrong}.", hint="Look at its rights and its folder's.") from wrong
     except sqlite3.DatabaseError as wrong:
         raise _damaged(path, str(wrong)) from wrong
     if found != "ok":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets as chance
 import sqlite3
@@ -12,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mainspring.core.clock import Clock
-from mainspring.core.errors import StoreError, UsageError
+from mainspring.core.errors import DiskFullError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store.backup import check_healthy
 from mainspring.store.database import Database, Transaction, translate
@@ -89,18 +90,30 @@ def _own_file(url: URL, lock_wait_s: float) -> Ownership:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed.", hint="Use a newer Python.")
     path = Path(str(url.database))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    refuse_network_folder(path.parent)
-    ownership = own(path, wait_s=lock_wait_s)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        refuse_network_folder(path.parent)
+        ownership = own(path, wait_s=lock_wait_s)
+    except OSError as wrong:
+        raise _unusable(path, wrong) from wrong
     try:
         if path.exists():
             check_healthy(path, is_whole=path.stat().st_size <= _CHECKED_WHOLE_BYTES)
         else:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds hashes of tokens
+    except OSError as wrong:
+        ownership.release()
+        raise _unusable(path, wrong) from wrong
     except BaseException:
         ownership.release()
         raise
     return ownership
+
+
+def _unusable(path: Path, wrong: OSError) -> StoreError:
+    if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"No space is left for {path}.", hint="Free some space, or use another MAINSPRING_HOME.")
+    return StoreError(f"{path} cannot be used: {wrong.strerror}.", hint="Look at its rights, or use another MAINSPRING_HOME.")
 
 
 def _begin(db: Database) -> int:
