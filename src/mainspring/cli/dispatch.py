@@ -14,30 +14,31 @@ from mainspring.core.errors import MainspringError, UsageError
 
 RUNS, DATA, FLEET, PEOPLE = Group("Runs"), Group("Data and models"), Group("Server and fleet"), Group("People")
 
-COMMANDS: tuple[tuple[str, str, Group], ...] = (
-    ("run", "submit:run", RUNS),
-    ("ps", "runs:ps", RUNS),
-    ("logs", "runs:logs", RUNS),
-    ("why", "runs:why", RUNS),
-    ("show", "runs:show", RUNS),
-    ("cancel", "runs:cancel", RUNS),
-    ("rerun", "runs:rerun", RUNS),
-    ("pull", "runs:pull", RUNS),
-    ("pause", "runs:pause", RUNS),
-    ("resume", "runs:resume", RUNS),
-    ("tag", "runs:tag", RUNS),
-    ("archive", "runs:archive", RUNS),
-    ("rm", "runs:rm", RUNS),
-    ("sweep", "sweeps:sweep", RUNS),
-    ("deploy", "endpoints:deploy", DATA),
-    ("up", "server:up", FLEET),
-    ("down", "server:down", FLEET),
-    ("status", "server:status", FLEET),
-    ("doctor", "doctor:doctor", FLEET),
-    ("ui", "server:ui", FLEET),
-    ("backup", "server:backup", FLEET),
-    ("restore", "server:restore", FLEET),
-    ("login", "people:login", PEOPLE),
+COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
+    ("run", "submit:run", RUNS, "Run a script or a program and follow its log."),
+    ("ps", "runs:ps", RUNS, "List runs, and why they wait."),
+    ("logs", "runs:logs", RUNS, "Print or follow a run's log."),
+    ("why", "runs:why", RUNS, "Tell why a run is where it is."),
+    ("show", "runs:show", RUNS, "Show everything about a run."),
+    ("cancel", "runs:cancel", RUNS, "Cancel runs."),
+    ("rerun", "runs:rerun", RUNS, "Run it again, with changes."),
+    ("pull", "runs:pull", RUNS, "Fetch what a run returned and wrote."),
+    ("pause", "runs:pause", RUNS, "Hold runs."),
+    ("resume", "runs:resume", RUNS, "Let paused runs go on."),
+    ("tag", "runs:tag", RUNS, "Tag a run."),
+    ("archive", "runs:archive", RUNS, "Put ended runs out of sight."),
+    ("rm", "runs:rm", RUNS, "Delete ended runs."),
+    ("sweep", "sweeps:sweep", RUNS, "Run many trials and look for the best."),
+    ("deploy", "endpoints:deploy", DATA, "Serve a model under a name."),
+    ("up", "server:up", FLEET, "Start the server with its web page."),
+    ("down", "server:down", FLEET, "Stop the server; runs go on."),
+    ("status", "server:status", FLEET, "Show where the server is and what it does."),
+    ("doctor", "doctor:doctor", FLEET, "Look at what goes wrong most often."),
+    ("ui", "server:ui", FLEET, "Open the web page."),
+    ("backup", "server:backup", FLEET, "Copy the database while the server runs."),
+    ("restore", "server:restore", FLEET, "Put a backup in place."),
+    ("login", "people:login", PEOPLE, "Use a server elsewhere."),
+    ("completion", "completion:completion", FLEET, "Print the completion script of a shell."),
 )
 GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
     ("data", "Data sets: add, list, show, pull.", DATA, (
@@ -73,8 +74,8 @@ _EPILOGUE = """**Examples**
 Exit codes: 0 done, 1 failed, 2 usage, 3 rights, 4 not found, 5 conflict, 6 cannot be had, 7 no server, 130 interrupted."""
 
 
-def build_app() -> App:
-    """Return the command line; commands are strings until they are called."""
+def build_app(*, is_root: bool = False) -> App:
+    """Return the command line; commands are strings until they are called. For the root's help alone, none is loaded."""
     app = App(
         name="mainspring",
         help="One fair queue over every machine, from the first script to the monitored endpoint.",
@@ -82,10 +83,10 @@ def build_app() -> App:
         help_format="markdown",
         version=mainspring.__version__,
         version_flags=["--version", "-V"],
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(negative=(), show_default=False),
     )
-    for name, target, group in COMMANDS:
-        app.command(f"mainspring.cli.{target}", name=name, group=group, help_epilogue="")
+    for name, target, group, text in COMMANDS:
+        app.command(f"mainspring.cli.{target}", name=name, group=group, help_epilogue="", help=text if is_root else None)
     for name, text, group, members in GROUPS:
         inner = App(name=name, help=text, group=group, help_epilogue="")
         for word, target in members:
@@ -95,13 +96,9 @@ def build_app() -> App:
     return app
 
 
-def _shown_default(value: object) -> str:
-    return "" if value in ("", (), False, None) else str(value)
-
-
 def dispatch(words: list[str]) -> int:
     """Run one command; return its exit code."""
-    app = build_app()
+    app = build_app(is_root=words in ([], ["--help"], ["-h"]))
     try:
         code = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as wrong:
@@ -133,7 +130,8 @@ def report(wrong: MainspringError) -> int:
 def wrong_usage(text: str, words: list[str]) -> None:
     """Tell what the command line got wrong."""
     note(f"error: {' '.join(text.split())}")
-    command = next((word for word in words if not word.startswith("-")), "")
+    first = words[0] if words else ""
+    command = first if first in {name for name, *_ in (*COMMANDS, *GROUPS)} else ""
     note(f"hint: mainspring {command} --help".replace("  ", " "))
     if command == "run" and "nknown option" in text:
         note("hint: arguments of the script itself go behind --, as in: mainspring run train.py -- --lr 3e-4")

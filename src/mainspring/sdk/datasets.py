@@ -39,6 +39,7 @@ class Dataset:
         self.producer = producer
         self._path = Path(path).absolute() if path is not None else None
         self._digest = digest
+        self._is_sent = bool(digest)
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> Dataset:
@@ -91,8 +92,9 @@ class Dataset:
 
     def upload(self, client: Client) -> str:
         """Send what the server lacks; return the digest."""
-        if self._path is not None and self.version == 0:
+        if self._path is not None and not self._is_sent:
             self._digest, _ = upload_folder(client, self._path)
+            self._is_sent = True
         return self._digest
 
     def to_value(self, client: Client) -> Value:
@@ -114,7 +116,8 @@ class Dataset:
         """Return the data set whose files the runner put under `path`; how a task receives one."""
         told = meta or {}
         version = told.get("version")
-        return cls(path, name=str(told.get("name", "")), version=version if isinstance(version, int) else 0)
+        number = version if isinstance(version, int) else 0
+        return cls(path, name=str(told.get("name", "")), version=number, digest=str(told.get("digest", "")))
 
     def __repr__(self) -> str:
         if self.name:

@@ -60,7 +60,7 @@ def from_value(client: Client, value: Value) -> Any:
         case ValueKind.DATASET:
             return Dataset(digest=value.digest)
         case ValueKind.PARQUET:
-            return need("pandas", "Reading this result").read_parquet(io.BytesIO(client.blobs.get(value.digest)))
+            return _table(client.blobs.get(value.digest), str(value.meta.get("library") or "pandas"))
         case ValueKind.NPY:
             return need("numpy", "Reading this result").load(io.BytesIO(client.blobs.get(value.digest)), allow_pickle=False)
         case ValueKind.PICKLE:
@@ -120,7 +120,18 @@ def _parquet(value: Any) -> tuple[ValueKind, bytes, Mapping[str, object]] | None
             raise
         except Exception:  # a column that Arrow has no type for: the frame travels as a pickle
             return None
-        return ValueKind.PARQUET, path.read_bytes(), {"rows": len(value), "columns": [str(one) for one in _columns(value)]}
+        library = type(value).__module__.partition(".")[0]
+        columns = [str(one) for one in _columns(value)]
+        return ValueKind.PARQUET, path.read_bytes(), {"library": library, "rows": int(value.shape[0]), "columns": columns}
+
+
+def _table(data: bytes, library: str) -> Any:
+    what, source = "Reading this result", io.BytesIO(data)
+    if library == "polars":
+        return need("polars", what).read_parquet(source)
+    if library == "pyarrow":
+        return need("pyarrow.parquet", what, "data").read_table(source)
+    return need("pandas", what).read_parquet(source)
 
 
 def _columns(value: Any) -> list[object]:

@@ -1,0 +1,178 @@
+"""Users, projects, tokens, secrets, and logging in to a server elsewhere."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mainspring.cli.options import Flag, Json, Project
+from mainspring.cli.output import age, emit_json, note, say, table
+from mainspring.client.client import Client
+from mainspring.client.connection import connect, home_folder, save_login
+from mainspring.core.errors import UsageError
+from mainspring.sdk.resources import to_seconds
+
+
+def login(url: str, /, *, token: str = "") -> None:
+    """Keep the address and token of a server elsewhere for later commands: `mainspring login https://HOST`.
+
+    Parameters
+    ----------
+    token
+        The token; default asked for, so that it is in no history.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url!r} is no address.", hint="mainspring login https://HOST")
+    plain = token or _asked("Token: ")
+    client = Client.open(url, plain)
+    who = client.people.whoami()
+    client.close()
+    path = save_login(home_folder(), url, plain)
+    say(f"Logged in to {url} as {who['name']}; kept in {path}. Remove that file to log out.")
+
+
+def user_ls(*, as_json: Json = False) -> None:
+    """List users."""
+    found = connect().people.users()
+    if as_json:
+        emit_json(found)
+        return
+    rows = [
+        (one.name, "admin" if one.is_admin else "", "shut out" if one.disabled_at else "", age(one.created_at)) for one in found
+    ]
+    table(("name", "role", "state", "age"), rows)
+
+
+def user_add(name: str, /, *, admin: Annotated[bool, Flag] = False, as_json: Json = False) -> None:
+    """Add a user; `mainspring token add NAME --user USER` lets the user in."""
+    made = connect().people.add_user(name, is_admin=admin)
+    if as_json:
+        emit_json(made)
+    else:
+        say(f"{made.name} is added.")
+
+
+def user_edit(
+    name: str,
+    /,
+    *,
+    admin: Annotated[bool | None, Parameter(negative="--no-admin")] = None,
+    disabled: Annotated[bool | None, Parameter(negative="--enabled")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a user an administrator, or shut the user out."""
+    changed = connect().people.edit_user(name, is_admin=admin, is_disabled=disabled)
+    if as_json:
+        emit_json(changed)
+    else:
+        say(f"{changed.name}: {'admin' if changed.is_admin else 'no admin'}, {'shut out' if changed.disabled_at else 'let in'}.")
+
+
+def project_ls(*, as_json: Json = False) -> None:
+    """List projects."""
+    found = connect().people.projects()
+    if as_json:
+        emit_json(found)
+        return
+    table(("name", "description", "age"), [(one.name, one.description, age(one.created_at)) for one in found])
+
+
+def project_add(name: str, /, *, description: str = "", as_json: Json = False) -> None:
+    """Add a project; you own it."""
+    made = connect().people.add_project(name, description=description)
+    if as_json:
+        emit_json(made)
+    else:
+        say(f"Project {made.name} is added.")
+
+
+def project_show(name: str, /, *, as_json: Json = False) -> None:
+    """Show who may do what in a project."""
+    _members(connect().people.members(name), as_json)
+
+
+def project_grant(project: str, user: str, role: str, /, *, as_json: Json = False) -> None:
+    """Give a user a role in a project: viewer, editor or owner."""
+    _members(connect().people.grant(project, user, role), as_json)
+
+
+def project_revoke(project: str, user: str, /, *, as_json: Json = False) -> None:
+    """Take a user's role in a project away."""
+    _members(connect().people.revoke(project, user), as_json)
+
+
+def token_ls(*, user: str = "", as_json: Json = False) -> None:
+    """List your tokens, or those of `--user`."""
+    found = connect().people.tokens(user=user)
+    if as_json:
+        emit_json(found)
+        return
+    rows = [
+        (one.id, one.user, one.name, "revoked" if one.revoked_at else "valid", age(one.created_at), age(one.used_at))
+        for one in found
+    ]
+    table(("id", "user", "name", "state", "age", "last used"), rows)
+
+
+def token_add(name: str, /, *, user: str = "", expires: str = "", as_json: Json = False) -> None:
+    """Issue a token; it is printed once and kept nowhere.
+
+    Parameters
+    ----------
+    user
+        For whom; default yourself.
+    expires
+        When it ends, such as 30d; default never.
+    """
+    plain, record = connect().people.issue_token(
+        name, user=user, expires_in_s=to_seconds(expires, "expires") if expires else None
+    )
+    if as_json:
+        emit_json({"token": plain, "record": record})
+    else:
+        say(plain)
+        note(f"This is shown once. End it: mainspring token rm {record.id}")
+
+
+def token_rm(token: str, /) -> None:
+    """End a token at once, by its id."""
+    connect().people.revoke_token(token)
+    say(f"{token} is ended.")
+
+
+def secret_ls(*, project: Project = "default", as_json: Json = False) -> None:
+    """List the names of a project's secrets, never their values."""
+    found = connect().people.secrets(project=project)
+    if as_json:
+        emit_json(found)
+        return
+    table(("name", "by", "age"), [(one.name, one.created_by, age(one.created_at)) for one in found], empty="No secrets yet.")
+
+
+def secret_set(name: str, /, *, project: Project = "default") -> None:
+    """Keep a secret; the value is asked for, or read from stdin, so that it is in no history."""
+    connect().people.put_secret(name, _asked(f"Value of {name}: "), project=project)
+    say(f"{name} is kept. Use it: mainspring run --secret {name} ...")
+
+
+def secret_rm(name: str, /, *, project: Project = "default") -> None:
+    """Forget a secret."""
+    connect().people.remove_secret(name, project=project)
+    say(f"{name} is forgotten.")
+
+
+def _members(found: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        emit_json(found)
+    else:
+        table(("user", "role"), sorted(found.items()), empty="No members.")
+
+
+def _asked(question: str) -> str:
+    value = getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not value:
+        raise UsageError("Nothing was given.", hint="Type it, or pass it by stdin.")
+    return value
