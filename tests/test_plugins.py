@@ -74,3 +74,12 @@ def test_an_example_package_is_installed_and_used(tmp_path: Path) -> None:
         check=False,
     )
     assert used.stdout == "used\n", used.stderr
+
+
+@pytest.mark.parametrize(("fault", "reached"), [("", "abc"), ("other", "abc"), ("here", ""), ("here:2", "a"), ("here:4", "abc")])
+def test_a_fault_point_kills_at_the_named_time_only(fault: str, reached: str) -> None:
+    script = "from mainspring.plugins import reach\nfor one in 'abc':\n    reach('here'); print(one, end='', flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "MAINSPRING_FAULT": fault}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == (reached, 0 if reached == "abc" else -9)
