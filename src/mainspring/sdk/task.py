@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import inspect
@@ -186,12 +187,21 @@ def module_of(function: Callable[..., Any]) -> tuple[str, Path | None] | None:
     if name == "__main__":
         spec = getattr(module, "__spec__", None)
         name = spec.name if spec is not None else path.stem
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not all(part.isidentifier() for part in name.split(".")) or not _is_defined(path, function.__qualname__):
             return None
     if {"site-packages", "dist-packages"} & set(path.parts):
         return name, None
     depth = len(name.split(".")) - (0 if path.stem == "__init__" else 1)
     return name, path.parents[depth]
+
+
+def _is_defined(path: Path, name: str) -> bool:
+    """Say whether a script defines `name` on import too: what stands under `if __name__ == ...` is missing there."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in tree.body)
 
 
 def _code(client: Client, folder: Path | None) -> Code:
