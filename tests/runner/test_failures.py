@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,29 @@ def test_a_full_disk_does_not_lose_the_end(site: Any, server: Any, until: Any, t
         assert (server.exit["cause"], server.exit["exit_code"]) == ("user_error", 3)
     finally:
         subprocess.run(["umount", "-l", str(site.root)], check=True)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Any:
+    """A cgroup (v1) with 64 MB of memory, to be entered by whoever writes a pid into its `cgroup.procs`."""
+    made = Path("/sys/fs/cgroup/memory") / f"mainspring-runner-test-{os.getpid()}"
+    try:
+        made.mkdir()
+        (made / "memory.limit_in_bytes").write_text(str(64 << 20))
+        (made / "memory.swappiness").write_text("0")
+    except OSError:
+        pytest.skip("no memory cgroup (v1) to write to")
+    yield made
+    made.rmdir()
+
+
+def test_memory_beyond_the_limit_is_told_as_such(site: Any, server: Any, group: Path) -> None:
+    launch = {**site.read("launch.json"), "cgroup": str(group)}
+    (site.root / "launch.json").write_text(json.dumps(launch))
+    site.python_code("x = []\nwhile True: x.append(bytearray(1 << 20))")
+    enter = f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -S -E {site.bundle} {site.root}"
+    assert subprocess.run(["/bin/sh", "-c", enter], timeout=30, check=False).returncode == 0
+    assert (server.exit["cause"], server.exit["exit_code"]) == ("out_of_memory", 137)
 
 
 def test_metrics_of_a_writer_killed_mid_line_stay_lines(site: Any, server: Any) -> None:

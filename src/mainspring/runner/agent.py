@@ -13,14 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 from . import outputs, process, setup
-from .beats import Link
+from .beats import GONE_PAUSE_S, Link
 from .blobs import DamagedError, send
-from .folder import Folder, claim, identity, reach, read_json, write_durably
+from .folder import Folder, claim, identity, reach, read_json, write_durably, write_whole
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
 HELD = 75
 MAX_REFUSALS = 5
+GONE = 410  # nobody knows the attempt: what it made is kept until somebody does
 
 
 def main(root: str) -> int:
@@ -36,7 +37,7 @@ def main(root: str) -> int:
     with open(folder.at("token")) as file:
         token = file.read().strip()
     folder.make()
-    write_durably(folder.at("runner.json"), identity(os.getpid()))
+    write_whole(folder.at("runner.json"), identity(os.getpid()))
     process.adopt_orphans()
     return Agent(folder, launch, token).run()
 
@@ -131,7 +132,6 @@ class Agent:
         while process.has_children():
             process.kill_all()
             time.sleep(0.005)  # killed children become zombies a moment later
-        self._link.tell("stopping")
         return code
 
     def _lost(self) -> dict[str, Any]:
@@ -163,7 +163,10 @@ class Agent:
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
         self._link.finish(done["outcome"], done.get("outputs") or {})
-        self._link.is_acknowledged.wait()
+        while not self._link.is_acknowledged.wait(0.5):
+            if self._link.wants_outputs.is_set():
+                self._link.wants_outputs.clear()
+                self._send_again()
         write_durably(self._folder.exit, {**done, "is_final": True})
         reach("before-S7")
         import shutil  # nothing waits for this any more
@@ -172,9 +175,18 @@ class Agent:
             shutil.rmtree(path, ignore_errors=True)
         return 0
 
+    def _send_again(self) -> None:
+        """Send outputs that the server no longer has (it was restored, or swept them before the end was told)."""
+        try:
+            _, files = outputs.gather(self._folder, os.path.exists(self._folder.at("task.json")))
+            send(self._wire, files)
+        except (AwayError, RefusedError, OSError, ValueError, KeyError) as wrong:
+            self._folder.event("outputs_failed", message=str(wrong)[:300])
+
     def _obey(self, kind: str, cause: str, deadline_s: float) -> None:
         if kind == "stop":
             self._stop.ask(cause or "cancelled", deadline_s)
+            self._link.tell("stopping")
         elif kind == "checkpoint":
             with open(self._folder.in_spool("checkpoint_requested"), "w"):
                 pass
@@ -189,11 +201,11 @@ class Agent:
             except AwayError as away:
                 failures += 1
                 pause_s = pause_after(failures, away.pause_s)
-            except RefusedError:
+            except RefusedError as refused:
                 failures += 1
-                if is_stoppable or failures >= MAX_REFUSALS:
+                if is_stoppable or (failures >= MAX_REFUSALS and refused.status != GONE):
                     raise
-                pause_s = pause_after(failures)
+                pause_s = GONE_PAUSE_S if refused.status == GONE else pause_after(failures)
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not (is_stoppable and self._stop.cause):
                 time.sleep(0.05)

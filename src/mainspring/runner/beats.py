@@ -52,6 +52,7 @@ class Link:
         self.heard_at = boot_time()
         self.is_gone = threading.Event()  # 410: nobody knows this attempt
         self.is_acknowledged = threading.Event()
+        self.wants_outputs = threading.Event()  # the end was refused because blobs are missing
 
     def start(self) -> None:
         """Begin to beat and to listen."""
@@ -96,6 +97,8 @@ class Link:
         if refused.status == 410:
             self.is_gone.set()
             return GONE_PAUSE_S
+        if refused.status == 409 and self._exit is not None:
+            self.wants_outputs.set()
         self._is_synced = False  # ask again where to resume
         return pause_after(failures + 4)
 

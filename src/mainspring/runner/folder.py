@@ -107,6 +107,15 @@ def write_durably(path: str, value: Any) -> None:
         os.close(parent)
 
 
+def write_whole(path: str, value: Any) -> None:
+    """Write JSON so that it is never read half. Not durable: for what means nothing after the machine's own crash."""
+    draft = path + ".draft"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(json.dumps(value).encode())
+    os.rename(draft, path)
+
+
 def _write_synced(path: str, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from . import blobs
-from .folder import Folder, write_durably
+from .folder import Folder, write_whole
 from .wire import Wire
 
 
@@ -107,7 +107,7 @@ def command_line(folder: Folder, work: dict[str, Any], env: dict[str, str], cwd:
     """Return the argument vector, its first word an absolute path. Raises CannotStartError."""
     spec = work["spec"]
     if spec.get("kind") == "task":
-        write_durably(folder.at("task.json"), _task(folder, spec, cwd))
+        write_whole(folder.at("task.json"), _task(folder, spec, cwd))
         return [interpreter_of(spec, env), os.path.abspath(sys.argv[0]), "--entry", folder.root]
     words = [str(word) for word in spec.get("command") or []]
     if not words:
