@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 
@@ -46,9 +47,8 @@ class _Connection(asyncio.Protocol):
         self.is_fresh = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            self.is_usable = True
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass of it
+        self.is_usable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_usable = False
