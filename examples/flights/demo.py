@@ -68,15 +68,15 @@ def main(work: Path) -> None:
         scored = score(endpoint, prepared, flights, weather)
     report(
         [
-            ("Trials", f"{len(study.trials)}; best roc_auc {best.metrics['roc_auc']:.4f} with {_shown(best.params)}"),
+            ("Trials", f"{len(study.trials)}; best AUC {best.metrics['roc_auc']:.4f} with {_shown(best.params)}"),
             ("Model", f"delays v{model.version}, {model.format}; {_verified(model)}"),
             ("Gate, poor one", judged_poor.sentence),
             ("Gate, best one", judged.sentence),
-            ("Held-out days", f"roc_auc {figures['roc_auc']:.4f}, worth {figures['value_usd']:,.0f} USD"),
-            ("May, live", f"{SCORED:,} flights: roc_auc {scored['roc_auc']:.4f}, worth {scored['value_usd']:,.0f} USD"),
+            ("Held-out days", f"AUC {figures['roc_auc']:.4f}, worth {figures['value_usd']:,.0f} USD"),
+            ("May, live", f"{SCORED:,} flights: AUC {scored['roc_auc']:.4f}, worth {scored['value_usd']:,.0f} USD"),
             ("Latency", f"p50 {scored['p50_ms']:.1f} ms, p99 {scored['p99_ms']:.1f} ms with {CLIENTS} clients"),
             *((f"Why {name} waited", sentence) for name, sentence in reasons),
-            ("Lineage", "\n".join(lineage_lines(endpoint.lineage()))),
+            ("Lineage (sha256)", "\n".join(lineage_lines(endpoint.lineage()))),
             ("Web page", client.url),
             ("Took", f"{time.perf_counter() - began:.1f} s"),
         ]
