@@ -146,6 +146,37 @@ class BackendContract:
             assert (handle.attempt, handle.replica) in owned
         assert handle.attempt not in {one.attempt for one in backend.owned()}
 
+    def test_launches_at_once_are_all_there(self, backend: Backend, server: RunnerServer) -> None:
+        requests = [self.request(backend, server, ["sh", "-c", f"exit {n}"], f"crowd{n}") for n in range(4)]
+        began = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            handles = list(pool.map(backend.launch, requests))
+        assert time.monotonic() - began < 10 * len(requests)
+        codes = []
+        for request in requests:
+            told = server.wait(request.attempt, "ended")
+            codes.append(told.exit["exit_code"] if told.exit else None)
+        assert codes == [0, 1, 2, 3]
+        for handle in handles:
+            self.wait_for(backend, handle, ObservedState.GONE)
+            backend.forget(handle)
+
+    def test_looking_changes_nothing_and_is_quick(self, backend: Backend) -> None:
+        for look, limit_s in ((backend.probe, 5), (backend.inventory, 10), (backend.owned, 10)):
+            began = time.monotonic()
+            assert look() == look()
+            assert time.monotonic() - began < 2 * limit_s
+
+    def test_an_ended_runner_is_not_begun_again_by_a_launch(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, ["sh", "-c", "echo once"], "once")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "ended")
+            self.wait_for(backend, handle, ObservedState.GONE)
+            assert backend.launch(request) == handle
+            self.wait_for(backend, handle, ObservedState.GONE)
+            told = server.of(request.attempt)
+            assert (told.was_started, told.log) == (1, b"once\n")
+
     def test_native_shows_the_engines_own_object(self, backend: Backend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "native")
         with self.launched(backend, request) as handle:

@@ -93,6 +93,7 @@ class LocalBackend:
             self._write_request(request, place, groups)
             child = self._spawn(request, place)
         except OSError as wrong:
+            cgroups.remove(groups)
             why = wrong.strerror or wrong
             raise LaunchError(f"The runner of attempt {request.attempt} cannot be started in {place}: {why}.") from wrong
         cgroups.enter(groups, child.pid)
@@ -257,8 +258,13 @@ class LocalBackend:
         with self._lock:
             if self._bundle is None or not self._bundle.exists():
                 fresh = build_bundle(self.folder / f".runner-{os.getpid()}.zip")
-                digest = hashlib.sha256(fresh.read_bytes()).hexdigest()
-                self._bundle = fresh.replace(self.folder / f"runner-{digest[:16]}.zip")
+                data = fresh.read_bytes()
+                target = self.folder / f"runner-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+                if target.exists() and target.read_bytes() == data:  # a power cut may have left it short
+                    fresh.unlink()
+                else:
+                    fresh.replace(target)
+                self._bundle = target
             return self._bundle
 
     def _attempts(self) -> Path:
