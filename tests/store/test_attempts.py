@@ -113,6 +113,20 @@ def test_a_quiet_beat_wakes_nobody_and_leaves_the_version(world, attempt):
     assert again.replicas[0].address == "127.0.0.1:8000"
 
 
+def test_a_quiet_beat_writes_one_row(sqlite_home, world_of):
+    world = world_of(sqlite_home.open())
+    attempt = world.launch(world.start(world.run(), world.node()))
+    world.store.attempts.beat(attempt.id, 0, state="running", now=world.clock.now())
+
+    def written():
+        return world.store._db.write(lambda tx: tx.conn.connection.driver_connection.total_changes)
+
+    before = written()
+    world.store.attempts.append(attempt.id, 0, [], now=world.clock.now())
+    world.store.attempts.beat(attempt.id, 0, state="running", now=world.clock.now())
+    assert written() - before == 1
+
+
 def test_a_beat_after_the_end_changes_nothing(world, attempt):
     ended, _ = world.end(attempt)
     world.clock.move(5)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
 from mainspring.core.errors import ConflictError, NotFoundError, StaleWriteError, StateError
 from mainspring.core.graphs import Graph, PipelineRun, PipelineState, Step, StepKind, StepRun, StepState
@@ -30,7 +31,7 @@ from mainspring.core.records import (
 )
 from mainspring.core.snapshot import Decision, DecisionKind, Plan
 from mainspring.core.specs import Code, Environment, RunSpec, Value, ValueKind
-from mainspring.store import NewEvent
+from mainspring.store import NewEvent, tables
 
 
 @pytest.fixture
@@ -408,6 +409,10 @@ def test_decisions_are_kept_when_they_say_something_new(world):
     assert decisions.record(start, b"five") is True
     latest = decisions.latest()
     assert (latest.plan, latest.snapshot, latest.at) == (start, b"five", world.clock.now())
+    world.clock.move(8 * 86400)
+    decisions.record(start, b"six")
+    kept = world.store._db.read(lambda conn: conn.execute(select(tables.decisions.c.at)).scalars().all())
+    assert kept == [world.clock.now()]
 
 
 def test_every_digest_that_a_record_names_is_named(world, sweep, pipeline):

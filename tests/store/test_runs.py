@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from mainspring.core.errors import NotFoundError, StateError, UsageError
 from mainspring.core.queries import RunFilter
@@ -14,7 +16,7 @@ from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Cause, Desired, RunState
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Code, Entry, Link, Value, ValueKind
-from mainspring.store import NewEvent
+from mainspring.store import NewEvent, tables
 
 
 def test_a_run_comes_back_as_it_was_written(world):
@@ -294,3 +296,25 @@ def test_edits_from_many_threads_are_all_kept(world):
     found = world.store.runs.get(run.id)
     assert set(found.tags) == {f"t{n}" for n in range(24)}
     assert found.version == 25
+
+
+def test_a_page_of_ten_thousand_runs_is_read_at_once(sqlite_home, world_of):
+    world = world_of(sqlite_home.open())
+    first = world.run("first", params={"lr": 0.1})
+
+    def work(tx):
+        row = dict(tx.conn.execute(select(tables.runs)).mappings().one())
+        rows = [row | {"id": f"run-{n:016d}", "seq": n, "name": f"n{n % 97}", "search": f"n{n % 97}"} for n in range(2, 10_001)]
+        tx.conn.execute(tables.runs.insert(), rows)
+
+    world.store._db.write(work)
+    for wanted in (RunFilter(), RunFilter(project="default", order="name"), RunFilter(order="metric:loss"), RunFilter(text="n9")):
+        spent = []
+        for _ in range(5):
+            began = time.thread_time()
+            page = world.store.runs.page(wanted)
+            spent.append(time.thread_time() - began)
+        assert len(page.items) == 100
+        assert min(spent) < 0.05, wanted  # of processor time: others may use the machine too
+    assert world.store.runs.page(RunFilter(order="oldest"), limit=1).items == (first,)
+    assert page.total > 100

@@ -37,18 +37,20 @@ def page_of_runs(conn: Connection, wanted: RunFilter, *, cursor: str, limit: int
     order = _order_of(wanted.order)
     conditions = _conditions(wanted)
     total = int(conn.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one())
-    asked: Select[Any] = select(runs, order.key.label("order_key")).where(*conditions)
+    # first only what the order needs: sorting whole rows, specifications and all, takes ten times as long
+    asked: Select[Any] = select(runs.c.seq, order.key.label("order_key")).where(*conditions)
     if order.metric:
         asked = asked.outerjoin(metrics, and_(metrics.c.run == runs.c.id, metrics.c.name == order.metric))
     if cursor:
         asked = asked.where(_after(order, *_read_cursor(cursor, wanted.order)))
     key = order.key.asc() if order.is_rising else order.key.desc()
     seq = runs.c.seq.asc() if order.is_seq_rising else runs.c.seq.desc()
-    rows = conn.execute(asked.order_by(key, seq).limit(limit + 1)).mappings().all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    following = _write_cursor(wanted.order, rows[-1]["order_key"], rows[-1]["seq"]) if more else ""
-    return Page(items=tuple(rows), cursor=following, total=total)
+    found = conn.execute(asked.order_by(key, seq).limit(limit + 1)).all()
+    following = _write_cursor(wanted.order, found[limit - 1].order_key, found[limit - 1].seq) if len(found) > limit else ""
+    shown = [row.seq for row in found[:limit]]
+    whole = select(runs).where(runs.c.seq.in_(shown))
+    rows = {row["seq"]: row for row in conn.execute(whole).mappings()}
+    return Page(items=tuple(rows[number] for number in shown), cursor=following, total=total)
 
 
 def _order_of(order: str) -> _Order:
