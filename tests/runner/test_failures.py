@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,23 @@ def test_a_command_to_stop_ends_user_code_with_its_cause(site: Any, server: Any,
     assert runner.wait(10) == 0
     assert (server.exit["cause"], server.exit["exit_code"]) == ("preempted", -signal.SIGTERM)
     assert (site.root / "spool" / "stop_requested").exists()
+
+
+def test_a_followed_log_comes_at_once(site: Any, server: Any, until: Any) -> None:
+    code = "import time\nfor n in range(1000): print(time.time(), flush=True); time.sleep(0.02)"
+    site.python_code(code)
+    server.is_followed = True
+    runner = site.start()
+    until(lambda: server.log.count(b"\n") > 20, "the first lines")
+    late = []
+    seen = server.log
+    for _ in range(5):
+        until(lambda seen=seen: server.log != seen, "more lines")
+        seen = server.log
+        late.append(time.time() - float(seen.splitlines()[-1]))
+    assert min(late) < 0.3
+    runner.terminate()
+    assert runner.wait(10) == 0
 
 
 def test_user_code_that_ignores_sigterm_is_killed_at_the_deadline(site: Any, server: Any, until: Any) -> None:

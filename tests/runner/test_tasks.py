@@ -47,6 +47,11 @@ def test_json_goes_in_and_comes_out(call: Any, value: object) -> None:
     assert (result["kind"], result["json"]) == ("json", value)
 
 
+def test_figures_of_numpy_come_out_as_json(call: Any) -> None:
+    result = call("import numpy as np\ndef go(): return {'auc': np.float64(0.5), 'n': [np.int64(3)], 'ok': np.bool_(True)}")
+    assert (result["kind"], result["json"]) == ("json", {"auc": 0.5, "n": [3], "ok": True})
+
+
 def test_arrays_and_pickles_are_blobs(call: Any, server: Any) -> None:
     data = io.BytesIO()
     NUMPY.save(data, NUMPY.arange(4))
@@ -133,6 +138,20 @@ def test_the_shim_writes_whole_lines_also_from_forks_and_threads(bundle: Path, t
     assert b"wrong" in done.stderr
     for who in ("t0", "t1", "t2", "child", "parent"):
         assert [point[1] for point in points if point[0] == who] == list(range(3000))
+
+
+def test_a_metric_costs_microseconds(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import mainspring as ms, time\n"
+        "def once():\n"
+        "    begun = time.process_time()\n"
+        "    for n in range(20000): ms.log_metric('loss', 0.5, n)\n"
+        "    return (time.process_time() - begun) / 20000\n"
+        "print(min(once() for _ in range(5)))\n"
+    )
+    done = _shim(bundle, code, {"MAINSPRING_SPOOL": str(tmp_path)})
+    assert float(done.stdout) < 30e-6, "process time, with the writer's thread in it"
+    assert (tmp_path / "metrics").read_bytes().count(b"\n") == 100_000
 
 
 def test_an_installed_mainspring_takes_the_shims_place(bundle: Path) -> None:

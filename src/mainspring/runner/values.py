@@ -72,10 +72,11 @@ def _save(result: Any, target: str) -> dict[str, Any]:
         os.makedirs(target)
         told = own(target)
         return {"kind": told["kind"], "meta": told.get("meta") or {}}
-    if is_json(result):
-        text = json.dumps(result, ensure_ascii=False)
+    plain = _plain(result)
+    if is_json(plain):
+        text = json.dumps(plain, ensure_ascii=False)
         if len(text.encode("utf-8", "surrogatepass")) <= MAX_JSON_BYTES:
-            return {"kind": "json", "json": result}
+            return {"kind": "json", "json": plain}
     library = type(result).__module__.split(".")[0]
     name = type(result).__name__
     if library == "pandas" and name == "DataFrame":
@@ -108,12 +109,23 @@ def _pickled(result: Any) -> bytes:
         return pickle.dumps(result)
 
 
+def _plain(value: Any) -> Any:
+    """Return `value` with NumPy's scalars as Python's, so that figures of a model are JSON and not a pickle."""
+    if type(value) in (list, tuple):
+        return [_plain(one) for one in value]
+    if type(value) is dict:
+        return {key: _plain(one) for key, one in value.items()}
+    if type(value).__module__.split(".")[0] == "numpy" and hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    return value
+
+
 def is_json(value: Any) -> bool:
     """Say whether JSON gives the value back (a tuple comes back as a list; text keys and finite numbers only)."""
     if value is None or isinstance(value, (bool, str)):
         return True
     if isinstance(value, int):
-        return type(value) is int and abs(value) < 1 << 63
+        return type(value) is int and -(1 << 63) <= value < 1 << 63
     if isinstance(value, float):
         return type(value) is float and math.isfinite(value)
     if type(value) in (list, tuple):
