@@ -26,13 +26,13 @@ class Sweeps:
     ctx: Context
 
     def tick(self) -> float | None:
-        """Drive each active sweep one step; woken by ended runs."""
+        """Drive each active sweep one step; woken by runs that start or end."""
         for sweep in self.ctx.store.sweeps.active():
             self._step(sweep)
         return None
 
     def _step(self, sweep: Sweep) -> None:
-        trials = [self._told(sweep, trial) for trial in self.ctx.store.sweeps.trials(sweep.id)]
+        trials = [self._told(sweep, trial) for trial in sweeps.with_run_states(self.ctx, sweep)]
         due = decide.how_many_more(sweep.spec, trials)
         factory = cast("decide.Factory", plugins.load("samplers", sweep.spec.sampler))
         for _ in range(due):
@@ -54,15 +54,12 @@ class Sweeps:
             self.ctx.store.sweeps.finish(sweep.id, SweepState.DONE, now=self.ctx.clock.now(), event=event)
 
     def _told(self, sweep: Sweep, trial: Trial) -> Trial:
-        if trial.told_at is not None:
+        """Return `trial` after its result, if there is one, was written down."""
+        if trial.told_at is not None or trial.state not in TERMINAL_RUN:
             return trial
         run = self.ctx.store.runs.get(trial.run)
-        if run is None:
-            return self._tell(trial, RunState.FAILED, None)
-        if run.state not in TERMINAL_RUN:
-            return trial
-        value = run.metrics.get(sweep.spec.metric) if run.state is RunState.SUCCEEDED else None
-        return self._tell(trial, run.state, value)
+        is_good = run is not None and run.state is RunState.SUCCEEDED
+        return self._tell(trial, trial.state, run.metrics.get(sweep.spec.metric) if run is not None and is_good else None)
 
     def _tell(self, trial: Trial, state: RunState, value: float | None) -> Trial:
         now = self.ctx.clock.now()
