@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-COLUMNS = (
-    ["year", "month", "day", "sched_dep_time", "sched_arr_time", "arr_delay", "carrier", "flight", "tailnum", "origin", "dest", "distance", "hour", "minute"]
-)  # fmt: skip
+DATE, PLACE = ["year", "month", "day", "hour", "minute"], ["carrier", "flight", "tailnum", "origin", "dest", "distance"]
+COLUMNS = [*DATE, "sched_dep_time", "sched_arr_time", "arr_delay", *PLACE]
 
 
 def load_flights() -> pd.DataFrame:
