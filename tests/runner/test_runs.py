@@ -122,6 +122,27 @@ def test_arguments_are_files_below_inputs(site: Any, server: Any) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in cached} == {0o444}
 
 
+def test_the_next_attempt_on_this_node_finds_the_checkpoint(site: Any, server: Any) -> None:
+    code = (
+        "import os, sys\n"
+        "path = os.environ['MAINSPRING_CHECKPOINT'] + '/at'\n"
+        "if 'MAINSPRING_RESUME' in os.environ: print('from', open(path).read()); sys.exit(0)\n"
+        "open(path, 'w').write('7'); sys.exit(3)"
+    )
+    site.python_code(code)
+    assert site.run() == 0
+    assert server.exit["exit_code"] == 3
+    first = {name: (site.root / name).read_bytes() for name in ("launch.json", "token")}
+    site.root = site.root.parent / "second"
+    site.root.mkdir()
+    for name, data in first.items():
+        (site.root / name).write_bytes(data)
+    server.work["number"] = 2
+    assert site.run() == 0
+    assert server.log == b"from 7\n"
+    assert not list((site.root.parent / "cache" / "checkpoints").iterdir())
+
+
 def test_a_replica_tells_its_address(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
     go = tmp_path / "go"
     site.python_code(

@@ -36,10 +36,19 @@ def main(root: str) -> int:
         return HELD
     with open(folder.at("token")) as file:
         token = file.read().strip()
+    keep_checkpoint(folder, launch)
     folder.make()
     write_whole(folder.at("runner.json"), identity(os.getpid()))
     process.adopt_orphans()
     return Agent(folder, launch, token).run()
+
+
+def keep_checkpoint(folder: Folder, launch: dict[str, Any]) -> None:
+    """Put the checkpoint folder where the run's next attempt on this node finds it: beside the cache, by run and replica."""
+    name = f"{launch.get('run', '')}.{int(launch.get('replica', 0))}"
+    cache = str(launch.get("cache_dir") or "")
+    if cache and "/" not in name and not name.startswith("."):
+        folder.checkpoint = os.path.join(cache, "checkpoints", name)
 
 
 class Agent:
@@ -171,7 +180,10 @@ class Agent:
         reach("before-S7")
         import shutil  # nothing waits for this any more
 
-        for path in (self._folder.work, self._folder.inputs, self._folder.at("cache")):
+        useless = [self._folder.work, self._folder.inputs, self._folder.at("cache")]
+        if done["outcome"]["cause"] == "succeeded":
+            useless.append(self._folder.checkpoint)
+        for path in useless:
             shutil.rmtree(path, ignore_errors=True)
         return 0
 
