@@ -139,6 +139,13 @@ def test_an_attempt_that_nobody_knows_runs_on_and_keeps_its_spool(site: Any, ser
     assert (site.root / "spool" / "log").read_bytes() == SPOKEN
 
 
+def test_an_attempt_that_nobody_knew_from_the_start_leaves(site: Any, server: Any) -> None:
+    site.python_code("print('never')")
+    server.status = 410
+    assert site.run() == 1
+    assert not (site.root / "started").exists()
+
+
 def test_a_second_runner_of_one_folder_leaves_at_once(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
     site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
     runner = site.start()

@@ -173,6 +173,8 @@ class Agent:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
         self._link.finish(done["outcome"], done.get("outputs") or {})
         while not self._link.is_acknowledged.wait(0.5):
+            if self._link.is_gone.is_set() and not os.path.exists(self._folder.started):
+                return 1  # nobody knows the attempt, and there is nothing to keep for when somebody does
             if self._link.wants_outputs.is_set():
                 self._link.wants_outputs.clear()
                 self._send_again()
