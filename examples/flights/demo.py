@@ -44,7 +44,7 @@ def main(work: Path) -> None:
             trials=TRIALS,
             maximize="roc_auc",
             data=prepared,
-            rows=60_000,
+            rows=40_000,
             learning_rate=ms.loguniform(0.02, 0.3),
             leaves=ms.integers(7, 127),
             trees=ms.integers(40, 200),
@@ -92,12 +92,17 @@ def waiting_reasons(prepared: ms.Dataset) -> list[tuple[str, str]]:
         train.with_options(name="after-the-sweep", priority=-5).submit(data=prepared, trees=5),
     ]
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(run.why()["reason"] is None for run in crowd if run.state == "queued"):
+    while time.monotonic() < deadline and any(_is_unplanned(run) for run in crowd):
         time.sleep(0.05)
     told = [(run.name, str(run.why()["sentence"])) for run in crowd]
     for run in crowd:
         run.cancel()
     return told
+
+
+def _is_unplanned(run: ms.Run) -> bool:
+    reason = run.why()["reason"]
+    return reason is None or reason["code"] == "not_planned_yet"
 
 
 def score(endpoint: ms.Endpoint, prepared: ms.Dataset, flights, weather) -> dict[str, float]:
