@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_python_in_the_documents_compiles(pages: list[Path]) -> None:
     for page in pages:
         for kind, code in FENCE.findall(page.read_text(encoding="utf-8")):
             if kind == "python":
-                compile(code, str(page), "exec")
+                compile(textwrap.dedent(code), str(page), "exec")
                 seen += 1
     assert seen > 6
 

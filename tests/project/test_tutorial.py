@@ -1,0 +1,51 @@
+"""The tutorial, typed as it stands: each step gives what the page says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("tutorial"), pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def follow(project: Path, project_command: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that types a command in an empty folder, with an installation of its own."""
+    folder = tmp_path / "tutorial"
+    folder.mkdir()
+    env = {"MAINSPRING_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "COLUMNS": "200"}
+
+    def call(program: str, *words: str) -> Any:
+        return project_command(project / ".venv/bin" / program, *words, cwd=folder, env=env, timeout_s=120)
+
+    yield call
+    call("mainspring", "endpoint", "rm", "tumours", "--yes")
+    call("mainspring", "down")
+
+
+def test_the_tutorial_from_nothing_to_an_endpoint(follow: Callable[..., Any], project: Path, tmp_path: Path) -> None:
+    page = (project / "docs/tutorial.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL))
+    folder = tmp_path / "tutorial"
+    (folder / "train.py").write_text(files["train.py"], encoding="utf-8")
+    search = files["search.py"].replace("trials=20", "trials=3") + files["search.py, the end"]
+    (folder / "search.py").write_text(search, encoding="utf-8")
+
+    up = follow("mainspring", "up", "--gpus", "2")
+    assert up.returncode == 0, up.stderr
+    trained = follow("python", "train.py")
+    assert trained.returncode == 0, trained.stderr
+    assert 0.9 < float(trained.stdout.split()[-1]) <= 1
+    searched = follow("python", "search.py")
+    assert searched.returncode == 0, searched.stderr
+    assert "Gate 'tumours' passed" in searched.stdout
+    deployed = follow("mainspring", "deploy", "tumours@champion", "--name", "tumours")
+    assert deployed.returncode == 0, deployed.stderr
+    assert "tumours" in follow("mainspring", "endpoint", "ls").stdout
+    refused = follow("mainspring", "endpoint", "predict", "tumours", '[{"mean radius": 14.1, "mean texture": 20.3}]')
+    assert refused.returncode == 2
+    assert "mean perimeter" in refused.stderr
