@@ -18,6 +18,7 @@ for _place in (ROOT / "src", ROOT / "scripts"):  # a hook is loaded by path: not
 
 from docs_diagram import state_diagram  # noqa: E402
 from docs_interfaces import command_line_page, rest_page  # noqa: E402
+from docs_results import results_page  # noqa: E402
 
 from mainspring.core import errors, lifecycle, reasons, records  # noqa: E402
 from mainspring.settings import Settings  # noqa: E402
@@ -311,6 +312,7 @@ COMMITTED: Mapping[str, Callable[[], str]] = {
     "reference/exit-codes.md": exit_codes_page,
     "reference/reasons.md": reasons_page,
     "reference/settings.md": settings_page,
+    "benchmark-results.md": lambda: NOTE + results_page(),
     "internals/lifecycle.md": lifecycle_page,
     "internals/lifecycle-run.svg": run_diagram,
     "internals/lifecycle-attempt.svg": attempt_diagram,
