@@ -14,7 +14,7 @@ from schemathesis.checks import not_a_server_error
 from mainspring.core import codec
 from mainspring.core.records import Run
 
-BUDGET = 150
+BUDGET = 600
 
 
 def references(value):

@@ -46,7 +46,9 @@ def act(ctx: Ctx, actor: Who, node_id: str, action: NodeAction) -> Response:
 @shaped()
 def queue(ctx: Ctx, actor: Who) -> Response:
     """Return the waiting runs in the order in which they are planned."""
-    return answer(clusters.queue(ctx, actor))
+    last = ctx.store.decisions.latest()
+    planned = {"planned_at": last.at if last else None, "fingerprint": last.plan.fingerprint if last else ""}
+    return answer({"waiting": clusters.queue(ctx, actor), **planned})
 
 
 def _function(action: NodeAction) -> Callable[[Context, Actor, str], Node]:

@@ -14,7 +14,7 @@ from mainspring.api.bodies import body_of
 from mainspring.core import codec
 from mainspring.core.errors import UsageError
 from mainspring.core.records import Endpoint
-from mainspring.services import endpoints
+from mainspring.services import endpoints, lineage
 
 router = APIRouter(prefix=PREFIX, tags=["endpoints"])
 Project = Annotated[str, Query(max_length=128)]
@@ -63,6 +63,13 @@ def get(ctx: Ctx, actor: Who, name: str, project: Project = "default") -> Respon
     _, addresses = endpoints.addresses(ctx, name, project)
     plain = codec.to_plain(endpoint)
     return answer({**plain, "revisions": revisions, "addresses": addresses})
+
+
+@router.get("/endpoints/{name}/lineage")
+@shaped()
+def tell_lineage(ctx: Ctx, actor: Who, name: str, project: Project = "default") -> Response:
+    """Return what the live revision was made from, as a graph."""
+    return answer(lineage.of_endpoint(ctx, actor, name, project=project))
 
 
 @router.post("/endpoints/{name}/rollback")

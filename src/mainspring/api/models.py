@@ -14,7 +14,7 @@ from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.errors import UsageError
 from mainspring.core.records import ModelVersion
-from mainspring.services import gates, models
+from mainspring.services import gates, lineage, models
 
 router = APIRouter(prefix=PREFIX, tags=["models"])
 Project = Annotated[str, Query(max_length=128)]
@@ -92,6 +92,13 @@ def versions(ctx: Ctx, actor: Who, name: str, project: Project = "default") -> R
 def get(ctx: Ctx, actor: Who, name: str, ref: str, project: Project = "default") -> Response:
     """Return one version: a number, `v3`, an alias or `latest`."""
     return answer(models.resolve(ctx, actor, name, ref, project=project))
+
+
+@router.get("/models/{name}/versions/{ref}/lineage")
+@shaped()
+def tell_lineage(ctx: Ctx, actor: Who, name: str, ref: str, project: Project = "default") -> Response:
+    """Return what the model version was made from, as a graph."""
+    return answer(lineage.of_model(ctx, actor, name, ref, project=project))
 
 
 @router.put("/models/{name}/aliases/{alias}")

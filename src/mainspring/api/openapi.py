@@ -55,13 +55,15 @@ def _make(app: FastAPI) -> dict[str, Any]:
     shapes = [(route, shape_of(route.endpoint)) for route in routes if route.include_in_schema]
     types = {one for _, shape in shapes for one in (shape.takes, shape.gives) if one is not None}
     ordered = sorted(types, key=str)
-    refs, schemas = msgspec.json.schema_components(ordered, ref_template=_REF)
+    refs, schemas = msgspec.json.schema_components(ordered, schema_hook=_any_json, ref_template=_REF)
     by_type = dict(zip(ordered, refs, strict=True))
     for route, shape in shapes:
         for method in route.methods or ():
             _describe(document["paths"][route.path_format][method.lower()], shape, by_type)
     components = document.setdefault("components", {})
-    components["schemas"] = {**{name: _closed(schema) for name, schema in sorted(schemas.items())}, "Error": _ERROR}
+    asked = {name: schema for name, schema in components.get("schemas", {}).items() if "ValidationError" not in name}
+    ours = {name: _closed(schema) for name, schema in schemas.items()}
+    components["schemas"] = dict(sorted({**asked, **ours, "Error": _ERROR}.items()))
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"bearer": []}]
     return document
@@ -86,6 +88,12 @@ def _describe(operation: dict[str, Any], shape: Shape, refs: dict[Any, dict[str,
         str(shape.status): good,
         "default": {"description": "What went wrong.", "content": {_JSON: {"schema": {"$ref": _REF.format(name="Error")}}}},
     }
+
+
+def _any_json(cls: type) -> dict[str, Any]:
+    if cls is not object:
+        raise TypeError(f"{cls} has no JSON schema")
+    return {"description": "Any JSON value."}
 
 
 def _many(one: dict[str, Any], shape: Shape) -> dict[str, Any]:

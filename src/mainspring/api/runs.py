@@ -20,7 +20,7 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.queries import MAX_PAGE, RunFilter
 from mainspring.core.records import Attempt, Run, RunState
 from mainspring.core.specs import RunSpec
-from mainspring.services import runs
+from mainspring.services import lineage, runs
 
 router = APIRouter(prefix=PREFIX, tags=["runs"])
 MAX_WAIT_S = 60.0
@@ -143,9 +143,9 @@ def native(ctx: Ctx, actor: Who, ref: str) -> Response:
 
 @router.get("/runs/{ref}/lineage")
 @shaped()
-def lineage(ctx: Ctx, actor: Who, ref: str) -> Response:
+def tell_lineage(ctx: Ctx, actor: Who, ref: str) -> Response:
     """Return what the run read and wrote, as a graph."""
-    return answer(runs.lineage(ctx, actor, ref))
+    return answer(lineage.of_run(ctx, actor, ref))
 
 
 @router.post("/runs/{ref}/cancel")
