@@ -1,0 +1,142 @@
+"""The SDK against a real server on this machine: what a user types, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import mainspring as ms
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("live")]
+
+
+@pytest.fixture
+def task():
+    """Tasks of tests travel by value: a test module is no place to import from."""
+
+    def make(function, **options):
+        function.__qualname__ = f"<test>.{function.__name__}"
+        return ms.task(**options)(function)
+
+    return make
+
+
+def test_a_submitted_call_returns_what_a_direct_call_returns(task):
+    def add(a, b=2):
+        import mainspring
+
+        mainspring.log_metric("sum", a + b, step=1)
+        mainspring.log_params(note="x")
+        print("adding")
+        return a + b
+
+    add = task(add)
+    run = add.submit(1, b=5)
+    assert run.result(60) == add(1, b=5) == 6
+    assert run.state == "succeeded"
+    assert run.metrics == {"sum": 6.0}
+    assert run.params == {"a": 1, "b": 5, "note": "x"}
+    assert "adding" in list(run.logs())
+    assert run.why()["sentence"]
+    assert run.native()["backend"] == "local"
+    assert run.rerun(a=10).result(60) == 15
+
+
+def test_a_failure_brings_the_end_of_the_log(task):
+    def boom():
+        raise ValueError("the reason")
+
+    with pytest.raises(ms.RunFailedError, match="the reason") as caught:
+        task(boom).submit().result(60)
+    assert caught.value.details["exit_code"] == 1
+    assert "ValueError" in str(caught.value.details["log_tail"])
+
+
+def test_results_feed_the_next_run_without_passing_through_here(task, tmp_path):
+    def make(n):
+        import pathlib
+
+        import mainspring
+
+        pathlib.Path("made").mkdir()
+        pathlib.Path("made/x.txt").write_text("x" * n)
+        return mainspring.Dataset.from_path("made")
+
+    def look(data, frame):
+        return [data.files[0].read_text(), int(frame["a"].sum())]
+
+    made = task(make).submit(3)
+    assert task(look).submit(made, pd.DataFrame({"a": [1, 2]})).result(60) == ["xxx", 3]
+    registered = made.result().register("letters")
+    assert (registered.version, ms.dataset("letters@v1").digest) == (1, made.result().digest)
+    assert made.result().register("letters").version == 1
+    assert Path(ms.dataset("letters").path, "x.txt").read_text() == "xxx"
+    assert [path.name for path in made.pull(tmp_path)] == ["result"]
+
+
+def test_cancel_ends_a_run(task):
+    def sleep():
+        import time
+
+        time.sleep(60)
+
+    run = task(sleep).submit()
+    run.cancel(grace=0)
+    with pytest.raises(ms.RunCancelledError):
+        run.result(30)
+
+
+def test_a_coroutine_can_wait_and_follow(task):
+    def say(word):
+        print(word)
+        return word
+
+    async def both():
+        runs = [task(say).submit(word) for word in ("one", "two")]
+        results = await asyncio.gather(*runs)
+        return results, [line async for line in runs[0].logs_async()]
+
+    assert asyncio.run(both()) == (["one", "two"], ["one"])
+
+
+def test_a_sweep_finds_the_better_half(task):
+    def objective(x, scale):
+        import mainspring
+
+        mainspring.log_metric("score", -abs(x - 0.5) * scale)
+
+    study = ms.sweep(task(objective, cpus=0.5), trials=4, maximize="score", sampler="random", scale=2.0, x=ms.uniform(0, 1))
+    assert study.state == "done"
+    scores = [trial.value for trial in study.trials]
+    assert study.best_trial.value == max(scores)
+    assert study.best.params["scale"] == 2.0
+
+
+def test_a_gate_judges_and_keeps_the_verdict():
+    goal = ms.Objective("worth", kpi="usd", at_least=100)
+    refused = ms.gate({"usd": 5.0}, objective=goal, raises=False)
+    assert not refused.is_passed
+    with pytest.raises(ms.ConflictError, match="must be at least 100"):
+        ms.gate({"usd": 5.0}, objective=goal)
+    assert ms.gate(120.0, objective=goal).is_passed
+
+
+def test_a_pipeline_stops_at_its_gate(task):
+    def prepare(n):
+        return n + 1
+
+    def evaluate(n):
+        return {"usd": float(n)}
+
+    prepare, evaluate = task(prepare), task(evaluate)
+
+    @ms.pipeline(objective=ms.Objective("rich", kpi="usd", at_least=10), name="build")
+    def build(n):
+        ms.gate(evaluate(prepare(n)))
+
+    assert build.submit(20).wait(60).steps == {"prepare": "succeeded", "evaluate": "succeeded", "gate": "succeeded"}
+    with pytest.raises(ms.RunFailedError, match="must be at least 10"):
+        build.submit(1).wait(60)
