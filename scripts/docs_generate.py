@@ -139,7 +139,8 @@ def exit_codes_page() -> str:
         "| 130 | interrupted with Ctrl-C (the run goes on; the message says how to cancel it) |",
         "",
         "`mainspring run` without `--detach` ends with the exit code of the run itself; a run that was ended by a signal gives",
-        "128 plus the signal's number, as a shell does, and a cancelled one 1. See the [error codes](errors.md) for what each code means.",
+        "128 plus the signal's number, as a shell does, and a cancelled one 1. See the [error codes](errors.md) for what each",
+        "code means.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,10 +11,10 @@ from mainspring.services.context import Context
 
 CLI_INTRODUCTION = """# Command line
 
-Every command has `--help` with examples, and `--json` for programs. `RUN` is an id, a beginning or an end of one that only one run
-has, or the name given with `--name` (its newest run). What stands after `--` belongs to the script. [Exit codes](exit-codes.md) are
-documented; `MAINSPRING_HOME` chooses the home folder, and `MAINSPRING_DEBUG=1` shows tracebacks, which are never printed
-otherwise.
+Every command has `--help` with examples, and `--json` for programs. `RUN` is an id, a beginning or an end of one that only one
+run has, or the name given with `--name` (its newest run). What stands after `--` belongs to the script.
+[Exit codes](exit-codes.md) are documented; `MAINSPRING_HOME` chooses the home folder, and `MAINSPRING_DEBUG=1` shows tracebacks,
+which are never printed otherwise.
 
 """
 REST_INTRODUCTION = """# REST interface
