@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.installation import cpu_seconds, installation, pss_mb, rss_mb
 from benchmarks.report import peer_name, report
 
-STARTS, SETTLE_S, IDLE_S = 5, 5.0, 20.0
+STARTS, SETTLE_S, IDLE_S = 5, 15.0, 20.0
 
 
 def main() -> None:
