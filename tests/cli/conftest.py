@@ -1,0 +1,49 @@
+"""The command line as a process, and one real server for the module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mainspring.client import connection
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run `mainspring WORDS` in tmp_path; `home=` names the installation, else an empty one."""
+
+    def call(*words: str, home: Path | None = None, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
+        environ |= {"MAINSPRING_HOME": str(home or tmp_path / "empty"), "COLUMNS": "200", **env}
+        return subprocess.run(
+            [sys.executable, "-m", "mainspring.cli.main", *words],
+            capture_output=True, text=True, env=environ, cwd=tmp_path, input=stdin, timeout=60, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a real server with two declared GPUs."""
+    home = tmp_path_factory.mktemp("cli") / "home"
+    connection.start(home, "--gpus", "2", "--cpus", "4")
+    yield home
+    client = connection.connect(home, may_start=False)
+    for run in client.runs.page(states=("queued", "running")).items:
+        client.runs.cancel(run.id, grace_s=0)
+    for run in client.runs.page(states=("running",)).items:
+        client.runs.wait(run.id, 10)
+    client.clusters.shut_down()
+    deadline = time.monotonic() + 10
+    while connection.find(home) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    connection.forget()

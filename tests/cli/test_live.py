@@ -1,0 +1,160 @@
+"""The commands against a real server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text, name="train.py"):
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+def test_run_follows_the_log_and_takes_the_exit_code(cli, server, script):
+    script("import sys; print('hello', *sys.argv[1:]); sys.exit(3 if '--bad' in sys.argv else 0)")
+    good = cli("run", "train.py", "--gpus", "1", "--", "--lr", "3e-4", home=server)
+    assert (good.returncode, good.stdout) == (0, "hello --lr 3e-4\n")
+    bad = cli("run", "train.py", "--", "--bad", home=server)
+    assert bad.returncode == 3
+    assert "exit code 3" in bad.stderr
+
+
+def test_a_run_from_submit_to_archive(cli, server, script):
+    script(
+        "import os, pathlib; print('seen', os.environ['GREETING']); pathlib.Path(os.environ['MAINSPRING_OUT'], 'o.txt').write_text('out')"
+    )
+    done = cli("run", "--detach", "--name", "story", "--tag", "t1", "--env", "GREETING=hi", "train.py", home=server)
+    run = done.stdout.strip()
+    assert run.startswith("run-")
+    assert cli("logs", "-f", run, home=server).stdout == "seen hi\n"
+    assert cli("logs", "story", home=server).stdout == "seen hi\n"
+    listed = json.loads(cli("ps", "--json", "--tag", "t1", home=server).stdout)
+    assert [(one["id"], one["state"], one["tags"]) for one in listed] == [(run, "succeeded", ["t1"])]
+    assert "succeeded" in cli("ps", home=server).stdout
+    assert json.loads(cli("why", run[-7:], "--json", home=server).stdout)["sentence"] == "It succeeded."
+    assert json.loads(cli("show", "story", "--json", home=server).stdout)["run"]["spec"]["command"] == ["train.py"]
+    assert "o.txt" in cli("pull", "story", "got", home=server).stdout
+    assert "t2" in cli("tag", run, "t2", home=server).stdout
+    assert cli("archive", run, home=server).returncode == 0
+    assert json.loads(cli("ps", "--json", "--tag", "t1", home=server).stdout) == []
+    assert cli("rm", run, home=server).returncode == 2
+    assert cli("rm", run, "-y", home=server).returncode == 0
+    gone = cli("show", run, home=server)
+    assert gone.returncode == 4
+    assert "There is no run" in gone.stderr
+
+
+def test_what_can_never_fit_is_refused_with_what_would(cli, server, script):
+    script("")
+    done = cli("run", "train.py", "--gpus", "64", home=server)
+    assert done.returncode == 6
+    assert "2" in done.stderr
+
+
+def test_ctrl_c_detaches_and_the_run_goes_on(server, script, tmp_path, cli):
+    script("import time; print('begun', flush=True); time.sleep(60)")
+    environ = {**os.environ, "MAINSPRING_HOME": str(server)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mainspring.cli.main", "run", "--name", "long", "train.py"],
+        cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "mainspring cancel" in said
+    assert json.loads(cli("ps", "--json", "--text", "long", home=server).stdout)[0]["state"] == "running"
+    assert cli("cancel", "long", "--grace", "1s", home=server).returncode == 0
+    ended = cli("logs", "-f", "long", home=server)
+    assert ended.returncode == 1
+
+
+def test_rerun_replaces_arguments(cli, server, script):
+    script("import sys; print(sys.argv[1:])")
+    cli("run", "--name", "again", "train.py", "--", "--lr", "1", home=server)
+    assert "['--lr', '5']" in cli("rerun", "-f", "again", "--set", "lr=5", home=server).stdout
+    assert "['--x']" in cli("rerun", "-f", "again", "--", "--x", home=server).stdout
+
+
+def test_a_sweep_of_a_task(cli, server, script):
+    script("import mainspring as ms\n@ms.task\ndef f(x: float, k: int):\n    ms.log_metric('score', k - x)\n", "jobs.py")
+    words = ("sweep", "jobs.py:f", "-n", "2", "--maximize", "score", "--sampler", "random", "x=uniform:0:1", "k=3", "--json")
+    done = cli(*words, home=server)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [trial["state"] for trial in told["trials"]] == ["succeeded", "succeeded"]
+    assert all(2 <= trial["value"] <= 3 for trial in told["trials"])
+    assert "no function" in cli("sweep", "jobs.py:g", "-n", "2", "--maximize", "score", "x=uniform:0:1", home=server).stderr
+
+
+def test_data_sets(cli, server, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.csv").write_text("x\n1\n")
+    assert "flights@v1: 1 files" in cli("data", "add", "flights", "d", home=server).stdout
+    assert "Nothing has changed" in cli("data", "add", "flights", "d", home=server).stderr
+    assert "v1" in cli("data", "ls", home=server).stdout
+    assert "a.csv" in cli("data", "show", "flights@v1", home=server).stdout
+    cli("data", "pull", "flights", "got", home=server)
+    assert (tmp_path / "got/a.csv").read_text() == "x\n1\n"
+
+
+def test_people_and_secrets(cli, server, script):
+    assert cli("user", "add", "ann", home=server).returncode == 0
+    assert cli("project", "add", "team", home=server).returncode == 0
+    assert "ann" in cli("project", "grant", "team", "ann", "viewer", home=server).stdout
+    token = cli("token", "add", "laptop", "--user", "ann", home=server).stdout.strip()
+    assert token.startswith("ms_")
+    url = json.loads(cli("status", "--json", home=server).stdout)["url"]
+    script("print(1)")
+    elsewhere = {"MAINSPRING_URL": url, "MAINSPRING_TOKEN": token}
+    refused = cli("run", "--project", "team", "train.py", **elsewhere)
+    assert refused.returncode == 3
+    assert cli("ps", "--project", "team", **elsewhere).returncode == 0
+    assert cli("secret", "set", "API_KEY", home=server, stdin="value\n").returncode == 0
+    assert "API_KEY" in cli("secret", "ls", home=server).stdout
+    script("import os; print(len(os.environ['API_KEY']))")
+    assert cli("run", "--secret", "API_KEY", "train.py", home=server).stdout == "5\n"
+    assert cli("ps", MAINSPRING_URL=url, MAINSPRING_TOKEN="ms_wrong").returncode == 3
+
+
+def test_the_fleet_and_the_doctor(cli, server):
+    assert "ready" in cli("cluster", "ls", home=server).stdout
+    told = json.loads(cli("status", "--json", home=server).stdout)
+    assert told["home"] == str(server)
+    assert {"pid", "url", "version"} <= set(told)
+    done = cli("doctor", "--json", home=server)
+    assert {"python", "disk", "server", "clock"} <= {one["what"] for one in json.loads(done.stdout)}
+    assert "/login/" in cli("ui", "--print", home=server).stdout
+
+
+def test_up_and_down_are_idempotent(cli, tmp_path):
+    home = tmp_path / "own"
+    assert cli("up", home=home).returncode == 0
+    again = cli("up", "--json", home=home)
+    pid = json.loads(again.stdout)["pid"]
+    assert json.loads(cli("status", "--json", home=home).stdout)["pid"] == pid
+    assert cli("down", home=home).returncode == 0
+    assert cli("down", home=home).returncode == 0
+    assert cli("status", home=home).returncode == 7
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server is still there")
