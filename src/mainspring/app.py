@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mainspring.api.app import build_api
+from mainspring.api.streams import drain
 from mainspring.blobs.store import BlobStore
 from mainspring.controllers.attempts import Attempts
 from mainspring.controllers.endpoints import Endpoints
@@ -188,7 +189,7 @@ def serve(
         server_header=False,
     )
     server = uvicorn.Server(config)
-    threading.Thread(target=_watch, args=(server, shutdown), daemon=True, name="shutdown").start()
+    threading.Thread(target=_watch, args=(server, running.api, shutdown), daemon=True, name="shutdown").start()
     running.fleet.take_inventory()
     with _announced(settings, url):
         running.loops.start(loops_of(running, url=url))
@@ -206,8 +207,9 @@ def restore(home: Path, archive: Path) -> None:
     restore_database(archive, home / "mainspring.db")
 
 
-def _watch(server: uvicorn.Server, shutdown: threading.Event) -> None:
+def _watch(server: uvicorn.Server, api: FastAPI, shutdown: threading.Event) -> None:
     shutdown.wait()
+    drain(api)
     server.should_exit = True
 
 

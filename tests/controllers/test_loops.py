@@ -143,23 +143,23 @@ def test_an_endpoint_replaces_a_dead_replica_and_swaps_revisions(house) -> None:
     house.begin(house.attempt_of(first), address="127.0.0.1:1001")
     loop.tick()
     assert endpoints.get(house.ctx, SYSTEM, "live").state is EndpointState.READY
-    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1001"]
+    assert endpoints.answering(house.ctx, "live", "default").addresses == ("127.0.0.1:1001",)
     house.end(first, Cause.USER_ERROR)
     house.clock.advance(5)
     loop.tick()
     (second,) = house.plan()
     house.begin(house.attempt_of(second), address="127.0.0.1:1002")
-    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"]
+    assert endpoints.answering(house.ctx, "live", "default").addresses == ("127.0.0.1:1002",)
     models.add_version(house.ctx, SYSTEM, "m", house.folder(m="2"))
     endpoints.deploy(house.ctx, SYSTEM, "live", "m@2")
     house.clock.advance(5)
     loop.tick()
     (third,) = house.plan()
-    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1002"], (
+    assert endpoints.answering(house.ctx, "live", "default").addresses == ("127.0.0.1:1002",), (
         "the old one serves until the new one answers"
     )
     house.begin(house.attempt_of(third), address="127.0.0.1:1003")
-    assert endpoints.addresses(house.ctx, "live", "default")[1] == ["127.0.0.1:1003"]
+    assert endpoints.answering(house.ctx, "live", "default").addresses == ("127.0.0.1:1003",)
     loop.tick()
     assert house.ctx.store.runs.get(second).desired == "cancelled"
 

@@ -60,7 +60,7 @@ def get(ctx: Ctx, actor: Who, name: str, project: Project = "default") -> Respon
     """Return the endpoint with its revisions and the addresses of its replicas."""
     endpoint = endpoints.get(ctx, actor, name, project=project)
     revisions = endpoints.revisions(ctx, actor, name, project=project)
-    _, addresses = endpoints.addresses(ctx, name, project)
+    addresses = endpoints.answering(ctx, name, project).addresses
     plain = codec.to_plain(endpoint)
     return answer({**plain, "revisions": revisions, "addresses": addresses})
 

@@ -148,7 +148,8 @@ class Gateway:
 
     async def _ask(self, project: str, name: str) -> _Target:
         version = self._ctx.signals.version("endpoints")
-        endpoint, addresses = await run_in_threadpool(endpoints.addresses, self._ctx, name, project)
+        found = await run_in_threadpool(endpoints.answering, self._ctx, name, project)
+        endpoint = found.endpoint
         if endpoint is None:
             await run_in_threadpool(check_project, self._ctx, project)
             raise NotFoundError(f"There is no endpoint {name[:60]!r}.", hint="mainspring endpoint ls")
@@ -157,8 +158,8 @@ class Gateway:
         before = self._targets.get((project, name))
         target = _Target(
             id=endpoint.id,
-            revision=endpoint.revision,
-            addresses=addresses,
+            revision=found.revision or endpoint.revision,
+            addresses=list(found.addresses),
             until=self._ctx.clock.monotonic() + FRESH_S,
             version=version,
             turn=before.turn if before is not None else 0,

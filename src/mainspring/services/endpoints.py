@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError, StateError, UsageError
 from mainspring.core.ids import check_name
@@ -89,11 +91,20 @@ def stop(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> 
     return ctx.store.endpoints.stop(endpoint.id, now=ctx.clock.now(), event=said(actor, "endpoint.stopped", name, project))
 
 
-def addresses(ctx: Context, name: str, project: str) -> tuple[Endpoint | None, list[str]]:
-    """Return the endpoint and the `host:port` of each replica that answers now, those of the live revision first."""
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers for an endpoint now: `host:port` of each replica, all of one `revision` (0: nobody)."""
+
+    endpoint: Endpoint | None
+    revision: int = 0
+    addresses: tuple[str, ...] = ()
+
+
+def answering(ctx: Context, name: str, project: str) -> Answering:
+    """Return the replicas that answer now: those of the live revision, or of the newest one before it while it starts."""
     endpoint = ctx.store.endpoints.get(project, name)
     if endpoint is None or endpoint.stopped_at is not None:
-        return endpoint, []
+        return Answering(endpoint)
     found: list[tuple[int, str]] = []
     for run in ctx.store.runs.by_link("endpoint", endpoint.id):
         if run.state != "running" or run.spec.link is None:
@@ -101,10 +112,8 @@ def addresses(ctx: Context, name: str, project: str) -> tuple[Endpoint | None, l
         for attempt in ctx.store.attempts.of_run(run.id)[-1:]:
             if attempt.state is AttemptState.RUNNING:
                 found += [(int(run.spec.link.key), one.address) for one in attempt.replicas if one.address]
-    if not found:
-        return endpoint, []
     best = max((number for number, _ in found if number <= endpoint.revision), default=0)
-    return endpoint, [address for number, address in found if number == best]
+    return Answering(endpoint, best, tuple(address for number, address in found if number == best))
 
 
 def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpec:

@@ -265,6 +265,8 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
             return current
         return advance_attempt(current, event, at)[0]
 
+    if new.address != member.address:
+        tx.topics.add("endpoints")
     moved = advance(attempt, now)
     if moved is not attempt:
         moved = _change(tx, id, lambda current, _at: advance(current, now), None)
