@@ -71,7 +71,7 @@ def measured(module: str, rest: Sequence[str]) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
-                yield json.loads(line)
+                yield {"peer": "", "peer_value": None, "ratio": None, **json.loads(line)}
             elif line.strip():
                 print(line.rstrip(), file=sys.stderr)
     if process.returncode != 0:

@@ -57,7 +57,8 @@ def main() -> None:
 def took(script: str, env: dict[str, str]) -> float:
     """Return the seconds that a script says it took."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **env}, check=True)
-    return float(done.stdout.split()[-1])
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("took ")]  # a peer prints more than that
+    return float(said.split()[1])
 
 
 def stored_rate() -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 SMALL = ("--", "--nodes", "20", "--runs", "40", "--distinct", "5")
-FIELDS = {"bench", "metric", "value", "unit"}
+FIELDS = {"bench", "metric", "value", "unit", "peer", "peer_value", "ratio", "conditions"}
 
 
 def test_without_a_name_it_lists_every_bench(project_command: Callable[..., Any]) -> None:
