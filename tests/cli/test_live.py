@@ -12,6 +12,12 @@ import time
 import pytest
 
 pytestmark = pytest.mark.e2e
+WRITES = """
+import os
+print("seen", os.environ["GREETING"])
+with open(os.environ["MAINSPRING_OUT"] + "/o.txt", "w") as file:
+    file.write("out")
+"""
 
 
 @pytest.fixture
@@ -33,9 +39,7 @@ def test_run_follows_the_log_and_takes_the_exit_code(cli, server, script):
 
 
 def test_a_run_from_submit_to_archive(cli, server, script):
-    script(
-        "import os, pathlib; print('seen', os.environ['GREETING']); pathlib.Path(os.environ['MAINSPRING_OUT'], 'o.txt').write_text('out')"
-    )
+    script(WRITES)
     done = cli("run", "--detach", "--name", "story", "--tag", "t1", "--env", "GREETING=hi", "train.py", home=server)
     run = done.stdout.strip()
     assert run.startswith("run-")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 import mainspring
 
@@ -24,10 +25,9 @@ def run_cli(words: list[str]) -> int:
     if words in (["--version"], ["-V"]):  # before anything heavy is imported
         sys.stdout.write(f"mainspring {mainspring.__version__}\n")
         return 0
-    from mainspring.cli import dispatch
-
     try:
-        return dispatch.dispatch(words)
+        code: int = import_module("mainspring.cli.dispatch").dispatch(words)
+        return code
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return INTERRUPTED
