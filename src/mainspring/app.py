@@ -28,6 +28,7 @@ from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.loop import Loop, Loops
+from mainspring.controllers.outbox import Outbox
 from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
 from mainspring.controllers.sweeps import Sweeps
@@ -156,6 +157,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick),
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick),
+        Loop(name="outbox", topics=("events",), tick=Outbox(ctx).tick),
         Loop(name="garbage", topics=(), tick=Garbage(ctx, fleet).tick),
     ]
 

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     gpu_model: str = Field(default="gpu", description="Model name of declared GPUs.")
     gpu_memory_bytes: int = Field(default=0, ge=0, description="Memory of each declared GPU.")
     cpus: float = Field(default=0, ge=0, description="CPUs declared on this machine; 0 takes the real ones.")
+    notifiers: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="Who is told of failures and verdicts: plug-in name to its settings."
+    )
     has_ui: bool = Field(default=True, description="Serve the web page.")
     lost_after_s: float = Field(default=600, gt=0, description="Silence after which a run that is not exclusive is tried again.")
     quiet_beat_s: float = Field(default=10, gt=0, description="How often a runner with nothing to tell beats.")

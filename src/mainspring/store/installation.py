@@ -86,6 +86,23 @@ def keep_key(db: Database, name: str) -> bytes:
     return bytes.fromhex(db.write(work))
 
 
+def read_cursor(db: Database, name: str) -> int:
+    """Return how far the reader `name` of the event log has come, 0 at first."""
+    asked = select(meta.c.value).where(meta.c.name == f"cursor:{name}")
+    return int(db.read(lambda conn: conn.execute(asked).scalar_one_or_none()) or 0)
+
+
+def move_cursor(db: Database, name: str, to: int) -> None:
+    """Record that the reader `name` has dealt with every event up to `to`."""
+
+    def work(tx: Transaction) -> None:
+        known = update(meta).where(meta.c.name == f"cursor:{name}").values(value=str(to))
+        if tx.conn.execute(known).rowcount == 0:
+            tx.conn.execute(insert(meta).values(name=f"cursor:{name}", value=str(to)))
+
+    db.write(work)
+
+
 def _own_file(url: URL, lock_wait_s: float) -> Ownership:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed.", hint="Use a newer Python.")

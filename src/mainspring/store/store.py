@@ -19,7 +19,7 @@ from mainspring.store.decisions import Decisions
 from mainspring.store.endpoints import Endpoints
 from mainspring.store.events import Events
 from mainspring.store.gates import Gates
-from mainspring.store.installation import keep_key, prepare, read_installation
+from mainspring.store.installation import keep_key, move_cursor, prepare, read_cursor, read_installation
 from mainspring.store.leases import Leases
 from mainspring.store.logs import Logs
 from mainspring.store.metrics import Metrics
@@ -80,6 +80,14 @@ class Store:
         self._db.close()
         if self._ownership is not None:
             self._ownership.release()
+
+    def cursor(self, name: str) -> int:
+        """Return the number of the last event that the reader `name` has dealt with."""
+        return read_cursor(self._db, name)
+
+    def move_cursor(self, name: str, to: int) -> None:
+        """Record that the reader `name` has dealt with every event up to `to`."""
+        move_cursor(self._db, name, to)
 
     def key(self, name: str) -> bytes:
         """Return the 32 random bytes kept under `name`, made at the first call."""
