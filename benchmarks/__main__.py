@@ -25,6 +25,7 @@ BENCHES = {
     "plan": ("plan", "one plan over growing fleets and queues"),
     "chaos": ("chaos", "rounds of killing at fault points"),
 }
+NO_PEER = {"peer": "", "peer_value": None, "ratio": None}
 NOT_IN_ALL = frozenset({"chaos"})  # it has no end of its own
 
 
@@ -71,7 +72,8 @@ def measured(module: str, rest: Sequence[str]) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
-                yield {"peer": "", "peer_value": None, "ratio": None, **json.loads(line)}
+                row = json.loads(line)
+                yield {**row, **{name: nothing for name, nothing in NO_PEER.items() if name not in row}}
             elif line.strip():
                 print(line.rstrip(), file=sys.stderr)
     if process.returncode != 0:
