@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,7 +98,17 @@ def installation(*, gpus: int = 0) -> Iterator[Installation]:
             _settled(http)
     finally:
         command(home, "down")
+        _end_what_is_left(home)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _end_what_is_left(home: Path) -> None:
+    """End runners that outlived the server: with the home gone they would look for it for ever."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.fsencode(home) in (folder / "cmdline").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _settled(http: httpx2.Client) -> None:
