@@ -86,6 +86,7 @@ def installation(*, gpus: int = 0) -> Iterator[Installation]:
     up = command(home, "up", *(["--gpus", str(gpus)] if gpus else []))
     ready_s = time.perf_counter() - began
     if up.returncode != 0:
+        shutil.rmtree(home, ignore_errors=True)
         raise RuntimeError(f"mainspring up: {up.stdout}{up.stderr}")
     server = json.loads((home / "server.json").read_text(encoding="utf-8"))
     token = (home / "token").read_text(encoding="utf-8").strip()
