@@ -10,8 +10,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def main(work: Path) -> None:
             seed=7,
             wait=False,
         )
-        reasons = waiting_reasons(prepared)
+        reasons = waiting_reasons(study, prepared)
         study.wait()
     best = study.best
     with step("register the best model, converted to ONNX and verified on sample rows"):
@@ -85,24 +85,31 @@ def main(work: Path) -> None:
     check(model.is_verified or model.format == "native", "the verification")
 
 
-def waiting_reasons(prepared: ms.Dataset) -> list[tuple[str, str]]:
-    """Ask for more than is free while the sweep runs, and return what the planner says about it."""
+def waiting_reasons(study: ms.Study, prepared: ms.Dataset) -> list[tuple[str, str]]:
+    """Ask for more than is free while trials hold both GPUs, and return what the planner says about it."""
+    poll(lambda: sum(trial.state == "running" for trial in study.trials) >= 2)
     crowd = [
         train.with_options(name="both-gpus", gpus=2).submit(data=prepared, trees=5),
         train.with_options(name="after-the-sweep", priority=-5).submit(data=prepared, trees=5),
     ]
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_is_unplanned(run) for run in crowd):
-        time.sleep(0.05)
+    poll(lambda: not any(_is_unplanned(run) for run in crowd))
     told = [(run.name, str(run.why()["sentence"])) for run in crowd]
     for run in crowd:
-        run.cancel()
+        with suppress(ms.StateError):  # on a crowded machine its turn may have come meanwhile
+            run.cancel()
     return told
 
 
+def poll(check: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait until `check` holds, or for `timeout_s` at most."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not check():
+        time.sleep(0.05)
+
+
 def _is_unplanned(run: ms.Run) -> bool:
-    reason = run.why()["reason"]
-    return reason is None or reason["code"] == "not_planned_yet"
+    told = run.why()
+    return told["state"] == "queued" and (told["reason"] is None or told["reason"]["code"] == "not_planned_yet")
 
 
 def score(endpoint: ms.Endpoint, prepared: ms.Dataset, flights, weather) -> dict[str, float]:
