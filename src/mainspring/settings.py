@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from mainspring import __version__
 from mainspring.core.errors import UsageError
 
-VERSION = "0.1.0"
+VERSION = __version__
 
 
 class Settings(BaseSettings):
