@@ -57,14 +57,15 @@ class Installation:
         """The file that user commands write into."""
         return self.home / "ledger"
 
-    def start(self, fault: str = "") -> None:
-        """Start the server and wait until it answers."""
+    def start(self, fault: str = "", *, runner_fault: str = "") -> None:
+        """Start the server and wait until it answers; `fault` is where it dies, `runner_fault` where its runners do."""
         self.starts += 1
         env = {**os.environ, "MAINSPRING_HOME": str(self.home), "MAINSPRING_CPUS": str(self.cpus), "MAINSPRING_HAS_UI": "false"}
         env |= {"MAINSPRING_SWEEP_GRACE_S": "1", "MAINSPRING_QUIET_BEAT_S": "1"}
-        env.pop("MAINSPRING_FAULT", None)
-        if fault:
-            env["MAINSPRING_FAULT"] = fault
+        for name, point in (("MAINSPRING_FAULT", fault), ("MAINSPRING_RUNNER_FAULT", runner_fault)):
+            env.pop(name, None)
+            if point:
+                env[name] = point
         (self.home / "server.json").unlink(missing_ok=True)
         with (self.home / "server.out").open("ab") as out:
             self.process = subprocess.Popen(

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,7 @@ POINTS = (
     "after-W7",
 )
 RUNS = 6
+RUNNER_POINTS = ("after-S2", "before-S3", "after-S3", "after-S4", "before-S6", "after-S6", "before-S7")
 
 
 @pytest.mark.parametrize("nth", [1, 4])
@@ -47,6 +49,23 @@ def test_a_server_killed_at_a_named_point_loses_nothing(installation: Installati
     submit_all(installation, RUNS)
     wait_all(installation, RUNS)
     installation.check(RUNS)
+
+
+@pytest.mark.parametrize("point", RUNNER_POINTS)
+def test_runners_killed_at_a_named_point_lose_nothing(installation: Installation, point: str) -> None:
+    deaths = installation.home / "deaths"
+    installation.start(runner_fault=f"{point}@{deaths}")
+    submit_all(installation, RUNS)
+    until = time.monotonic() + 20
+    while time.monotonic() < until and (not deaths.exists() or len(deaths.read_text().splitlines()) < RUNS):
+        time.sleep(0.02)
+    assert len(deaths.read_text().splitlines()) >= RUNS, f"{point} was not reached by every runner"
+    installation.kill()
+    installation.start()
+    wait_all(installation, RUNS)
+    installation.check(RUNS, were_runners_killed=True)
+    if point not in ("after-S3", "after-S4"):  # user code had not begun, or its end was on disk: nothing is to be repeated
+        assert set(Counter(run for run, _ in installation.lines()).values()) == {1}
 
 
 def test_fifty_runs_survive_random_deaths_of_the_server(installation: Installation) -> None:

@@ -34,6 +34,7 @@ def main(root: str) -> int:
     held = claim(folder)
     if held is None:
         return HELD
+    reach("after-S2")
     with open(folder.at("token")) as file:
         token = file.read().strip()
     keep_checkpoint(folder, launch)

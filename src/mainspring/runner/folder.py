@@ -171,12 +171,18 @@ def is_alive(seen: dict[str, Any]) -> bool:
 
 
 def reach(point: str) -> None:
-    """Kill this process, as a power cut would, if MAINSPRING_FAULT names `point` (`after-S3:2`: at the second time)."""
+    """Kill this process, as a power cut would, if MAINSPRING_FAULT names `point` (`after-S3:2`: at the second time).
+
+    `after-S3@FILE` leaves a line in the file first: whoever waits for the death of a runner has nothing else to look at.
+    """
     global _reached
-    wanted, _, count = _FAULT.partition(":")
+    fault, _, ledger = _FAULT.partition("@")
+    wanted, _, count = fault.partition(":")
     if wanted != point:
         return
     with _reached_lock:
         _reached += 1
         if _reached >= int(count or 1):
+            if ledger:
+                append(ledger, f"{point} {os.getpid()}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)

@@ -36,7 +36,7 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple
     _check_secrets(ctx, spec)
     misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
     if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
-        raise CannotFitError(misfit.sentence, details=dict(misfit.facts))
+        raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
     reach("before-W1")
     accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
     reach("after-W1")

@@ -243,8 +243,10 @@ class LocalBackend:
 
     def _env(self, request: LaunchRequest) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
+        fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
         return {
             **kept,
+            **({"MAINSPRING_FAULT": fault} if fault else {}),
             "MAINSPRING_INSTALLATION": request.installation,
             "MAINSPRING_ATTEMPT": request.attempt,
             "MAINSPRING_REPLICA": str(request.replica),

@@ -1,0 +1,238 @@
+"""A real server in a folder of its own, attacked from outside: by the command line as people type it, and by REST."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+TERMINAL = {"succeeded", "failed", "cancelled"}
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
+
+
+def until(check: Callable[[], Any], what: str, *, timeout_s: float = 30.0) -> Any:
+    """Poll until `check` gives something true and return it; fail naming `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.03)
+    pytest.fail(f"{what} did not happen within {timeout_s:g} s")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Site:
+    """One MAINSPRING_HOME, its server, and hands that type commands and speak REST."""
+
+    home: Path
+    process: subprocess.Popen[bytes] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return a clean environment for this installation."""
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        return {**kept, "MAINSPRING_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "200", **self.env, **more}
+
+    def start(self, *flags: str, expects: bool = True, **env: str) -> subprocess.Popen[bytes]:
+        """Start the server in the foreground of a session of its own; wait until it answers (or has ended)."""
+        command = [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home), *flags]
+        settings = {"MAINSPRING_HAS_UI": "false", "MAINSPRING_SWEEP_GRACE_S": "1", **env}
+        with (self.home / "server.log").open("ab") as log:
+            made = subprocess.Popen(
+                command, env=self.environ(**settings), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        if expects:
+            self.process = made
+            until(lambda: made.poll() is not None or self.answers(), "the server's start")
+            assert made.poll() is None, self.server_log()
+        return made
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the server and return its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        """End the server and whatever runs still live, by pid."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        for pid in self.carriers():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def carriers(self) -> list[int]:
+        """Return the living processes that have this home in their command line or environment, our own server apart."""
+        found = []
+        mine = str(self.home).encode()
+        for place in Path("/proc").iterdir():
+            if place.name.isdigit() and int(place.name) not in (os.getpid(), self.process.pid if self.process else 0):
+                try:
+                    words = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+                    is_dead = b") Z " in (place / "stat").read_bytes()
+                except OSError:
+                    continue
+                if mine in words and not is_dead:
+                    found.append(int(place.name))
+        return found
+
+    def server_log(self) -> str:
+        """Return what the server printed."""
+        return (self.home / "server.log").read_text(errors="replace")
+
+    def answers(self) -> bool:
+        """Say whether the server is ready."""
+        try:
+            return self.call("GET", "/status").status_code == 200
+        except (OSError, ValueError, httpx2.HTTPError):
+            return False
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return str(json.loads((self.home / "server.json").read_text())["url"])
+
+    def call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx2.Response:
+        """Call the API as the embedded user."""
+        told = {"Authorization": f"Bearer {(self.home / 'token').read_text().strip()}", "Mainspring-Protocol": "1"}
+        return httpx2.request(method, f"{self.url}/api/v1{path}", headers={**told, **(headers or {})}, timeout=20, **more)
+
+    def cli(self, *words: str, cwd: Path | None = None, timeout_s: float = 60.0, data: str = "", **env: str) -> Done:
+        """Type a command and wait for its end. No traceback may reach a user, whatever happens."""
+        command = [sys.executable, "-m", "mainspring.cli.main", *words]
+        made = subprocess.run(
+            command,
+            env=self.environ(**env),
+            cwd=cwd or self.home,
+            input=data.encode(),
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        done = Done(made.returncode, made.stdout.decode(errors="replace"), made.stderr.decode(errors="replace"))
+        assert "Traceback" not in done.err, done.err
+        assert "should not have happened" not in done.err, done.err
+        return done
+
+    def submit(self, command: list[str], **spec: Any) -> str:
+        """Submit by REST; return the run's id."""
+        answer = self.call("POST", "/runs", json={"command": command, **spec})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def python(self, code: str, **spec: Any) -> str:
+        """Submit a line of Python."""
+        return self.submit([sys.executable, "-c", code], **spec)
+
+    def run(self, ref: str) -> dict[str, Any]:
+        """Return a run."""
+        answer = self.call("GET", f"/runs/{ref}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def wait(self, ref: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Return a run once it is done."""
+        return dict(until(lambda: (run := self.run(ref))["state"] in TERMINAL and run, f"the end of {ref}", timeout_s=timeout_s))
+
+    def running(self, ref: str, says: bytes = b"") -> None:
+        """Wait until a run has said something."""
+        until(
+            lambda: says in self.log(ref) if says else self.attempts(ref)[-1:] and self.attempts(ref)[-1]["state"] == "running",
+            ref,
+        )
+
+    def log(self, ref: str, **query: Any) -> bytes:
+        """Return the log of a run, all of it."""
+        found = b""
+        while True:
+            answer = self.call("GET", f"/runs/{ref}/logs", params={"offset": len(found), **query})
+            if answer.status_code != 200 or not answer.content:
+                return found
+            found += answer.content
+
+    def attempts(self, ref: str) -> list[dict[str, Any]]:
+        """Return the attempts of a run."""
+        found = self.call("GET", f"/runs/{ref}/attempts").json()
+        return list(found["items"] if isinstance(found, dict) else found)
+
+    def folder_of(self, ref: str) -> Path:
+        """Return the folder of the newest attempt's first replica."""
+        return self.home / "clusters" / "local" / "attempts" / f"{self.attempts(ref)[-1]['id']}.0"
+
+
+def make_site(home: Path) -> Site:
+    """Return an installation that is not started."""
+    home.mkdir(mode=0o700, parents=True)
+    return Site(home=home)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server that most attacks are upon. At the end its own log must tell of no traceback either."""
+    made = make_site(tmp_path_factory.mktemp("e2e") / "home")
+    made.start("--gpus", "2", "--cpus", "64")
+    yield made
+    is_alive = made.process is not None and made.process.poll() is None
+    log = made.server_log()
+    made.close()
+    assert is_alive, f"the server died of it:\n{log[-3000:]}"
+    assert "Traceback" not in log, log[-5000:]
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Site]:
+    """An installation of its own that is not started yet."""
+    made = make_site(tmp_path / "home")
+    yield made
+    made.close()
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., Any]:
+    """`until(check, what)` polls."""
+    return until
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL shared by all workers of this session."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "postgres.py"
+    spec = importlib.util.spec_from_file_location("engines_postgres", path)
+    assert spec is not None
+    assert spec.loader is not None
+    engine = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = engine
+    spec.loader.exec_module(engine)
+    if engine.find() is None:
+        if os.environ.get("CI") == "true":
+            raise RuntimeError("PostgreSQL is missing: scripts/engines/install")
+        pytest.skip("PostgreSQL is missing: scripts/engines/install")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
+    with engine.shared(folder) as server:
+        yield server
