@@ -9,12 +9,13 @@ import pytest
 from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.pipelines import Pipelines
-from mainspring.controllers.schedule import Schedule
+from mainspring.controllers.schedule import WHOLE_S, WINDOW, Schedule
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
 from mainspring.core.graphs import Graph, PipelineState, Step, StepKind, StepState
 from mainspring.core.objectives import Objective
 from mainspring.core.records import Cause, EndpointState, RunState, SweepSpec, SweepState
+from mainspring.core.resources import Resources
 from mainspring.core.spaces import parse_dimension
 from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import endpoints, models, pipelines, runs, sweeps
@@ -186,6 +187,21 @@ def test_one_planner_at_a_time(house) -> None:
     house.clock.advance(31)
     Schedule(house.ctx, "me").tick()
     assert house.ctx.store.runs.counts("default") == {"running": 1}
+
+
+def test_a_run_far_behind_that_fits_waits_a_second_at_most(house) -> None:
+    blocked = RunSpec(command=("a",), resources=Resources(gpu_milli=2000))
+    for _ in range(WINDOW + 2):
+        runs.submit(house.ctx, SYSTEM, blocked)
+    schedule = Schedule(house.ctx, "me")
+    schedule.tick()
+    small, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    pause = schedule.tick()
+    assert pause is not None
+    assert 0 < pause <= WHOLE_S
+    house.clock.advance(pause)
+    schedule.tick()
+    assert house.ctx.store.runs.get(small.id).state is RunState.RUNNING
 
 
 def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:

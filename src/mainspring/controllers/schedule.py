@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -13,17 +14,24 @@ from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
+WINDOW = 256  # queued runs that an ordinary plan looks at
+WHOLE_S = 1.0  # how often the whole queue is planned while it is longer than the window
 NAME = "planner"
 
 
 @dataclass(slots=True)
 class Schedule:
-    """Plans when runs or nodes move. One planner at a time: a lease with a fencing number decides which process."""
+    """Plans when runs or nodes move. One planner at a time: a lease with a fencing number decides which process.
+
+    A long queue is not planned whole each time a run ends: an ordinary plan sees its first `WINDOW` runs, and every
+    `WHOLE_S` one sees all of it, so that a run far behind that would fit now waits that long at most.
+    """
 
     ctx: Context
     owner: str
     last_plan_s: float = 0.0
     last_fingerprint: str = ""
+    _whole_at: float = -math.inf
 
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
@@ -32,9 +40,13 @@ class Schedule:
             return LEASE_S / 2
         began = perf_counter()
         now = ctx.clock.now()
-        snapshot = ctx.store.snapshot(now)
+        ticks = ctx.clock.monotonic()
+        is_whole = ticks - self._whole_at >= WHOLE_S
+        snapshot = ctx.store.snapshot(now, limit=None if is_whole else WINDOW)
         if not snapshot.waiting:
             return None
+        if is_whole:
+            self._whole_at = ticks
         plan = scheduler.plan(snapshot)
         reach("before-W2")
         applied = ctx.store.apply(plan, now=now)
@@ -46,5 +58,7 @@ class Schedule:
             log.info("plan applied", extra={"started": len(applied.started), "waiting": len(snapshot.waiting)})
         if applied.refused:
             return 0.01
-        later = [run.not_before for run in snapshot.waiting if run.not_before is not None and run.not_before > now]
-        return max(0.01, (min(later) - now).total_seconds()) if later else None
+        pauses = [(run.not_before - now).total_seconds() for run in snapshot.waiting if run.not_before and run.not_before > now]
+        if not is_whole and len(snapshot.waiting) == WINDOW:
+            pauses.append(WHOLE_S - (ticks - self._whole_at))
+        return max(0.01, min(pauses)) if pauses else None

@@ -27,14 +27,14 @@ from mainspring.store.tables import allocations, attempts, runs
 logger = logging.getLogger(__name__)
 
 
-def take_snapshot(db: Database, now: datetime) -> Snapshot:
-    """Return the world of one instant: nodes, queued runs, runs that hold something."""
+def take_snapshot(db: Database, now: datetime, limit: int | None = None) -> Snapshot:
+    """Return the world of one instant: nodes, queued runs (the first `limit` in line), runs that hold something."""
 
     def ask(conn: Connection) -> Snapshot:
         return Snapshot(
             now=now,
             nodes=tuple(all_nodes(conn)),
-            waiting=tuple(_waiting(conn)),
+            waiting=tuple(_waiting(conn, limit)),
             placed=tuple(_placed(conn)),
         )
 
@@ -109,7 +109,7 @@ def _hold_all(tx: Transaction, places: Iterable[Place]) -> dict[str, Node]:
     return {id: hold(tx, id, (place.granted for place in by_node[id])) for id in sorted(by_node)}
 
 
-def _waiting(conn: Connection) -> list[WaitingRun]:
+def _waiting(conn: Connection, limit: int | None) -> list[WaitingRun]:
     unconfirmed = set(conn.execute(select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED).distinct()).scalars())
     asked = (
         select(
@@ -126,7 +126,8 @@ def _waiting(conn: Connection) -> list[WaitingRun]:
             runs.c.spec,
         )
         .where(runs.c.state == RunState.QUEUED)
-        .order_by(runs.c.seq)
+        .order_by(runs.c.priority.desc(), runs.c.seq)
+        .limit(limit)
     )
     found = []
     for row in conn.execute(asked):

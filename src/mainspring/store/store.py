@@ -101,9 +101,9 @@ class Store:
         """
         return self._db.listen(callback)
 
-    def snapshot(self, now: datetime) -> Snapshot:
-        """Return what the planner sees, read at one instant."""
-        return take_snapshot(self._db, now)
+    def snapshot(self, now: datetime, *, limit: int | None = None) -> Snapshot:
+        """Return what the planner sees, read at one instant; with `limit` only so many queued runs, first in line first."""
+        return take_snapshot(self._db, now, limit)
 
     def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
