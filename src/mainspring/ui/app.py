@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
-from nicegui import ui
+from collections.abc import Awaitable, Callable
 
+from fastapi import FastAPI, Request
+from nicegui import app as site
+from nicegui import run as threads
+from nicegui import ui
+from nicegui.client import Client
+from nicegui.page import page as make_page
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mainspring.core import codec
 from mainspring.core.actors import Actor
-from mainspring.core.errors import AuthError
+from mainspring.core.errors import AuthError, MainspringError, NotFoundError
+from mainspring.services import projects
 from mainspring.services.context import Context
-from mainspring.ui import overview, run, runs
+from mainspring.ui import clusters, datasets, endpoints, models, overview, queue, run, runs, sweeps
+from mainspring.ui.theme import FAVICON, page_frame
+from mainspring.ui.view import MAIN_PROJECT, View
+
+PAGES: tuple[tuple[str, Callable[[View], Awaitable[None]]], ...] = (
+    ("/", overview.page),
+    ("/runs", runs.page),
+    ("/runs/{ref}", run.page),
+    ("/sweeps", sweeps.page),
+    ("/sweeps/{ref}", sweeps.one_page),
+    ("/queue", queue.page),
+    ("/clusters", clusters.page),
+    ("/datasets", datasets.page),
+    ("/datasets/{ref}", datasets.one_page),
+    ("/models", models.page),
+    ("/models/{ref}", models.one_page),
+    ("/endpoints", endpoints.page),
+    ("/endpoints/{ref}", endpoints.one_page),
+)
+# NiceGUI compiles templates in the browser, hence 'unsafe-eval'; nothing may come from, or go to, another host
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
 
 
 def attach_ui(api: FastAPI, ctx: Context) -> None:
     """Add every page to `api`; the actor is the one that the door put into `request.state.actor`."""
+    hang_pages(ctx)
+    site.add_middleware(_Policy)
+    ui.run_with(
+        api, title="Mainspring", favicon=FAVICON, dark=None, tailwind=False, show_welcome_message=False, storage_secret=None
+    )
 
-    @ui.page("/")
-    async def _overview(request: Request) -> None:
-        await overview.page(ctx, actor_of(request))
 
-    @ui.page("/runs")
-    async def _runs(request: Request) -> None:
-        await runs.page(ctx, actor_of(request), dict(request.query_params))
+def hang_pages(ctx: Context) -> None:
+    """Register the pages, and what is said where there is none."""
+    for path, draw in PAGES:
+        _hang(ctx, path, draw)
 
-    @ui.page("/runs/{ref}")
-    async def _run(request: Request, ref: str) -> None:
-        await run.page(ctx, actor_of(request), ref)
+    async def lost(request: Request, _: Exception) -> Response:
+        wrong = NotFoundError(f"There is nothing at {request.url.path[:200]}.", hint="See the pages named above.")
+        if request.url.path.startswith("/api/"):
+            wrong.hint = "See /api/v1/openapi.json."
+            return Response(codec.encode(wrong.to_wire()), status_code=404, media_type="application/json")
+        with Client(make_page(""), request=request) as client:
+            _sorry(await _view(ctx, request), wrong)
+            return client.build_response(request, 404)
 
-    ui.run_with(api, title="Mainspring", show_welcome_message=False, storage_secret=None)
+    site.add_exception_handler(404, lost)
 
 
 def actor_of(request: Request) -> Actor:
@@ -35,3 +77,60 @@ def actor_of(request: Request) -> Actor:
     if not isinstance(actor, Actor):
         raise AuthError("This page needs a session.", hint="Open it with: mainspring ui")
     return actor
+
+
+def _hang(ctx: Context, path: str, draw: Callable[[View], Awaitable[None]]) -> None:
+    @ui.page(path)
+    async def _page(request: Request) -> None:
+        view = await _view(ctx, request)
+        client = ui.context.client
+        try:
+            await draw(view)
+        except MainspringError as wrong:
+            client.content.clear()
+            client.status_code = wrong.http_status
+            _sorry(view, wrong)
+
+
+async def _view(ctx: Context, request: Request) -> View:
+    actor = actor_of(request)
+    seen = await threads.io_bound(projects.all, ctx, actor)
+    query = dict(request.query_params)
+    return View(
+        ctx=ctx,
+        actor=actor,
+        path=request.url.path,
+        project=query.get("project", "") or MAIN_PROJECT,
+        projects=tuple(one.name for one in seen or ()),
+        ref=str(request.path_params.get("ref", "")),
+        query=query,
+    )
+
+
+def _sorry(view: View, wrong: MainspringError) -> None:
+    """Say what is wrong and what to do next."""
+    with page_frame("Not here", view), ui.element("section"):
+        ui.label(wrong.message).classes("ms-sentence")
+        ui.label(wrong.hint).classes("ms-soft")
+
+
+class _Policy:
+    """Put the content policy on every answer of the pages."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on; add headers to what is answered."""
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"referrer-policy", b"same-origin"),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, with_policy)

@@ -1,95 +1,150 @@
-"""`/`: the sentence, the fleet, my runs, the models with their objective."""
+"""`/`: the sentence, the fleet, what is wrong, the newest runs, what models and endpoints do for the business."""
 
 from __future__ import annotations
 
 from nicegui import ui
 
-from mainspring.core.actors import Actor
 from mainspring.core.queries import RunFilter
-from mainspring.core.records import Run
-from mainspring.services import clusters, gates, runs
-from mainspring.services.context import Context
+from mainspring.core.records import EndpointState, GateResult, NodeState, RunState
+from mainspring.services import clusters, endpoints, gates, runs
 from mainspring.ui import parts
+from mainspring.ui.live import Live
+from mainspring.ui.runs import name_cell, state_cell
 from mainspring.ui.theme import page_frame
+from mainspring.ui.view import View
 
-TOPICS = ("runs", "nodes", "endpoints", "attempts")
+NEWEST = 12
 
 
-async def page(ctx: Context, actor: Actor) -> None:
+async def page(view: View) -> None:
     """Draw the overview."""
-    with page_frame("Overview", "/"):
-        await parts.live(ctx, lambda: summary(ctx, actor), TOPICS)
+    live = Live(view.ctx)
+    with page_frame("Overview", view):
+        await live.block(lambda: summary(view), "runs", "nodes")
+        await live.block(lambda: alerts(view), "nodes", "endpoints", "runs")
         with ui.element("section"):
-            parts.heading("Fleet")
-            await parts.live(ctx, lambda: fleet(ctx, actor), ("runs", "nodes"))
+            parts.heading("Fleet: one square for each GPU, coloured by who holds it")
+            await live.block(lambda: fleet(view), "runs", "nodes")
         with ui.element("div").classes("ms-cols"):
             with ui.element("section"):
                 parts.heading("Newest runs")
-                await parts.live(ctx, lambda: newest(ctx, actor), ("runs", "attempts"))
+                await live.block(lambda: newest(view), "runs", "attempts")
             with ui.element("section"):
-                parts.heading("Models and their objective")
-                await parts.live(ctx, lambda: judged(ctx, actor), ("events", "runs"))
+                parts.heading("Models against their objective")
+                await live.block(lambda: judged(view), "events", "runs")
+                parts.heading("Endpoints")
+                await live.block(lambda: served(view), "endpoints", "events")
+    live.start()
 
 
-def summary(ctx: Context, actor: Actor) -> str:
+def summary(view: View) -> str:
     """Return the one sentence that matters now."""
-    views = clusters.all(ctx, actor)
-    total = sum(len(node.devices) for view in views for node in view.nodes)
-    used = sum(share.milli for view in views for node in view.nodes for share in node.used_devices) / 1000
-    counts = ctx.store.runs.counts("")
-    waiting, running = counts.get("queued", 0), counts.get("running", 0)
+    views = clusters.all(view.ctx, view.actor)
+    total = sum(len(node.devices) for one in views for node in one.nodes)
+    used = sum(share.milli for one in views for node in one.nodes for share in node.used_devices) / 1000
+    waiting = clusters.queue(view.ctx, view.actor)
+    running = runs.page(view.ctx, view.actor, RunFilter(project=view.project, states=(RunState.RUNNING.value,)), limit=1).total
     gpus = f"{used:g} of {total} GPUs busy" if total else "No GPU is registered"
-    return f'<p class="ms-sentence">{gpus}; {running} {_runs(running)} running, {waiting} waiting.</p>'
+    words = [gpus, f"{running} {_plural('run', running)} running", f"{len(waiting)} waiting"]
+    sentence = "; ".join(words) + "."
+    if waiting and waiting[0].reason:
+        sentence += f" Next is {waiting[0].name}: {waiting[0].reason.sentence}"
+    return f'<p class="ms-sentence">{parts.text(sentence)}</p>'
 
 
-def fleet(ctx: Context, actor: Actor) -> str:
+def alerts(view: View) -> str:
+    """Return what needs somebody's eyes, or nothing."""
+    found = []
+    for one in clusters.all(view.ctx, view.actor):
+        found += [
+            (
+                parts.state(node.state.value),
+                f"Node {parts.link(node.name, view.url('/clusters'))} of {parts.text(one.cluster.name)}",
+            )
+            for node in one.nodes
+            if node.state in (NodeState.UNREACHABLE, NodeState.DEAD)
+        ]
+    found += [
+        (
+            parts.state(one.state.value),
+            f"Endpoint {parts.link(one.name, view.url(f'/endpoints/{one.name}'))} {parts.text(one.message)}",
+        )
+        for one in endpoints.all(view.ctx, view.actor, project=view.project)
+        if one.state is EndpointState.FAILING
+    ]
+    return "".join(f"<p>{word} {what}</p>" for word, what in found)
+
+
+def fleet(view: View) -> str:
     """Return the map of all devices, coloured by who holds them."""
-    return "".join(parts.gpu_map(view.nodes, view.holders) for view in clusters.all(ctx, actor))
+    return "".join(parts.gpu_map(one.nodes, one.holders) for one in clusters.all(view.ctx, view.actor))
 
 
-def newest(ctx: Context, actor: Actor) -> str:
-    """Return the newest runs of the default project."""
-    found = runs.page(ctx, actor, RunFilter(project="default"), limit=12).items
-    return parts.table(
+def newest(view: View) -> str:
+    """Return the newest runs of the project."""
+    found = runs.page(view.ctx, view.actor, RunFilter(project=view.project), limit=NEWEST)
+    table = parts.table(
         ("Run", "State", "Owner", "Submitted", "Took"),
-        [row(one) for one in found],
+        [
+            (name_cell(view, one), state_cell(one), parts.text(one.owner), parts.moment(one.created_at), parts.duration(one))
+            for one in found.items
+        ],
         empty="Nothing has run yet. Type: mainspring run train.py",
         label="Newest runs",
+        numeric=("Took",),
     )
+    more = parts.link(f"All {found.total:,} runs", view.url("/runs")) if found.total > NEWEST else ""
+    return table + more
 
 
-def row(one: Run) -> tuple[str, ...]:
-    """Return one run as cells."""
-    waits = f'<div class="ms-soft">{parts.text(one.reason.sentence)}</div>' if one.reason and one.state == "queued" else ""
-    return (
-        parts.link(one.name, f"/runs/{one.id}"),
-        parts.state(one.state.value) + waits,
-        parts.text(one.owner),
-        parts.moment(one.created_at),
-        parts.duration(one),
-    )
-
-
-def judged(ctx: Context, actor: Actor) -> str:
-    """Return the newest verdict on each objective."""
-    newest_first: dict[str, tuple[str, ...]] = {}
-    for verdict in gates.all(ctx, actor, project="default"):
-        newest_first.setdefault(
-            verdict.objective,
+def judged(view: View) -> str:
+    """Return each objective with its line, the values judged against it, and the newest verdict."""
+    verdicts: dict[str, list[GateResult]] = {}
+    for verdict in gates.all(view.ctx, view.actor, project=view.project):
+        verdicts.setdefault(verdict.objective, []).append(verdict)
+    goals = {one.name: one for one in gates.objectives(view.ctx, view.actor, project=view.project)}
+    rows = []
+    for name, found in verdicts.items():
+        goal = goals.get(name)
+        line = None if goal is None else goal.at_least if goal.at_least is not None else goal.at_most
+        newest_one = found[0]
+        rows.append(
             (
-                parts.text(verdict.objective),
-                parts.state("passed" if verdict.is_passed else "refused"),
-                f"{verdict.value:,.6g} {parts.text(verdict.kpi)}",
-                parts.moment(verdict.created_at),
-            ),
+                parts.link(name, view.url(f"/models/{newest_one.model}")) if newest_one.model else parts.text(name),
+                parts.spark([one.value for one in reversed(found[:50])], line=line),
+                f"{parts.figure(newest_one.value)} <span class=ms-soft>{parts.text(newest_one.kpi)}</span>",
+                parts.state("passed" if newest_one.is_passed else "refused"),
+                parts.moment(newest_one.created_at),
+            )
         )
     return parts.table(
-        ("Objective", "Newest verdict", "Value", "When"),
-        list(newest_first.values()),
-        empty="No objective has been judged yet.",
+        ("Objective", "Judged", "Value", "Verdict", "When"),
+        rows,
+        empty="No objective has been judged yet. In a pipeline: ms.gate(objective, figures)",
         label="Objectives",
+        numeric=("Value",),
     )
 
 
-def _runs(number: int) -> str:
-    return "run" if number == 1 else "runs"
+def served(view: View) -> str:
+    """Return the endpoints with what they have answered."""
+    rows = [
+        (
+            parts.link(one.name, view.url(f"/endpoints/{one.name}")),
+            parts.state(one.state.value),
+            f"{one.requests:,}",
+            f"{one.errors:,}",
+        )
+        for one in endpoints.all(view.ctx, view.actor, project=view.project)
+    ]
+    return parts.table(
+        ("Endpoint", "State", "Requests", "Errors"),
+        rows,
+        empty="Nothing is deployed. Type: mainspring deploy MODEL@champion --name NAME",
+        label="Endpoints",
+        numeric=("Requests", "Errors"),
+    )
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word}s"

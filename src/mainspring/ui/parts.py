@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from nicegui import run, ui
+from nicegui import ui
 
 from mainspring.core.records import Node, Run
 from mainspring.core.units import show_seconds
 from mainspring.services.clusters import Holder
-from mainspring.services.context import Context
 from mainspring.ui.theme import SERIES
 
 _SHAPES = {
@@ -33,15 +33,20 @@ _LIKE = {
     "waiting": "queued",
     "active": "running",
     "done": "succeeded",
+    "ended": "succeeded",
+    "dead": "failed",
+    "unreachable": "failed",
+    "draining": "cancelled",
+    "stopping": "cancelled",
+    "paused": "cancelled",
 }
 
 
 def state(word: str) -> str:
     """Return the markup of a state: icon, colour and word, never colour alone."""
     shape = _SHAPES.get(word) or _SHAPES.get(_LIKE.get(word, ""), _SHAPES["queued"])
-    return (
-        f'<span class="ms-state st-{escape(word)}"><svg viewBox="0 0 12 12" aria-hidden="true">{shape}</svg>{escape(word)}</span>'
-    )
+    icon = f'<svg viewBox="0 0 12 12" aria-hidden="true">{shape}</svg>'
+    return f'<span class="ms-state st-{escape(word)}">{icon}<span>{escape(word)}</span></span>'
 
 
 def text(value: object) -> str:
@@ -55,27 +60,60 @@ def link(label: object, target: str) -> str:
 
 
 def moment(at: datetime | None, now: datetime | None = None) -> str:
-    """Return a relative time with the exact one on hover."""
+    """Return a relative time with the exact one on hover; the page's script keeps it true."""
     if at is None:
         return ""
-    ago = ((now or datetime.now(UTC)) - at).total_seconds()
-    words = f"{show_seconds(abs(ago))} {'ago' if ago >= 0 else 'from now'}"
+    words = ago(((now or datetime.now(UTC)) - at).total_seconds())
     return f'<time datetime="{at.isoformat()}" title="{at:%Y-%m-%d %H:%M:%S} UTC">{words}</time>'
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago in its largest unit: `now`, `7 s ago`, `3 h ago`."""
+    whole = max(0, int(seconds))
+    if whole < 1:
+        return "now"
+    for unit, size in (("s", 60), ("m", 3600), ("h", 86400)):
+        if whole < size:
+            return f"{whole // {'s': 1, 'm': 60, 'h': 3600}[unit]} {unit} ago"
+    return f"{whole // 86400} d ago"
 
 
 def duration(one: Run, now: datetime | None = None) -> str:
     """Return how long the run has been going, or went."""
     if one.started_at is None:
         return ""
-    return show_seconds(((one.ended_at or now or datetime.now(UTC)) - one.started_at).total_seconds())
+    return span(one.started_at, one.ended_at, now)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str, label: str = "") -> str:
-    """Return a table of ready markup (use `text`, `link`, `state` for cells); `empty` is said when there are no rows."""
+def span(begun: datetime, ended: datetime | None, now: datetime | None = None) -> str:
+    """Return the time between two moments; while there is no end the page's script lets it grow."""
+    if ended is not None:
+        return show_seconds((ended - begun).total_seconds())
+    words = show_seconds(max(0, int(((now or datetime.now(UTC)) - begun).total_seconds())) or 0.0) if begun else ""
+    words = "0 s" if words == "0 ms" else words
+    return f'<time class="ms-since" datetime="{begun.isoformat()}">{words}</time>'
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str, label: str = "", numeric: Sequence[str] = ()
+) -> str:
+    """Return a table of ready markup (use `text`, `link`, `state` for cells); `empty` is said when there are no rows.
+
+    A column may be markup when it begins with `<`. Columns named in `numeric` stand to the right.
+    """
     if not rows:
         return f'<p class="ms-soft">{escape(empty)}</p>'
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    right = [column in numeric for column in columns]
+    head = "".join(
+        f'<th scope="col"{" class=ms-num" if is_right else ""}>{column if column.startswith("<") else escape(column)}</th>'
+        for column, is_right in zip(columns, right, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{' class=ms-num' if is_right else ''}>{cell}</td>" for cell, is_right in zip(row, right, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     caption = f' aria-label="{escape(label, quote=True)}"' if label else ""
     inner = f'<table class="ms-table"{caption}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="ms-scroll">{inner}</div>'
@@ -101,55 +139,101 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     return SERIES[sorted(names).index(name) % len(SERIES)] if name in names else SERIES[-1]
 
 
-def gpu_map(nodes: Sequence[Node], holders: dict[str, tuple[Holder, ...]]) -> str:
-    """Return one square for each GPU, filled from below by what its holders have, coloured by person."""
+def gpu_map(nodes: Sequence[Node], holders: Mapping[str, Sequence[Holder]]) -> str:
+    """Return one square for each GPU of each node, filled from below by what its holders have, coloured by person."""
     people = sorted({holder.owner for held in holders.values() for holder in held})
-    out = []
+    out: list[str] = []
     for node in nodes:
-        squares = []
-        for device in node.devices:
-            held = [
-                (holder, share.milli)
-                for holder in holders.get(node.id, ())
-                for share in holder.granted.devices
-                if share.index == device.index
-            ]
-            fills = "".join(
-                f'<i style="height:{milli / 10}%;background:{colour_of(holder.owner, people)};opacity:.75"></i>'
-                for holder, milli in held
-            )
-            who = ", ".join(f"{holder.owner}: {holder.name or 'a run'} ({milli / 1000:g})" for holder, milli in held) or "free"
-            squares.append(
-                f'<div class="ms-gpu" role="img" title="GPU {device.index} {escape(device.model)}: {escape(who)}" '
-                f'aria-label="GPU {device.index}: {escape(who, quote=True)}">{fills}<b>{device.index}</b></div>'
-            )
         cpu = f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g} CPUs"
-        out.append(
-            f'<div><span class="ms-soft">{escape(node.name)} · {state(node.state.value)} · {cpu}</span>'
-            f'<div class="ms-gpus">{"".join(squares) or "<span>no GPU</span>"}</div></div>'
+        named = f'{escape(node.name)} {state(node.state.value)} <span class="ms-soft">{cpu}</span>'
+        out.append(f'<div class="ms-node"><div>{named}</div>{squares(node, holders.get(node.id, ()), people)}</div>')
+    legend = "".join(f'<span><i style="background:{colour_of(one, people)}"></i>{escape(one)}</span>' for one in people)
+    return f'<div class="ms-nodes">{"".join(out)}</div>' + (f'<div class="ms-legend">{legend}</div>' if legend else "")
+
+
+def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
+    """Return the GPUs of one node as squares."""
+    out = []
+    for device in node.devices:
+        shares = [(one, share.milli) for one in held for share in one.granted.devices if share.index == device.index]
+        fills = "".join(
+            f'<i style="height:{milli / 10}%;background:{colour_of(one.owner, people)}"></i>' for one, milli in shares
         )
-    legend = " ".join(
-        f'<span style="border-left:10px solid {colour_of(one, people)};padding-left:4px">{escape(one)}</span>' for one in people
+        who = ", ".join(f"{one.owner}: {one.name or 'a run'} ({milli / 1000:g})" for one, milli in shares) or "free"
+        told = escape(f"GPU {device.index} {device.model}: {who}", quote=True)
+        out.append(f'<div class="ms-gpu" role="img" title="{told}" aria-label="{told}">{fills}<b>{device.index}</b></div>')
+    return f'<div class="ms-gpus">{"".join(out)}</div>' if out else '<span class="ms-soft">no GPU</span>'
+
+
+def why(sentence: str) -> str:
+    """Return the sentence that tells why, below a state."""
+    return f'<div class="ms-why">{escape(sentence)}</div>' if sentence else ""
+
+
+def note(words: str) -> str:
+    """Return a quiet line."""
+    return f'<p class="ms-soft">{escape(words)}</p>'
+
+
+def short_id(whole: str, length: int = 12) -> str:
+    """Return a long id or digest, shortened; a click copies all of it."""
+    if not whole:
+        return ""
+    shown = whole if len(whole) <= length + 2 else whole[:length] + "…"
+    return (
+        f'<span class="ms-id" data-copy="{escape(whole, quote=True)}" title="{escape(whole, quote=True)}">{escape(shown)}</span>'
     )
-    return f'{"".join(out)}<div class="ms-soft" style="margin-top:4px;display:flex;gap:12px">{legend}</div>'
 
 
-async def live(ctx: Context, draw: Callable[[], str], topics: tuple[str, ...], *, every_s: float = 1.0) -> ui.html:
-    """Draw markup, and draw it again after the topics have moved: one timer, no query while nothing moves.
+def tags(words: Sequence[str]) -> str:
+    """Return words in small frames."""
+    return " ".join(f'<span class="ms-tag">{escape(word)}</span>' for word in words)
 
-    `draw` blocks (it asks the services) and runs in a thread.
-    """
-    seen = {"version": ctx.signals.version(*topics)}
-    shown = ui.html(await run.io_bound(draw) or "", sanitize=False)
 
-    async def again() -> None:
-        version = ctx.signals.version(*topics)
-        if version == seen["version"]:
-            return
-        seen["version"] = version
-        fresh = await run.io_bound(draw) or ""
-        if fresh != shown.content:
-            shown.set_content(fresh)
+def button(label: str, act: str, argument: str = "", *, is_bad: bool = False, is_small: bool = False) -> str:
+    """Return a button whose click calls the page's handler of `act` (see `acts.listen`)."""
+    kind = f"ms-btn{' ms-btn-bad' if is_bad else ''}{' ms-btn-small' if is_small else ''}"
+    chosen = escape(argument, quote=True)
+    return f'<button type="button" class="{kind}" data-act="{escape(act)}" data-arg="{chosen}">{escape(label)}</button>'
 
-    ui.timer(every_s, again)
-    return shown
+
+def meter(used: float, total: float, words: str) -> str:
+    """Return a bar of how much is used, and the words for it."""
+    part = min(100.0, 100 * used / total) if total > 0 else 0.0
+    return f'<span class="ms-bar2" aria-hidden="true"><i style="width:{part:.0f}%"></i></span>{escape(words)}'
+
+
+def figure(value: object) -> str:
+    """Return a number as people read it; anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return escape(str(value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.5g}"
+
+
+def spark(values: Sequence[float], *, line: float | None = None, width: int = 120, height: int = 28) -> str:
+    """Return a small curve; `line` is what the values must reach."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    every = [*finite, line] if line is not None else finite
+    low, high = min(every), max(every)
+    room = (high - low) or 1.0
+    step = (width - 4) / max(len(finite) - 1, 1)
+
+    def place(value: float) -> float:
+        return height - 3 - (value - low) / room * (height - 6)
+
+    points = " ".join(f"{2 + n * step:.1f},{place(value):.1f}" for n, value in enumerate(finite))
+    goal = ""
+    if line is not None:
+        goal = (
+            f'<line x1="0" x2="{width}" y1="{place(line):.1f}" y2="{place(line):.1f}" stroke="#D55E00" stroke-dasharray="3 3"/>'
+        )
+    last = points.rpartition(" ")[2].split(",")
+    dot = f'<circle cx="{last[0]}" cy="{last[1]}" r="2.5" fill="{SERIES[0]}"/>'
+    curve = f'<polyline points="{points}" fill="none" stroke="{SERIES[0]}" stroke-width="1.5"/>' if len(finite) > 1 else ""
+    title = f"{len(finite)} values from {min(finite):,.4g} to {max(finite):,.4g}"
+    return (
+        f'<svg class="ms-spark" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{title}">{goal}{curve}{dot}</svg>'
+    )

@@ -1,179 +1,232 @@
-"""`/runs/{id}`: state with its reason, live log beside live charts, then parameters, files, lineage, attempts."""
+"""`/runs/{id}`: state with its reason, live log and charts, then parameters, files, attempts, lineage; what one may do."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from nicegui import run as threads
 from nicegui import ui
 
-from mainspring.core.actors import Actor
-from mainspring.core.errors import MainspringError
 from mainspring.core.lifecycle import TERMINAL_RUN
-from mainspring.core.records import Attempt, Run
-from mainspring.core.specs import Value
-from mainspring.core.units import show_bytes, show_seconds
-from mainspring.services import lineage, logs, metrics, runs
-from mainspring.services.context import Context
-from mainspring.ui import parts
+from mainspring.core.records import Desired, Run, RunState
+from mainspring.core.specs import RunKind, ValueKind
+from mainspring.core.units import show_seconds
+from mainspring.services import metrics, runs
+from mainspring.ui import acts, charts, parts, run_facts
+from mainspring.ui.live import Live
+from mainspring.ui.run_log import log_block
 from mainspring.ui.theme import SERIES, page_frame
+from mainspring.ui.view import View
 
-TAIL = 200_000
-MAX_CHARTS = 6
+MAX_CHARTS = 12
+POINTS = 1000
+USAGE_POINTS = 300
 
 
-async def page(ctx: Context, actor: Actor, ref: str) -> None:
+async def page(view: View) -> None:
     """Draw the page of one run."""
-    one: Run | None = await threads.io_bound(runs.get, ctx, actor, ref)
+    one: Run | None = await threads.io_bound(runs.get, view.ctx, view.actor, view.ref)
     if one is None:
         return
-    with page_frame(one.name, "/runs"):
-        await parts.live(ctx, lambda: top(ctx, actor, one.id), ("runs", "attempts"))
-        _buttons(ctx, actor, one)
+    live = Live(view.ctx, every_s=0.5)
+    with page_frame(one.name, view, "/runs"):
+        with ui.element("section"):
+            await live.block(lambda: run_facts.top(view, one.id), "runs", "attempts")
+            await live.block(lambda: buttons(view, one.id), "runs")
         with ui.element("div").classes("ms-cols"):
             with ui.element("section"):
                 parts.heading("Log")
-                await log_block(ctx, actor, one.id)
+                await log_block(live, view, one.id)
             with ui.element("section"):
                 parts.heading("Metrics")
-                await charts(ctx, actor, one.id)
+                await _charts(live, view, one.id)
         with ui.element("div").classes("ms-cols"):
             for title, draw in (
-                ("Parameters", parameters),
-                ("Results", outputs),
-                ("Attempts", attempts),
-                ("Made from", made_from),
-                ("Command and code", code),
+                ("Parameters", run_facts.parameters),
+                ("Last values", run_facts.latest),
+                ("Results and files", run_facts.outputs),
+                ("Attempts", run_facts.attempts),
+                ("Command and code", run_facts.code),
             ):
                 with ui.element("section"):
                     parts.heading(title)
-                    await parts.live(ctx, lambda draw=draw: draw(ctx, actor, one.id), ("runs", "attempts"))  # type: ignore[misc]
+                    await live.block(lambda draw=draw: draw(view, one.id), "runs", "attempts")  # type: ignore[misc]
+            with ui.element("section"):
+                parts.heading("What the machine gave")
+                await _usage(live, view, one.id)
+        with ui.element("section"):
+            parts.heading("Made from")
+            await live.block(lambda: run_facts.made_from(view, one.id))
+    acts.listen(
+        {
+            "cancel": lambda _: _ask_cancel(view, one.id),
+            "pause": lambda _: _pause(view, one.id),
+            "resume": lambda _: _resume(view, one.id),
+            "rerun": lambda _: _ask_rerun(view, one.id),
+        }
+    )
+    live.start()
 
 
-def top(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return name, state and the one sentence."""
-    one = runs.get(ctx, actor, ref)
-    told = runs.why(ctx, actor, ref)
-    sentence = parts.text(told["sentence"])
-    return (
-        f'<div class="ms-soft">{parts.text(one.owner)} · {parts.text(one.id)} · {parts.moment(one.created_at)}</div>'
-        f'<p class="ms-sentence">{parts.text(one.name)} {parts.state(one.state.value)} {sentence}</p>'
+def buttons(view: View, ref: str) -> str:
+    """Return what one may do with the run as it is now."""
+    one = runs.get(view.ctx, view.actor, ref)
+    found = []
+    if one.state not in TERMINAL_RUN and one.desired is not Desired.CANCELLED:
+        found.append(parts.button("Cancel run", "cancel", is_bad=True))
+        if one.desired is Desired.PAUSED:
+            found.append(parts.button("Resume", "resume"))
+        else:
+            found.append(parts.button("Pause", "pause"))
+    found.append(parts.button("Run again", "rerun"))
+    return f'<div class="ms-actions">{"".join(found)}</div>'
+
+
+async def _ask_cancel(view: View, ref: str) -> None:
+    one: Run | None = await threads.io_bound(runs.get, view.ctx, view.actor, ref)
+    if one is None:
+        return
+    grace = show_seconds(one.spec.grace_s)
+    if one.state is RunState.QUEUED:
+        happens = "It has not begun: it leaves the queue at once."
+    else:
+        happens = f"Its process gets SIGTERM, {grace} of grace, then it is killed. Log and metrics stay."
+
+    async def cancel() -> None:
+        await acts.carry_out(lambda: runs.cancel(view.ctx, view.actor, ref), "It is being cancelled.")
+
+    acts.ask(f"Cancel {one.name}?", happens, "Cancel run", cancel)
+
+
+async def _pause(view: View, ref: str) -> None:
+    async def pause() -> None:
+        await acts.carry_out(lambda: runs.pause(view.ctx, view.actor, ref), "It is held.")
+
+    acts.ask(
+        "Pause this run?",
+        "If it runs, its process is stopped and its place is given away; it starts again from its last checkpoint when resumed.",
+        "Pause run",
+        pause,
+        is_destructive=False,
     )
 
 
-def _buttons(ctx: Context, actor: Actor, one: Run) -> None:
-    with ui.row().classes("ms-actions"):
-        if one.state not in TERMINAL_RUN:
-            ui.button("Cancel run", on_click=lambda: _ask_cancel(ctx, actor, one)).props("outline no-caps dense")
-        ui.button("Run again", on_click=lambda: _rerun(ctx, actor, one)).props("outline no-caps dense")
+async def _resume(view: View, ref: str) -> None:
+    await acts.carry_out(lambda: runs.resume(view.ctx, view.actor, ref), "It waits for its place again.")
 
 
-def _ask_cancel(ctx: Context, actor: Actor, one: Run) -> None:
-    with ui.dialog() as dialog, ui.card():
-        grace = show_seconds(one.spec.grace_s)
-        ui.label(f"Cancel {one.name}? Its process gets SIGTERM, {grace} of grace, then it is killed. Logs and metrics stay.")
-        with ui.row():
-            ui.button("Keep it running", on_click=dialog.close).props("flat no-caps")
+async def _ask_rerun(view: View, ref: str) -> None:
+    one: Run | None = await threads.io_bound(runs.get, view.ctx, view.actor, ref)
+    if one is None:
+        return
+    known = changeable(one)
+    with ui.dialog() as dialog, ui.card().classes("ms-dialog"):
+        ui.label(f"Run {one.name} again?").classes("ms-question")
+        ui.label(f"A new run of the same code is submitted in your name. It asks for {one.spec.resources.show()}.")
+        fields: dict[str, ui.input] = {}
+        for name, value in known.items():
+            fields[name] = ui.input(name, value=value).props("dense outlined").classes("w-full").style("width:100%")
+        if not known:
+            ui.label("It has no parameters that could be changed.").classes("ms-soft")
 
-            async def cancel() -> None:
-                dialog.close()
-                await _try(lambda: runs.cancel(ctx, actor, one.id), "Cancelling")
+        async def submit() -> None:
+            dialog.close()
+            changed = {name: _read(field.value) for name, field in fields.items() if field.value != known[name]}
+            again = await acts.carry_out(lambda: runs.rerun(view.ctx, view.actor, ref, set_params=changed), "Submitted again.")
+            if again is not None:
+                ui.navigate.to(view.url(f"/runs/{again.id}"))
 
-            ui.button("Cancel run", on_click=cancel).props("no-caps color=negative")
+        with ui.row().classes("ms-actions"):
+            ui.button("Run again", on_click=submit).props("no-caps unelevated color=primary")
+            ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
     dialog.open()
 
 
-async def _rerun(ctx: Context, actor: Actor, one: Run) -> None:
-    again = await _try(lambda: runs.rerun(ctx, actor, one.id), "Submitted again")
-    if again is not None:
-        ui.navigate.to(f"/runs/{again.id}")
+def changeable(one: Run) -> dict[str, str]:
+    """Return the parameters that `rerun` can change, as text: a task's plain arguments, a script's `--name value`."""
+    if one.spec.kind is RunKind.TASK:
+        plain = {name: value.json for name, value in one.spec.args.items() if value.kind is ValueKind.JSON and not value.digest}
+        return {
+            name: _written(value)
+            for name, value in {**plain, **one.spec.params}.items()
+            if name in plain or name in one.spec.params
+        }
+    found: dict[str, str] = {}
+    words = one.spec.command
+    for position, word in enumerate(words):
+        if not word.startswith("--") or len(word) < 3:
+            continue
+        name, equals, value = word[2:].partition("=")
+        if equals:
+            found[name] = value
+        elif position + 1 < len(words) and not words[position + 1].startswith("--"):
+            found[name] = words[position + 1]
+    return found
 
 
-async def _try(act: object, done: str) -> Run | None:
-    try:
-        result: Run | None = await threads.io_bound(act)  # type: ignore[arg-type]
-    except MainspringError as wrong:
-        ui.notify(str(wrong), type="negative", close_button=True)
-        return None
-    ui.notify(done)
-    return result
-
-
-@dataclass(slots=True)
-class _Tail:
-    """The end of a log as one page shows it."""
-
-    attempt: str
-    offset: int
-    data: bytes
-    version: int = -1
-
-    def grow(self, ctx: Context, actor: Actor, ref: str) -> bool:
-        """Read what has come since, from the newest attempt; return whether anything has."""
-        newest = logs.choose(ctx, actor, ref, None)
-        if newest is not None and newest.id != self.attempt:
-            self.attempt, self.offset, self.data = newest.id, 0, b""
-        part = logs.read(ctx, actor, ref, offset=self.offset, limit=TAIL)
-        self.data, self.offset = (self.data + part.data)[-TAIL:], part.next_offset
-        return bool(part.data)
-
-
-async def log_block(ctx: Context, actor: Actor, ref: str) -> None:
-    """Draw the log's tail and keep appending what comes."""
-    first = await threads.io_bound(logs.read, ctx, actor, ref, offset=-TAIL, limit=TAIL)
-    if first is None:
-        return
-    block = ui.element("pre").classes("ms-log").props('tabindex=0 aria-label="Log"')
-    with block:
-        shown = ui.html(parts.text(first.data.decode("utf-8", "replace")) or "Nothing printed yet.", sanitize=False)
-    tail = _Tail(attempt=first.attempt, offset=first.next_offset, data=first.data)
-
-    async def more() -> None:
-        version = ctx.signals.version(f"logs:{tail.attempt}", "attempts")
-        if version == tail.version:
-            return
-        tail.version = version
-        if await threads.io_bound(tail.grow, ctx, actor, ref):
-            shown.set_content(parts.text(tail.data.decode("utf-8", "replace")))
-            block.run_method("scrollTo", 0, 10_000_000)
-
-    ui.timer(0.5, more)
-
-
-async def charts(ctx: Context, actor: Actor, ref: str) -> None:
+async def _charts(live: Live, view: View, ref: str) -> None:
     """Draw one small chart for each metric and keep them current."""
-    holder = ui.element("div")
+    holder = ui.element("div").classes("ms-charts")
+    empty = ui.html(parts.note('No metric yet. In your code: ms.log_metric("loss", value, step=n)'), sanitize=False)
     drawn: dict[str, ui.echart] = {}
-    seen = {"version": -1}
 
     async def refresh() -> None:
-        version = ctx.signals.version("runs", "attempts", "metrics")
-        if version == seen["version"]:
-            return
-        seen["version"] = version
-        series = await threads.io_bound(_series, ctx, actor, ref)
-        for name, points in (series or {}).items():
-            if name not in drawn:
-                with holder:
-                    drawn[name] = ui.echart(_chart(name, [])).style("height:180px;width:100%")
-            drawn[name].options["series"][0]["data"] = points
-            drawn[name].update()
-        if not drawn and seen["version"] >= 0 and not holder.default_slot.children:
-            with holder:
-                ui.html(
-                    '<p class="ms-soft">No metric yet. In your code: ms.log_metric("loss", value, step=n)</p>', sanitize=False
-                )
+        series = await threads.io_bound(_series, view, ref) or {}
+        for number, (name, points) in enumerate(series.items()):
+            fresh = charts.curve(name, points, colour=SERIES[number % len(SERIES)])
+            _show(drawn, name, fresh, holder)
+        empty.set_visibility(not drawn)
 
-    await refresh()
-    ui.timer(1.0, refresh)
+    await live.add(refresh, "runs", "attempts")
 
 
-def _series(ctx: Context, actor: Actor, ref: str) -> dict[str, list[list[float]]]:
-    names = sorted(metrics.summary(ctx, actor, ref))[:MAX_CHARTS]
+async def _usage(live: Live, view: View, ref: str) -> None:
+    """Draw what the run used of processor, memory and GPU."""
+    holder = ui.element("div").classes("ms-charts")
+    empty = ui.html(parts.note("Measured every few seconds while it runs."), sanitize=False)
+    drawn: dict[str, ui.echart] = {}
+
+    async def refresh() -> None:
+        samples = await threads.io_bound(metrics.usage, view.ctx, view.actor, ref, points=USAGE_POINTS) or ()
+        for number, (name, points) in enumerate(used(samples).items()):
+            fresh = charts.curve(name, points, colour=SERIES[(number + 2) % len(SERIES)], x_name="s")
+            _show(drawn, name, fresh, holder)
+        empty.set_visibility(not drawn)
+
+    await live.add(refresh, "attempts", "runs")
+
+
+def used(samples: object) -> dict[str, list[list[float]]]:
+    """Return the series of samples of use, over the seconds since the first: `{title: [[second, value], …]}`."""
+    found: dict[str, list[list[float]]] = {}
+    first: float | None = None
+    for sample in samples if isinstance(samples, list | tuple) else ():
+        if not isinstance(sample, Mapping) or not isinstance(sample.get("at"), int | float):
+            continue
+        first = float(sample["at"]) if first is None else first
+        at = round(float(sample["at"]) - first, 1)
+        for key, title, scale in (("cpu", "CPUs", 1.0), ("memory_bytes", "Memory, MiB", 2.0**20)):
+            value = sample.get(key)
+            if isinstance(value, int | float):
+                found.setdefault(title, []).append([at, round(float(value) / scale, 3)])
+    return found
+
+
+def _show(drawn: dict[str, ui.echart], name: str, fresh: dict[str, object], holder: ui.element) -> None:
+    if name not in drawn:
+        with holder:
+            drawn[name] = ui.echart(fresh).classes("ms-chart")
+    elif drawn[name].options["series"][0]["data"] != fresh["series"][0]["data"]:  # type: ignore[index]
+        drawn[name].options["series"] = fresh["series"]
+        drawn[name].update()
+
+
+def _series(view: View, ref: str) -> dict[str, list[list[float]]]:
+    names = sorted(metrics.summary(view.ctx, view.actor, ref))[:MAX_CHARTS]
     found = {}
     for name in names:
-        points = metrics.series(ctx, actor, ref, name, points=1000)
+        points = metrics.series(view.ctx, view.actor, ref, name, points=POINTS)
         found[name] = [
             [float(n if step is None else step), float(value)]
             for n, (step, value, _) in enumerate(points)
@@ -182,85 +235,12 @@ def _series(ctx: Context, actor: Actor, ref: str) -> dict[str, list[list[float]]
     return found
 
 
-def _chart(name: str, points: list[list[float]]) -> dict[str, object]:
-    return {
-        "animation": False,
-        "title": {"text": name, "textStyle": {"fontSize": 12, "fontWeight": 600, "color": "#7f8a93"}},
-        "grid": {"left": 56, "right": 12, "top": 28, "bottom": 24},
-        "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "scale": True, "axisLabel": {"color": "#7f8a93"}, "splitLine": {"show": False}},
-        "yAxis": {
-            "type": "value",
-            "scale": True,
-            "axisLabel": {"color": "#7f8a93"},
-            "splitLine": {"lineStyle": {"opacity": 0.25}},
-        },
-        "series": [{"type": "line", "data": points, "symbolSize": 5, "lineStyle": {"width": 1.5}, "color": SERIES[0]}],
-    }
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def parameters(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return the parameters as names and values."""
-    found = metrics.params(ctx, actor, ref)
-    if not found:
-        return '<p class="ms-soft">None.</p>'
-    return parts.pairs([(name, parts.text(value)) for name, value in sorted(found.items())])
-
-
-def outputs(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return what the run gave back."""
-    one = runs.get(ctx, actor, ref)
-    return parts.table(
-        ("Name", "Kind", "Value"),
-        [(parts.text(name), parts.text(value.kind.value), parts.text(_shown(value))) for name, value in one.outputs.items()],
-        empty="Nothing yet.",
-    )
-
-
-def attempts(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return each try: where, how it ended, how long it took."""
-    rows = []
-    for one in runs.attempts(ctx, actor, ref):
-        ended = one.outcome
-        how = f"{ended.cause.value}: {ended.message}" if ended else ""
-        rows.append((str(one.number), parts.state(one.state.value), parts.text(_where(one)), parts.text(how), _took(one)))
-    return parts.table(("Try", "State", "Node", "End", "Took"), rows, empty="Not placed yet.")
-
-
-def made_from(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return the run's lineage as rows."""
-    graph: Mapping[str, object] = lineage.of_run(ctx, actor, ref)
-    nodes = [one for one in graph["nodes"] if isinstance(one, lineage.LineageNode)]  # type: ignore[attr-defined]
-    rows = [(parts.text(one.kind), parts.text(one.label), parts.text(one.detail[:24])) for one in nodes[1:]]
-    return parts.table(("Kind", "Name", "Digest or id"), rows, empty="Nothing that is versioned.")
-
-
-def code(ctx: Context, actor: Actor, ref: str) -> str:
-    """Return the command, the commit and the resources."""
-    one = runs.get(ctx, actor, ref)
-    spec = one.spec
-    what = " ".join(spec.command) if spec.command else f"{spec.entry.module}:{spec.entry.function}" if spec.entry else ""
-    commit = f"{spec.code.git_commit[:12]}{' with changes' if spec.code.is_dirty else ''}" if spec.code.git_commit else "no git"
-    return parts.pairs(
-        [
-            ("Command", f"<code>{parts.text(what[:500])}</code>"),
-            ("Asks for", parts.text(spec.resources.show())),
-            ("Commit", parts.text(commit)),
-            ("Bundle", parts.text(spec.code.manifest[:16] or "none")),
-        ]
-    )
-
-
-def _shown(value: Value) -> str:
-    if value.digest:
-        return f"{value.digest[:12]} {show_bytes(value.size_bytes) if value.size_bytes else ''}"
-    return str(value.json)[:300]
-
-
-def _where(one: Attempt) -> str:
-    return ", ".join(sorted({replica.node for replica in one.replicas}))
-
-
-def _took(one: Attempt) -> str:
-    begun = one.started_at or one.launched_at
-    return show_seconds((one.ended_at - begun).total_seconds()) if begun and one.ended_at else ""
+def _read(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -2,95 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from urllib.parse import urlencode
+from collections.abc import Mapping, Sequence
 
+from nicegui import run as threads
 from nicegui import ui
 
-from mainspring.core.actors import Actor
-from mainspring.core.queries import RunFilter
+from mainspring.core.ids import RunId
+from mainspring.core.queries import Page, RunFilter
 from mainspring.core.records import Run, RunState
 from mainspring.core.units import show_milli
 from mainspring.services import runs
-from mainspring.services.context import Context
 from mainspring.ui import parts
+from mainspring.ui.live import Live
 from mainspring.ui.theme import page_frame
+from mainspring.ui.view import View
 
 PAGE = 50
 ORDERS = ("newest", "oldest", "name", "state", "duration")
+MAX_METRICS = 6
 
 
-async def page(ctx: Context, actor: Actor, query: Mapping[str, str]) -> None:
-    """Draw the table that `query` describes."""
-    wanted = filter_of(query)
-    with page_frame("Runs", "/runs"):
-        with ui.element("form").classes("ms-filter").props('method="get" action="/runs" role="search"'):
-            ui.html(controls(query), sanitize=False)
-        await parts.live(ctx, lambda: rows(ctx, actor, wanted, query), ("runs", "attempts"))
+async def page(view: View) -> None:
+    """Draw the table that the address describes; rows stay where they are, new ones are announced."""
+    wanted = filter_of(view)
+    live = Live(view.ctx)
+    cursor = view.query.get("cursor", "")
+    first: Page[Run] | None = await threads.io_bound(runs.page, view.ctx, view.actor, wanted, cursor=cursor, limit=PAGE)
+    if first is None:
+        return
+    shown = [one.id for one in first.items]
+    newest = max((one.seq for one in first.items), default=0)
+    with page_frame("Runs", view):
+        ui.html(controls(view, wanted), sanitize=False)
+        if wanted.order == "newest" and not cursor:
+            await live.block(lambda: _news(view, wanted, newest), "runs")
+        await live.block(lambda: rows(view, wanted, first, shown), "runs", "attempts")
+    live.start()
 
 
-def filter_of(query: Mapping[str, str]) -> RunFilter:
+def filter_of(view: View) -> RunFilter:
     """Return what the address asks for; what it does not understand it ignores."""
-    state = query.get("state", "")
-    order = query.get("order", "newest")
+    query: Mapping[str, str] = view.query
+    state, order = query.get("state", ""), query.get("order", "newest")
+    is_metric = order.startswith("metric:") and order.removeprefix("metric:").lstrip("-") != ""
     return RunFilter(
-        project=query.get("project", "") or "default",
+        project=view.project,
         states=(state,) if state in set(RunState) else (),
         owner=query.get("owner", ""),
         tag=query.get("tag", ""),
         text=query.get("q", "")[:200],
         link_id=query.get("link", ""),
         is_archived=query.get("archived") == "1",
-        order=order if order in ORDERS or order.startswith("metric:") else "newest",
+        order=order if order in ORDERS or is_metric else "newest",
     )
 
 
-def controls(query: Mapping[str, str]) -> str:
-    """Return the filter's fields, filled with what is asked."""
-    chosen, order = query.get("state", ""), query.get("order", "newest")
+def controls(view: View, wanted: RunFilter) -> str:
+    """Return the filter's fields, filled with what is asked, and the links that take parts of it out."""
+    chosen = wanted.states[0] if wanted.states else ""
     states = "".join(_option(one, chosen, one or "any state") for one in ("", *(state.value for state in RunState)))
-    orders = "".join(_option(one, order, one) for one in ORDERS)
-    search = parts.text(query.get("q", ""))
+    known = ORDERS if wanted.order in ORDERS else (*ORDERS, wanted.order)
+    orders = "".join(_option(one, wanted.order, one) for one in known)
+    kept = "".join(
+        f'<input type="hidden" name="{name}" value="{parts.text(view.query[name])}">'
+        for name in ("project", "owner", "tag", "link")
+        if view.query.get(name)
+    )
+    taken_out = " ".join(
+        f'<a class="ms-tag" href="{parts.text(view.again(**{name: "", "cursor": ""}))}">without {name} '
+        f"{parts.text(view.query[name])}</a>"
+        for name in ("owner", "tag", "link")
+        if view.query.get(name)
+    )
+    archived = " checked" if wanted.is_archived else ""
     return (
-        f'<input name="q" type="search" value="{search}" placeholder="name, id, owner, command, tag" aria-label="Search">'
+        f'<form class="ms-filter" method="get" action="/runs" role="search">{kept}'
+        f'<input name="q" type="search" value="{parts.text(wanted.text)}" placeholder="name, id, owner, command, tag" '
+        'aria-label="Search">'
         f'<select name="state" aria-label="State">{states}</select>'
         f'<select name="order" aria-label="Order">{orders}</select>'
-        '<button type="submit">Show</button>'
+        f'<label><input type="checkbox" name="archived" value="1"{archived}> archived</label>'
+        f'<button class="ms-btn" type="submit">Show</button>{taken_out}</form>'
     )
 
 
-def rows(ctx: Context, actor: Actor, wanted: RunFilter, query: Mapping[str, str]) -> str:
-    """Return one page of runs and the way to the next."""
-    found = runs.page(ctx, actor, wanted, cursor=query.get("cursor", ""), limit=PAGE)
-    names = sorted({name for one in found.items for name in one.metrics})[:4]
+def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]) -> str:
+    """Return the runs `shown`, as they are now, and the way to the next."""
+    fresh = {one.id: one for one in first.items}
+    if not wanted.states:  # a run that changes its state may leave the filter; it stays under the reader's eyes
+        now = runs.page(view.ctx, view.actor, wanted, cursor=view.query.get("cursor", ""), limit=PAGE)
+        fresh |= {one.id: one for one in now.items}
+    for id in shown:
+        if fresh[id].ended_at is None:
+            found = view.ctx.store.runs.get(id)
+            fresh[id] = found if found is not None else fresh[id]
+    items = [fresh[id] for id in shown]
+    names = sorted({name for one in items for name in one.metrics})[:MAX_METRICS]
+    params = sorted({name for one in items for name in one.spec.params})[:4]
+    params = [name for name in params if len({str(one.spec.params.get(name)) for one in items}) > 1]
+    heads = [_sorted_by(view, wanted, "name", "Run"), _sorted_by(view, wanted, "state", "State"), "Owner", "Asks for"]
+    metric_heads = [_sorted_by(view, wanted, f"metric:{name}", name) for name in names]
+    tail = [_sorted_by(view, wanted, "newest", "Submitted"), _sorted_by(view, wanted, "duration", "Took"), "Tags"]
     table = parts.table(
-        ("Run", "State", "Owner", "Asks for", *names, "Submitted", "Took", "Tags"),
-        [row(one, names) for one in found.items],
+        [*heads, *params, *metric_heads, *tail],
+        [row(view, one, params, names) for one in items],
         empty="No run matches. Type: mainspring run train.py",
         label="Runs",
+        numeric=(*params, *metric_heads, tail[1]),
     )
-    more = ""
-    if found.cursor:
-        more = parts.link("Older runs", "/runs?" + urlencode({**query, "cursor": found.cursor}))
-    return f'<p class="ms-soft">{found.total:,} runs</p>{table}{more}'
+    more = parts.link("Next page", view.again(cursor=first.cursor)) if first.cursor else ""
+    back = parts.link("First page", view.again(cursor="")) if view.query.get("cursor") else ""
+    count = parts.note(f"{first.total:,} {'run' if first.total == 1 else 'runs'}")
+    return f'{count}{table}<p style="margin-top:8px;display:flex;gap:16px">{back}{more}</p>'
 
 
-def row(one: Run, names: list[str]) -> tuple[str, ...]:
+def row(view: View, one: Run, params: list[str], names: list[str]) -> tuple[str, ...]:
     """Return one run as cells."""
-    waits = ""
-    if one.reason and one.state is RunState.QUEUED:
-        waits = f'<div class="ms-soft">{parts.text(one.reason.sentence)}</div>'
-    gpus = f", {show_milli(one.spec.resources.gpu_milli)} GPU" if one.spec.resources.gpu_milli else ""
     return (
-        parts.link(one.name, f"/runs/{one.id}"),
-        parts.state(one.state.value) + waits,
-        parts.text(one.owner),
-        f"{show_milli(one.spec.resources.cpu_milli)} CPU{gpus}",
-        *(f"{one.metrics[name]:.4g}" if name in one.metrics else "" for name in names),
+        name_cell(view, one),
+        state_cell(one),
+        parts.link(one.owner, view.url("/runs", owner=one.owner)),
+        asks(one),
+        *(parts.figure(one.spec.params[name]) if name in one.spec.params else "" for name in params),
+        *(parts.figure(one.metrics[name]) if name in one.metrics else "" for name in names),
         parts.moment(one.created_at),
         parts.duration(one),
-        parts.text(", ".join(one.tags)),
+        " ".join(f'<a class="ms-tag" href="{parts.text(view.url("/runs", tag=tag))}">{parts.text(tag)}</a>' for tag in one.tags),
     )
+
+
+def name_cell(view: View, one: Run) -> str:
+    """Return the run's name as a link to its page."""
+    return parts.link(one.name, view.url(f"/runs/{one.id}"))
+
+
+def state_cell(one: Run) -> str:
+    """Return the state, with the reason of a run that waits and the message of one that failed."""
+    if one.state is RunState.QUEUED and one.reason is not None:
+        return parts.state(one.state.value) + parts.why(one.reason.sentence)
+    if one.state is RunState.FAILED and one.outcome is not None:
+        return parts.state(one.state.value) + parts.why(one.outcome.message[:160])
+    return parts.state(one.state.value)
+
+
+def asks(one: Run) -> str:
+    """Return what the run asks for, in short."""
+    wanted = one.spec.resources
+    gpus = f", {show_milli(wanted.gpu_milli)} GPU" if wanted.gpu_milli else ""
+    times = f" × {one.spec.replicas}" if one.spec.replicas > 1 else ""
+    return f"{show_milli(wanted.cpu_milli)} CPU{gpus}{times}"
+
+
+def _news(view: View, wanted: RunFilter, newest: int) -> str:
+    found = runs.page(view.ctx, view.actor, wanted, limit=PAGE)
+    fresh = sum(one.seq > newest for one in found.items)
+    if not fresh or not newest:
+        return ""
+    many = f"{fresh}+" if fresh >= PAGE else str(fresh)
+    return f'<a class="ms-btn ms-news" href="{parts.text(view.again())}">{many} new: show</a>'
+
+
+def _sorted_by(view: View, wanted: RunFilter, order: str, label: str) -> str:
+    """Return a column's head that sorts by it; a second click on a metric or on the time turns the order round."""
+    turned = {"newest": "oldest"}.get(order, f"metric:-{order[7:]}" if order.startswith("metric:") else order)
+    is_this = wanted.order in (order, turned)
+    target = turned if wanted.order == order else order
+    arrow = " ▾" if wanted.order == order else " ▴" if is_this else ""
+    return f'<a href="{parts.text(view.again(order=target, cursor=""))}">{parts.text(label)}{arrow}</a>'
 
 
 def _option(value: str, chosen: str, label: str) -> str:

@@ -1,0 +1,56 @@
+"""What people do on a page: buttons in markup, a dialog that says what will happen, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from nicegui import run, ui
+from nicegui.events import GenericEventArguments
+
+from mainspring.core.errors import MainspringError
+
+T = TypeVar("T")
+Handler = Callable[[str], Awaitable[None] | None]
+
+
+def listen(handlers: Mapping[str, Handler]) -> None:
+    """Let buttons made by `parts.button` call `handlers[act](argument)`. Rights are asked where the act is done, in services."""
+
+    async def act(event: GenericEventArguments) -> None:
+        said = event.args if isinstance(event.args, dict) else {}
+        handler = handlers.get(str(said.get("act", "")))
+        if handler is not None:
+            waiting = handler(str(said.get("arg", "")))
+            if waiting is not None:
+                await waiting
+
+    ui.on("ms-act", act)
+
+
+def ask(question: str, consequence: str, verb: str, act: Callable[[], Awaitable[None]], *, is_destructive: bool = True) -> None:
+    """Open a dialog that says what will happen; `act` follows when it is confirmed."""
+    with ui.dialog() as dialog, ui.card().classes("ms-dialog"):
+        ui.label(question).classes("ms-question")
+        ui.label(consequence)
+        with ui.row().classes("ms-actions"):
+
+            async def confirmed() -> None:
+                dialog.close()
+                await act()
+
+            colour = "color=negative" if is_destructive else "color=primary"
+            ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
+            ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
+    dialog.open()
+
+
+async def carry_out(act: Callable[[], T], done: str) -> T | None:
+    """Do `act` in a thread and tell how it went; None when it was refused."""
+    try:
+        result = await run.io_bound(act)
+    except MainspringError as wrong:
+        ui.notify(str(wrong), type="negative", close_button="Close", multi_line=True)
+        return None
+    ui.notify(done)
+    return result

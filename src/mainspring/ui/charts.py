@@ -1,0 +1,101 @@
+"""Charts as ECharts options: a curve, the best so far, parallel coordinates. Grey words that read on light and on dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mainspring.ui.theme import SERIES
+
+WORDS = "#7f8a93"
+AXIS: Mapping[str, object] = {
+    "axisLabel": {"color": WORDS, "hideOverlap": True},
+    "axisLine": {"lineStyle": {"color": WORDS, "opacity": 0.5}},
+    "splitLine": {"lineStyle": {"color": WORDS, "opacity": 0.18}},
+}
+Point = Sequence[float | str | None]
+
+
+def curve(title: str, points: Sequence[Point], *, colour: str = SERIES[0], x_name: str = "") -> dict[str, object]:
+    """Return a small chart of one metric over its step."""
+    return {
+        "animation": False,
+        "title": {"text": title, "left": 0, "top": 0, "textStyle": {"fontSize": 12, "fontWeight": 600, "color": WORDS}},
+        "grid": {"left": 52, "right": 14, "top": 26, "bottom": 24},
+        "tooltip": {"trigger": "axis", "confine": True},
+        "xAxis": {"type": "value", "min": "dataMin", "max": "dataMax", "name": x_name, **AXIS, "splitLine": {"show": False}},
+        "yAxis": {"type": "value", "scale": True, "splitNumber": 3, **AXIS},
+        "series": [
+            {
+                "type": "line",
+                "data": [list(point) for point in points],
+                "showSymbol": len(points) < 3,
+                "symbolSize": 5,
+                "lineStyle": {"width": 1.5},
+                "color": colour,
+            }
+        ],
+    }
+
+
+def best_so_far(metric: str, trials: Sequence[tuple[int, float]], *, is_maximized: bool) -> dict[str, object]:
+    """Return each trial's value as a dot, and the best one up to there as a step line."""
+    better = max if is_maximized else min
+    line: list[list[float]] = []
+    for number, value in trials:
+        line.append([number, better(value, line[-1][1]) if line else value])
+    return {
+        "animation": False,
+        "grid": {"left": 60, "right": 16, "top": 28, "bottom": 40},
+        "legend": {"top": 0, "left": 0, "textStyle": {"color": WORDS}, "data": ["trial", "best so far"]},
+        "tooltip": {"trigger": "item", "confine": True},
+        "xAxis": {"type": "value", "name": "trial", "nameLocation": "middle", "nameGap": 24, "minInterval": 1, **AXIS},
+        "yAxis": {"type": "value", "scale": True, "name": "", **AXIS},
+        "series": [
+            {"name": "trial", "type": "scatter", "data": [list(one) for one in trials], "symbolSize": 7, "color": SERIES[4]},
+            {
+                "name": "best so far",
+                "type": "line",
+                "step": "end",
+                "data": line,
+                "showSymbol": False,
+                "color": SERIES[5],
+                "lineStyle": {"width": 2},
+            },
+        ],
+        "aria": {"enabled": True, "label": {"description": f"Best {metric} so far over trials"}},
+    }
+
+
+def parallel(
+    axes: Sequence[tuple[str, str, Sequence[str]]], lines: Sequence[Sequence[float | str]], span: tuple[float, float]
+) -> dict[str, object]:
+    """Return parallel coordinates. An axis is (name, `value`, `log` or `category`, categories); the last one is the metric."""
+    described: list[dict[str, object]] = []
+    for number, (name, kind, categories) in enumerate(axes):
+        axis: dict[str, object] = {
+            "dim": number,
+            "name": name,
+            "type": kind,
+            "nameTextStyle": {"color": WORDS},
+            "axisLabel": {"color": WORDS},
+            "axisLine": {"lineStyle": {"color": WORDS, "opacity": 0.6}},
+        }
+        if kind == "category":
+            axis["data"] = list(categories)
+        else:
+            axis["scale"] = True
+        described.append(axis)
+    return {
+        "animation": False,
+        "parallelAxis": described,
+        "parallel": {"left": 48, "right": 72, "top": 32, "bottom": 28},
+        "visualMap": {
+            "show": False,
+            "type": "continuous",
+            "dimension": len(axes) - 1,
+            "min": span[0],
+            "max": span[1],
+            "inRange": {"color": ["#b9c6cf", "#56B4E9", "#0072B2"]},
+        },
+        "series": [{"type": "parallel", "data": [list(line) for line in lines], "lineStyle": {"width": 1.4, "opacity": 0.75}}],
+    }

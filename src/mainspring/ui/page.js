@@ -1,0 +1,77 @@
+// Times that stay true, shortcuts, buttons in markup, copying, and whether anybody looks. No request, no library.
+(() => {
+  const ago = (seconds) => {
+    const s = Math.max(0, Math.floor(seconds));
+    if (s < 1) return "now";
+    if (s < 60) return `${s} s`;
+    if (s < 3600) return `${Math.floor(s / 60)} m`;
+    if (s < 86400) return `${Math.floor(s / 3600)} h`;
+    return `${Math.floor(s / 86400)} d`;
+  };
+  const spent = (seconds) => {
+    const s = Math.max(0, Math.floor(seconds));
+    if (s < 60) return `${s} s`;
+    if (s < 3600) return `${Math.floor(s / 60)} m ${s % 60} s`;
+    if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} m`;
+    return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  };
+  setInterval(() => {
+    if (document.hidden) return;
+    for (const one of document.querySelectorAll("time[datetime]")) {
+      const past = (Date.now() - Date.parse(one.dateTime)) / 1000;
+      const words = one.classList.contains("ms-since") ? spent(past) : ago(past);
+      const text = one.classList.contains("ms-since") || words === "now" ? words : `${words} ago`;
+      if (one.textContent !== text) one.textContent = text;
+    }
+  }, 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (typeof emitEvent === "function") emitEvent("ms-visible", !document.hidden);
+  });
+  document.addEventListener("click", (event) => {
+    const act = event.target.closest("[data-act]");
+    if (act) emitEvent("ms-act", { act: act.dataset.act, arg: act.dataset.arg || "" });
+    const copied = event.target.closest("[data-copy]");
+    if (copied && navigator.clipboard) {
+      navigator.clipboard.writeText(copied.dataset.copy);
+      copied.classList.add("is-copied");
+      setTimeout(() => copied.classList.remove("is-copied"), 900);
+    }
+  });
+  const places = { o: "/", r: "/runs", s: "/sweeps", q: "/queue", c: "/clusters", d: "/datasets", m: "/models", e: "/endpoints" };
+  let isGoing = false;
+  document.addEventListener("keydown", (event) => {
+    const typed = event.target.closest("input, textarea, select, [contenteditable]");
+    if (typed || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isGoing && places[event.key]) location.href = places[event.key];
+    isGoing = event.key === "g";
+    if (event.key === "/") {
+      const search = document.querySelector("input[type=search]");
+      if (search) { event.preventDefault(); search.focus(); }
+    }
+    if (event.key === "j" || event.key === "k") {
+      const links = [...document.querySelectorAll("tbody td:first-child a")];
+      const at = links.indexOf(document.activeElement) + (event.key === "j" ? 1 : -1);
+      if (links[at]) links[at].focus();
+    }
+  });
+  window.msTry = async (url, name) => {
+    const body = document.getElementById(`${name}-body`).value;
+    const out = document.getElementById(`${name}-answer`);
+    const began = performance.now();
+    out.textContent = "Asking…";
+    try {
+      const answer = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      const took = performance.now() - began;
+      const text = await answer.text();
+      let shown = text;
+      try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* it is no JSON: shown as it is */ }
+      out.textContent = `${answer.status} after ${took.toFixed(1)} ms\n${shown.slice(0, 20000)}`;
+    } catch (wrong) {
+      out.textContent = `No answer: ${wrong.message}`;
+    }
+  };
+  document.addEventListener("click", (event) => {
+    const asked = event.target.closest("[data-try]");
+    if (asked) window.msTry(asked.dataset.try, asked.dataset.name);
+  });
+})();

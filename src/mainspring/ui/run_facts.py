@@ -1,0 +1,193 @@
+"""What stands below a run's log and charts: parameters, results and files, attempts as a timeline, code, lineage."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from mainspring.core.manifests import read_manifest
+from mainspring.core.records import Attempt, Cause, Run
+from mainspring.core.specs import Value, ValueKind
+from mainspring.core.units import show_bytes, show_seconds
+from mainspring.services import lineage, metrics, runs
+from mainspring.ui import graph, parts
+from mainspring.ui.view import View
+
+MAX_FILES = 200
+MAX_SHOWN = 300
+FOLDERS = (ValueKind.DATASET, ValueKind.MODEL)
+
+
+def top(view: View, ref: str) -> str:
+    """Return name, state and the one sentence."""
+    one = runs.get(view.ctx, view.actor, ref)
+    told = runs.why(view.ctx, view.actor, ref)
+    owner = parts.link(one.owner, view.url("/runs", owner=one.owner))
+    link = one.spec.link
+    part_of = ""
+    if link is not None and link.kind == "sweep":
+        part_of = f" · trial {parts.text(link.key)} of {parts.link('a sweep', view.url(f'/sweeps/{link.id}'))}"
+    return (
+        f'<h1 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h1>'
+        f'<p class="ms-sentence">{parts.text(_with_queue(told))}</p>'
+        f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
+        f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"
+    )
+
+
+def _with_queue(told: dict[str, object]) -> str:
+    ahead = told.get("ahead_count")
+    sentence = str(told["sentence"])
+    if isinstance(ahead, int) and ahead:
+        sentence += f" {ahead} {'run stands' if ahead == 1 else 'runs stand'} before it."
+    return sentence
+
+
+def _took_words(one: Run) -> str:
+    if one.started_at is None:
+        return ""
+    return f" · {'took' if one.ended_at else 'for'} {parts.duration(one)}"
+
+
+def parameters(view: View, ref: str) -> str:
+    """Return the parameters as names and values."""
+    found = metrics.params(view.ctx, view.actor, ref)
+    if not found:
+        return parts.note("None.")
+    return parts.pairs([(name, parts.figure(value)) for name, value in sorted(found.items())])
+
+
+def latest(view: View, ref: str) -> str:
+    """Return last, smallest and largest value of each metric: the charts' twin."""
+    found = metrics.summary(view.ctx, view.actor, ref)
+    return parts.table(
+        ("Metric", "Last", "Smallest", "Largest", "Points", "Step"),
+        [
+            (
+                parts.text(name),
+                *(parts.figure(one[key]) if one[key] is not None else "" for key in ("last", "min", "max", "count", "step")),
+            )
+            for name, one in found.items()
+        ],
+        empty="No metric yet.",
+        label="Metrics",
+        numeric=("Last", "Smallest", "Largest", "Points", "Step"),
+    )
+
+
+def outputs(view: View, ref: str) -> str:
+    """Return what the run gave back, with the files that may be taken."""
+    one = runs.get(view.ctx, view.actor, ref)
+    rows = []
+    for name, value in one.outputs.items():
+        rows.append((parts.text(name), parts.text(value.kind.value), _size(value), _content(value)))
+        rows += _files(view, value)
+    return parts.table(("Name", "Kind", "Size", "Content"), rows, empty="Nothing yet.", label="Results", numeric=("Size",))
+
+
+def attempts(view: View, ref: str) -> str:
+    """Return each try as a bar of waiting, starting and running, then where it was and how it ended."""
+    tries = runs.attempts(view.ctx, view.actor, ref)
+    if not tries:
+        return parts.note("Not placed yet.")
+    now = view.ctx.clock.now()
+    longest = max((_end(one, now) - one.created_at).total_seconds() for one in tries) or 1.0
+    out = []
+    for one in tries:
+        where = ", ".join(sorted({replica.node for replica in one.replicas}))
+        gpus = sorted({share.index for replica in one.replicas for share in replica.granted.devices})
+        held = f", GPU {', '.join(str(index) for index in gpus)}" if gpus else ""
+        how = ""
+        if one.outcome is not None:
+            code = f" (exit {one.outcome.exit_code})" if one.outcome.exit_code else ""
+            how = f"{one.outcome.cause.value.replace('_', ' ')}{code}. {one.outcome.message}"
+        out.append(
+            f"<div>Try {one.number} {parts.state(_word(one))}</div>"
+            f'<div><div class="ms-track">{_bars(one, now, longest)}</div>'
+            f'<span class="ms-soft">{parts.text(where)}{held}. {parts.text(_phases(one))} {parts.text(how)}</span></div>'
+        )
+    return f'<div class="ms-time">{"".join(out)}</div>'
+
+
+def code(view: View, ref: str) -> str:
+    """Return the command, the commit and the resources."""
+    spec = runs.get(view.ctx, view.actor, ref).spec
+    what = " ".join(spec.command) if spec.command else f"{spec.entry.module}:{spec.entry.function}" if spec.entry else ""
+    commit = f"{spec.code.git_commit[:12]}{' with changes' if spec.code.is_dirty else ''}" if spec.code.git_commit else "no git"
+    told = [
+        ("Command", f"<code>{parts.text(what[:MAX_SHOWN])}</code>"),
+        ("Asks for", parts.text(spec.resources.show())),
+        ("Commit", parts.text(f"{commit} {spec.code.git_branch}")),
+        ("Code", parts.short_id(spec.code.manifest, 16) or "none"),
+        ("Interpreter", parts.text(spec.environment.interpreter or "as it is")),
+        ("Again on error", parts.text(spec.retries)),
+        ("At most", show_seconds(spec.timeout_s) if spec.timeout_s else "no limit"),
+    ]
+    return parts.pairs(told)
+
+
+def made_from(view: View, ref: str) -> str:
+    """Return the run's lineage as a picture and as rows."""
+    return graph.picture(view, lineage.of_run(view.ctx, view.actor, ref))
+
+
+def _files(view: View, value: Value) -> list[tuple[str, str, str, str]]:
+    if value.kind not in FOLDERS or not value.digest or view.ctx.blobs.missing([value.digest]):
+        return []
+    listed = read_manifest(view.ctx.blobs.get(value.digest)).files[:MAX_FILES]
+    return [
+        (f'<span class="ms-soft">{parts.text(one.path)}</span>', "file", show_bytes(one.size), _download(one.digest, one.path))
+        for one in listed
+    ]
+
+
+def _download(digest: str, path: str) -> str:
+    name = parts.text(path.rpartition("/")[2])
+    return f'<a href="/api/v1/blobs/{digest}" download="{name}">take</a> {parts.short_id(digest, 8)}'
+
+
+def _size(value: Value) -> str:
+    return show_bytes(value.size_bytes) if value.size_bytes else ""
+
+
+def _content(value: Value) -> str:
+    if value.kind is ValueKind.JSON and not value.digest:
+        return f"<code>{parts.text(str(value.json)[:MAX_SHOWN])}</code>"
+    told = " ".join(f"{name} {one}" for name, one in value.meta.items() if isinstance(one, str | int | float))
+    taken = _download(value.digest, f"{value.kind.value}.bin") if value.kind not in FOLDERS else parts.short_id(value.digest, 8)
+    return f"{taken} {parts.text(told[:120])}"
+
+
+def _word(one: Attempt) -> str:
+    if one.outcome is None:
+        return one.state.value
+    return {Cause.SUCCEEDED: "succeeded", Cause.CANCELLED: "cancelled", Cause.PREEMPTED: "preempted"}.get(
+        one.outcome.cause, "failed"
+    )
+
+
+def _end(one: Attempt, now: datetime) -> datetime:
+    return one.ended_at or now
+
+
+def _bars(one: Attempt, now: datetime, longest: float) -> str:
+    begun, launched, started = one.created_at, one.launched_at, one.started_at
+    end = _end(one, now)
+    is_bad = one.outcome is not None and _word(one) == "failed"
+    phases = (
+        ("wait", begun, launched or end),
+        ("start", launched or end, started or end),
+        ("bad" if is_bad else "run", started or end, end),
+    )
+    return "".join(
+        f'<i class="ms-phase-{kind}" style="width:{100 * max((until - since).total_seconds(), 0) / longest:.2f}%"></i>'
+        for kind, since, until in phases
+    )
+
+
+def _phases(one: Attempt) -> str:
+    words = []
+    if one.launched_at is not None and one.started_at is not None:
+        words.append(f"Started in {show_seconds((one.started_at - one.created_at).total_seconds())}")
+    if one.started_at is not None and one.ended_at is not None:
+        words.append(f"ran {show_seconds((one.ended_at - one.started_at).total_seconds())}")
+    return f"{', '.join(words)}." if words else ""
