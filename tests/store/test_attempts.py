@@ -107,7 +107,7 @@ def test_a_quiet_beat_wakes_nobody_and_leaves_the_version(world, attempt):
     assert woken == []
     assert after.version == before.version
     addressed = world.store.attempts.beat(attempt.id, 0, state="running", address="127.0.0.1:8000", now=world.clock.now())
-    assert woken == [{"attempts"}]
+    assert woken == [{"attempts", "endpoints"}]
     assert addressed.replicas[0].address == "127.0.0.1:8000"
     again = world.store.attempts.beat(attempt.id, 0, state="running", now=world.clock.now())
     assert again.replicas[0].address == "127.0.0.1:8000"
