@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mainspring.ui.theme import SERIES
 
@@ -15,7 +16,9 @@ AXIS: Mapping[str, object] = {
 Point = Sequence[float | str | None]
 
 
-def curve(title: str, points: Sequence[Point], *, colour: str = SERIES[0], x_name: str = "") -> dict[str, object]:
+def curve(
+    title: str, points: Sequence[Point], *, colour: str = SERIES[0], x_name: str = "", is_from_zero: bool = False
+) -> dict[str, object]:
     """Return a small chart of one metric over its step."""
     return {
         "animation": False,
@@ -23,7 +26,7 @@ def curve(title: str, points: Sequence[Point], *, colour: str = SERIES[0], x_nam
         "grid": {"left": 52, "right": 14, "top": 26, "bottom": 24},
         "tooltip": {"trigger": "axis", "confine": True},
         "xAxis": {"type": "value", "min": "dataMin", "max": "dataMax", "name": x_name, **AXIS, "splitLine": {"show": False}},
-        "yAxis": {"type": "value", "scale": True, "splitNumber": 3, **AXIS},
+        "yAxis": {"type": "value", "scale": not is_from_zero, "splitNumber": 3, **AXIS},
         "series": [
             {
                 "type": "line",
@@ -66,36 +69,50 @@ def best_so_far(metric: str, trials: Sequence[tuple[int, float]], *, is_maximize
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis of parallel coordinates: `kind` is `value`, `log` or `category`; `low` < `high` fix its ends."""
+
+    name: str
+    kind: str = "value"
+    low: float | None = None
+    high: float | None = None
+    categories: tuple[str, ...] = ()
+
+
 def parallel(
-    axes: Sequence[tuple[str, str, Sequence[str]]], lines: Sequence[Sequence[float | str]], span: tuple[float, float]
+    axes: Sequence[Axis], lines: Sequence[Sequence[float | str]], span: tuple[float, float], *, is_maximized: bool
 ) -> dict[str, object]:
-    """Return parallel coordinates. An axis is (name, `value`, `log` or `category`, categories); the last one is the metric."""
+    """Return parallel coordinates; the last axis is the metric, whose best end is orange."""
     described: list[dict[str, object]] = []
-    for number, (name, kind, categories) in enumerate(axes):
+    for number, one in enumerate(axes):
         axis: dict[str, object] = {
             "dim": number,
-            "name": name,
-            "type": kind,
+            "name": one.name,
+            "type": one.kind,
             "nameTextStyle": {"color": WORDS},
             "axisLabel": {"color": WORDS},
             "axisLine": {"lineStyle": {"color": WORDS, "opacity": 0.6}},
         }
-        if kind == "category":
-            axis["data"] = list(categories)
+        if one.kind == "category":
+            axis["data"] = list(one.categories)
+        elif one.low is not None and one.high is not None and one.low < one.high:
+            axis |= {"min": one.low, "max": one.high}
         else:
             axis["scale"] = True
         described.append(axis)
+    shades = ["#8fa3b0", "#56B4E9", "#E69F00"]
     return {
         "animation": False,
         "parallelAxis": described,
-        "parallel": {"left": 48, "right": 72, "top": 32, "bottom": 28},
+        "parallel": {"left": 56, "right": 72, "top": 32, "bottom": 28},
         "visualMap": {
             "show": False,
             "type": "continuous",
             "dimension": len(axes) - 1,
             "min": span[0],
             "max": span[1],
-            "inRange": {"color": ["#b9c6cf", "#56B4E9", "#0072B2"]},
+            "inRange": {"color": shades if is_maximized else shades[::-1]},
         },
-        "series": [{"type": "parallel", "data": [list(line) for line in lines], "lineStyle": {"width": 1.4, "opacity": 0.75}}],
+        "series": [{"type": "parallel", "data": [list(line) for line in lines], "lineStyle": {"width": 1.4, "opacity": 0.8}}],
     }

@@ -75,11 +75,13 @@ async def one_page(view: View) -> None:
         with ui.element("section"):
             await live.block(lambda: top(view, rates), "endpoints", "events")
         with ui.element("div").classes("ms-cols"):
-            with ui.element("section"):
-                parts.heading("Revisions")
-                await live.block(lambda: revisions(view), "endpoints", "events")
-                parts.heading("Replicas")
-                await live.block(lambda: replicas(view), "endpoints", "runs", "attempts")
+            with ui.element("div").classes("ms-stack"):
+                with ui.element("section"):
+                    parts.heading("Revisions")
+                    await live.block(lambda: revisions(view), "endpoints", "events")
+                with ui.element("section"):
+                    parts.heading("Replicas")
+                    await live.block(lambda: replicas(view), "endpoints", "runs", "attempts")
             with ui.element("section"):
                 parts.heading("Try it")
                 await live.block(lambda: try_it(view, one))
@@ -107,7 +109,7 @@ def top(view: View, rates: deque[tuple[float, int]]) -> str:
                 break
     words = f"Serves {serves.model} v{serves.model_version}. " if serves else ""
     value = verdict.sentence if verdict else "Its model was not judged by a gate."
-    share = f" ({one.errors / one.requests:.2%})" if one.requests else ""
+    share = f" ({one.errors / one.requests:.2%})" if one.errors and one.requests else ""
     bad = f"{one.errors:,} {'error' if one.errors == 1 else 'errors'}{share}"
     stop = parts.button("Stop endpoint", "stop", is_bad=True) if view.may_edit and one.state is not EndpointState.STOPPED else ""
     return (
@@ -139,7 +141,7 @@ def revisions(view: View) -> str:
                 parts.moment(revision.created_at),
             )
         )
-    return parts.table(("Revision", "Model", "", "By", "When"), rows, empty="None.", label="Revisions", numeric=("Revision",))
+    return parts.table(("Revision", "Model", "", "By", "When"), rows, empty="None.", label="Revisions")
 
 
 def replicas(view: View) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nicegui import run as threads
 from nicegui import ui
 
@@ -168,10 +170,22 @@ def judged(view: View) -> str:
 def described(chosen: ModelVersion) -> str:
     """Return figures, signature and verification of a version."""
     told = [(name, parts.figure(value)) for name, value in chosen.metrics.items()]
-    told += [(f"signature: {name}", f"<code>{parts.text(str(value)[:600])}</code>") for name, value in chosen.signature.items()]
-    told += [(f"verified: {name}", parts.figure(value)) for name, value in chosen.verification.items()]
+    told += [(name, _columns(value)) for name, value in chosen.signature.items()]
+    told += [
+        (f"verified: {name.replace('_', ' ')}", parts.figure(value)) for name, value in chosen.verification.items() if value != ""
+    ]
     told.append(("Digest", parts.short_id(chosen.manifest, 16)))
     return parts.pairs(told)
+
+
+def _columns(value: object) -> str:
+    """Return the columns of a signature as words; anything else as it is."""
+    columns = [one for one in value if isinstance(one, Mapping) and "name" in one] if isinstance(value, list | tuple) else []
+    if not columns:
+        return f"<code>{parts.text(str(value)[:600])}</code>"
+    return ", ".join(
+        f"{parts.text(one['name'])} <span class=ms-soft>{parts.text(one.get('dtype', ''))}</span>" for one in columns
+    )
 
 
 def _lineage(view: View, chosen: ModelVersion) -> dict[str, object]:

@@ -25,15 +25,17 @@ async def page(view: View) -> None:
         with ui.element("section"):
             parts.heading("Fleet: one square for each GPU, coloured by who holds it")
             await live.block(lambda: fleet(view), "runs", "nodes")
-        with ui.element("div").classes("ms-cols"):
+        with ui.element("div").classes("ms-cols ms-cols-wide"):
             with ui.element("section"):
                 parts.heading("Newest runs")
                 await live.block(lambda: newest(view), "runs", "attempts")
-            with ui.element("section"):
-                parts.heading("Models against their objective")
-                await live.block(lambda: judged(view), "events", "runs")
-                parts.heading("Endpoints")
-                await live.block(lambda: served(view), "endpoints", "events")
+            with ui.element("div").classes("ms-stack"):
+                with ui.element("section"):
+                    parts.heading("Models against their objective")
+                    await live.block(lambda: judged(view), "events", "runs")
+                with ui.element("section"):
+                    parts.heading("Endpoints")
+                    await live.block(lambda: served(view), "endpoints", "events")
     live.start()
 
 

@@ -55,7 +55,7 @@ def waiting(view: View) -> str:
         rows,
         empty="Nobody waits.",
         label="Waiting runs",
-        numeric=("Place", "Priority", "Waits for"),
+        numeric=("Priority", "Waits for"),
     )
     more = parts.note(f"The first {MAX_ROWS} of {len(found):,}.") if len(found) > MAX_ROWS else ""
     sentence = f'<p class="ms-sentence">{parts.text(f"{many} ({who}). Next is {next_one.name}: {because}")}</p>'

@@ -22,6 +22,7 @@ from mainspring.ui.view import View
 MAX_CHARTS = 12
 POINTS = 1000
 USAGE_POINTS = 300
+NO_METRIC = parts.note('No metric yet. In your code: ms.log_metric("loss", value, step=n)')
 
 
 async def page(view: View) -> None:
@@ -53,7 +54,7 @@ async def page(view: View) -> None:
                     parts.heading(title)
                     await live.block(lambda draw=draw: draw(view, one.id), "runs", "attempts")  # type: ignore[misc]
             with ui.element("section"):
-                parts.heading("What the machine gave")
+                parts.heading("Use of the machine")
                 await _usage(live, view, one.id)
         with ui.element("section"):
             parts.heading("Made from")
@@ -168,15 +169,19 @@ def changeable(one: Run) -> dict[str, str]:
 async def _charts(live: Live, view: View, ref: str) -> None:
     """Draw one small chart for each metric and keep them current."""
     holder = ui.element("div").classes("ms-charts")
-    empty = ui.html(parts.note('No metric yet. In your code: ms.log_metric("loss", value, step=n)'), sanitize=False)
+    single = ui.html("", sanitize=False)
     drawn: dict[str, ui.echart] = {}
 
     async def refresh() -> None:
         series = await threads.io_bound(_series, view, ref) or {}
-        for number, (name, points) in enumerate(series.items()):
+        curves = {name: points for name, points in series.items() if len(points) > 1}
+        for number, (name, points) in enumerate(curves.items()):
             fresh = charts.curve(name, points, colour=SERIES[number % len(SERIES)])
             _show(drawn, name, fresh, holder)
-        empty.set_visibility(not drawn)
+        told = [(name, parts.figure(points[0][1])) for name, points in series.items() if len(points) == 1]
+        words = parts.pairs(told) if told else "" if drawn else NO_METRIC
+        if words != single.content:
+            single.set_content(words)
 
     await live.add(refresh, "runs", "attempts")
 
@@ -190,7 +195,7 @@ async def _usage(live: Live, view: View, ref: str) -> None:
     async def refresh() -> None:
         samples = await threads.io_bound(metrics.usage, view.ctx, view.actor, ref, points=USAGE_POINTS) or ()
         for number, (name, points) in enumerate(used(samples).items()):
-            fresh = charts.curve(name, points, colour=SERIES[(number + 2) % len(SERIES)], x_name="s")
+            fresh = charts.curve(name, points, colour=SERIES[(number + 2) % len(SERIES)], x_name="s", is_from_zero=True)
             _show(drawn, name, fresh, holder)
         empty.set_visibility(not drawn)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from mainspring.core.manifests import read_manifest
-from mainspring.core.records import Attempt, Cause, Run
+from mainspring.core.records import Attempt, Cause, Run, RunState
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import show_bytes, show_seconds
 from mainspring.services import lineage, metrics, runs
@@ -28,15 +28,19 @@ def top(view: View, ref: str) -> str:
         part_of = f" · trial {parts.text(link.key)} of {parts.link('a sweep', view.url(f'/sweeps/{link.id}'))}"
     return (
         f'<h1 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h1>'
-        f'<p class="ms-sentence">{parts.text(_with_queue(told))}</p>'
+        f'<p class="ms-sentence">{parts.text(_sentence(one, told))}</p>'
         f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
         f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"
     )
 
 
-def _with_queue(told: dict[str, object]) -> str:
+def _sentence(one: Run, told: dict[str, object]) -> str:
     ahead = told.get("ahead_count")
     sentence = str(told["sentence"])
+    if one.state is RunState.SUCCEEDED and one.started_at and one.ended_at:
+        figures = ", ".join(f"{name} {value:.5g}" for name, value in list(one.metrics.items())[:3])
+        took = show_seconds((one.ended_at - one.started_at).total_seconds())
+        sentence = f"It succeeded after {took}{': ' + figures if figures else ''}."
     if isinstance(ahead, int) and ahead:
         sentence += f" {ahead} {'run stands' if ahead == 1 else 'runs stand'} before it."
     return sentence

@@ -100,15 +100,15 @@ def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]
     names = sorted({name for one in items for name in one.metrics})[:MAX_METRICS]
     params = sorted({name for one in items for name in one.spec.params})[:4]
     params = [name for name in params if len({str(one.spec.params.get(name)) for one in items}) > 1]
-    heads = [_sorted_by(view, wanted, "name", "Run"), _sorted_by(view, wanted, "state", "State"), "Owner", "Asks for"]
+    heads = [_sorted_by(view, wanted, "name", "Run"), _sorted_by(view, wanted, "state", "State"), "Owner"]
+    times = [_sorted_by(view, wanted, "newest", "Submitted"), _sorted_by(view, wanted, "duration", "Took")]
     metric_heads = [_sorted_by(view, wanted, f"metric:{name}", name) for name in names]
-    tail = [_sorted_by(view, wanted, "newest", "Submitted"), _sorted_by(view, wanted, "duration", "Took"), "Tags"]
     table = parts.table(
-        [*heads, *params, *metric_heads, *tail],
+        [*heads, *times, "Asks for", *metric_heads, *params, "Tags"],
         [row(view, one, params, names) for one in items],
         empty="No run matches. Type: mainspring run train.py",
         label="Runs",
-        numeric=(*params, *metric_heads, tail[1]),
+        numeric=(*params, *metric_heads, times[1]),
     )
     more = parts.link("Next page", view.again(cursor=first.cursor)) if first.cursor else ""
     back = parts.link("First page", view.again(cursor="")) if view.query.get("cursor") else ""
@@ -122,11 +122,11 @@ def row(view: View, one: Run, params: list[str], names: list[str]) -> tuple[str,
         name_cell(view, one),
         state_cell(one),
         parts.link(one.owner, view.url("/runs", owner=one.owner)),
-        asks(one),
-        *(parts.figure(one.spec.params[name]) if name in one.spec.params else "" for name in params),
-        *(parts.figure(one.metrics[name]) if name in one.metrics else "" for name in names),
         parts.moment(one.created_at),
         parts.duration(one),
+        asks(one),
+        *(parts.figure(one.metrics[name]) if name in one.metrics else "" for name in names),
+        *(parts.figure(one.spec.params[name]) if name in one.spec.params else "" for name in params),
         " ".join(f'<a class="ms-tag" href="{parts.text(view.url("/runs", tag=tag))}">{parts.text(tag)}</a>' for tag in one.tags),
     )
 

@@ -69,11 +69,7 @@ async def one_page(view: View) -> None:
                 parts.heading(f"Best {sweep.spec.metric} so far")
                 best = ui.element("div")
             with ui.element("section"):
-                parts.heading(
-                    "Parallel coordinates: one line for each trial, dark is best"
-                    if sweep.spec.is_maximized
-                    else "Parallel coordinates: one line for each trial, pale is best"
-                )
+                parts.heading("Parallel coordinates: one line for each trial, orange is best")
                 lines = ui.element("div")
         await _charts(live, view, sweep, best, lines)
         with ui.element("section"):
@@ -142,10 +138,10 @@ def ordered(sweep: Sweep, found: Sequence[Trial], order: str) -> list[Trial]:
     return sorted(found, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number))
 
 
-def axes_of(sweep: Sweep, found: Sequence[Trial]) -> tuple[list[tuple[str, str, list[str]]], list[list[float | str]]]:
+def axes_of(sweep: Sweep, found: Sequence[Trial]) -> tuple[list[charts.Axis], list[list[float | str]]]:
     """Return the axes and the lines of the parallel coordinates: each searched parameter, then the metric."""
-    axes = [(one.name, *_kind(one)) for one in sweep.spec.space]
-    axes.append((sweep.spec.metric, "value", []))
+    axes = [_axis(one) for one in sweep.spec.space]
+    axes.append(charts.Axis(name=sweep.spec.metric))
     lines: list[list[float | str]] = []
     for trial in found[:MAX_LINES]:
         if trial.value is None or not math.isfinite(trial.value):
@@ -159,10 +155,10 @@ def axes_of(sweep: Sweep, found: Sequence[Trial]) -> tuple[list[tuple[str, str, 
     return axes, lines
 
 
-def _kind(dimension: Dimension) -> tuple[str, list[str]]:
-    if dimension.kind == "choice":
-        return "category", [str(one) for one in dimension.choices]
-    return ("log" if dimension.kind == "log" else "value"), []
+def _axis(one: Dimension) -> charts.Axis:
+    if one.kind == "choice":
+        return charts.Axis(name=one.name, kind="category", categories=tuple(str(option) for option in one.choices))
+    return charts.Axis(name=one.name, kind="log" if one.kind == "log" else "value", low=one.low, high=one.high)
 
 
 async def _charts(live: Live, view: View, sweep: Sweep, best: ui.element, lines: ui.element) -> None:
@@ -176,7 +172,7 @@ async def _charts(live: Live, view: View, sweep: Sweep, best: ui.element, lines:
         axes, data = axes_of(sweep, found)
         span = (min(value for _, value in values), max(value for _, value in values))
         first = charts.best_so_far(sweep.spec.metric, values, is_maximized=sweep.spec.is_maximized)
-        return first, charts.parallel(axes, data, span)
+        return first, charts.parallel(axes, data, span, is_maximized=sweep.spec.is_maximized)
 
     async def refresh() -> None:
         fresh = await threads.io_bound(ask)

@@ -37,6 +37,7 @@ def page_frame(title: str, view: View, route: str = "") -> Iterator[None]:
     ui.add_css(CSS)
     ui.add_body_html(f"<script>{SCRIPT}</script>")
     ui.dark_mode(None)
+    ui.colors(primary="#0b62a4", negative="#b3261e")
     ui.page_title(f"{title} · Mainspring")
     here = route or view.path
     with ui.element("header").classes("ms-top"):
