@@ -195,8 +195,10 @@ def serve(
     running.fleet.take_inventory()
     with _announced(settings, url):
         running.loops.start(loops_of(running, url=url))
+        # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer
+        server.handle_exit = lambda *_: shutdown.set()  # type: ignore[method-assign]
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: shutdown.set())
+            signal.signal(number, server.handle_exit)
         try:
             server.run(sockets=[listening])
         finally:
