@@ -45,15 +45,18 @@ class Attempts:
     _unknown_since: dict[tuple[str, int], float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _launched: dict[str, Attempt] = field(default_factory=dict)
+    _look_at: float = 0.0
 
     def tick(self) -> float | None:
         """Look at every open attempt once; return the pause until the next look, None when none is open."""
         living = self.ctx.store.attempts.open()
         nodes = {node.id: node for node in self.ctx.store.nodes.all()}
-        self._forget_ended(living)
         for attempt in living:
             self._step(attempt, nodes)
-        self._observe([one for one in living if one.state is not AttemptState.ALLOCATED], nodes)
+        if self.ctx.clock.monotonic() >= self._look_at:  # rows may move a hundred times a second, engines are asked once
+            self._look_at = self.ctx.clock.monotonic() + LOOK_S
+            self._forget_ended(living)
+            self._observe([one for one in living if one.state is not AttemptState.ALLOCATED], nodes)
         return LOOK_S if living or self._launched else None
 
     def _step(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:

@@ -25,6 +25,7 @@ class Fleet:
     ctx: Context
     folder: Path
     _backends: dict[str, Backend] = field(default_factory=dict)
+    _kinds: dict[str, str] = field(default_factory=dict)
 
     def backend(self, cluster_id: str) -> Backend:
         """Return the backend of a cluster. Raises NotFoundError."""
@@ -40,8 +41,12 @@ class Fleet:
 
     def is_local(self, cluster_id: str) -> bool:
         """Say whether looking at the cluster's processes costs next to nothing."""
-        cluster = self.ctx.store.clusters.get(cluster_id)
-        return cluster is not None and cluster.backend == "local"
+        if cluster_id not in self._kinds:
+            cluster = self.ctx.store.clusters.get(cluster_id)
+            if cluster is None:
+                return False
+            self._kinds[cluster_id] = cluster.backend  # a cluster never changes its engine
+        return self._kinds[cluster_id] == "local"
 
     def note(self, cluster_id: str, message: str) -> None:
         """Keep the backend's last word where `mainspring cluster ls` shows it."""

@@ -31,12 +31,13 @@ class Schedule:
     owner: str
     last_plan_s: float = 0.0
     last_fingerprint: str = ""
+    _leased_until: float = -math.inf
     _whole_at: float = -math.inf
 
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
         ctx = self.ctx
-        if ctx.store.leases.take(NAME, self.owner, LEASE_S) is None:
+        if not self._holds_lease():
             return LEASE_S / 2
         began = perf_counter()
         now = ctx.clock.now()
@@ -62,3 +63,13 @@ class Schedule:
         if not is_whole and len(snapshot.waiting) == WINDOW:
             pauses.append(WHOLE_S - (ticks - self._whole_at))
         return max(0.01, min(pauses)) if pauses else None
+
+    def _holds_lease(self) -> bool:
+        """Say whether this process may plan; the lease is renewed when half of it is over, not at each plan."""
+        ticks = self.ctx.clock.monotonic()
+        if ticks < self._leased_until - LEASE_S / 2:
+            return True
+        if self.ctx.store.leases.take(NAME, self.owner, LEASE_S) is None:
+            return False
+        self._leased_until = ticks + LEASE_S
+        return True

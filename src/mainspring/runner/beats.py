@@ -22,6 +22,7 @@ LOOK_S = 0.25
 HOLD_S = 20
 GONE_PAUSE_S = 3600.0
 POLL_GAP_S = 0.2
+LISTEN_AFTER_S = 0.15  # the first beats bring commands too: most short runs need no listener at all
 SPOOL_LIMIT_BYTES = 1 << 30
 
 
@@ -193,6 +194,7 @@ class Link:
                 return
 
     def _listen_for_ever(self) -> None:
+        self.is_acknowledged.wait(LISTEN_AFTER_S)
         wire = Wire(self._url, self._token)
         failures = 0
         path = f"/attempts/{self._attempt}/commands?replica={self._replica}&hold_s={HOLD_S}&after="
