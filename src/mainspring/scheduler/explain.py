@@ -6,7 +6,7 @@ Runs that ask for the same wait for the same reason, so the work is done once fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.requests import Key, Request
 
 SHOWN_HOLDERS = 4
+LONGEST_BACKOFF = timedelta(minutes=10)  # a moment farther off was written before the clock was set back: it holds nobody
 OTHERS = "others"  # holds what no placed run of the snapshot accounts for
 
 
@@ -35,7 +36,7 @@ def hold(run: WaitingRun, now: datetime) -> Reason | None:
             sentence="Waits until the end of its former attempt is confirmed, so that it never runs twice.",
             facts={"is_unconfirmed": True},
         )
-    if run.not_before is not None and run.not_before > now:
+    if run.not_before is not None and timedelta(0) < run.not_before - now <= LONGEST_BACKOFF:
         moment = run.not_before.isoformat()
         return Reason(
             code=ReasonCode.BACKING_OFF,
