@@ -28,14 +28,14 @@ Replica = Annotated[int, Query(ge=0, le=4096)]
 @shaped(gives=Work)
 def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
     """Return what the runner is to do."""
-    return answer(attempts.work(ctx, attempt, replica))
+    return answer(attempts.work(ctx, attempts.find(ctx, attempt), replica))
 
 
 @router.post("/attempts/{attempt_id}/beat")
 @shaped(takes=Beat, gives=BeatAnswer)
 def beat(ctx: Ctx, attempt: Runner, body: Annotated[Beat, Depends(body_of(Beat))]) -> Response:
     """Take what a runner says, and tell it what to do."""
-    return answer(attempts.beat(ctx, attempt, _checked(body)))
+    return answer(attempts.beat(ctx, attempts.find(ctx, attempt), _checked(body)))
 
 
 @router.get("/attempts/{attempt_id}/commands")
@@ -49,8 +49,8 @@ async def commands(
     hold_s: Annotated[float, Query(ge=0, le=MAX_HOLD_S)] = 20.0,
 ) -> Response:
     """Return the commands above `after`, as soon as there is one or somebody begins to follow the log, else after `hold_s`."""
-    topics = (f"attempt:{attempt.id}", "shutdown")
-    was_followed = ctx.signals.is_followed(attempt.id)
+    topics = (f"attempt:{attempt}", "shutdown")
+    was_followed = ctx.signals.is_followed(attempt)
     until = ctx.clock.monotonic() + hold_s
     while True:
         seen = ctx.signals.version(*topics)

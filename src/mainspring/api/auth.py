@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection, Request
 
 from mainspring.core.actors import Actor
 from mainspring.core.errors import AccessDeniedError, AuthError
-from mainspring.core.records import Attempt, Role
+from mainspring.core.records import Role
 from mainspring.services import attempts
 from mainspring.services.context import Context
 
@@ -39,11 +39,17 @@ async def _who(request: Request) -> Actor:
     return actor_of(request)
 
 
-async def _runner(request: Request, attempt_id: str) -> Attempt:
+async def _runner(request: Request, attempt_id: str) -> str:
+    """Return the attempt whose runner speaks; the route loads it, in the thread where it works."""
     token = str(request.state.attempt_token)
     if not token:
         raise AccessDeniedError("Only the attempt's own runner may speak for it.")
-    return await run_in_threadpool(attempts.authenticate, await context_of(request), attempt_id, token)
+    ctx = await context_of(request)
+    if attempts.is_instant(ctx):
+        attempts.check_token(ctx, attempt_id, token)
+    else:
+        await run_in_threadpool(attempts.check_token, ctx, attempt_id, token)
+    return attempt_id
 
 
 async def _carrier(request: Request) -> Actor:
@@ -70,6 +76,6 @@ def _runner_of(ctx: Context, token: str) -> Actor:
 
 Ctx = Annotated[Context, Depends(context_of)]
 Who = Annotated[Actor, Depends(_who)]
-Runner = Annotated[Attempt, Depends(_runner)]
+Runner = Annotated[str, Depends(_runner)]
 Carrier = Annotated[Actor, Depends(_carrier)]
 Reader = Annotated[Actor, Depends(_reader)]

@@ -19,12 +19,13 @@ from mainspring.services.context import Context
 from mainspring.services.runs import stop_attempt
 
 log = logging.getLogger(__name__)
+TOKENS = "attempt-tokens"
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def make_token(ctx: Context, attempt_id: str) -> str:
     """Return the runner's token of an attempt: derived, so that a launch repeated after a crash has the same one."""
-    return hmac.new(ctx.store.key("attempt-tokens"), attempt_id.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(ctx.store.key(TOKENS), attempt_id.encode(), hashlib.sha256).hexdigest()
 
 
 def token_hash(token: str) -> str:
@@ -34,9 +35,24 @@ def token_hash(token: str) -> str:
 
 def authenticate(ctx: Context, attempt_id: str, token: str) -> Attempt:
     """Return the attempt if `token` is its own. Raises GoneError for an unknown attempt, AuthError for a wrong token."""
+    check_token(ctx, attempt_id, token)
+    return find(ctx, attempt_id)
+
+
+def check_token(ctx: Context, attempt_id: str, token: str) -> None:
+    """Raise AuthError unless `token` is the attempt's own. Asks the database at most once in a process's life."""
     right = hmac.compare_digest(make_token(ctx, attempt_id).encode(), token.encode("utf-8", "replace"))
     if not right:
         raise AuthError("This is not the token of that attempt.", hint="Only the attempt's own runner may speak for it.")
+
+
+def is_instant(ctx: Context) -> bool:
+    """Say whether `check_token` answers without a look at the database."""
+    return ctx.store.has_key(TOKENS)
+
+
+def find(ctx: Context, attempt_id: str) -> Attempt:
+    """Return the attempt. Raises GoneError for one that nobody here knows."""
     attempt = ctx.store.attempts.get(attempt_id)
     if attempt is None:
         raise GoneError(
@@ -99,11 +115,11 @@ def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
     )
 
 
-def commands(ctx: Context, attempt: Attempt, replica: int, after: int) -> tuple[tuple[Command, ...], bool]:
-    """Return the commands numbered above `after`, and whether somebody follows the log."""
+def commands(ctx: Context, attempt_id: str, replica: int, after: int) -> tuple[tuple[Command, ...], bool]:
+    """Return the commands numbered above `after`, and whether somebody follows the log. Raises GoneError."""
+    attempt = find(ctx, attempt_id)
     _replica(attempt, replica)
-    fresh = ctx.store.attempts.get(attempt.id) or attempt
-    return tuple(one for one in _commands(fresh, ctx) if one.no > after), ctx.signals.is_followed(attempt.id)
+    return tuple(one for one in _commands(attempt, ctx) if one.no > after), ctx.signals.is_followed(attempt_id)
 
 
 def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value]) -> Attempt:

@@ -57,6 +57,7 @@ class Store:
         self.secrets = Secrets(db)
         self.datasets = Datasets(db)
         self.models = Models(db)
+        self._keys: dict[str, bytes] = {}
         self.gates = Gates(db)
         self.endpoints = Endpoints(db)
         self.sweeps = Sweeps(db)
@@ -90,8 +91,14 @@ class Store:
         move_cursor(self._db, name, to)
 
     def key(self, name: str) -> bytes:
-        """Return the 32 random bytes kept under `name`, made at the first call."""
-        return keep_key(self._db, name)
+        """Return the 32 random bytes kept under `name`, made at the first call; they never change, and are read once."""
+        if name not in self._keys:
+            self._keys[name] = keep_key(self._db, name)
+        return self._keys[name]
+
+    def has_key(self, name: str) -> bool:
+        """Say whether `key(name)` answers without a look at the database."""
+        return name in self._keys
 
     def on_commit(self, callback: Listener) -> Callable[[], None]:
         """Call `callback(topics)` after each commit that touched any; return what ends it.
