@@ -69,7 +69,9 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
     price = f"{parts.text(node.price_usd_per_hour)} USD/h" if node.price_usd_per_hour not in ("0", "") else ""
     return (
         parts.text(node.name),
-        f"{parts.text(one.cluster.name)} <span class=ms-soft>{parts.text(one.cluster.backend)}</span>",
+        parts.text(
+            one.cluster.name if one.cluster.name == one.cluster.backend else f"{one.cluster.name} ({one.cluster.backend})"
+        ),
         parts.state(node.state.value),
         cpus,
         memory,

@@ -128,4 +128,4 @@ def _changed(one: FileEntry, before: dict[str, FileEntry], has_before: bool) -> 
 
 
 def _take(one: FileEntry) -> str:
-    return f'<a href="/api/v1/blobs/{one.digest}" download="{parts.text(one.path.rpartition("/")[2])}">take</a>'
+    return f'<a href="/api/v1/blobs/{one.digest}" download="{parts.text(one.path.rpartition("/")[2])}">download</a>'

@@ -171,9 +171,8 @@ def described(chosen: ModelVersion) -> str:
     """Return figures, signature and verification of a version."""
     told = [(name, parts.figure(value)) for name, value in chosen.metrics.items()]
     told += [(name, _columns(value)) for name, value in chosen.signature.items()]
-    told += [
-        (f"verified: {name.replace('_', ' ')}", parts.figure(value)) for name, value in chosen.verification.items() if value != ""
-    ]
+    checked = {name.replace("_", " "): value for name, value in chosen.verification.items() if value != ""}
+    told += [(f"verified: {name}", parts.figure(value)) for name, value in checked.items()]
     told.append(("Digest", parts.short_id(chosen.manifest, 16)))
     return parts.pairs(told)
 

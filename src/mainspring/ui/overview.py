@@ -113,7 +113,7 @@ def judged(view: View) -> str:
         rows.append(
             (
                 parts.link(name, view.url(f"/models/{newest_one.model}")) if newest_one.model else parts.text(name),
-                parts.spark([one.value for one in reversed(found[:50])], line=line),
+                parts.spark([one.value for one in reversed(found[:50])], line=line, width=72),
                 f"{parts.figure(newest_one.value)} <span class=ms-soft>{parts.text(newest_one.kpi)}</span>",
                 parts.state("passed" if newest_one.is_passed else "refused"),
                 parts.moment(newest_one.created_at),

@@ -210,7 +210,7 @@ def used(samples: object) -> dict[str, list[list[float]]]:
         if not isinstance(sample, Mapping) or not isinstance(sample.get("at"), int | float):
             continue
         first = float(sample["at"]) if first is None else first
-        at = round(float(sample["at"]) - first, 1)
+        at = float(round(float(sample["at"]) - first))
         for key, title, scale in (("cpu", "CPUs", 1.0), ("memory_bytes", "Memory, MiB", 2.0**20)):
             value = sample.get(key)
             if isinstance(value, int | float):

@@ -97,13 +97,17 @@ def attempts(view: View, ref: str) -> str:
     longest = max((_end(one, now) - one.created_at).total_seconds() for one in tries) or 1.0
     out = []
     for one in tries:
-        where = ", ".join(sorted({replica.node for replica in one.replicas}))
+        where = ", ".join(sorted({replica.node.partition(".")[2] or replica.node for replica in one.replicas}))
         gpus = sorted({share.index for replica in one.replicas for share in replica.granted.devices})
         held = f", GPU {', '.join(str(index) for index in gpus)}" if gpus else ""
         how = ""
         if one.outcome is not None:
             code = f" (exit {one.outcome.exit_code})" if one.outcome.exit_code else ""
-            how = f"{one.outcome.cause.value.replace('_', ' ')}{code}. {one.outcome.message}"
+            how = (
+                ""
+                if one.outcome.cause is Cause.SUCCEEDED
+                else f"{one.outcome.cause.value.replace('_', ' ')}{code}. {one.outcome.message}"
+            )
         out.append(
             f"<div>Try {one.number} {parts.state(_word(one))}</div>"
             f'<div><div class="ms-track">{_bars(one, now, longest)}</div>'
@@ -146,7 +150,7 @@ def _files(view: View, value: Value) -> list[tuple[str, str, str, str]]:
 
 def _download(digest: str, path: str) -> str:
     name = parts.text(path.rpartition("/")[2])
-    return f'<a href="/api/v1/blobs/{digest}" download="{name}">take</a> {parts.short_id(digest, 8)}'
+    return f'<a href="/api/v1/blobs/{digest}" download="{name}">download</a> {parts.short_id(digest, 8)}'
 
 
 def _size(value: Value) -> str:

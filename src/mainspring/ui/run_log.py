@@ -135,6 +135,7 @@ async def log_block(live: Live, view: View, run: str) -> None:
 
     search.on("input", searched, js_handler="(event) => emit(event.target.value)", throttle=0.2)
     ui.context.client.on_delete(tail.close)
+    ui.context.client.on_connect(lambda: block.run_method("scrollTo", 0, 10_000_000))
     await live.add(more, "attempts", also=lambda: (f"logs:{tail.attempt}",))
 
 

@@ -1,0 +1,199 @@
+"""A house full of data, and its pages: for NiceGUI's simulated user, and served on loopback for a real Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import uvicorn
+from nicegui import app as nicegui_app
+from nicegui.testing import User
+from nicegui.testing.general import nicegui_reset_globals
+from nicegui.testing.user_simulation import user_simulation
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mainspring.api.app import build_api
+from mainspring.core.actors import SYSTEM, Actor
+from mainspring.core.objectives import Objective
+from mainspring.core.records import Cause, Dimension, Run, RunState, SweepSpec, Trial
+from mainspring.core.resources import Resources
+from mainspring.core.specs import Link, RunSpec, Value, ValueKind
+from mainspring.services import datasets, endpoints, gates, models, runs, sweeps, tokens, users
+from mainspring.services.context import Context
+from mainspring.ui.app import attach_ui, hang_pages
+from mainspring.ui.view import View
+
+ALICE = Actor(name="alice", is_admin=True)
+NASTY = "<img src=x onerror=alert(1)>"
+
+
+@dataclass
+class Full:
+    """A context in which one of everything has happened; `ids` names the things."""
+
+    house: Any
+    actor: Actor = ALICE
+    ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ctx(self) -> Context:
+        ctx: Context = self.house.ctx
+        return ctx
+
+    def submit(self, name: str, gpus: float = 1, **params: object) -> Run:
+        words = tuple(word for key, value in params.items() for word in (f"--{key}", str(value)))
+        command = ("python", "train.py", *words)
+        asked = Resources(cpu_milli=1000, gpu_milli=int(gpus * 1000))
+        run, _ = runs.submit(self.ctx, self.actor, RunSpec(command=command, name=name, params=params, resources=asked))
+        return run
+
+    def write(self, run: Run, stream: str, data: bytes) -> None:
+        attempt = self.house.attempt_of(run)
+        offset = self.ctx.store.logs.size(attempt.id, 0, stream)
+        self.ctx.store.attempts.append(attempt.id, 0, [(stream, offset, data)], now=self.house.clock.now())
+
+    def view(self, path: str = "/", ref: str = "", **query: str) -> View:
+        return View(ctx=self.ctx, actor=self.actor, path=path, ref=ref, query=query)
+
+    def pages(self) -> dict[str, str]:
+        """Return the address of each page."""
+        return {
+            "overview": "/",
+            "runs": "/runs",
+            "run": f"/runs/{self.ids['running']}",
+            "run-ended": f"/runs/{self.ids['good']}",
+            "sweeps": "/sweeps",
+            "sweep": f"/sweeps/{self.ids['sweep']}",
+            "queue": "/queue",
+            "clusters": "/clusters",
+            "datasets": "/datasets",
+            "dataset": "/datasets/flights",
+            "models": "/models",
+            "model": "/models/delays",
+            "endpoints": "/endpoints",
+            "endpoint": "/endpoints/delays",
+        }
+
+
+@pytest.fixture
+def full(house: Any) -> Full:
+    house.clock.wall = datetime.now(UTC)
+    found = Full(house=house)
+    users.add(found.ctx, SYSTEM, "alice", is_admin=True)
+    for name, digest in (("v1", house.folder(**{"a.csv": "1"})), ("v2", house.folder(**{"a.csv": "2", "b.csv": "3"}))):
+        datasets.add_version(found.ctx, ALICE, "flights", digest, message=name)
+    good = found.submit("good", rate=0.1)
+    house.plan()
+    house.begin(house.attempt_of(good))
+    found.write(good, "log", b"\x1b[32mgreen\x1b[0m " + NASTY.encode() + b"\n")
+    model = house.model_value()
+    ended = house.end(good, outputs={"result": model, "score": Value(kind=ValueKind.JSON, json=0.7)}, auc=0.7, loss=0.3)
+    bad = found.submit("bad")
+    house.plan()
+    house.begin(house.attempt_of(bad))
+    house.end(bad, Cause.USER_ERROR)
+    version = models.add_from_run(found.ctx, ALICE, "delays", ended, aliases=["champion"])
+    goal = Objective(name="flight-delays", kpi="value_usd", at_least=15_000, owner="operations")
+    for value in (7_000.0, 18_240.0):
+        gates.judge(found.ctx, ALICE, goal, {"value_usd": value}, run=good.id, model="delays", model_version=version.number)
+    endpoints.deploy(found.ctx, ALICE, "delays", "delays@champion")
+    space = (Dimension(name="rate", kind="log", low=0.01, high=1.0), Dimension(name="depth", kind="choice", choices=(2, 4)))
+    template = RunSpec(command=("python", "train.py"), name="search", resources=Resources(cpu_milli=500))
+    sweep = sweeps.start(found.ctx, ALICE, SweepSpec(template=template, space=space, metric="auc", trials=6, name="search"))
+    found.ids |= {"good": good.id, "bad": bad.id, "sweep": sweep.id, "model": str(version.number)}
+    _tell_trials(found, sweep.id)
+    running = found.submit("steady", gpus=0.5, rate=0.2)
+    house.plan()
+    house.begin(house.attempt_of(running))
+    found.write(running, "log", b"".join(b"epoch %d loss 0.%02d\n" % (n, 90 - n) for n in range(40)))
+    found.write(running, "metrics", b"".join(b'["loss",%f,%d,%d.0]\n' % (1 / (n + 1), n, n) for n in range(40)))
+    waiting = found.submit("patient", gpus=2)
+    house.plan()
+    found.ids |= {"running": running.id, "waiting": waiting.id}
+    return found
+
+
+def _tell_trials(found: Full, sweep: str) -> None:
+    one = found.ctx.store.sweeps.get(sweep)
+    assert one is not None
+    for number in range(4):
+        params: dict[str, object] = {"rate": 0.02 * (number + 1), "depth": 2 + 2 * (number % 2)}
+        spec = sweeps.trial_spec(one, number, params)
+        run = runs.make_run(found.ctx, "alice", spec, Link(kind="sweep", id=sweep, key=str(number)))
+        found.ctx.store.sweeps.add_trial(Trial(sweep=sweep, number=number, params=params, run=run.id), run)
+        if number < 3:
+            runs.cancel(found.ctx, ALICE, run.id)
+            found.ctx.store.sweeps.tell(sweep, number, RunState.SUCCEEDED, 0.6 + number / 100)
+        else:
+            runs.pause(found.ctx, ALICE, run.id)
+
+
+class _AsAlice:
+    """What the door does, for pages that are opened without it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["actor"] = ALICE
+        await self._app(scope, receive, send)
+
+
+@pytest.fixture
+def simulated(full: Full) -> Callable[[], Any]:
+    """Open the pages to NiceGUI's simulated user."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[User]:
+        async with user_simulation() as user:
+            nicegui_app.add_middleware(_AsAlice)
+            hang_pages(full.ctx)
+            yield user
+
+    return opened
+
+
+@dataclass
+class Site:
+    """The pages as served: `url`, and a link that lets a browser in, once."""
+
+    full: Full
+    url: str
+
+    def login(self) -> str:
+        return f"{self.url}/login/{tokens.issue_link(self.full.ctx, ALICE)}"
+
+
+@pytest.fixture
+def site(full: Full) -> Iterator[Site]:
+    with nicegui_reset_globals():
+        listening = socket.create_server(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        api = build_api(full.ctx, url=url)
+        attach_ui(api, full.ctx)
+        server = uvicorn.Server(uvicorn.Config(api, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield Site(full=full, url=url)
+        server.should_exit = True
+        thread.join(5)
+
+
+@pytest.fixture
+def chromium_path() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.skip("no Chromium on this machine; scripts/engines/install brings one")

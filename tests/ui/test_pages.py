@@ -1,0 +1,142 @@
+"""Each page with NiceGUI's simulated user: the answer is on the first screen and follows what happens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from nicegui.testing import User
+
+from mainspring.core.actors import Actor
+from mainspring.core.records import Role
+from mainspring.services import clusters, runs
+from mainspring.ui import clusters as clusters_page
+from mainspring.ui import live as live_blocks
+from mainspring.ui import runs as runs_page
+
+FIRST_SCREEN = {
+    "overview": ("GPUs busy", "steady", "flight-delays", "delays"),
+    "runs": ("steady", "patient", "good", "bad"),
+    "run": ("steady", "epoch 39", "Cancel run", "Try 1"),
+    "run-ended": ("It succeeded", "model.onnx", "Run again"),
+    "sweeps": ("search", "3 of 6"),
+    "sweep": ("3 of 6 trials are in", "the best auc is 0.62"),
+    "queue": ("patient", "Waits for 2 GPUs"),
+    "clusters": ("1 of 1 node ready", "steady", "Drain"),
+    "datasets": ("flights", "v2"),
+    "dataset": ("Version 2 of 2", "1 added, 1 changed", "b.csv"),
+    "models": ("delays", "champion"),
+    "model": ("passed: value_usd is 18,240", "refused", "Deploy v1"),
+    "endpoints": ("delays v1",),
+    "endpoint": ("Serves delays v1", "0 requests", "Stop endpoint", "predict"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FIRST_SCREEN))
+async def test_each_page_answers_on_its_first_screen(name: str, full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open(full.pages()[name])
+        for words in FIRST_SCREEN[name]:
+            await user.should_see(words)
+
+
+@pytest.mark.parametrize("path", ["/runs/nonsense", "/sweeps/nonsense", "/datasets/x", "/models/x", "/endpoints/x"])
+async def test_a_wrong_name_is_told_in_a_sentence(path: str, simulated: Any) -> None:
+    async with simulated() as user:
+        response = await user.http_client.get(path)
+        assert response.status_code == 404
+        assert "There is no" in response.text
+        assert "Traceback" not in response.text
+
+
+async def test_an_address_without_a_page_is_told(simulated: Any) -> None:
+    async with simulated() as user:
+        page = await user.http_client.get("/nowhere")
+        assert (page.status_code, "There is nothing at /nowhere" in page.text) == (404, True)
+        plain = await user.http_client.get("/api/v1/nowhere")
+        assert plain.json()["error"]["code"] == "not_found"
+
+
+async def test_a_page_follows_what_happens(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open(f"/runs/{full.ids['running']}")
+        await user.should_see("running")
+        await asyncio.to_thread(full.house.end, full.ids["running"], loss=0.01)
+        await _until_seen(user, "It succeeded")
+
+
+async def test_what_users_wrote_is_never_markup(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        page = await user.http_client.get(f"/runs/{full.ids['good']}")
+        assert "&lt;img src=x" in page.text.replace("\\u003c", "<").replace("&amp;", "&")
+        assert "<img src=x" not in page.text
+
+
+async def test_nothing_is_asked_while_nobody_looks(full: Any) -> None:
+    asked = []
+
+    async def refresh() -> None:
+        asked.append(1)
+
+    live = live_blocks.Live(full.ctx)
+    await live.add(refresh, "runs")
+    await live._tick()
+    assert len(asked) == 1  # nothing has moved
+    live.is_visible = False
+    full.ctx.signals.hint("runs")
+    await live._tick()
+    assert len(asked) == 1
+    live.is_visible = True
+    await live._tick()
+    assert len(asked) == 2
+
+
+def test_the_view_is_the_address(full: Any) -> None:
+    view = full.view("/runs", q="train", state="failed", order="metric:-loss", owner="alice", junk="1")
+    wanted = runs_page.filter_of(view)
+    assert (wanted.text, wanted.states, wanted.order, wanted.owner) == ("train", ("failed",), "metric:-loss", "alice")
+    assert runs_page.filter_of(full.view("/runs", state="odd", order="odd")).order == "newest"
+
+
+async def test_the_server_sorts_and_filters(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open("/runs?state=failed")
+        await user.should_see("bad")
+        await user.should_not_see("steady")
+        await user.open("/runs?order=metric:auc")
+        await user.should_see("auc ▾")
+
+
+async def test_rows_stay_where_they_are_and_new_ones_are_announced(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open("/runs")
+        await user.should_see("patient")
+        await asyncio.to_thread(full.submit, "newcomer")
+        await _until_seen(user, "1 new: show")
+        await user.should_not_see("newcomer")
+
+
+def test_a_viewer_is_offered_nothing_that_is_refused(full: Any) -> None:
+    full.actor = Actor(name="eve", roles={"default": Role.VIEWER})
+    assert "drain" not in "".join(_node_cells(full))
+    with pytest.raises(Exception, match="eve is viewer"):
+        runs.cancel(full.ctx, full.actor, full.ids["running"])
+
+
+def _node_cells(full: Any) -> tuple[str, ...]:
+    one = clusters.all(full.ctx, full.actor)[0]
+    return clusters_page.row(full.view("/clusters"), one, one.nodes[0])
+
+
+async def _until_seen(user: User, words: str, timeout_s: float = 10.0) -> None:
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            await user.should_see(words, retries=1)
+        except AssertionError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
