@@ -31,7 +31,7 @@ NOT_IN_ALL = frozenset({"chaos"})  # it has no end of its own
 
 def main(words: Sequence[str]) -> int:
     """Run the named benches; return 1 where one of them failed."""
-    own, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    own, rest = split(words)
     as_json = "--json" in own
     names = [word for word in own if word != "--json"]
     if not names:
@@ -58,6 +58,17 @@ def main(words: Sequence[str]) -> int:
         if rows:
             Console().print(table(name, rows))
     return failed
+
+
+def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return (our own words, those of the bench): what follows `--`, or the first flag that is not ours."""
+    for position, word in enumerate(words):
+        if word == "--":
+            return words[:position], words[position + 1 :]
+        if word.startswith("-") and word != "--json":
+            rest = [one for one in words[position:] if one != "--json"]
+            return [*words[:position], *(["--json"] if "--json" in words[position:] else [])], rest
+    return words, []
 
 
 def is_there(module: str) -> bool:
