@@ -45,13 +45,12 @@ class Target:
 @shaped()
 def all_models(ctx: Ctx, actor: Who, project: Project = "default") -> Response:
     """Return every model with its newest version and the objective it was last judged by."""
-    judged = {one.model: one.objective for one in reversed(gates.all(ctx, actor, project=project)) if one.model}
-    return answer_all(
-        [
-            {"name": one.model, "versions": one.number, "latest": one, "objective": judged.get(one.model, "")}
-            for one in models.all(ctx, actor, project=project)
-        ]
-    )
+    verdicts = gates.all(ctx, actor, project=project)
+    rows = []
+    for one in models.all(ctx, actor, project=project):
+        objective = next((verdict.objective for verdict in verdicts if gates.is_about(verdict, one)), "")
+        rows.append({"name": one.model, "versions": one.number, "latest": one, "objective": objective})
+    return answer_all(rows)
 
 
 @router.post("/models/{name}/versions", status_code=201)

@@ -8,7 +8,7 @@ from mainspring.core.actors import Actor
 from mainspring.core.ids import check_name
 from mainspring.core.objectives import Objective
 from mainspring.core.objectives import judge as judged
-from mainspring.core.records import GateResult, Role
+from mainspring.core.records import GateResult, ModelVersion, Role
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
 
@@ -57,6 +57,12 @@ def all(ctx: Context, actor: Actor, *, project: str = "default", objective: str 
     check_project(ctx, project)
     actor.need(project, Role.VIEWER)
     return ctx.store.gates.all(project, objective=objective, model=model)
+
+
+def is_about(verdict: GateResult, version: ModelVersion) -> bool:
+    """Say whether the verdict judged that version: by name and number, or as the model that its run had just made."""
+    by_name = verdict.model == version.model and verdict.model_version in (0, version.number)
+    return by_name or bool(version.run) and verdict.run == version.run
 
 
 def objectives(ctx: Context, actor: Actor, *, project: str = "default") -> list[Objective]:
