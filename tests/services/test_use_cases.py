@@ -198,6 +198,11 @@ def test_a_gate_refuses_with_a_sentence_and_remembers_the_champion(house) -> Non
     refused = gates.judge(house.ctx, EDITOR, goal, {"value_usd": 205.0})
     assert "champion's 200" in refused.sentence
     assert [one.is_passed for one in gates.all(house.ctx, VIEWER)] == [False, True, False]
+    version = models.add_version(house.ctx, EDITOR, "m", house.folder(m="1"), run="run-x")
+    by_run = gates.judge(house.ctx, EDITOR, goal, {"value_usd": 5.0}, run="run-x")
+    by_name = gates.judge(house.ctx, EDITOR, goal, {"value_usd": 5.0}, model="m", model_version=1)
+    other = gates.judge(house.ctx, EDITOR, goal, {"value_usd": 5.0}, model="m", model_version=2)
+    assert [gates.is_about(one, version) for one in (by_run, by_name, other)] == [True, True, False]
     assert gates.objectives(house.ctx, VIEWER) == [goal]
 
 

@@ -62,7 +62,7 @@ def all(ctx: Context, actor: Actor, *, project: str = "default", objective: str 
 def is_about(verdict: GateResult, version: ModelVersion) -> bool:
     """Say whether the verdict judged that version: by name and number, or as the model that its run had just made."""
     by_name = verdict.model == version.model and verdict.model_version in (0, version.number)
-    return by_name or bool(version.run) and verdict.run == version.run
+    return by_name or (bool(version.run) and verdict.run == version.run)
 
 
 def objectives(ctx: Context, actor: Actor, *, project: str = "default") -> list[Objective]:

@@ -11,6 +11,7 @@ from mainspring.core.records import Run
 from mainspring.core.specs import Value, ValueKind
 from mainspring.services import endpoints, models, runs
 from mainspring.services.context import Context
+from mainspring.services.gates import is_about
 
 MAX_NODES = 500
 MAX_FILES_SHOWN = 20
@@ -81,8 +82,8 @@ def _model(ctx: Context, graph: Lineage, project: str, name: str, number: int, p
     node = LineageNode(id=f"model:{name}@{number}", kind="model", label=f"{name} v{number}", detail=version.manifest)
     if not graph.add(node, parent):
         return
-    for verdict in ctx.store.gates.all(project, model=name):
-        if verdict.model_version == number or (version.run and verdict.run == version.run):
+    for verdict in ctx.store.gates.all(project):
+        if is_about(verdict, version):
             graph.add(
                 LineageNode(id=f"gate:{verdict.id}", kind="gate", label=verdict.objective, detail=verdict.sentence), node.id
             )
