@@ -55,7 +55,7 @@ class Full:
         run, _ = runs.submit(self.ctx, self.actor, RunSpec(command=command, name=name, params=params, resources=asked))
         return run
 
-    def write(self, run: Run, stream: str, data: bytes) -> None:
+    def write(self, run: Run | str, stream: str, data: bytes) -> None:
         attempt = self.house.attempt_of(run)
         offset = self.ctx.store.logs.size(attempt.id, 0, stream)
         self.ctx.store.attempts.append(attempt.id, 0, [(stream, offset, data)], now=self.house.clock.now())
@@ -190,7 +190,7 @@ def site(full: Full) -> Iterator[Site]:
         thread.join(5)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chromium_path() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         found = shutil.which(name)

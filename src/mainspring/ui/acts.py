@@ -42,6 +42,7 @@ def ask(question: str, consequence: str, verb: str, act: Callable[[], Awaitable[
             colour = "color=negative" if is_destructive else "color=primary"
             ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
             ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
+    dialog.on("hide", dialog.delete)
     dialog.open()
 
 

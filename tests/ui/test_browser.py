@@ -1,0 +1,187 @@
+"""The pages in a real Chromium: no error, no request off the machine, nothing wider than the screen, and buttons that work.
+
+Pictures of every page go to the folder that MAINSPRING_SCREENSHOTS names.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from mainspring.core.records import NodeState
+
+T = TypeVar("T")
+pytestmark = pytest.mark.browser
+ARGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+class Watched:
+    """One tab, and whatever it complained about or fetched from elsewhere."""
+
+    def __init__(self, browser: Browser, site: Any, link: str, *, theme: str = "light", width: int = 1280) -> None:
+        self.site = site
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []
+        self._context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
+        self._context.set_default_timeout(15_000)
+        self.page: Page = self._context.new_page()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda wrong: self.complaints.append(str(wrong)))
+        self.page.on("request", lambda asked: self._asked(asked.url))
+        self.page.goto(link)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.site.url + path)
+        self.page.wait_for_function("window.did_handshake === true || window.socket?.connected === true")
+        return self.page
+
+    def close(self) -> None:
+        self._context.close()
+        assert self.complaints == []
+        assert self.strangers == []
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.text} {message.location.get('url', '')}")
+
+    def _asked(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            self.strangers.append(url)
+
+
+Open = Callable[..., Watched]
+
+
+@pytest.fixture
+def tab(site: Any, chromium_path: str) -> Iterator[Open]:
+    """Open tabs; closing tells what was wrong with them. Playwright's loop runs in this thread meanwhile: see `aside`."""
+    links = [site.login() for _ in range(2)]
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=chromium_path, args=list(ARGS))
+        yield lambda **how: Watched(browser, site, links.pop(), **how)
+        browser.close()
+
+
+def aside(act: Callable[[], T]) -> T:
+    """Return what `act` gives in a thread without an event loop, as the store wants it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 400)])
+def test_every_page_is_quiet_local_and_fits(tab: Open, site: Any, theme: str, width: int) -> None:
+    seen = tab(theme=theme, width=width)
+    pictures = os.environ.get("MAINSPRING_SCREENSHOTS", "")
+    for name, path in site.full.pages().items():
+        page = seen.open(path)
+        expect(page.locator(".ms-main")).to_be_visible()
+        wide = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
+        assert max(wide) <= width, f"{name} is {max(wide)} px wide on a screen of {width}"
+        if pictures:
+            page.wait_for_timeout(1200)
+            Path(pictures).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=f"{pictures}/{name}-{theme}-{width}.png", full_page=True)
+    seen.close()
+
+
+def test_a_run_is_cancelled_after_the_dialog_said_what_happens(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs/{site.full.ids['waiting']}")
+    page.get_by_role("button", name="Cancel run").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("it leaves the queue at once")
+    dialog.get_by_role("button", name="Leave it").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator(".ms-title")).to_contain_text("queued")
+    page.get_by_role("button", name="Cancel run").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel run").click()
+    expect(page.locator(".ms-title")).to_contain_text("cancelled")
+    run = aside(lambda: site.full.ctx.store.runs.get(site.full.ids["waiting"]))
+    assert run is not None
+    assert run.state == "cancelled"
+    seen.close()
+
+
+def test_a_run_is_run_again_with_another_parameter(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs/{site.full.ids['good']}")
+    page.get_by_role("button", name="Run again").click()
+    page.get_by_role("dialog").get_by_label("rate").fill("0.25")
+    page.get_by_role("dialog").get_by_role("button", name="Run again").click()
+    page.wait_for_url(lambda url: site.full.ids["good"] not in url)
+    fresh = aside(lambda: site.full.ctx.store.runs.get(page.url.rpartition("/")[2]))
+    assert fresh is not None
+    assert fresh.spec.command[-2:] == ("--rate", "0.25")
+    seen.close()
+
+
+def test_the_log_follows_and_is_searched(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs/{site.full.ids['running']}")
+    log = page.locator(".ms-log")
+    expect(log).to_contain_text("epoch 39")
+    aside(lambda: site.full.write(site.full.ids["running"], "log", b"\x1b[31m<b>needle</b>\x1b[0m\n"))
+    expect(log).to_contain_text("<b>needle</b>")
+    expect(log.locator(".an-31")).to_have_count(1)
+    page.wait_for_function("(() => { const l = document.querySelector('.ms-log'); return l.scrollTop > 0 })()")
+    page.get_by_label("Search the log").fill("NEEDLE")
+    expect(log.locator("mark")).to_have_text("needle")
+    expect(log).not_to_contain_text("epoch 39")
+    seen.close()
+
+
+def test_markup_of_users_never_runs(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs/{site.full.ids['good']}")
+    expect(page.locator(".ms-log")).to_contain_text("<img src=x onerror=alert(1)>")
+    assert page.locator(".ms-log img").count() == 0
+    seen.close()
+
+
+def test_a_node_is_drained_and_resumed(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/clusters")
+    page.get_by_role("button", name="Drain").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert [node.state for node in aside(site.full.ctx.store.nodes.all)] == [NodeState.DRAINING]
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Drain")).to_be_visible()
+    seen.close()
+
+
+def test_the_box_of_an_endpoint_shows_what_a_client_gets(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/endpoints/delays")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#try-answer")).to_contain_text("503")  # nothing serves in this house
+    expect(page.locator("#try-answer")).to_contain_text("No replica of endpoint")
+    seen.complaints = [one for one in seen.complaints if "503" not in one]
+    seen.close()
+
+
+def test_who_is_not_known_is_told_how_to_come_in(site: Any) -> None:
+    request = urllib.request.Request(f"{site.url}/runs", headers={"Accept": "text/html"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 401
+    assert "mainspring ui" in refused.value.read().decode()
+
+
+def test_answers_forbid_other_hosts(tab: Open, site: Any) -> None:
+    seen = tab()
+    answer = seen.page.goto(site.url + "/queue")
+    assert answer is not None
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "http" not in answer.headers["content-security-policy"]
+    seen.close()
