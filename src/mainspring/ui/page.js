@@ -42,7 +42,7 @@
   document.addEventListener("keydown", (event) => {
     const typed = event.target.closest("input, textarea, select, [contenteditable]");
     if (typed || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (isGoing && places[event.key]) location.href = places[event.key];
+    if (isGoing && places[event.key]) location.href = places[event.key] + (new URLSearchParams(location.search).get("project") ? `?project=${encodeURIComponent(new URLSearchParams(location.search).get("project"))}` : "");
     isGoing = event.key === "g";
     if (event.key === "/") {
       const search = document.querySelector("input[type=search]");

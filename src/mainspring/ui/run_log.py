@@ -105,8 +105,9 @@ async def log_block(live: Live, view: View, run: str) -> None:
             ui.element("input").classes("ms-field").props('type=search placeholder="Search the log" aria-label="Search the log"')
         )
         follow = ui.checkbox("Follow", value=True).props("dense")
-        ui.button("Earlier", on_click=lambda: turn(tail.earlier)).props("flat dense no-caps")
-        ui.button("Latest", on_click=lambda: turn(tail.latest)).props("flat dense no-caps")
+        for label, move in (("Earlier", tail.earlier), ("Latest", tail.latest)):
+            with ui.element("button").classes("ms-btn").props("type=button").on("click", lambda _, move=move: turn(move)):
+                ui.html(label, sanitize=False, tag="span")
     block = ui.element("pre").classes("ms-log").props('tabindex=0 aria-label="Log"')
     with block:
         shown = ui.html("", sanitize=False)

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from mainspring.core.ids import RunId
 from mainspring.core.queries import Page, RunFilter
-from mainspring.core.records import Run, RunState
+from mainspring.core.records import Desired, Run, RunState
 from mainspring.core.units import show_milli
 from mainspring.services import runs
 from mainspring.ui import parts
@@ -139,7 +139,8 @@ def name_cell(view: View, one: Run) -> str:
 def state_cell(one: Run) -> str:
     """Return the state, with the reason of a run that waits and the message of one that failed."""
     if one.state is RunState.QUEUED and one.reason is not None:
-        return parts.state(one.state.value) + parts.why(one.reason.sentence)
+        word = "paused" if one.desired is Desired.PAUSED else one.state.value
+        return parts.state(word) + parts.why(one.reason.sentence)
     if one.state is RunState.FAILED and one.outcome is not None:
         return parts.state(one.state.value) + parts.why(one.outcome.message[:160])
     return parts.state(one.state.value)
