@@ -10,9 +10,10 @@ from pathlib import PurePath
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
-from mainspring.core.errors import CannotFitError, ConflictError, NotFoundError, StateError, UsageError
+from mainspring.core.errors import CannotFitError, ConflictError, NotFoundError, SpecError, StateError, UsageError
 from mainspring.core.ids import RunId, check_name
 from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.manifests import is_digest, read_manifest
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
@@ -28,12 +29,13 @@ _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
 def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple[Run, bool]:
     """Accept a run: after this returns it is never lost (promise P1). The same `key` gives the same run and False.
 
-    Raises SpecError, NotFoundError (project, secret), AccessDeniedError, CannotFitError (no node could ever hold it).
+    Raises SpecError, NotFoundError (project, secret, blob), ArchiveError (hostile code), AccessDeniedError, CannotFitError.
     """
     check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
     run = make_run(ctx, actor.name, spec)
     _check_secrets(ctx, spec)
+    _check_blobs(ctx, spec)
     misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
     if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
         raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
@@ -288,6 +290,28 @@ def _check_secrets(ctx: Context, spec: RunSpec) -> None:
             raise NotFoundError(
                 f"Project {spec.project!r} has no secret {name!r}.", hint=f"mainspring secret set {name} --project {spec.project}"
             )
+
+
+def _check_blobs(ctx: Context, spec: RunSpec) -> None:
+    """Refuse what no attempt could ever fetch; the sweeper spares for a while what was asked for here."""
+    named = {f"args.{name}": value.digest for name, value in spec.args.items()}
+    named |= {"code.manifest": spec.code.manifest, "code.git_diff": spec.code.git_diff, "environment.lock": spec.environment.lock}
+    named["entry.pickled"] = spec.entry.pickled if spec.entry is not None else ""
+    for path, digest in named.items():
+        if digest and not is_digest(digest):
+            raise SpecError(
+                f"{path} is {digest[:40]!r}, which is not a sha256 digest.", hint="Send it again.", details={"path": path}
+            )
+    missing = set(ctx.blobs.missing([digest for digest in named.values() if digest]))
+    for path, digest in named.items():
+        if digest in missing:
+            raise NotFoundError(
+                f"{path} names {digest[:12]}…, which is not stored here.",
+                hint="Upload it, then submit again.",
+                details={"path": path},
+            )
+    if spec.code.manifest:
+        read_manifest(ctx.blobs.get(spec.code.manifest))
 
 
 def _default_name(spec: RunSpec) -> str:
