@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -91,6 +92,22 @@ def test_runs_whose_runners_are_killed_are_tried_again(installation: Installatio
         os.kill(pid, signal.SIGKILL)
     wait_all(installation, 12, timeout_s=90)
     installation.check(12, were_runners_killed=True)
+
+
+def test_a_server_that_comes_back_elsewhere_is_found(installation: Installation) -> None:
+    installation.start()
+    submit_all(installation, 2, pause_s=0.15)
+    wait_lines(installation, 2)
+    installation.kill()
+    port = int((installation.home / "port").read_text())
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        installation.start()
+        assert int((installation.home / "port").read_text()) != port
+        wait_all(installation, 2)
+        installation.check(2)
 
 
 def test_a_run_outlives_a_server_that_is_away(installation: Installation) -> None:

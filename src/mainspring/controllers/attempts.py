@@ -45,6 +45,7 @@ class Attempts:
     _unknown_since: dict[tuple[str, int], float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _launched: dict[str, Attempt] = field(default_factory=dict)
+    _greeted: set[tuple[str, int]] = field(default_factory=set)
     _look_at: float = 0.0
 
     def tick(self) -> float | None:
@@ -192,6 +193,7 @@ class Attempts:
         key = (attempt.id, replica.index)
         if state is ObservedState.RUNNING:
             self._unknown_since.pop(key, None)
+            self._greet(backend, attempt, replica, nodes)
         elif state is ObservedState.GONE:
             self._unknown_since.pop(key, None)
             self._gone(backend, attempt, replica, nodes)
@@ -200,6 +202,18 @@ class Attempts:
             run = self.ctx.store.runs.get(attempt.run)
             if self.ctx.clock.monotonic() - since > self.ctx.settings.lost_after_s and run and not run.spec.is_exclusive:
                 self._lost(attempt, replica, "Its node has not answered for too long.")
+
+    def _greet(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
+        """Tell a runner that an earlier process launched where this server is, once: launching again starts nothing."""
+        key = (attempt.id, replica.index)
+        if key in self._greeted or attempt.id in self._launched or replica.node not in nodes:
+            return
+        try:
+            backend.launch(self._request(attempt, replica, nodes[replica.node], attempts.make_token(self.ctx, attempt.id)))
+        except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
+            log.warning("greeting failed", extra={"attempt": attempt.id, "error": wrong.message})
+            return
+        self._greeted.add(key)
 
     def _gone(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
         """The runner is dead. Unless its last beat came meanwhile, start it again in its folder to drain and report."""
@@ -250,6 +264,7 @@ class Attempts:
             for replica in fresh.replicas:
                 for table in (self._stopped_at, self._relaunches, self._unknown_since):
                     table.pop((attempt.id, replica.index), None)
+                self._greeted.discard((attempt.id, replica.index))
             self._not_before.pop(attempt.id, None)
 
 

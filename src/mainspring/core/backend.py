@@ -118,6 +118,7 @@ class Backend(Protocol):
         """Start the runner and return within 10 s; do not wait for it to be up.
 
         Idempotent: the same (attempt, replica) returns the same handle and starts nothing twice while its runner lives.
+        A runner that lives is told `server_url` if it has changed.
         If the runner died without an acknowledged end, it is started again in the same folder: it never begins user
         code a second time, it ends what is left of the process group, replays its spool and reports the end.
         Raises CapacityError, LaunchError, UnreachableError, CredentialsError.

@@ -61,7 +61,7 @@ class Agent:
         self._cgroup = str(launch.get("cgroup") or "")
         self._stop = Stop(folder)
         self._link = Link(folder, launch, token, self._obey)
-        self._wire = Wire(str(launch["server_url"]), token)
+        self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
 
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""

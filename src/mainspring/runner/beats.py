@@ -75,7 +75,7 @@ class Link:
         self._wake.set()
 
     def _beat_for_ever(self) -> None:
-        wire = Wire(self._url, self._token)
+        wire = Wire(self._url, self._token, self._folder.at("launch.json"))
         failures = 0
         while not self.is_acknowledged.is_set():
             try:
@@ -195,7 +195,7 @@ class Link:
 
     def _listen_for_ever(self) -> None:
         self.is_acknowledged.wait(LISTEN_AFTER_S)
-        wire = Wire(self._url, self._token)
+        wire = Wire(self._url, self._token, self._folder.at("launch.json"))
         failures = 0
         path = f"/attempts/{self._attempt}/commands?replica={self._replica}&hold_s={HOLD_S}&after="
         while not self.is_acknowledged.is_set():

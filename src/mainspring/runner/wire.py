@@ -29,9 +29,15 @@ class AwayError(Exception):
 
 
 class Wire:
-    """One connection, for one thread."""
+    """One connection, for one thread. Whenever it is opened, `launch_file` is asked where the server is now."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, launch_file: str = "") -> None:
+        self._launch_file = launch_file
+        self._aim(url)
+        self._headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def _aim(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or "127.0.0.1"
@@ -39,8 +45,14 @@ class Wire:
         self._path = parts.path.rstrip("/")
         if not self._path.endswith(PREFIX):
             self._path += PREFIX
-        self._headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
-        self._connection: http.client.HTTPConnection | None = None
+
+    def _look_again(self) -> None:
+        """Aim at the address in the launch file: a server that came back elsewhere has written it there."""
+        try:
+            with open(self._launch_file, encoding="utf-8") as file:
+                self._aim(str(json.load(file)["server_url"]))
+        except (OSError, ValueError, KeyError):
+            return  # the last address stands
 
     def ask(self, method: str, path: str, value: Any = None, timeout_s: float = 30.0) -> dict[str, Any]:
         """Return the JSON answer to a JSON body. Raises AwayError or RefusedError."""
@@ -94,6 +106,8 @@ class Wire:
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> http.client.HTTPResponse:
         if self._connection is None:
+            if self._launch_file:
+                self._look_again()
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             self._connection = kind(self._host, self._port, timeout=timeout_s)
         self._connection.timeout = timeout_s

@@ -84,7 +84,16 @@ class LocalBackend:
         with self._launching:
             if not self._lives(handle):
                 self._start(request, place)
+            else:
+                self._readdress(request, place)
         return handle
+
+    def _readdress(self, request: LaunchRequest, place: Path) -> None:
+        """Tell a living runner where the server is now; it looks there whenever it has to connect anew."""
+        told = processes.read_record(place / "launch.json")
+        if told and told.get("server_url") != request.server_url:
+            with contextlib.suppress(OSError):
+                _write_private(place / "launch.json", json.dumps({**told, "server_url": request.server_url}))
 
     def _start(self, request: LaunchRequest, place: Path) -> None:
         name = f"{request.attempt}.{request.replica}"
