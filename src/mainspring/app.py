@@ -42,7 +42,7 @@ from mainspring.services.signals import Signals
 from mainspring.settings import VERSION, Settings, load_settings
 from mainspring.store.backup import restore as restore_database
 from mainspring.store.store import Store
-from mainspring.ui.app import attach_ui
+from mainspring.ui.waking import attach_waking_ui
 
 log = logging.getLogger(__name__)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -141,7 +141,7 @@ def build(settings: Settings, *, url: str, shutdown: threading.Event) -> Running
     loops = Loops(ctx.signals)
     api = build_api(ctx, url=url, shutdown=shutdown.set)
     if settings.has_ui:
-        attach_ui(api, ctx)
+        attach_waking_ui(api, ctx)
     return Running(ctx=ctx, fleet=fleet, loops=loops, api=api, user=name)
 
 

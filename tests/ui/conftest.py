@@ -28,8 +28,9 @@ from mainspring.core.resources import Resources
 from mainspring.core.specs import Link, RunSpec, Value, ValueKind
 from mainspring.services import datasets, endpoints, gates, models, runs, sweeps, tokens, users
 from mainspring.services.context import Context
-from mainspring.ui.app import attach_ui, hang_pages
+from mainspring.ui.app import hang_pages
 from mainspring.ui.view import View
+from mainspring.ui.waking import attach_waking_ui
 
 ALICE = Actor(name="alice", is_admin=True)
 NASTY = "<img src=x onerror=alert(1)>"
@@ -178,7 +179,7 @@ def site(full: Full) -> Iterator[Site]:
         listening = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         api = build_api(full.ctx, url=url)
-        attach_ui(api, full.ctx)
+        attach_waking_ui(api, full.ctx)
         server = uvicorn.Server(uvicorn.Config(api, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

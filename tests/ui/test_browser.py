@@ -5,6 +5,7 @@ Pictures of every page go to the folder that MAINSPRING_SCREENSHOTS names.
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 import urllib.request
@@ -17,7 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from mainspring.core.actors import SYSTEM
 from mainspring.core.records import NodeState
+from mainspring.services import tokens
 
 T = TypeVar("T")
 pytestmark = pytest.mark.browser
@@ -176,6 +179,16 @@ def test_who_is_not_known_is_told_how_to_come_in(site: Any) -> None:
         urllib.request.urlopen(request, timeout=10)
     assert refused.value.code == 401
     assert "mainspring ui" in refused.value.read().decode()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_address_of_the_interface_without_a_route_is_told_in_json(site: Any, method: str) -> None:
+    token = tokens.issue(site.full.ctx, SYSTEM, "alice", "test")[0]
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{site.url}/api/v1/nowhere", headers=headers, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert (refused.value.code, json.load(refused.value)["error"]["code"]) == (404, "not_found")
 
 
 def test_answers_forbid_other_hosts(tab: Open, site: Any) -> None:

@@ -54,8 +54,6 @@ async def test_an_address_without_a_page_is_told(simulated: Any) -> None:
     async with simulated() as user:
         page = await user.http_client.get("/nowhere")
         assert (page.status_code, "There is nothing at /nowhere" in page.text) == (404, True)
-        plain = await user.http_client.get("/api/v1/nowhere")
-        assert plain.json()["error"]["code"] == "not_found"
 
 
 async def test_a_page_follows_what_happens(full: Any, simulated: Any) -> None:

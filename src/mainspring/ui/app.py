@@ -13,7 +13,6 @@ from nicegui.page import page as make_page
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mainspring.core import codec
 from mainspring.core.actors import Actor
 from mainspring.core.errors import AuthError, MainspringError, NotFoundError
 from mainspring.services import projects
@@ -50,7 +49,14 @@ def attach_ui(api: FastAPI, ctx: Context) -> None:
     hang_pages(ctx)
     site.add_middleware(_Policy)
     ui.run_with(
-        api, title="Mainspring", favicon=FAVICON, dark=None, tailwind=False, show_welcome_message=False, storage_secret=None
+        api,
+        title="Mainspring",
+        favicon=FAVICON,
+        dark=None,
+        tailwind=False,
+        binding_refresh_interval=None,  # nothing is bound
+        show_welcome_message=False,
+        storage_secret=None,
     )
 
 
@@ -61,9 +67,6 @@ def hang_pages(ctx: Context) -> None:
 
     async def lost(request: Request, _: Exception) -> Response:
         wrong = NotFoundError(f"There is nothing at {request.url.path[:200]}.", hint="See the pages named above.")
-        if request.url.path.startswith("/api/"):
-            wrong.hint = "See /api/v1/openapi.json."
-            return Response(codec.encode(wrong.to_wire()), status_code=404, media_type="application/json")
         with Client(make_page(""), request=request) as client:
             _sorry(await _view(ctx, request), wrong)
             return client.build_response(request, 404)
