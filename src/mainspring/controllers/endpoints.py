@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import MainspringError
+from mainspring.core.ids import RunId
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Endpoint, EndpointState, Run, RunState
 from mainspring.services import endpoints, runs
 from mainspring.services.context import Context
 from mainspring.services.runs import said
+from mainspring.workflows.rollout import desired_replicas, revision_of
 
 log = logging.getLogger(__name__)
 MAX_QUICK_FAILURES = 3
@@ -32,38 +34,39 @@ class Endpoints:
 
     def _step(self, endpoint: Endpoint) -> float | None:
         linked = self.ctx.store.runs.by_link("endpoint", endpoint.id)
-        living = [run for run in linked if run.state not in TERMINAL_RUN]
-        if endpoint.stopped_at is not None:
-            self._cancel(living)
-            self._set(endpoint, EndpointState.STOPPED, "")
-            return None
-        mine = [run for run in living if _revision(run) == endpoint.revision]
-        others = [run for run in living if _revision(run) != endpoint.revision]
-        ready = [run for run in mine if self._answers(run)]
-        if len(ready) >= endpoint.replicas:
-            self._cancel(others)
-            self._cancel(sorted(mine, key=lambda run: run.seq)[endpoint.replicas :])
-            self._set(endpoint, EndpointState.READY, "")
-            return None
-        failures = self._failures(endpoint, linked)
-        if failures >= MAX_QUICK_FAILURES:
-            last = max((run for run in linked if run.state is RunState.FAILED), key=lambda run: run.seq)
-            why = last.outcome.message if last.outcome else ""
-            self._set(
-                endpoint, EndpointState.FAILING, f"Replicas of revision {endpoint.revision} die: {why} mainspring logs {last.id}"
-            )
-        elif not ready:
-            self._set(endpoint, EndpointState.STARTING, "")
-        missing = endpoint.replicas - len(mine)
-        if missing <= 0:
+        ready = {run.id for run in linked if self._answers(run)}
+        wanted = desired_replicas(endpoint, linked, ready)
+        by_id = {run.id: run for run in linked}
+        self._cancel([by_id[one] for one in wanted.stop])
+        failures = self._tell(endpoint, linked, ready)
+        if wanted.start <= 0:
             return None
         now = self.ctx.clock.monotonic()
         pause = self._not_before.get(endpoint.id, 0.0) - now
         if pause > 0:
             return pause
         self._not_before[endpoint.id] = now + min(60.0, RESTART_S * 2**failures)
-        self._start(endpoint, missing)
+        self._start(endpoint, wanted.start)
         return RESTART_S
+
+    def _tell(self, endpoint: Endpoint, linked: list[Run], ready: set[RunId]) -> int:
+        """Write down what the endpoint does for its callers; return how many replicas in a row never answered."""
+        if endpoint.stopped_at is not None:
+            self._set(endpoint, EndpointState.STOPPED, "")
+            return 0
+        answering = sum(run.id in ready and revision_of(run) == endpoint.revision for run in linked)
+        if answering >= endpoint.replicas:
+            self._set(endpoint, EndpointState.READY, "")
+            return 0
+        failures = self._failures(endpoint, linked)
+        if failures >= MAX_QUICK_FAILURES:
+            last = max((run for run in linked if run.state is RunState.FAILED), key=lambda run: run.seq)
+            why = last.outcome.message if last.outcome else ""
+            message = f"Replicas of revision {endpoint.revision} die: {why} mainspring logs {last.id}"
+            self._set(endpoint, EndpointState.FAILING, message)
+        elif not answering:
+            self._set(endpoint, EndpointState.STARTING, "")
+        return failures
 
     def _start(self, endpoint: Endpoint, missing: int) -> None:
         revision = next(one for one in self.ctx.store.endpoints.revisions(endpoint.id) if one.number == endpoint.revision)
@@ -81,7 +84,7 @@ class Endpoints:
         """Return how many of this revision's newest replicas in a row ended without ever answering."""
         count = 0
         for run in sorted(linked, key=lambda one: -one.seq):
-            if _revision(run) != endpoint.revision or run.state not in TERMINAL_RUN:
+            if revision_of(run) != endpoint.revision or run.state not in TERMINAL_RUN:
                 continue
             if run.state is not RunState.FAILED or self._ever_answered(run):
                 break
@@ -105,7 +108,3 @@ class Endpoints:
         if (endpoint.state, endpoint.message) != (state, message):
             event = said(SYSTEM, f"endpoint.{state}", endpoint.name, endpoint.project, revision=endpoint.revision)
             self.ctx.store.endpoints.set_state(endpoint.id, state, message=message, event=event)
-
-
-def _revision(run: Run) -> int:
-    return int(run.spec.link.key) if run.spec.link is not None else 0
