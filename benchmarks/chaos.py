@@ -95,7 +95,7 @@ def harm(site: Any, cases: ModuleType, dice: random.Random, kind: str, point: st
     kills = 0
     if kind in ("runner deaths", "both"):
         time.sleep(dice.uniform(0.0, 1.5))  # the moment of death is what is being varied
-        found = [pid for pid in site.runners() if b"runner" in cases.cmdline(pid)]
+        found = site.runner_pids()
         for pid in dice.sample(found, min(len(found), dice.randint(1, runs))):
             try:
                 os.kill(pid, signal.SIGKILL)

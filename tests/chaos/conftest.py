@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -141,6 +142,15 @@ class Installation:
                 if mine in words and b") Z " not in stat and int(folder.name) != (self.process.pid if self.process else 0):
                     found.append(int(folder.name))
         return found
+
+    def runner_pids(self) -> list[int]:
+        """Return the living runners themselves: not user code, nor a child that is about to become it."""
+        told = []
+        for place in (self.home / "clusters").glob("*/attempts/*/runner.json"):
+            with contextlib.suppress(OSError, ValueError):
+                told.append(json.loads(place.read_text())["pid"])
+        alive = set(self.runners())
+        return sorted(pid for pid in told if pid in alive)
 
     def check(self, wanted: int, *, were_runners_killed: bool = False) -> None:
         """Check promises P1, P2, P3, P6, P7 and P8 after everything has come to rest."""

@@ -86,7 +86,7 @@ def test_runs_whose_runners_are_killed_are_tried_again(installation: Installatio
     installation.start()
     submit_all(installation, 12, pause_s=0.1)
     wait_lines(installation, 4)
-    victims = [pid for pid in installation.runners() if b"runner" in cmdline(pid)][:4]
+    victims = installation.runner_pids()[:4]
     assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
@@ -145,12 +145,3 @@ def wait_lines(installation: Installation, count: int) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and len(installation.lines()) < count:
         time.sleep(0.02)
-
-
-def cmdline(pid: int) -> bytes:
-    """Return the command line of a process, empty when it is gone."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as handle:
-            return handle.read()
-    except OSError:
-        return b""

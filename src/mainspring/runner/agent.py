@@ -118,6 +118,10 @@ class Agent:
         before = process.killed_for_memory(self._cgroup) if self._cgroup else None
         try:
             pid = process.begin(folder, command, cwd, env)
+        except BrokenPipeError:
+            sentence = "Its process was killed before user code began."
+            folder.say(sentence)
+            return _outcome("launch_failed", None, sentence)
         except OSError as wrong:
             sentence = f"{command[0]} cannot be started: {wrong.strerror or wrong}."
             folder.say(sentence)

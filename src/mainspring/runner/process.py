@@ -24,7 +24,8 @@ def adopt_orphans() -> None:
 def begin(folder: Folder, command: list[str], cwd: str, env: dict[str, str]) -> int:
     """Start user code and return its pid; `started` is on disk before its first instruction (S3, S4).
 
-    The child waits at a pipe for that. If we die before, the pipe ends and nothing begins. Raises OSError when it cannot start.
+    The child waits at a pipe for that. If we die before, the pipe ends and nothing begins. Raises OSError when it cannot
+    start, BrokenPipeError when the child was killed before user code began.
     """
     log = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -40,6 +41,10 @@ def begin(folder: Folder, command: list[str], cwd: str, env: dict[str, str]) -> 
         write_durably(folder.started, {**identity(pid), "pgid": pid})
         reach("after-S3")
         os.write(gate_write, b"1")
+    except BrokenPipeError:  # somebody killed the child: it never became user code, so that another attempt may begin it
+        os.close(told_read)
+        os.waitpid(pid, 0)
+        raise
     finally:
         os.close(gate_write)
     number = os.read(told_read, 16)
