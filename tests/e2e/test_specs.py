@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Site
 
 pytestmark = pytest.mark.e2e
@@ -127,3 +129,10 @@ def test_a_script_that_is_not_there_is_named_before_anything_is_sent(site: Site)
     assert done.code == 2
     assert "nothing.py" in done.err
     assert str(site.home) in done.err, "where it was looked for is said"
+
+
+def test_a_sweep_whose_trials_can_never_fit_is_refused_at_once(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "tune.py").write_text("def tune(x=0.0):\n    return x\n")
+    done = site.cli("sweep", "tune.py:tune", "--gpus", "3", "-n", "2", "--maximize", "y", "x=uniform:0:1", "-d", cwd=tmp_path)
+    assert done.code == 6, done
+    assert "ask for --gpus 2 or less" in done.err

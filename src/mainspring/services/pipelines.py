@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError
 from mainspring.core.graphs import Graph, PipelineRun, PipelineState, StepRun
 from mainspring.core.ids import check_name
 from mainspring.core.records import Role
-from mainspring.core.specs import check_spec
 from mainspring.services import runs
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
@@ -22,7 +23,7 @@ def start(ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str =
     check_graph(graph)
     for step in graph.steps:
         if step.template is not None:
-            check_spec(step.template)
+            runs.check_wanted(ctx, replace(step.template, project=project))
     pipeline = PipelineRun(
         id=ctx.ids.new("pipeline"),
         project=project,

@@ -34,15 +34,24 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple
     check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
     run = make_run(ctx, actor.name, spec)
+    check_wanted(ctx, spec)
+    reach("before-W1")
+    accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
+    reach("after-W1")
+    return accepted
+
+
+def check_wanted(ctx: Context, spec: RunSpec) -> None:
+    """Refuse what could never run: it would wait, or fail, for ever. For runs, and for the templates of sweeps and pipelines.
+
+    Raises SpecError, NotFoundError (secret, blob), ArchiveError (hostile code), CannotFitError.
+    """
+    check_spec(spec)
     _check_secrets(ctx, spec)
     _check_blobs(ctx, spec)
     misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
     if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
         raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
-    reach("before-W1")
-    accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
-    reach("after-W1")
-    return accepted
 
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None) -> Run:

@@ -11,7 +11,7 @@ from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.core.ids import check_name
 from mainspring.core.records import Role, RunState, Sweep, SweepSpec, SweepState, Trial
 from mainspring.core.spaces import check_space
-from mainspring.core.specs import Link, RunSpec, Value, ValueKind, check_spec
+from mainspring.core.specs import Link, RunSpec, Value, ValueKind
 from mainspring.services import runs
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
@@ -24,7 +24,7 @@ def start(ctx: Context, actor: Actor, spec: SweepSpec, *, key: str = "") -> Swee
     project = spec.template.project
     check_project(ctx, project)
     actor.need(project, Role.EDITOR)
-    check_spec(spec.template)
+    runs.check_wanted(ctx, spec.template)
     check_space(spec.space)
     plugins.load("samplers", spec.sampler)
     if not 1 <= spec.trials <= MAX_TRIALS or spec.parallel < 0:
