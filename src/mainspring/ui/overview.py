@@ -14,6 +14,7 @@ from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 NEWEST = 12
+SHORT_QUEUE = 500  # a longer one is not read each second for the sake of one sentence
 
 
 async def page(view: View) -> None:
@@ -44,13 +45,13 @@ def summary(view: View) -> str:
     views = clusters.all(view.ctx, view.actor)
     total = sum(len(node.devices) for one in views for node in one.nodes)
     used = sum(share.milli for one in views for node in one.nodes for share in node.used_devices) / 1000
-    waiting = clusters.queue(view.ctx, view.actor)
-    running = runs.page(view.ctx, view.actor, RunFilter(project=view.project, states=(RunState.RUNNING.value,)), limit=1).total
+    running, waiting = (_count(view, state) for state in (RunState.RUNNING, RunState.QUEUED))
     gpus = f"{used:g} of {total} GPUs busy" if total else "No GPU is registered"
-    words = [gpus, f"{running} {_plural('run', running)} running", f"{len(waiting)} waiting"]
+    words = [gpus, f"{running:,} {_plural('run', running)} running", f"{waiting:,} waiting"]
     sentence = "; ".join(words) + "."
-    if waiting and waiting[0].reason:
-        sentence += f" Next is {waiting[0].name}: {waiting[0].reason.sentence}"
+    first = clusters.queue(view.ctx, view.actor)[:1] if 0 < waiting <= SHORT_QUEUE else []
+    for one in first:
+        sentence += f" Next is {one.name}: {one.reason.sentence}" if one.reason else ""
     return f'<p class="ms-sentence">{parts.text(sentence)}</p>'
 
 
@@ -146,6 +147,10 @@ def served(view: View) -> str:
         label="Endpoints",
         numeric=("Requests", "Errors"),
     )
+
+
+def _count(view: View, state: RunState) -> int:
+    return runs.page(view.ctx, view.actor, RunFilter(project=view.project, states=(state.value,)), limit=1).total
 
 
 def _plural(word: str, number: int) -> str:

@@ -16,7 +16,7 @@ MAX_ROWS = 500
 
 async def page(view: View) -> None:
     """Draw the queue."""
-    live = Live(view.ctx)
+    live = Live(view.ctx, every_s=2.0)
     with page_frame("Queue", view):
         await live.block(lambda: waiting(view), "runs", "nodes")
     live.start()

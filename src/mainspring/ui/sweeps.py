@@ -16,6 +16,7 @@ from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 MAX_ROWS = 500
+MAX_SWEEPS = 100
 MAX_LINES = 2000
 ORDERS = ("best", "number")
 
@@ -31,7 +32,7 @@ async def page(view: View) -> None:
 def listed(view: View) -> str:
     """Return the sweeps, newest first."""
     rows = []
-    for one in sweeps.all(view.ctx, view.actor, project=view.project)[:MAX_ROWS]:
+    for one in sweeps.all(view.ctx, view.actor, project=view.project)[:MAX_SWEEPS]:
         found = sweeps.with_run_states(view.ctx, one)
         told = sum(trial.told_at is not None for trial in found)
         rows.append(
