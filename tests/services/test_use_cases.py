@@ -21,7 +21,7 @@ from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Cause, EndpointState, Role, RunState
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
-from mainspring.services import clusters, datasets, endpoints, gates, lineage, models, runs
+from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs
 
 VIEWER = Actor(name="vera", roles={"default": Role.VIEWER})
 EDITOR = Actor(name="ed", roles={"default": Role.EDITOR})
@@ -218,6 +218,15 @@ def test_rollback_goes_to_the_model_before(house) -> None:
     assert endpoints.revisions(house.ctx, EDITOR, "live")[-1].model_version == 1
     assert endpoints.stop(house.ctx, EDITOR, "live").stopped_at is not None
     assert back.state is EndpointState.STARTING
+
+
+def test_events_of_others_do_not_hold_up_ones_own(house) -> None:
+    for number in range(5):
+        house.ctx.store.events.append(runs.said(SYSTEM, "node.ready", f"n{number}", ""))
+    run, _ = runs.submit(house.ctx, EDITOR, SPEC)
+    seen = events.since(house.ctx, VIEWER, 0, limit=2)
+    assert [one.subject for one in seen if one.kind == "run.submitted"] == [run.id]
+    assert events.since(house.ctx, STRANGER, 0, limit=2) == []
 
 
 def test_lineage_leads_from_the_endpoint_to_digests_of_files(house) -> None:

@@ -9,5 +9,11 @@ from mainspring.services.context import Context
 
 def since(ctx: Context, actor: Actor, seq: int, *, limit: int = 500, project: str = "") -> list[Event]:
     """Return up to `limit` events after `seq` that the actor may see, in order."""
-    found = ctx.store.events.since(seq, limit=limit, project=project)
-    return [one for one in found if actor.is_admin or (one.project and actor.may(one.project, Role.VIEWER))]
+    seen: list[Event] = []
+    while len(seen) < limit:
+        batch = ctx.store.events.since(seq, limit=limit, project=project)
+        if not batch:
+            break
+        seen += [one for one in batch if actor.is_admin or (one.project and actor.may(one.project, Role.VIEWER))]
+        seq = batch[-1].seq
+    return seen[:limit]
