@@ -84,6 +84,19 @@ def test_a_run_ends_within_its_limits_and_stays_ended(history: list[tuple[Cause,
     assert run.attempt <= retries + lifecycle.MAX_LOSSES + len(history)
 
 
+@pytest.mark.parametrize("state", list(RunState))
+@pytest.mark.parametrize("event", list(RunEvent))
+def test_a_run_follows_the_table(state: RunState, event: RunEvent) -> None:
+    run = make_run(state=state)
+    if (state, event) in RUN:
+        moved = lifecycle.advance_run(run, event)
+        assert (moved.state, moved.version) == (RUN[state, event], run.version + 1)
+        assert state not in lifecycle.TERMINAL_RUN
+    else:
+        with pytest.raises(StateError):
+            lifecycle.advance_run(run, event)
+
+
 def test_a_superseded_attempt_changes_nothing() -> None:
     run = make_run(state=RunState.RUNNING, attempt=2)
     stale = make_attempt(run, number=1)

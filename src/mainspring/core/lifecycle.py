@@ -1,7 +1,8 @@
-"""How runs and attempts change: the arrows as data, and one function `advance` for each record.
+"""How runs and attempts change: the arrows as data, and one function for each record that follows them.
 
-`advance(record, event)` is pure: it returns the new record and the effects that the caller must carry out
-in the same transaction (open or free allocations). Every arrow that is not in the table raises StateError.
+`advance_run` and `advance_attempt` are pure; the latter also returns the effects that the caller carries out in the same
+transaction. Every arrow that is not in the table raises StateError. `place_run`, `cancel_queued` and `finish_run` decide
+which event it is.
 """
 
 from __future__ import annotations
@@ -90,12 +91,20 @@ class Ending:
     backoff_s: float = 0.0
 
 
+def advance_run(run: Run, event: RunEvent) -> Run:
+    """Return `run` after `event`; every change of a run's state passes here. Raises StateError for an arrow not in the table."""
+    target = RUN.get((run.state, event))
+    if target is None:
+        raise StateError(f"Run {run.id} is {run.state}: {event} cannot happen to it.")
+    return replace(run, state=target, version=run.version + 1)
+
+
 def place_run(run: Run, at: datetime) -> Run:
     """Return `run` with its next attempt begun. Raises StateError unless it is queued and wanted."""
     if run.desired is not Desired.RUN:
         raise StateError(f"Run {run.id} is {run.desired}, it is not to be started.")
     return replace(
-        _moved(run, RunEvent.PLACED), attempt=run.attempt + 1, reason=None, not_before=None, started_at=run.started_at or at
+        advance_run(run, RunEvent.PLACED), attempt=run.attempt + 1, reason=None, not_before=None, started_at=run.started_at or at
     )
 
 
@@ -104,7 +113,7 @@ def cancel_queued(run: Run, at: datetime) -> Run:
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.id} is {run.state}, it is not waiting.")
     outcome = Outcome(cause=Cause.CANCELLED, message="Cancelled before it was started.")
-    return replace(_moved(run, RunEvent.CANCELLED), outcome=outcome, ended_at=at, reason=None)
+    return replace(advance_run(run, RunEvent.CANCELLED), outcome=outcome, ended_at=at, reason=None)
 
 
 def advance_attempt(
@@ -141,23 +150,16 @@ def finish_run(run: Run, attempt: Attempt, ending: Ending) -> Run:
     cause = ending.outcome.cause
     done = replace(run, outcome=ending.outcome, ended_at=ending.at)
     if cause is Cause.SUCCEEDED:
-        return _moved(done, RunEvent.SUCCEEDED)
+        return advance_run(done, RunEvent.SUCCEEDED)
     if run.desired is Desired.CANCELLED or (cause is Cause.CANCELLED and run.desired is Desired.RUN):
         cancelled = replace(ending.outcome, cause=Cause.CANCELLED)
-        return _moved(replace(done, outcome=cancelled), RunEvent.CANCELLED)
+        return advance_run(replace(done, outcome=cancelled), RunEvent.CANCELLED)
     if cause in USER_CAUSES:
         if run.retries_used >= run.spec.retries:
-            return _moved(done, RunEvent.FAILED)
-        return _moved(replace(run, retries_used=run.retries_used + 1), RunEvent.RETRIED)
+            return advance_run(done, RunEvent.FAILED)
+        return advance_run(replace(run, retries_used=run.retries_used + 1), RunEvent.RETRIED)
     if cause in LOSS_CAUSES and run.losses + 1 >= MAX_LOSSES:
-        return _moved(done, RunEvent.FAILED)
+        return advance_run(done, RunEvent.FAILED)
     losses = run.losses + (cause in LOSS_CAUSES)
     again = replace(run, losses=losses, not_before=ending.at + timedelta(seconds=ending.backoff_s) if ending.backoff_s else None)
-    return _moved(again, RunEvent.RETRIED)
-
-
-def _moved(run: Run, event: RunEvent) -> Run:
-    target = RUN.get((run.state, event))
-    if target is None:
-        raise StateError(f"Run {run.id} is {run.state}: {event} cannot happen to it.")
-    return replace(run, state=target, version=run.version + 1)
+    return advance_run(again, RunEvent.RETRIED)
