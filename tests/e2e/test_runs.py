@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +123,26 @@ def test_a_member_that_fails_stops_the_others(site: Site, until) -> None:
     run = site.wait(ref := site.python(code, replicas=2, grace_s=1), timeout_s=20)
     assert (run["state"], run["outcome"]["cause"], run["outcome"]["exit_code"]) == ("failed", "user_error", 9)
     until(lambda: not [pid for pid in site.carriers() if ref.encode() in _environ(pid)], "the end of the other member")
+
+
+def test_a_gang_that_loses_a_runner_is_tried_again_as_a_whole(site: Site, tmp_path: Path, until) -> None:
+    go = tmp_path / "go"
+    code = (
+        "import os, sys, time\n"
+        "print('up', os.environ['MAINSPRING_ATTEMPT_NUMBER'], flush=True)\n"
+        f"while os.environ['MAINSPRING_ATTEMPT_NUMBER'] == '1' and not os.path.exists({str(go)!r}): time.sleep(0.02)"
+    )
+    ref = site.python(code, replicas=2, grace_s=1)
+    until(lambda: site.log(ref, replica=0) and site.log(ref, replica=1), "both members")
+    first = site.attempts(ref)[0]["id"]
+    place = site.home / "clusters" / "local" / "attempts" / f"{first}.1"
+    os.kill(json.loads((place / "runner.json").read_text())["pid"], signal.SIGKILL)
+    run = site.wait(ref, timeout_s=30)
+    assert (run["state"], run["attempt"], run["retries_used"]) == ("succeeded", 2, 0)
+    assert [one["outcome"]["cause"] for one in site.attempts(ref)] == ["node_lost", "succeeded"]
+    for number in (0, 1):
+        assert site.log(ref, replica=number, attempt=2) == b"up 2\n"
+    until(lambda: not [pid for pid in site.carriers() if first.encode() in _environ(pid)], "the end of the first attempt")
 
 
 def test_a_gang_waits_until_all_of_it_fits(site: Site, until) -> None:

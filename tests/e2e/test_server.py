@@ -175,12 +175,7 @@ def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path, fresh: Site, un
     for ref in accepted:
         assert fresh.wait(ref)["state"] == "succeeded"
     filler = fresh.home / "filler"
-    with filler.open("wb", buffering=0) as out:
-        try:
-            while True:
-                out.write(b"x" * 4096)
-        except OSError:
-            pass
+    _fill(filler)
 
     def refused() -> Any:
         answer = fresh.call("POST", "/runs", json={"command": ["true"], "name": "while-full", "params": {"pad": "y" * 4000}})
@@ -203,6 +198,38 @@ def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path, fresh: Site, un
         assert fresh.wait(ref)["state"] == "succeeded"
     assert {run["id"] for run in fresh.call("GET", "/runs?limit=1000").json()["items"]} == set(accepted)
     assert "Traceback" not in fresh.server_log()
+
+
+def test_a_run_that_ends_while_the_disk_is_full_is_not_lost(small_disk: Path, fresh: Site, tmp_path: Path, until: Any) -> None:
+    fresh.home = small_disk / "home"
+    fresh.home.mkdir(mode=0o700)
+    fresh.start("--cpus", "8")
+    go = tmp_path / "go"
+    code = f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)"
+    refs = [fresh.python(code) for _ in range(3)]
+    for ref in refs:
+        fresh.running(ref, b"up")
+    folders = [fresh.folder_of(ref) for ref in refs]
+    filler = fresh.home / "filler"
+    _fill(filler)
+    go.touch()
+    until(lambda: all((place / "ended.json").exists() or not place.exists() for place in folders), "the ends on disk")
+    _fill(filler)
+    filler.unlink()
+    for ref in refs:
+        run = fresh.wait(ref, timeout_s=40)
+        assert (run["state"], run["attempt"]) == ("succeeded", 1)
+        assert fresh.log(ref) == b"up\n"
+    assert "Traceback" not in fresh.server_log()
+
+
+def _fill(path: Path) -> None:
+    with path.open("ab", buffering=0) as out:
+        try:
+            while True:
+                out.write(b"x" * 4096)
+        except OSError:
+            pass
 
 
 def test_an_idle_server_uses_next_to_nothing(fresh: Site, record_property: Callable[[str, object], None]) -> None:
