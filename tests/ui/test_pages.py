@@ -138,3 +138,14 @@ async def _until_seen(user: User, words: str, timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.05)
         else:
             return
+
+
+async def test_requests_are_counted_while_one_looks(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open("/endpoints/delays")
+        await user.should_see("0 requests")
+        endpoint = full.ctx.store.endpoints
+        one = await asyncio.to_thread(endpoint.get, "default", "delays")
+        await asyncio.to_thread(endpoint.count, one.id, 41, 1)
+        full.house.clock.advance(5)
+        await _until_seen(user, "41 requests, 1 error (2.44%)")

@@ -9,6 +9,7 @@ from nicegui import run, ui
 from nicegui.events import GenericEventArguments
 
 from mainspring.core.errors import MainspringError
+from mainspring.ui import parts
 
 T = TypeVar("T")
 Handler = Callable[[str], Awaitable[None] | None]
@@ -41,9 +42,15 @@ def ask(question: str, consequence: str, verb: str, act: Callable[[], Awaitable[
 
             colour = "color=negative" if is_destructive else "color=primary"
             ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
-            ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
+            plain_button("Leave it", dialog.close)
     dialog.on("hide", dialog.delete)
     dialog.open()
+
+
+def plain_button(label: str, act: Callable[[], object]) -> None:
+    """Draw a quiet button that looks like those of `parts.button`; `act` may be a coroutine function."""
+    with ui.element("button").classes("ms-btn").props("type=button").on("click", act):
+        ui.html(parts.text(label), sanitize=False, tag="span")
 
 
 async def carry_out(act: Callable[[], T], done: str) -> T | None:

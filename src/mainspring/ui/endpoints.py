@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
@@ -22,13 +21,14 @@ from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 KEPT = 60
+COUNTED_S = 2.0
 
 
 async def page(view: View) -> None:
     """Draw the list of endpoints."""
     live = Live(view.ctx)
     with page_frame("Endpoints", view):
-        await live.block(lambda: listed(view), "endpoints", "events")
+        await live.block(lambda: listed(view), "endpoints", "events", every_s=COUNTED_S)
     live.start()
 
 
@@ -73,7 +73,7 @@ async def one_page(view: View) -> None:
     rates: deque[tuple[float, int]] = deque(maxlen=KEPT)
     with page_frame(one.name, view, "/endpoints"):
         with ui.element("section"):
-            await live.block(lambda: top(view, rates), "endpoints", "events")
+            await live.block(lambda: top(view, rates), "endpoints", "events", every_s=COUNTED_S)
         with ui.element("div").classes("ms-cols"):
             with ui.element("div").classes("ms-stack"):
                 with ui.element("section"):
@@ -97,7 +97,7 @@ async def one_page(view: View) -> None:
 def top(view: View, rates: deque[tuple[float, int]]) -> str:
     """Return value against the objective, then the requests, with their rate since the page was opened."""
     one = endpoints.get(view.ctx, view.actor, view.ref, project=view.project)
-    rates.append((time.monotonic(), one.requests))
+    rates.append((view.ctx.clock.monotonic(), one.requests))
     history = endpoints.revisions(view.ctx, view.actor, view.ref, project=view.project)
     serves = next((revision for revision in history if revision.number == one.revision), None)
     verdict = None

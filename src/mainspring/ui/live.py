@@ -30,8 +30,11 @@ class Live:
     _blocks: list[_Block] = field(default_factory=list)
     _is_busy: bool = False
 
-    async def block(self, draw: Callable[[], str], *topics: str) -> ui.html:
-        """Draw markup now and again after `topics` have moved. `draw` blocks (it asks the services) and runs in a thread."""
+    async def block(self, draw: Callable[[], str], *topics: str, every_s: float = 0.0) -> ui.html:
+        """Draw markup now and again after `topics` have moved. `draw` blocks (it asks the services) and runs in a thread.
+
+        With `every_s` it is drawn that often too: for figures that are counted without moving a topic.
+        """
         shown = ui.html("", sanitize=False)
 
         async def refresh() -> None:
@@ -39,7 +42,10 @@ class Live:
             if fresh != shown.content:
                 shown.set_content(fresh)
 
-        await self.add(refresh, *topics)
+        def clock() -> tuple[str, ...]:
+            return (f"clock:{int(self.ctx.clock.monotonic() / every_s)}",) if every_s else ()
+
+        await self.add(refresh, *topics, also=clock)
         return shown
 
     async def add(

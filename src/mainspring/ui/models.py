@@ -212,7 +212,7 @@ async def _ask_deploy(view: View, number: str) -> None:
 
         with ui.row().classes("ms-actions"):
             ui.button("Deploy", on_click=deploy).props("no-caps unelevated color=primary")
-            ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
+            acts.plain_button("Leave it", dialog.close)
     dialog.on("hide", dialog.delete)
     dialog.open()
 

@@ -36,7 +36,7 @@ async def page(view: View) -> None:
                     await live.block(lambda: judged(view), "events", "runs")
                 with ui.element("section"):
                     parts.heading("Endpoints")
-                    await live.block(lambda: served(view), "endpoints", "events")
+                    await live.block(lambda: served(view), "endpoints", "events", every_s=5.0)
     live.start()
 
 

@@ -140,7 +140,7 @@ async def _ask_rerun(view: View, ref: str) -> None:
 
         with ui.row().classes("ms-actions"):
             ui.button("Run again", on_click=submit).props("no-caps unelevated color=primary")
-            ui.button("Leave it", on_click=dialog.close).props("no-caps flat")
+            acts.plain_button("Leave it", dialog.close)
     dialog.on("hide", dialog.delete)
     dialog.open()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
@@ -13,7 +14,7 @@ from nicegui import ui
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.services import logs, runs
 from mainspring.services.logs import LogPart
-from mainspring.ui import parts
+from mainspring.ui import acts, parts
 from mainspring.ui.live import Live
 from mainspring.ui.view import View
 
@@ -105,9 +106,8 @@ async def log_block(live: Live, view: View, run: str) -> None:
             ui.element("input").classes("ms-field").props('type=search placeholder="Search the log" aria-label="Search the log"')
         )
         follow = ui.checkbox("Follow", value=True).props("dense")
-        for label, move in (("Earlier", tail.earlier), ("Latest", tail.latest)):
-            with ui.element("button").classes("ms-btn").props("type=button").on("click", lambda _, move=move: turn(move)):
-                ui.html(label, sanitize=False, tag="span")
+        acts.plain_button("Earlier", lambda: turn(tail.earlier))
+        acts.plain_button("Latest", lambda: turn(tail.latest))
     block = ui.element("pre").classes("ms-log").props('tabindex=0 aria-label="Log"')
     with block:
         shown = ui.html("", sanitize=False)
@@ -124,10 +124,9 @@ async def log_block(live: Live, view: View, run: str) -> None:
         await threads.io_bound(tail.load)
         await draw()
 
-    async def turn(move: object) -> None:
-        if callable(move):
-            await threads.io_bound(move)
-            await draw()
+    async def turn(move: Callable[[], None]) -> None:
+        await threads.io_bound(move)
+        await draw()
 
     async def searched(event: object) -> None:
         words = getattr(event, "args", "")
