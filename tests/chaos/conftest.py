@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -49,6 +50,7 @@ class Installation:
 
     home: Path
     cpus: int = 64
+    flags: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     deaths: list[int] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Installation:
         (self.home / "server.json").unlink(missing_ok=True)
         with (self.home / "server.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home)],
+                [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home), *self.flags],
                 env=env,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -190,3 +192,26 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+@pytest.fixture
+def on_postgres(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation whose database is a PostgreSQL."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "postgres.py"
+    spec = importlib.util.spec_from_file_location("engines_postgres", path)
+    assert spec is not None
+    assert spec.loader is not None
+    engine = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = engine
+    spec.loader.exec_module(engine)
+    if engine.find() is None:
+        if os.environ.get("CI") == "true":
+            raise RuntimeError("PostgreSQL is missing: scripts/engines/install")
+        pytest.skip("PostgreSQL is missing: scripts/engines/install")
+    base = tmp_path_factory.getbasetemp()
+    with engine.shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres") as server:
+        name = server.new_database()
+        installation.flags = ("--database-url", server.url(name))
+        yield installation
+        installation.kill()
+        server.drop_database(name)

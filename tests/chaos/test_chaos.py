@@ -82,6 +82,22 @@ def test_fifty_runs_survive_random_deaths_of_the_server(installation: Installati
     installation.check(50)
 
 
+@pytest.mark.engine
+def test_runs_on_postgres_survive_deaths_of_the_server_and_of_runners(on_postgres: Installation) -> None:
+    dice = random.Random(5)
+    on_postgres.start(fault="inside-W7:3")
+    submit_all(on_postgres, 16, pause_s=0.05)
+    for _ in range(2):
+        time.sleep(dice.uniform(0.3, 1.0))  # the moment of death is what is being varied
+        on_postgres.kill()
+        on_postgres.start()
+        submit_all(on_postgres, 16, pause_s=0.05)
+    for pid in on_postgres.runner_pids()[:3]:
+        os.kill(pid, signal.SIGKILL)
+    wait_all(on_postgres, 16, timeout_s=90)
+    on_postgres.check(16, were_runners_killed=True)
+
+
 def test_runs_whose_runners_are_killed_are_tried_again(installation: Installation) -> None:
     installation.start()
     submit_all(installation, 12, pause_s=0.1)
