@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mainspring.api.app import build_api
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.objectives import Objective
-from mainspring.core.records import Cause, Dimension, Run, RunState, SweepSpec, Trial
+from mainspring.core.records import Cause, Dimension, Role, Run, RunState, SweepSpec, Trial
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Link, RunSpec, Value, ValueKind
 from mainspring.services import datasets, endpoints, gates, models, runs, sweeps, tokens, users
@@ -33,6 +33,7 @@ from mainspring.ui.view import View
 from mainspring.ui.waking import attach_waking_ui
 
 ALICE = Actor(name="alice", is_admin=True)
+BOB = Actor(name="bob", roles={"theirs": Role.VIEWER})
 NASTY = "<img src=x onerror=alert(1)>"
 
 
@@ -137,14 +138,15 @@ def _tell_trials(found: Full, sweep: str) -> None:
             runs.pause(found.ctx, ALICE, run.id)
 
 
-class _AsAlice:
+class _LetIn:
     """What the door does, for pages that are opened without it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["actor"] = ALICE
+        is_bob = (b"as", b"bob") in scope.get("headers", ())
+        scope.setdefault("state", {})["actor"] = BOB if is_bob else ALICE
         await self._app(scope, receive, send)
 
 
@@ -155,7 +157,7 @@ def simulated(full: Full) -> Callable[[], Any]:
     @asynccontextmanager
     async def opened() -> AsyncIterator[User]:
         async with user_simulation() as user:
-            nicegui_app.add_middleware(_AsAlice)
+            nicegui_app.add_middleware(_LetIn)
             hang_pages(full.ctx)
             yield user
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from nicegui.testing import User
 
-from mainspring.core.actors import Actor
+from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
-from mainspring.services import clusters, runs
+from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
 from mainspring.ui import live as live_blocks
 from mainspring.ui import runs as runs_page
@@ -33,21 +33,32 @@ FIRST_SCREEN = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(FIRST_SCREEN))
-async def test_each_page_answers_on_its_first_screen(name: str, full: Any, simulated: Any) -> None:
+async def test_each_page_answers_on_its_first_screen(full: Any, simulated: Any) -> None:
     async with simulated() as user:
-        await user.open(full.pages()[name])
-        for words in FIRST_SCREEN[name]:
-            await user.should_see(words)
+        for name, path in full.pages().items():
+            await user.open(path)
+            for words in FIRST_SCREEN[name]:
+                await user.should_see(words)
 
 
-@pytest.mark.parametrize("path", ["/runs/nonsense", "/sweeps/nonsense", "/datasets/x", "/models/x", "/endpoints/x"])
-async def test_a_wrong_name_is_told_in_a_sentence(path: str, simulated: Any) -> None:
+async def test_a_wrong_name_is_told_in_a_sentence(simulated: Any) -> None:
     async with simulated() as user:
-        response = await user.http_client.get(path)
-        assert response.status_code == 404
-        assert "There is no" in response.text
-        assert "Traceback" not in response.text
+        for path in ("/runs/nonsense", "/sweeps/nonsense", "/datasets/x", "/models/x", "/endpoints/x", "/runs?project=x"):
+            response = await user.http_client.get(path)
+            assert (path, response.status_code) == (path, 404)
+            assert "There is no" in response.text
+            assert "Traceback" not in response.text
+
+
+async def test_who_sees_other_projects_only_lands_in_one_of_them(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await asyncio.to_thread(projects.add, full.ctx, SYSTEM, "theirs")
+        user.http_client.headers["as"] = "bob"
+        await user.open("/runs")
+        await user.should_see("No run matches")
+        await user.should_not_see("steady")
+        refused = await user.http_client.get("/runs?project=default")
+        assert (refused.status_code, "bob is no member" in refused.text) == (403, True)
 
 
 async def test_an_address_without_a_page_is_told(simulated: Any) -> None:

@@ -97,14 +97,15 @@ def _hang(ctx: Context, path: str, draw: Callable[[View], Awaitable[None]]) -> N
 
 async def _view(ctx: Context, request: Request) -> View:
     actor = actor_of(request)
-    seen = await threads.io_bound(projects.all, ctx, actor)
+    seen = [one.name for one in await threads.io_bound(projects.all, ctx, actor) or ()]
+    usual = MAIN_PROJECT if MAIN_PROJECT in seen or not seen else seen[0]
     query = dict(request.query_params)
     return View(
         ctx=ctx,
         actor=actor,
         path=request.url.path,
-        project=query.get("project", "") or MAIN_PROJECT,
-        projects=tuple(one.name for one in seen or ()),
+        project=query.get("project", "") or usual,
+        projects=tuple(seen),
         ref=str(request.path_params.get("ref", "")),
         query=query,
     )
