@@ -72,6 +72,7 @@ class Full:
             "runs": "/runs",
             "run": f"/runs/{self.ids['running']}",
             "run-ended": f"/runs/{self.ids['good']}",
+            "run-failed": f"/runs/{self.ids['bad']}",
             "sweeps": "/sweeps",
             "sweep": f"/sweeps/{self.ids['sweep']}",
             "queue": "/queue",
@@ -101,6 +102,7 @@ def full(house: Any) -> Full:
     bad = found.submit("bad")
     house.plan()
     house.begin(house.attempt_of(bad))
+    found.write(bad, "log", b"Traceback:\n\x1b[31mValueError\x1b[0m: no such column\n\n")
     house.end(bad, Cause.USER_ERROR)
     version = models.add_from_run(found.ctx, ALICE, "delays", ended, aliases=["champion"])
     goal = Objective(name="flight-delays", kpi="value_usd", at_least=15_000, owner="operations")

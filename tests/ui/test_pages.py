@@ -20,6 +20,7 @@ FIRST_SCREEN = {
     "runs": ("steady", "patient", "good", "bad"),
     "run": ("steady", "epoch 39", "Cancel run", "Try 1"),
     "run-ended": ("It succeeded", "model.onnx", "Run again"),
+    "run-failed": ("Its log ends with: ValueError: no such column", "user error"),
     "sweeps": ("search", "3 of 6"),
     "sweep": ("3 of 6 trials are in", "the best auc is 0.62"),
     "queue": ("patient", "Waits for 2 GPUs"),

@@ -8,12 +8,14 @@ from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, Cause, Run, RunState
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import show_bytes, show_seconds
-from mainspring.services import lineage, metrics, runs
+from mainspring.services import lineage, logs, metrics, runs
 from mainspring.ui import graph, parts
+from mainspring.ui.run_log import plain
 from mainspring.ui.view import View
 
 MAX_FILES = 200
 MAX_SHOWN = 300
+LAST_BYTES = 2000
 FOLDERS = (ValueKind.DATASET, ValueKind.MODEL)
 
 
@@ -28,15 +30,19 @@ def top(view: View, ref: str) -> str:
         part_of = f" · trial {parts.text(link.key)} of {parts.link('a sweep', view.url(f'/sweeps/{link.id}'))}"
     return (
         f'<h1 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h1>'
-        f'<p class="ms-sentence">{parts.text(_sentence(one, told))}</p>'
+        f'<p class="ms-sentence">{parts.text(_sentence(view, one, told))}</p>'
         f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
         f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"
     )
 
 
-def _sentence(one: Run, told: dict[str, object]) -> str:
+def _sentence(view: View, one: Run, told: dict[str, object]) -> str:
     ahead = told.get("ahead_count")
     sentence = str(told["sentence"])
+    if one.state is RunState.FAILED:
+        end = logs.read(view.ctx, view.actor, one.id, offset=-LAST_BYTES, limit=LAST_BYTES).data.decode("utf-8", "replace")
+        last = next((line for line in reversed(plain(end).splitlines()) if line.strip()), "")
+        sentence += f" Its log ends with: {last.strip()[:MAX_SHOWN]}" if last else " It printed nothing."
     if one.state is RunState.SUCCEEDED and one.started_at and one.ended_at:
         figures = ", ".join(f"{name} {value:.5g}" for name, value in list(one.metrics.items())[:3])
         took = show_seconds((one.ended_at - one.started_at).total_seconds())
