@@ -9,6 +9,7 @@ from mainspring.cli.output import age, emit_json, facts, note, say, table
 from mainspring.cli.submit import busy
 from mainspring.client.connection import connect
 from mainspring.core.codec import parse_time
+from mainspring.core.ids import check_name
 from mainspring.core.units import show_bytes
 from mainspring.sdk.folders import upload_folder
 
@@ -23,6 +24,7 @@ def add(name: str, path: Path, /, *, message: str = "", project: Project = "defa
     message
         What changed.
     """
+    check_name(name, "data set")
     client = connect()
     before = {one["dataset"]["name"]: (one.get("latest") or {}).get("number", 0) for one in client.datasets.all(project=project)}
     with busy("Sending files"):

@@ -13,6 +13,7 @@ from mainspring.cli.output import age, emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect, home_folder, save_login
 from mainspring.core.errors import UsageError
+from mainspring.core.records import Role
 from mainspring.sdk.resources import to_seconds
 
 
@@ -96,6 +97,8 @@ def project_show(name: str, /, *, as_json: Json = False) -> None:
 
 def project_grant(project: str, user: str, role: str, /, *, as_json: Json = False) -> None:
     """Give a user a role in a project: viewer, editor or owner."""
+    if role not in set(Role):
+        raise UsageError(f"{role!r} is no role.", hint="One of " + ", ".join(Role) + ".")
     _members(connect().people.grant(project, user, role), as_json)
 
 

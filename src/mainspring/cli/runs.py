@@ -102,6 +102,8 @@ def logs(
     tail
         Only the last lines.
     """
+    if tail is not None and tail < 0:
+        raise UsageError(f"--tail is {tail}.", hint="How many lines from the end, 0 or more.")
     client = connect()
     found = client.runs.get(run)
     if follow and replica == 0:

@@ -24,7 +24,7 @@ def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
     """
     path = path.absolute()
     if not path.exists():
-        raise ArtifactError(f"{path} is not there.")
+        raise ArtifactError(f"{path} is not there.", hint=f"This is {Path.cwd()}.")
     base = path.parent if path.is_file() else path
     cache = DigestCache.open(home_folder() / "cache", path)
     entries: list[FileEntry] = []

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mainspring.client.client import Client
-from mainspring.core.errors import ArtifactError
+from mainspring.core.errors import ArtifactError, UsageError
 from mainspring.core.manifests import is_safe_path
 from mainspring.core.records import Run
 from mainspring.core.specs import Value, ValueKind
@@ -16,7 +16,10 @@ _SUFFIX = {ValueKind.PARQUET: ".parquet", ValueKind.NPY: ".npy", ValueKind.PICKL
 
 def pull_outputs(client: Client, run: Run, target: Path) -> list[Path]:
     """Write every output of `run` below `target`; return the files and folders written. Pickles are written, never opened."""
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as wrong:
+        raise UsageError(f"{target} cannot be made a folder: {wrong.strerror}.", hint="Name another one.") from wrong
     return [_pull(client, name, value, target) for name, value in sorted(run.outputs.items())]
 
 

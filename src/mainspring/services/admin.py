@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mainspring.core.actors import Actor
+from mainspring.core.errors import UsageError
 from mainspring.services.context import Context
 from mainspring.services.runs import said
 
@@ -17,7 +18,10 @@ def backup(ctx: Context, actor: Actor, path: str = "") -> dict[str, object]:
     actor.need_admin()
     stamp = ctx.clock.now().strftime("%Y%m%dT%H%M%SZ")
     target = Path(path) if path else ctx.settings.home / "backups" / f"mainspring-{stamp}.db"
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as wrong:
+        raise UsageError(f"{target.parent} cannot be made: {wrong.strerror}.", hint="Name another file.") from wrong
     ctx.store.backup(str(target))
     ctx.store.events.append(said(actor, "installation.backed_up", str(target.name), ""))
     return {"path": str(target), "bytes": target.stat().st_size}

@@ -37,6 +37,11 @@ def read(
     chosen = choose(ctx, actor, ref, attempt)
     if chosen is None:
         return LogPart(attempt="", number=0, offset=0, data=b"", next_offset=0, is_end=False)
+    if replica >= len(chosen.replicas):
+        raise NotFoundError(
+            f"The run has no replica {replica}; it has {len(chosen.replicas)}, counted from 0.",
+            hint=f"mainspring show {ref[:80]}",
+        )
     if offset < 0:
         offset = max(0, ctx.store.logs.size(chosen.id, replica, "log") + offset)
     data = ctx.store.logs.read(chosen.id, replica, "log", offset=offset, limit=limit)
@@ -54,4 +59,4 @@ def choose(ctx: Context, actor: Actor, ref: str, number: int | None) -> Attempt 
     for one in tries:
         if one.number == number:
             return one
-    raise NotFoundError(f"Run {run.name} has no attempt {number}; it has {len(tries)}.")
+    raise NotFoundError(f"Run {run.name} has no attempt {number}; it has {len(tries)}.", hint=f"mainspring show {run.name}")

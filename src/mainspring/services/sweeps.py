@@ -28,7 +28,7 @@ def start(ctx: Context, actor: Actor, spec: SweepSpec, *, key: str = "") -> Swee
     check_space(spec.space)
     plugins.load("samplers", spec.sampler)
     if not 1 <= spec.trials <= MAX_TRIALS or spec.parallel < 0:
-        raise UsageError(f"trials is {spec.trials}; it must be between 1 and {MAX_TRIALS:,}.")
+        raise UsageError(f"trials is {spec.trials}; it must be between 1 and {MAX_TRIALS:,}.", hint="Such as -n 20.")
     name = spec.name or f"{runs.make_run(ctx, actor.name, spec.template).name}-sweep"
     check_name(name, "sweep")
     sweep = Sweep(id=ctx.ids.new("sweep"), project=project, name=name, owner=actor.name, spec=spec, created_at=ctx.clock.now())

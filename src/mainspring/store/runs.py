@@ -81,7 +81,10 @@ class Runs:
 
         def change(run: Run, at: datetime) -> Run:
             if run.state in TERMINAL_RUN:
-                raise StateError(f"Run {run.name or run.id} is {run.state}: it cannot be changed any more.")
+                raise StateError(
+                    f"Run {run.name or run.id} is {run.state}: it cannot be changed any more.",
+                    hint="Run it again: mainspring rerun RUN",
+                )
             if run.desired is desired:
                 return run
             if run.desired is Desired.CANCELLED:
