@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from mainspring.controllers.attempts import Attempts
+from mainspring.controllers.loop import Loops
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
+from mainspring.core.backend import Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.queries import RunFilter
 from mainspring.core.records import Cause
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import runs
+from mainspring.testing.clock import FakeClock
 
 DAY_S = 86400.0
 
@@ -63,3 +67,45 @@ def test_who_came_first_goes_first(house, jump_s: float) -> None:
     assert house.plan() == [second.id]
     page = runs.page(house.ctx, SYSTEM, RunFilter(project="default"))
     assert [run.id for run in page.items] == [second.id, first.id], "the newest is the one that came last"
+
+
+class Graces:
+    """A fleet of one engine that notes when, and with which grace, it is told to stop."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.told: list[tuple[float, float]] = []
+
+    def backend(self, cluster: str) -> Graces:
+        return self
+
+    def is_local(self, cluster: str) -> bool:
+        return True
+
+    def observe(self, handles):
+        return [Observation(handle=handle, state=ObservedState.RUNNING) for handle in handles]
+
+    def launch(self, request: LaunchRequest) -> Handle:
+        return Handle(attempt=request.attempt, replica=request.replica)
+
+    def stop(self, handle: Handle, grace_s: float) -> None:
+        self.told.append((self.clock.monotonic(), grace_s))
+
+
+def test_a_grace_is_neither_cut_nor_stretched(house, jump_s: float) -> None:
+    run, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    house.plan()
+    house.begin(house.attempt_of(run))
+    runs.cancel(house.ctx, SYSTEM, run.id, grace_s=60)
+    fleet = Graces(house.clock)
+    loop = Attempts(house.ctx, fleet, Loops(house.ctx.signals), "me", "http://127.0.0.1:1")  # type: ignore[arg-type]
+    began = house.clock.monotonic()
+    loop.tick()
+    house.clock.jump(jump_s)
+    for _ in range(8):
+        house.clock.advance(10)
+        loop.tick()
+    assert len(fleet.told) > 2
+    assert fleet.told[-1][1] == 0, "it is killed when the grace is over, whatever the wall clock says"
+    for at, grace_s in fleet.told:
+        assert grace_s == max(0.0, 60 - (at - began))

@@ -41,6 +41,7 @@ class Attempts:
     _busy: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped_at: dict[tuple[str, int], float] = field(default_factory=dict)
+    _stop_until: dict[str, tuple[datetime, float]] = field(default_factory=dict)
     _relaunches: dict[tuple[str, int], int] = field(default_factory=dict)
     _unknown_since: dict[tuple[str, int], float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
@@ -147,16 +148,26 @@ class Attempts:
 
     def _stop(self, attempt: Attempt) -> None:
         now = self.ctx.clock.monotonic()
-        left = (attempt.stop_by - self.ctx.clock.now()).total_seconds() if attempt.stop_by else 0.0
+        left = self._left(attempt, now)
         for replica in attempt.replicas:
             key = (attempt.id, replica.index)
             if not replica.handle or replica.ended_at is not None or now - self._stopped_at.get(key, -1e9) < max(5.0, left):
                 continue
             self._stopped_at[key] = now
             try:
-                self.fleet.backend(attempt.cluster).stop(_handle(attempt, replica), max(0.0, left))
+                self.fleet.backend(attempt.cluster).stop(_handle(attempt, replica), left)
             except (UnreachableError, CredentialsError) as wrong:
                 self.fleet.note(attempt.cluster, wrong.message)
+
+    def _left(self, attempt: Attempt, now: float) -> float:
+        """Return the seconds of grace that are left: by the time that passes, once the intent to stop has been seen."""
+        if attempt.stop_by is None:
+            return 0.0
+        seen = self._stop_until.get(attempt.id)
+        if seen is None or seen[0] != attempt.stop_by:
+            seen = (attempt.stop_by, now + (attempt.stop_by - self.ctx.clock.now()).total_seconds())
+            self._stop_until[attempt.id] = seen
+        return max(0.0, seen[1] - now)
 
     def _observe(self, living: list[Attempt], nodes: Mapping[str, Node]) -> None:
         """Look at replicas whose runner is silent; silence alone concludes nothing."""
@@ -266,6 +277,7 @@ class Attempts:
                     table.pop((attempt.id, replica.index), None)
                 self._greeted.discard((attempt.id, replica.index))
             self._not_before.pop(attempt.id, None)
+            self._stop_until.pop(attempt.id, None)
 
 
 def _handle(attempt: Attempt, replica: Replica) -> Handle:
