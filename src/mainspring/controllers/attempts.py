@@ -21,6 +21,7 @@ from mainspring.plugins import reach
 from mainspring.services import attempts
 from mainspring.services.context import Context
 from mainspring.services.runs import said
+from mainspring.store.attempts import Lease
 
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
@@ -103,6 +104,8 @@ class Attempts:
         current = ctx.store.attempts.launching(lease, token_hash=attempts.token_hash(token), now=ctx.clock.now())
         reach("after-W3")
         if current is None:
+            self._adopt(lease, attempt, nodes)
+            ctx.store.attempts.release(lease)
             return
         backend = self.fleet.backend(attempt.cluster)
         for replica in current.replicas:
@@ -127,6 +130,32 @@ class Attempts:
         ctx.store.attempts.release(lease)
         with self._lock:
             self._launched[attempt.id] = current
+
+    def _adopt(self, lease: Lease, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
+        """Find the handles that a crash between S1 and W4 left unwritten, for an attempt that has moved on meanwhile.
+
+        Launching again gives the handle of a runner that lives, and lets one that died report. Only an attempt that is to
+        stop and never began is not launched for that: what the engine has of it is stopped, and if it has nothing, nothing ran.
+        """
+        fresh = self.ctx.store.attempts.get(attempt.id)
+        if fresh is None or fresh.state in (AttemptState.ALLOCATED, AttemptState.ENDED):
+            return
+        backend = self.fleet.backend(attempt.cluster)
+        never_began = fresh.state is AttemptState.STOPPING and fresh.started_at is None
+        owned = {one.replica: one for one in backend.owned() if one.attempt == attempt.id} if never_began else {}
+        for replica in fresh.replicas:
+            node = nodes.get(replica.node)
+            if replica.handle or replica.ended_at is not None or node is None:
+                continue
+            handle = owned.get(replica.index)
+            if never_began and handle is None:
+                outcome = Outcome(cause=fresh.stop_cause or Cause.CANCELLED, message="Stopped before it was launched.")
+                attempts.finish(self.ctx, fresh, replica.index, outcome, {})
+                continue
+            if handle is None:
+                token = attempts.make_token(self.ctx, fresh.id)
+                handle = backend.launch(self._request(fresh, replica, node, token))
+            self.ctx.store.attempts.record_handle(lease, replica.index, handle.data, now=self.ctx.clock.now())
 
     def _request(self, attempt: Attempt, replica: Replica, node: Node, token: str) -> LaunchRequest:
         run = self.ctx.store.runs.get(attempt.run)
