@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,24 @@ def test_the_demo_ends_by_itself_with_a_summary(project_command: Callable[..., A
     if server.is_file():
         pid = json.loads(server.read_text(encoding="utf-8")).get("pid", 0)
         assert not _is_alive(pid), "the demo left its server behind"
+    deadline = time.monotonic() + 20
+    while _left_behind(home) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _left_behind(home) == [], "the demo left processes behind"
+
+
+def _left_behind(home: Path) -> list[str]:
+    """Return the command lines of living processes that work below `home`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(home).encode() in words and _is_alive(int(entry.name)):
+                found.append(words.replace(b"\0", b" ").decode("utf-8", "replace"))
+    return found
 
 
 def _is_alive(pid: int) -> bool:
