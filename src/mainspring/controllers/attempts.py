@@ -65,9 +65,8 @@ class Attempts:
     def _step(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
         """Launch an attempt that has no handle yet, or pass on an intent to stop."""
         if attempt.stop_cause is not None and attempt.state is AttemptState.STOPPING and attempt.launched_at is None:
-            outcome = Outcome(cause=attempt.stop_cause, message="Stopped before it was launched.")
             for replica in attempt.replicas:
-                attempts.finish(self.ctx, attempt, replica.index, outcome, {})
+                self._end_unlaunched(attempt, replica)
             return
         if any(not one.handle and one.ended_at is None for one in attempt.replicas):
             self._later(attempt, nodes)
@@ -99,9 +98,9 @@ class Attempts:
         lease = ctx.store.attempts.lease(attempt.id, owner=self.owner, ttl_s=LEASE_S)
         if lease is None:
             return
-        token = attempts.make_token(ctx, attempt.id)
+        hashed = attempts.token_hash(attempts.make_token(ctx, attempt.id))
         reach("before-W3")
-        current = ctx.store.attempts.launching(lease, token_hash=attempts.token_hash(token), now=ctx.clock.now())
+        current = ctx.store.attempts.launching(lease, token_hash=hashed, now=ctx.clock.now())
         reach("after-W3")
         if current is None:
             self._adopt(lease, attempt, nodes)
@@ -116,7 +115,7 @@ class Attempts:
                 self._refuse(current, replica, f"Node {replica.node} is gone.")
                 continue
             try:
-                handle = backend.launch(self._request(current, replica, node, token))
+                handle = backend.launch(self._request(current, replica, node))
             except (CapacityError, LaunchError) as wrong:
                 self._refuse(current, replica, wrong.message)
                 continue
@@ -149,15 +148,17 @@ class Attempts:
                 continue
             handle = owned.get(replica.index)
             if never_began and handle is None:
-                outcome = Outcome(cause=fresh.stop_cause or Cause.CANCELLED, message="Stopped before it was launched.")
-                attempts.finish(self.ctx, fresh, replica.index, outcome, {})
+                self._end_unlaunched(fresh, replica)
                 continue
             if handle is None:
-                token = attempts.make_token(self.ctx, fresh.id)
-                handle = backend.launch(self._request(fresh, replica, node, token))
+                handle = backend.launch(self._request(fresh, replica, node))
             self.ctx.store.attempts.record_handle(lease, replica.index, handle.data, now=self.ctx.clock.now())
 
-    def _request(self, attempt: Attempt, replica: Replica, node: Node, token: str) -> LaunchRequest:
+    def _end_unlaunched(self, attempt: Attempt, replica: Replica) -> None:
+        outcome = Outcome(cause=attempt.stop_cause or Cause.CANCELLED, message="Stopped before it was launched.")
+        attempts.finish(self.ctx, attempt, replica.index, outcome, {})
+
+    def _request(self, attempt: Attempt, replica: Replica, node: Node) -> LaunchRequest:
         run = self.ctx.store.runs.get(attempt.run)
         return LaunchRequest(
             installation=self.ctx.store.installation,
@@ -167,7 +168,7 @@ class Attempts:
             node=node,
             granted=replica.granted,
             server_url=self.server_url,
-            token=token,
+            token=attempts.make_token(self.ctx, attempt.id),
             grace_s=run.spec.grace_s if run else 10.0,
         )
 
@@ -249,7 +250,7 @@ class Attempts:
         if key in self._greeted or attempt.id in self._launched or replica.node not in nodes:
             return
         try:
-            backend.launch(self._request(attempt, replica, nodes[replica.node], attempts.make_token(self.ctx, attempt.id)))
+            backend.launch(self._request(attempt, replica, nodes[replica.node]))
         except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
             log.warning("greeting failed", extra={"attempt": attempt.id, "error": wrong.message})
             return
@@ -277,7 +278,7 @@ class Attempts:
         self._not_before[attempt.id] = self.ctx.clock.monotonic() + 2.0
         log.info("runner died, draining", extra={"attempt": attempt.id, "replica": replica.index, "try": tries + 1})
         try:
-            backend.launch(self._request(fresh, replica, nodes[replica.node], attempts.make_token(self.ctx, attempt.id)))
+            backend.launch(self._request(fresh, replica, nodes[replica.node]))
         except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
             log.warning("drain failed", extra={"attempt": attempt.id, "error": wrong.message})
 

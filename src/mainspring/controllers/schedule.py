@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from time import perf_counter
 
 from mainspring import scheduler
 from mainspring.core.codec import encode
@@ -29,8 +28,6 @@ class Schedule:
 
     ctx: Context
     owner: str
-    last_plan_s: float = 0.0
-    last_fingerprint: str = ""
     _leased_until: float = -math.inf
     _whole_at: float = -math.inf
 
@@ -39,7 +36,6 @@ class Schedule:
         ctx = self.ctx
         if not self._holds_lease():
             return LEASE_S / 2
-        began = perf_counter()
         now = ctx.clock.now()
         ticks = ctx.clock.monotonic()
         is_whole = ticks - self._whole_at >= WHOLE_S
@@ -52,8 +48,6 @@ class Schedule:
         reach("before-W2")
         applied = ctx.store.apply(plan, now=now)
         reach("after-W2")
-        self.last_plan_s = perf_counter() - began
-        self.last_fingerprint = plan.fingerprint
         if applied.started:
             ctx.store.decisions.record(plan, encode(snapshot), now=now)
             log.info("plan applied", extra={"started": len(applied.started), "waiting": len(snapshot.waiting)})

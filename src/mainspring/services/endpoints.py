@@ -13,6 +13,7 @@ from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import models
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
+from mainspring.workflows.rollout import revision_of
 
 MAX_REPLICAS = 64
 
@@ -107,11 +108,11 @@ def answering(ctx: Context, name: str, project: str) -> Answering:
         return Answering(endpoint)
     found: list[tuple[int, str]] = []
     for run in ctx.store.runs.by_link("endpoint", endpoint.id):
-        if run.state != "running" or run.spec.link is None:
+        if run.state != "running":
             continue
         for attempt in ctx.store.attempts.of_run(run.id)[-1:]:
             if attempt.state is AttemptState.RUNNING:
-                found += [(int(run.spec.link.key), one.address) for one in attempt.replicas if one.address]
+                found += [(revision_of(run), one.address) for one in attempt.replicas if one.address]
     best = max((number for number, _ in found if number <= endpoint.revision), default=0)
     return Answering(endpoint, best, tuple(address for number, address in found if number == best))
 
