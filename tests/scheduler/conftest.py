@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from mainspring.core.ids import RunId
+from mainspring.core.policy import Policy
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
-from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Plan, Policy, Snapshot, WaitingRun
+from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
 
 GIB = 2**30
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -12,9 +12,10 @@ from hypothesis.strategies import DataObject
 
 from mainspring import scheduler
 from mainspring.core.codec import decode, encode
+from mainspring.core.policy import Policy
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import NodeState
-from mainspring.core.snapshot import Plan, Policy, Snapshot, WaitingRun
+from mainspring.core.snapshot import Plan, Snapshot, WaitingRun
 
 pytestmark = pytest.mark.property
 often = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,10 +10,10 @@ import pytest
 
 from mainspring import scheduler
 from mainspring.core.errors import PlannerError
+from mainspring.core.policy import Policy
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import NodeState
 from mainspring.core.resources import Device, DeviceShare
-from mainspring.core.snapshot import Policy
 
 GIB = 2**30
 

@@ -11,29 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from mainspring.core.ids import RunId
+from mainspring.core.policy import Policy
 from mainspring.core.reasons import Reason
 from mainspring.core.records import Node
 from mainspring.core.resources import Granted, Resources
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingRun:
-    """A queued run as the planner sees it. `avoid` are nodes where its launch failed lately (another node first)."""
-
-    id: RunId
-    owner: str
-    project: str
-    seq: int
-    priority: int
-    submitted_at: datetime
-    resources: Resources
-    replicas: int = 1
-    version: int = 1
-    is_held: bool = False  # paused by its owner
-    is_preemptible: bool = True
-    not_before: datetime | None = None
-    is_unconfirmed: bool = False  # the former attempt's end is not confirmed yet
-    avoid: tuple[str, ...] = ()
+from mainspring.core.shares import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +28,51 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingRun:
+    """A queued run as the planner sees it. `avoid` are nodes where its launch failed lately (another node first).
+
+    `share` is the leaf that it counts to (empty: its owner, below the root). `estimate_s` is how long it is believed to
+    run (0: nobody knows). `alternatives` are other requests that would do, tried in order after `resources`.
+    `replicas` is the most and `min_replicas` the least of an elastic gang (0: all of them). `same` names a node label
+    that all replicas must share (`rack`; `node` for one machine). `data_on` are nodes or pools that hold its inputs.
+    `nominated` are places kept for it until what stands there is gone. `sites` are the only paid sites that its data may
+    go to (None: any). `is_bursting`: a machine was asked for it at a site and has not come yet.
+    """
+
+    id: RunId
+    owner: str
+    project: str
+    seq: int
+    priority: int
+    submitted_at: datetime
+    resources: Resources
+    replicas: int = 1
+    version: int = 1
+    share: str = ""
+    estimate_s: float = 0.0
+    alternatives: tuple[Resources, ...] = ()
+    min_replicas: int = 0
+    same: str = ""
+    data_on: tuple[str, ...] = ()
+    data_bytes: int = 0
+    sites: tuple[str, ...] | None = None
+    nominated: tuple[Place, ...] = ()
+    is_held: bool = False  # paused by its owner
+    is_preemptible: bool = True
+    is_bursting: bool = False
+    not_before: datetime | None = None
+    is_unconfirmed: bool = False  # the former attempt's end is not confirmed yet
+    avoid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedRun:
-    """A run that holds allocations: what it holds where, since when."""
+    """A run that holds allocations: what it holds where, since when.
+
+    `checkpointed_at` is its last complete checkpoint (None: it has none, all its work would be lost). `is_stopping`:
+    its end was asked for; what it holds comes free, but not yet. `resources`, `same` and `submitted_at` are what it
+    asked for: with them it waits again when it was evicted.
+    """
 
     id: RunId
     owner: str
@@ -57,42 +82,116 @@ class PlacedRun:
     since: datetime
     is_preemptible: bool
     places: tuple[Place, ...]
+    version: int = 1
+    resources: Resources = field(default_factory=Resources)
+    same: str = ""
+    submitted_at: datetime | None = None
+    share: str = ""
+    estimate_s: float = 0.0
+    checkpointed_at: datetime | None = None
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The planner's settings; they travel in the snapshot. The full policy of the scheduling issue widens this class."""
+class ShareState:
+    """A share and its past: `history` is its decayed dominant use, as a part (0..1) of all decayed use of its siblings.
 
-    scorer: str = "pack"
-    max_starts: int = 10_000  # starts decided in one plan
+    `spent_usd` is what its cloud runs cost in this period, `reserved_usd` what running and requested ones may still cost.
+    """
+
+    share: Share
+    history: float = 0.0
+    spent_usd: str = "0"
+    reserved_usd: str = "0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """`resources` x `replicas` kept for a share between two moments (an advance reservation)."""
+
+    id: str
+    share: str
+    begins_at: datetime
+    ends_at: datetime
+    resources: Resources
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A paid place where machines can be asked for. `machine` is one of them, empty; its `pool` is the site's pool.
+
+    `ready_s` is how long one takes to come, `bytes_per_s` how fast data reaches it, `running` how many there are or were
+    asked for; `cooldown_until`: it failed lately. `owned` machines are those in the snapshot's nodes with its pool.
+    """
+
+    name: str
+    machine: Node
+    max_machines: int
+    running: int = 0
+    ready_s: float = 300.0
+    bytes_per_s: float = 50e6
+    cooldown_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rented:
+    """A machine of a site: since when, idle since when (None: busy), and the moment it ends itself (dead-man switch)."""
+
+    node: str
+    site: str
+    born_at: datetime
+    idle_since: datetime | None = None
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typical:
+    """A kind of request that is often made, and how often (any positive number): what placement keeps room for."""
+
+    resources: Resources
+    count: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The world at one instant. `nodes` carry what their open allocations hold."""
+    """The world at one instant. `nodes` carry what their open allocations hold.
+
+    `typical` is empty when nobody knows better: the waiting and placed runs are taken as typical then.
+    `budget_usd` bounds the spend of all shares in this period (empty: no bound).
+    """
 
     now: datetime
     nodes: tuple[Node, ...] = ()
     waiting: tuple[WaitingRun, ...] = ()
     placed: tuple[PlacedRun, ...] = ()
     policy: Policy = field(default_factory=Policy)
+    shares: tuple[ShareState, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    sites: tuple[Site, ...] = ()
+    rented: tuple[Rented, ...] = ()
+    typical: tuple[Typical, ...] = ()
+    budget_usd: str = ""
+    version: int = 2  # of this format
 
 
 class DecisionKind(StrEnum):
-    """What may be decided of a run. The kernel decides START and WAIT; the others belong to the scheduling issue."""
+    """What may be decided. START, WAIT, NOMINATE and BURST are about a waiting run, EVICT about a placed one."""
 
     START = "start"
     WAIT = "wait"
-    EVICT = "evict"
-    NOMINATE = "nominate"
-    BURST = "burst"
+    NOMINATE = "nominate"  # waits for what EVICT decisions of the same plan (or an earlier one) free at `places`
+    BURST = "burst"  # waits for a machine that is asked for at `site`
+    EVICT = "evict"  # a placed run is stopped so that `beneficiary` can start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One decision about one run; each waiting run gets exactly one. START has `places`, WAIT has a `reason`.
+    """One decision about one run; each waiting run gets exactly one. All but START and EVICT have a `reason`.
 
     `version` is that of the run in the snapshot: applying compares it (a stale decision is refused and planned again).
+    `expected_at`: when the run is expected to start (WAIT with a reservation: its places then are kept from `places`).
+    `rule` names the step that decided: `order`, `backfill`, `nominated`, `move`, `reclaim`, `preempt`, `burst`.
     """
 
     run: RunId
@@ -100,14 +199,23 @@ class Decision:
     version: int
     places: tuple[Place, ...] = ()
     reason: Reason | None = None
+    expected_at: datetime | None = None
+    beneficiary: RunId | None = None
+    site: str = ""
+    cost_usd: str = ""  # reserved with BURST
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All decisions, in the order in which they were taken; `fingerprint` is the sha256 of the snapshot's bytes."""
+    """All decisions, in the order in which they were taken; `fingerprint` is the sha256 of the snapshot's bytes.
+
+    `release` are rented nodes that go home.
+    """
 
     fingerprint: str
     decisions: tuple[Decision, ...] = ()
+    release: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,3 +224,4 @@ class Applied:
 
     started: tuple[RunId, ...] = ()
     refused: tuple[RunId, ...] = ()
+    evicted: tuple[RunId, ...] = ()
