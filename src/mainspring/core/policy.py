@@ -30,8 +30,8 @@ class OrderPolicy:
 
     is_fair: bool = True
     is_shortest_first: bool = True  # inside a share, by estimated GPU-seconds; else by order of submission
-    aging_s: float = 6 * 3600
-    half_life_s: float = 7 * 86400
+    aging_s: float = 21_600.0
+    half_life_s: float = 604_800.0
     history: float = 0.2
 
 
@@ -49,8 +49,8 @@ class PreemptionPolicy:
     """Who may be stopped for another. Nobody before `min_run_s` (checkpointable runs: `min_checkpointed_run_s`)."""
 
     mode: str = "reclaim"  # "never", "reclaim" (between shares), "priority" (inside a share too)
-    min_run_s: float = 600
-    min_checkpointed_run_s: float = 120
+    min_run_s: float = 600.0
+    min_checkpointed_run_s: float = 120.0
     max_victims: int = 64  # runs stopped for one beneficiary
     max_tried: int = 16  # blocked runs for which a plan looks for victims
 
@@ -60,13 +60,13 @@ class BurstPolicy:
     """When work goes to a paid site, and when it comes home. All conditions must hold."""
 
     mode: BurstMode = BurstMode.ALL_ALLOCATED
-    min_wait_s: float = 1800  # waited at least, where no start can be expected
-    min_gain_s: float = 600  # expected wait here less the time until the site is ready
-    max_estimate_s: float = 4 * 3600
+    min_wait_s: float = 1800.0  # waited at least, where no start can be expected
+    min_gain_s: float = 600.0  # expected wait here less the time until the site is ready
+    max_estimate_s: float = 14_400.0
     max_gpus: int = 64  # rented at one time, over all sites
     safety: float = 2.0  # reserved spend is price x GPUs x estimate x safety
-    idle_s: float = 600  # a machine idle for that long goes home
-    min_life_s: float = 600  # and not before that age
+    idle_s: float = 600.0  # a machine idle for that long goes home
+    min_life_s: float = 600.0  # and not before that age
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
