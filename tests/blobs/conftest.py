@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import secrets
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import obstore
 import pytest
 from obstore.store import LocalStore, S3Store
 
 from mainspring.blobs import BlobStore
-
-
-def _engine() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "seaweedfs.py"
-    spec = importlib.util.spec_from_file_location("engines_seaweedfs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A SeaweedFS shared by all workers of this session."""
-    engine = _engine()
-    if engine.find() is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError("SeaweedFS is missing: uv sync --group engines")
-        pytest.skip("SeaweedFS is missing: uv sync --group engines")
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "seaweedfs"
-    with engine.shared(folder) as server:
-        yield server
 
 
 class Home:

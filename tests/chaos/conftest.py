@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -195,23 +195,10 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 
 @pytest.fixture
-def on_postgres(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def on_postgres(installation: Installation, postgres: Any) -> Iterator[Installation]:
     """An installation whose database is a PostgreSQL."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "postgres.py"
-    spec = importlib.util.spec_from_file_location("engines_postgres", path)
-    assert spec is not None
-    assert spec.loader is not None
-    engine = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = engine
-    spec.loader.exec_module(engine)
-    if engine.find() is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError("PostgreSQL is missing: scripts/engines/install")
-        pytest.skip("PostgreSQL is missing: scripts/engines/install")
-    base = tmp_path_factory.getbasetemp()
-    with engine.shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres") as server:
-        name = server.new_database()
-        installation.flags = ("--database-url", server.url(name))
-        yield installation
-        installation.kill()
-        server.drop_database(name)
+    name = postgres.new_database()
+    installation.flags = ("--database-url", postgres.url(name))
+    yield installation
+    installation.kill()
+    postgres.drop_database(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -216,23 +215,3 @@ def fresh(tmp_path: Path) -> Iterator[Site]:
 def until_fixture() -> Callable[..., Any]:
     """`until(check, what)` polls."""
     return until
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL shared by all workers of this session."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "postgres.py"
-    spec = importlib.util.spec_from_file_location("engines_postgres", path)
-    assert spec is not None
-    assert spec.loader is not None
-    engine = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = engine
-    spec.loader.exec_module(engine)
-    if engine.find() is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError("PostgreSQL is missing: scripts/engines/install")
-        pytest.skip("PostgreSQL is missing: scripts/engines/install")
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
-    with engine.shared(folder) as server:
-        yield server

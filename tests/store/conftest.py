@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -155,31 +151,6 @@ class World:
         _, run = self.end(self.start(run, node), cause)
         assert run.state in TERMINAL_RUN
         return run
-
-
-def load_engine() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "engines" / "postgres.py"
-    spec = importlib.util.spec_from_file_location("engines_postgres", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL shared by all workers of this session."""
-    engine = load_engine()
-    if engine.find() is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError("PostgreSQL is missing: scripts/engines/install")
-        pytest.skip("PostgreSQL is missing: scripts/engines/install")
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
-    with engine.shared(folder) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
