@@ -71,6 +71,7 @@ class Run:
 
     `retries_used` counts tries lost to user causes, `losses` those lost to nodes and launches.
     `not_before` holds a run back after a failed launch. `version` grows by one with each write.
+    `cached_from` is the run whose outputs it took instead of computing them; `cache_parts` is what the two had to agree in.
     """
 
     id: RunId
@@ -95,6 +96,9 @@ class Run:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     archived_at: datetime | None = None
+    cache_key: str = ""
+    cache_parts: Mapping[str, str] = field(default_factory=dict)
+    cached_from: str = ""
     version: int = 1
 
 
@@ -121,6 +125,8 @@ class Attempt:
     """One try of a run on one cluster. `token_hash` is the sha256 of the runner's token.
 
     `stop_cause` is intent: why it is being stopped (None: it is not), `stop_by` the moment after which it is killed.
+    `checkpoint_no` counts the checkpoints asked for, `checkpoint_at` is when the newest complete one was made. `lost_s` is
+    the work that a loss or a preemption cost: what had been done since that checkpoint; `lost_gpu_s` the same times its GPUs.
     """
 
     id: AttemptId
@@ -137,6 +143,10 @@ class Attempt:
     launched_at: datetime | None = None
     started_at: datetime | None = None  # user code
     ended_at: datetime | None = None
+    checkpoint_no: int = 0
+    checkpoint_at: datetime | None = None
+    lost_s: float = 0.0
+    lost_gpu_s: float = 0.0
     version: int = 1
 
 

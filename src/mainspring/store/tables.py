@@ -101,6 +101,9 @@ runs = Table(
     _text("link_key"),
     Column("tags", Json(tuple[str, ...]), nullable=False),
     Column("avoid", Json(tuple[str, ...]), nullable=False),  # nodes where it was lost lately
+    _text("cache_key"),  # what its outputs depend on, as one digest; empty: not to be taken from nor for others
+    _text("cached_from"),  # the run whose outputs it took
+    Column("cache_parts", Json(Mapping[str, str]), nullable=False, server_default="{}"),
     _text("search"),  # what a text filter looks at, lower case
     Column("reason", Json(Reason)),
     Column("outcome", Json(Outcome)),
@@ -111,6 +114,13 @@ runs = Table(
     Index("ix_runs_project_seq", "project", "seq"),
     Index("ix_runs_project_name", "project", "name"),
     Index("ix_runs_link_id", "link_id"),
+    Index(
+        "ix_runs_cache_key",
+        "project",
+        "cache_key",
+        sqlite_where=text("cache_key <> ''"),
+        postgresql_where=text("cache_key <> ''"),
+    ),
 )
 
 attempts = Table(
@@ -129,6 +139,10 @@ attempts = Table(
     Column("started_at", Moment),
     Column("ended_at", Moment),
     _int("version", 1),
+    _int("checkpoint_no"),  # how often a checkpoint was asked for
+    Column("checkpoint_at", Moment),
+    Column("lost_s", Float, nullable=False, server_default="0"),
+    Column("lost_gpu_s", Float, nullable=False, server_default="0"),
     _text("lease_owner"),
     Column("lease_until_s", Float, nullable=False, server_default="0"),
     _int("fence"),
@@ -178,6 +192,20 @@ allocations = Table(
     ),
     Index("ix_allocations_held", "node", sqlite_where=text("freed_at IS NULL"), postgresql_where=text("freed_at IS NULL")),
     Index("ix_allocations_attempt", "attempt"),
+)
+
+# What a run carries to its next attempt: the newest complete checkpoints of each replica, few of them.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run", Plain, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("replica", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("attempt", Plain, nullable=False),
+    Column("at", Moment, nullable=False),
+    _text("manifest", None),
+    _int("size_bytes"),
+    PrimaryKeyConstraint("run", "replica", "number"),
 )
 
 # How far each stream of a replica reaches. `skipped` counts malformed lines.
