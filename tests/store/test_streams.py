@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.core.records import Cause
+from mainspring.store import curves
 
 
 @pytest.fixture
@@ -197,6 +198,55 @@ def test_thinned_series_keep_every_peak(world, append, attempt):
     assert (1234, 99.0, 123.4) in thin
     assert (4321, -99.0, 432.1) in thin
     assert [step for step, _, _ in thin] == sorted(step for step, _, _ in thin)
+
+
+def test_a_zoomed_series_is_finer_than_the_whole(world, append, attempt):
+    lines = b"".join(line("wave", step % 7, step, step / 10) + line("other", 1, step) for step in range(20_000))
+    append(("metrics", 0, lines))
+    assert len(world.store.metrics.series(attempt.run, "wave", points=100)) <= 102
+    part = world.store.metrics.series(attempt.run, "wave", points=100, start=15_000, end=15_049)
+    assert part == [(step, step % 7, step / 10) for step in range(15_000, 15_050)]
+
+
+def test_a_series_grows_by_what_came_since_it_was_asked_for(world, append, attempt):
+    whole, seen = b"".join(line("loss", step / 10, step) for step in range(9_000)), 0
+    for cut in (10, 5_003, 200_000, len(whole)):  # some of them within a line
+        append(("metrics", seen, whole[seen:cut]))
+        seen = cut
+        known = world.store.metrics.series(attempt.run, "loss", points=10_000)
+        assert [step for step, _, _ in known] == list(range(whole[:cut].count(b"\n")))
+
+
+def test_what_was_read_once_is_not_read_again(world, append, attempt, monkeypatch):
+    append(("metrics", 0, b"".join(line("loss", step, step) for step in range(20_000))))
+    world.store.metrics.series(attempt.run, "loss")
+    parsed, read = curves.parsed, []
+    monkeypatch.setattr(curves, "parsed", lambda lines: read.append(len(lines)) or parsed(lines))
+    world.store.metrics.series(attempt.run, "loss")
+    assert read == []
+    world.store.metrics.series(attempt.run, "loss", start=100, end=110)
+    assert 0 < sum(read) <= 2 * curves.BLOCK_BYTES
+
+
+def test_places_of_points_without_a_step_are_counted_over_attempts(world):
+    run, node = world.run(retries=1), world.node()
+    for first in (0, 3):
+        one = world.start(world.store.runs.get(run.id), node)
+        lines = b"".join(line("loss", first + n) for n in range(3))
+        world.store.attempts.append(one.id, 0, [("metrics", 0, lines)], now=world.clock.now())
+        world.end(one, Cause.USER_ERROR)
+    assert [value for _, value, _ in world.store.metrics.series(run.id, "loss", start=2, end=4)] == [2, 3, 4]
+
+
+def test_curves_that_nobody_looks_at_are_let_go(world, monkeypatch):
+    monkeypatch.setattr(curves, "MAX_KEPT", 300)
+    known, node = curves.Curves(world.store._db), world.node(cpu_milli=10**9)
+    for _ in range(5):
+        one = world.start(world.run(), node)
+        lines = b"".join(line("loss", n, n) for n in range(100))
+        world.store.attempts.append(one.id, 0, [("metrics", 0, lines)], now=world.clock.now())
+        assert len(known.series(one.run, "loss", points=1000)) == 100
+    assert len(known._runs) == 3
 
 
 def test_names_that_need_escapes_are_found(world, append, attempt):

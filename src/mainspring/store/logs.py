@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, update
 from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.store.database import Database, Transaction
 from mainspring.store.metrics import add_points
+from mainspring.store.streams import read_stream
 from mainspring.store.tables import attempts, chunks, replicas, runs, streams
 
 MAX_STREAM_NAME = 64
@@ -90,23 +91,6 @@ def append_chunks(
         tx.conn.execute(update(streams).where(of_metrics).values(skipped=streams.c.skipped + skipped))
     tx.topics.add(f"logs:{attempt}")
     return ends
-
-
-def read_stream(
-    conn: Connection, attempt: str, replica: int, stream: str, *, offset: int = 0, limit: int = 1 << 62
-) -> Iterator[bytes]:
-    """Yield the pieces of a stream from `offset`, `limit` bytes in all at most."""
-    of_stream = (chunks.c.attempt == attempt) & (chunks.c.replica == replica) & (chunks.c.stream == stream)
-    before = select(chunks.c.offset).where(of_stream, chunks.c.offset <= offset).order_by(chunks.c.offset.desc()).limit(1)
-    first = conn.execute(before).scalar_one_or_none() or 0
-    end = offset + limit
-    asked = select(chunks.c.offset, chunks.c.size_bytes, chunks.c.is_packed, chunks.c.data)
-    asked = asked.where(of_stream, chunks.c.offset >= first, chunks.c.offset < end).order_by(chunks.c.offset)
-    for start, size, is_packed, data in conn.execution_options(yield_per=64).execute(asked).tuples():
-        if start + size <= offset:
-            continue
-        plain = zlib.decompress(data) if is_packed else data
-        yield plain[max(0, offset - start) : end - start]
 
 
 def stream_ends(conn: Connection, attempt: str, replica: int) -> dict[str, int]:

@@ -7,7 +7,6 @@ a run and name. Malformed lines are skipped and counted: no beat fails because o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +14,14 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from mainspring.core.codec import to_plain
+from mainspring.store.curves import Curves
 from mainspring.store.database import Database, Transaction
+from mainspring.store.points import Shown, as_step, parsed
 from mainspring.store.streams import lines_of_run
 from mainspring.store.tables import metrics, runs
 
-Point = tuple[str, float | str, float | None, float]
-MAX_NAME = 256
-_POINT = msgspec.json.Decoder(Point)
 _PARAM = msgspec.json.Decoder(tuple[str, Any])
 _USAGE = msgspec.json.Decoder(dict[str, Any])
-_ODD = {"nan": "nan", "inf": "inf", "+inf": "inf", "-inf": "-inf", "infinity": "inf", "-infinity": "-inf"}
 
 
 @dataclass(slots=True)
@@ -43,6 +40,7 @@ class Metrics:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._curves = Curves(db)
 
     def summary(self, run: str) -> dict[str, dict[str, object]]:
         """Return `{name: {last, min, max, count, step}}`; `last` is "nan", "inf" or "-inf" when it was not finite."""
@@ -54,37 +52,20 @@ class Metrics:
                 "min": row.low,
                 "max": row.high,
                 "count": row._mapping["count"],
-                "step": _step(row.step),
+                "step": as_step(row.step),
             }
             for row in rows
         }
 
     def series(
         self, run: str, name: str, *, points: int = 1000, start: float | None = None, end: float | None = None
-    ) -> list[tuple[int | float | None, float | str, float]]:
+    ) -> list[Shown]:
         """Return (step, value, unix seconds) in the order in which they were logged, thinned to about `points`.
 
         Of each stretch that is thinned the smallest and the largest value are kept. `start` and `end` restrict the step, or
         the count from 0 where there is none.
         """
-
-        def ask(conn: Connection) -> list[tuple[int | float | None, float | str, float]]:
-            quoted = msgspec.json.encode(name)
-            found: list[tuple[int | float | None, float | str, float]] = []
-            number = 0
-            for lines in lines_of_run(conn, run, "metrics"):
-                if quoted not in lines and b"\\" not in lines:
-                    continue
-                for said, value, step, at in _parsed(lines)[0]:
-                    if said != name:
-                        continue
-                    place = step if step is not None else number
-                    number += 1
-                    if (start is None or place >= start) and (end is None or place <= end):
-                        found.append((_step(step), value, at))
-            return found
-
-        return _thinned(self._db.read(ask), max(points, 2))
+        return self._curves.series(run, name, points=max(points, 2), start=start, end=end)
 
     def usage(self, run: str, points: int = 300) -> list[dict[str, Any]]:
         """Return what the run used, `{at, cpu, memory_bytes, gpu}`, evenly thinned to about `points`."""
@@ -124,7 +105,7 @@ def add_points(tx: Transaction, run: str, lines: bytes, *, is_newest: bool = Tru
 
     What comes late from a superseded attempt (not `is_newest`) is counted and is never the last value.
     """
-    points, skipped = _parsed(lines)
+    points, skipped = parsed(lines)
     if not points:
         return skipped
     fresh: dict[str, _Summary] = {}
@@ -186,62 +167,3 @@ def _merged(old: _Summary, new: _Summary) -> _Summary:
     return _Summary(
         new.last, min(lows, default=None), max(highs, default=None), old.count + new.count, new.step, new.at_s, new.odd
     )
-
-
-def _parsed(lines: bytes) -> tuple[list[Point], int]:
-    """Return the points of `lines` and the number of malformed ones."""
-    try:
-        points = _POINT.decode_lines(lines)  # all at once: several million lines a second
-    except (msgspec.MsgspecError, ValueError):
-        points, skipped = _parsed_one_by_one(lines.splitlines())
-    else:
-        skipped = 0
-    good = [_plain(point) for point in points if _is_good(point)]
-    return good, skipped + len(points) - len(good)
-
-
-def _parsed_one_by_one(lines: Iterable[bytes]) -> tuple[list[Point], int]:
-    points, skipped = [], 0
-    for line in lines:
-        try:
-            points.append(_POINT.decode(line))
-        except (msgspec.MsgspecError, ValueError):
-            skipped += bool(line.strip())
-    return points, skipped
-
-
-def _is_good(point: Point) -> bool:
-    name, value, _, _ = point
-    is_value = value.lower() in _ODD if isinstance(value, str) else True
-    return is_value and 0 < len(name) <= MAX_NAME and "\x00" not in name
-
-
-def _plain(point: Point) -> Point:
-    name, value, step, at = point
-    return (name, _ODD[value.lower()], step, at) if isinstance(value, str) else point
-
-
-def _step(step: float | None) -> int | float | None:
-    return int(step) if step is not None and step.is_integer() else step
-
-
-def _thinned(
-    found: list[tuple[int | float | None, float | str, float]], points: int
-) -> list[tuple[int | float | None, float | str, float]]:
-    if len(found) <= points:
-        return found
-    stride = math.ceil(len(found) * 2 / points)  # two points a bucket
-    kept: list[tuple[int | float | None, float | str, float]] = []
-    for begin in range(0, len(found), stride):
-        kept.extend(found[position] for position in _extremes(found, begin, min(begin + stride, len(found))))
-    return kept
-
-
-def _extremes(found: list[tuple[int | float | None, float | str, float]], begin: int, end: int) -> Iterator[int]:
-    finite = [position for position in range(begin, end) if isinstance(found[position][1], float)]
-    if not finite:
-        yield begin
-        return
-    low = min(finite, key=lambda position: found[position][1])
-    high = max(finite, key=lambda position: found[position][1])
-    yield from sorted({low, high})
