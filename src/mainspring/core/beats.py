@@ -47,7 +47,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What the server wants: `kind` is stop, checkpoint or reload. `no` grows; each is applied once."""
+    """What the server wants: `kind` is stop or checkpoint. `no` grows; each is applied once."""
 
     no: int
     kind: str

@@ -10,7 +10,8 @@ import logging
 
 from mainspring.core.actors import SYSTEM
 from mainspring.core.beats import PROTOCOL, Beat, BeatAnswer, Chunk, Command, Work
-from mainspring.core.errors import AuthError, GoneError, SpecError, StateError, VersionMismatchError
+from mainspring.core.errors import AuthError, GoneError, MainspringError, SpecError, StateError, VersionMismatchError
+from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, RunState
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
@@ -20,6 +21,8 @@ from mainspring.services.runs import stop_attempt
 
 log = logging.getLogger(__name__)
 TOKENS = "attempt-tokens"
+STOP_NO = 1 << 30  # a runner applies growing numbers only: a stop comes after every checkpoint that was asked for
+SUPERSEDED_NO = STOP_NO + 1
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -75,6 +78,7 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
         env=env,
         limits=limits,
         world_size=run.spec.replicas,
+        checkpoint=_checkpoint(ctx, run.id, replica),
     )
 
 
@@ -151,11 +155,24 @@ def _finish(ctx: Context, attempt: Attempt, said: Beat) -> Attempt:
 def _commands(attempt: Attempt, ctx: Context) -> tuple[Command, ...]:
     run = ctx.store.runs.get(attempt.run) if attempt.state is AttemptState.ENDED else None
     if run is not None and (run.attempt != attempt.number or run.state is not RunState.RUNNING):
-        return (Command(no=2, kind="stop", cause=Cause.SUPERSEDED, deadline_s=run.spec.grace_s),)
-    if attempt.stop_cause is None or attempt.stop_by is None:
-        return ()
-    left = max(0.0, (attempt.stop_by - ctx.clock.now()).total_seconds())
-    return (Command(no=1, kind="stop", cause=attempt.stop_cause, deadline_s=left),)
+        return (Command(no=SUPERSEDED_NO, kind="stop", cause=Cause.SUPERSEDED, deadline_s=run.spec.grace_s),)
+    if attempt.stop_cause is not None and attempt.stop_by is not None:
+        left = max(0.0, (attempt.stop_by - ctx.clock.now()).total_seconds())
+        return (Command(no=STOP_NO, kind="stop", cause=attempt.stop_cause, deadline_s=left),)
+    return (Command(no=attempt.checkpoint_no, kind="checkpoint"),) if attempt.checkpoint_no else ()
+
+
+def _checkpoint(ctx: Context, run: str, replica: int) -> str:
+    """Return the manifest of the newest checkpoint whose files are all here (a restored server may lack some)."""
+    for one in ctx.store.checkpoints.newest(run, replica):
+        try:
+            manifest = read_manifest(ctx.blobs.get(one.manifest))
+        except MainspringError:  # gone, damaged, or no manifest: the run goes on from the one before it
+            log.warning("checkpoint cannot be read", extra={"run": run, "manifest": one.manifest})
+            continue
+        if not ctx.blobs.missing([entry.digest for entry in manifest.files]):
+            return one.manifest
+    return ""
 
 
 def _replica(attempt: Attempt, index: int) -> Replica:

@@ -9,11 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
+from mainspring.core.checkpoints import lost_work
 from mainspring.core.errors import NotFoundError, StaleWriteError
 from mainspring.core.lifecycle import ATTEMPT, TERMINAL_RUN, AttemptEvent, Ending, advance_attempt, finish_run
-from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run
+from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
+from mainspring.store.checkpoints import forget_checkpoints
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.logs import append_chunks, stream_ends
@@ -157,6 +159,16 @@ class Attempts:
                 return replace(attempt, stop_by=stop_by, version=attempt.version + 1) if sooner else attempt
             stopping, _ = advance_attempt(attempt, AttemptEvent.STOP_ASKED, at)
             return replace(stopping, stop_cause=cause, stop_by=stop_by)
+
+        return self._db.write(lambda tx: _change(tx, id, change, event))
+
+    def ask_checkpoint(self, id: str, *, event: NewEvent | None = None) -> Attempt:
+        """Count one more checkpoint that is asked for; nothing changes once the attempt is stopping or has ended."""
+
+        def change(attempt: Attempt, _at: datetime) -> Attempt:
+            if attempt.stop_cause is not None or attempt.state is AttemptState.ENDED:
+                return attempt
+            return replace(attempt, checkpoint_no=attempt.checkpoint_no + 1, version=attempt.version + 1)
 
         return self._db.write(lambda tx: _change(tx, id, change, event))
 
@@ -304,6 +316,8 @@ def _finish(
     if any(one.ended_at is None for one in attempt.replicas):
         return attempt, run
     done, _ = advance_attempt(attempt, AttemptEvent.ENDED, ending.at, first or ending.outcome)
+    lost_s, lost_gpu_s = lost_work(done)
+    done = replace(done, lost_s=lost_s, lost_gpu_s=lost_gpu_s)
     _save(tx, attempt, done)
     facts: dict[str, object] = {"run": run.id, "number": done.number, "cause": str((first or ending.outcome).cause)}
     tx.tell(NewEvent(actor, "attempt.ended", done.id, run.project, facts))
@@ -341,6 +355,8 @@ def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, a
         elif ending.outcome.cause in (Cause.LAUNCH_FAILED, Cause.NODE_LOST):
             more["avoid"] = _avoided(tx.conn, run, attempt)
         if save_run(tx, run, new, **more):
+            if new.state is RunState.SUCCEEDED:
+                forget_checkpoints(tx, run.id)
             facts: dict[str, object] = {"cause": str(ending.outcome.cause), "attempt": attempt.id, "number": attempt.number}
             kind = f"run.{new.state}" if new.state in TERMINAL_RUN else "run.retried"
             tx.tell(NewEvent(actor, kind, run.id, run.project, facts), "runs")

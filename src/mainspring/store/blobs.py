@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from sqlalchemy import Column, Connection, Text, cast, select
 
 from mainspring.store.database import Database
-from mainspring.store.streams import lines_of_run
-from mainspring.store.tables import attempts, chunks, dataset_versions, model_versions, pipelines, replicas, runs, sweeps
+from mainspring.store.tables import checkpoints, dataset_versions, model_versions, pipelines, replicas, runs, sweeps
 
 # Every text that looks like a digest counts: a blob kept for nothing costs space, one lost costs a result.
 _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_DIGEST_BYTES = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _COLUMNS: tuple[Column[object], ...] = (
     runs.c.spec,
     runs.c.outputs,
     replicas.c.outputs,
+    checkpoints.c.manifest,
     dataset_versions.c.manifest,
     model_versions.c.manifest,
     model_versions.c.signature,
@@ -44,9 +43,4 @@ def _named(conn: Connection) -> set[str]:
         asked = select(cast(column, Text)).where(column.is_not(None)).execution_options(yield_per=500)
         for text in conn.execute(asked).scalars():
             found.update(_DIGEST.findall(text))
-    # checkpoints are named by what runners tell
-    telling = select(attempts.c.run).join(chunks, chunks.c.attempt == attempts.c.id).where(chunks.c.stream == "events").distinct()
-    for run in conn.execute(telling).scalars().all():
-        for lines in lines_of_run(conn, run, "events"):
-            found.update(digest.decode() for digest in _DIGEST_BYTES.findall(lines))
     return found

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from mainspring.core.errors import NotFoundError, UsageError
+from mainspring.store.checkpoints import add_checkpoints
 from mainspring.store.database import Database, Transaction
 from mainspring.store.metrics import add_points
 from mainspring.store.streams import read_stream
@@ -84,6 +85,8 @@ def append_chunks(
         return ends
     tx.conn.execute(chunks.insert(), rows)
     skipped = add_points(tx, run.id, b"".join(grown["metrics"]), is_newest=run.number == run.attempt) if "metrics" in grown else 0
+    if "events" in grown:
+        add_checkpoints(tx, attempt, replica, b"".join(grown["events"]), now=now)
     for stream in grown:
         _write_end(tx.conn, attempt, replica, stream, ends[stream], is_new=stream not in known)
     if skipped:

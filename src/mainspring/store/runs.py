@@ -19,7 +19,7 @@ from mainspring.core.records import Desired, Run, RunState
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.pages import page_of_runs
-from mainspring.store.tables import allocations, attempts, metrics, runs
+from mainspring.store.tables import allocations, attempts, checkpoints, metrics, runs
 
 _CAS_TRIES = 20
 _MIN_PART = 4
@@ -232,6 +232,7 @@ def remove_runs(conn: Connection, ids: Sequence[str]) -> None:
         conn.execute(delete(allocations).where(allocations.c.attempt.in_(of_runs)))
         conn.execute(delete(attempts).where(attempts.c.run.in_(some)))
         conn.execute(delete(metrics).where(metrics.c.run.in_(some)))
+        conn.execute(delete(checkpoints).where(checkpoints.c.run.in_(some)))
         conn.execute(delete(runs).where(runs.c.id.in_(some)))
 
 

@@ -12,6 +12,7 @@ from mainspring.core.snapshot import Applied, Plan, Snapshot
 from mainspring.store.attempts import Attempts
 from mainspring.store.backup import back_up
 from mainspring.store.blobs import NamedBlobs
+from mainspring.store.checkpoints import Checkpoints
 from mainspring.store.clusters import Clusters
 from mainspring.store.database import Database, Listener
 from mainspring.store.datasets import Datasets
@@ -46,6 +47,7 @@ class Store:
         self.installation = read_installation(db)
         self.runs = Runs(db)
         self.attempts = Attempts(db)
+        self.checkpoints = Checkpoints(db)
         self.logs = Logs(db)
         self.metrics = Metrics(db)
         self.nodes = Nodes(db)
