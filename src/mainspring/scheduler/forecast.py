@@ -1,0 +1,276 @@
+"""When a waiting run will start: an interval, by sampling a compact surrogate of the plan.
+
+Three steps. `sampled` first lets the queue run once through with expected durations and future arrivals like those of
+late, by the rule of the planner in small (least served share first, shortest first inside it): that gives an order of
+service. Then all samples at once draw true durations and take the places in that order (list scheduling, one numpy step
+for each run: `places.py`). `ask` puts one more run into the kept order and takes the places again.
+
+What the surrogate leaves out is in docs/internals/scheduling.md; what that costs is measured by the record of forecasts
+(were the intervals right?), and `recalibrated` corrects for it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+
+from mainspring.core.ids import RunId
+from mainspring.core.resources import GPU_MILLI
+from mainspring.core.shares import path_of
+from mainspring.core.snapshot import Snapshot, WaitingRun
+from mainspring.scheduler.cluster import Floats
+from mainspring.scheduler.places import build_places
+
+SAMPLES = 64
+CONFIDENCE = 0.8
+UNKNOWN_S = 1800.0  # the median length of a run of which nothing is known
+SPREAD = 1.0  # of the logarithm of true over estimated length, where no past estimates are given
+MOST_ARRIVALS = 2000  # future arrivals looked at
+LEAST, MOST = 0.02, 0.98  # quantiles are not taken outside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What was learned. `ratios`: true over estimated length of runs that ended lately. `arrivals`: (seconds before now, run)."""
+
+    ratios: tuple[float, ...] = ()
+    arrivals: tuple[tuple[float, WaitingRun], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """The start is expected between `earliest` and `latest` with `confidence`; `median` is as likely too early as too late.
+
+    `is_bounded` False: in some samples the run never started (what it needs is not there, or does not come free).
+    """
+
+    earliest: datetime
+    median: datetime
+    latest: datetime
+    confidence: float = CONFIDENCE
+    is_bounded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run in the surrogate; `waits_s` is when it arrives (0: it waits now)."""
+
+    run: WaitingRun
+    share: str
+    gpus: float
+    cpus: float
+    expected_s: float
+    key: tuple[float, ...]
+    waits_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A sample of the near future, to be asked; `starts` are seconds from `now`, (jobs in order of service, samples)."""
+
+    now: datetime
+    snapshot: Snapshot
+    past: Past
+    seed: int
+    order: tuple[_Job, ...]
+    starts: Floats
+
+    def forecast(self, run: RunId, confidence: float = CONFIDENCE) -> Forecast | None:
+        """Return the interval of a run that waited when the sample was taken, None for any other."""
+        for number, job in enumerate(self.order):
+            if job.run.id == run and not job.waits_s:
+                return _interval(self.now, self.starts[number], confidence)
+        return None
+
+    def ask(self, run: WaitingRun, confidence: float = CONFIDENCE) -> Forecast:
+        """Return the interval of a run that does not wait yet, as if it were submitted now."""
+        job = _job(run, self.now, self.snapshot, 0.0)
+        at = _position(self.order, job)
+        order = (*self.order[:at], job, *self.order[at:])
+        return _interval(self.now, _take_places(self.snapshot, self.past, self.seed, order, upto=at)[at], confidence)
+
+
+def sampled(snapshot: Snapshot, past: Past, *, seed: int, samples: int = SAMPLES) -> Sampled:
+    """Return a sample of what may happen from now on. Deterministic by `seed`; O(runs x (samples + log runs))."""
+    order = tuple(_Line(snapshot, past).run())
+    return Sampled(snapshot.now, snapshot, past, seed, order, _take_places(snapshot, past, seed, order, samples=samples))
+
+
+def recalibrated(confidence: float, were_inside: Sequence[bool], *, wanted: float = CONFIDENCE, step: float = 0.02) -> float:
+    """Return the confidence to ask the surrogate for, so that `wanted` of the intervals hold, given how past ones did.
+
+    Adaptive conformal inference (Gibbs and Candès 2021): each miss widens the next intervals a little, each hit narrows them.
+    """
+    for was_inside in were_inside:
+        confidence += step * (wanted - was_inside)
+    return min(MOST - LEAST, max(0.1, confidence))
+
+
+# --- the order of service -----------------------------------------------------------------------------------------------
+
+
+def _job(run: WaitingRun, now: datetime, snapshot: Snapshot, waits_s: float) -> _Job:
+    asked = run.resources
+    gpus = run.replicas * max(asked.gpu_milli, 1 if asked.gpu_memory_bytes else 0) / GPU_MILLI
+    expected = run.estimate_s or UNKNOWN_S
+    waited = max(0.0, (now - run.submitted_at).total_seconds()) if not waits_s else 0.0
+    policy = snapshot.policy.order
+    size = expected * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
+    held = float(run.is_held)
+    share = run.share or run.owner
+    return _Job(run, share, gpus, run.replicas * asked.cpu_milli / 1000, expected, (held, -run.priority, size, waits_s), waits_s)
+
+
+class _Line:
+    """One run of the queue into the future, everything as expected: counts of GPUs and CPUs, no nodes."""
+
+    def __init__(self, snapshot: Snapshot, past: Past) -> None:
+        self._gpus = sum(len(node.devices) for node in snapshot.nodes) or 1
+        self._cpus = sum(node.cpu_milli for node in snapshot.nodes) / 1000 or 1.0
+        self._free_gpus, self._free_cpus = float(self._gpus), self._cpus
+        self._weights = _weights(snapshot)
+        self._used: dict[str, float] = {}
+        self._ends: list[tuple[float, int, str, float, float]] = []
+        self._queues: dict[str, list[_Job]] = {}
+        self.order: list[_Job] = []
+        for placed in snapshot.placed:
+            gpus = sum(one.milli for place in placed.places for one in place.granted.devices) / GPU_MILLI
+            cpus = sum(place.granted.cpu_milli for place in placed.places) / 1000
+            elapsed = (snapshot.now - placed.since).total_seconds()
+            self._hold(placed.share or placed.owner, gpus, cpus, max(60.0, (placed.estimate_s or UNKNOWN_S) - elapsed))
+        for run in snapshot.waiting:
+            self._add(_job(run, snapshot.now, snapshot, 0.0))
+        self._waiting = len(snapshot.waiting)
+        coming = [_job(run, snapshot.now, snapshot, before) for before, run in past.arrivals[:MOST_ARRIVALS] if before > 0]
+        self._coming = sorted(coming, key=lambda job: -job.waits_s)  # the nearest last
+
+    def run(self) -> list[_Job]:
+        """Serve until nobody who waits now is left; return the order of service."""
+        now = 0.0
+        while self._waiting:
+            self._serve(now)
+            if self._coming and (not self._ends or self._coming[-1].waits_s <= self._ends[0][0]):
+                job = self._coming.pop()
+                now = job.waits_s
+                self._add(job)
+            elif self._ends:
+                now, _, share, gpus, cpus = heapq.heappop(self._ends)
+                self._free_gpus, self._free_cpus = self._free_gpus + gpus, self._free_cpus + cpus
+                self._used[share] -= max(gpus / self._gpus, cpus / self._cpus)
+            else:
+                break
+        return self.order
+
+    def _serve(self, now: float) -> None:
+        """Start whoever fits, the least served share first; behind one who is blocked its GPUs are kept."""
+        blocked = 0.0
+        ranked = [(self._rank(share), share) for share, queue in self._queues.items() if queue]
+        heapq.heapify(ranked)
+        while ranked:
+            _, share = heapq.heappop(ranked)
+            job = self._queues[share][0]
+            never = job.gpus > self._gpus or job.cpus > self._cpus
+            if not never and (job.gpus > self._free_gpus - blocked or job.cpus > self._free_cpus):
+                blocked += job.gpus
+                continue
+            del self._queues[share][0]
+            self.order.append(job)
+            self._waiting -= not job.waits_s
+            if not never:  # what fits nowhere goes out of the way
+                self._hold(share, job.gpus, job.cpus, now + job.expected_s)
+            if self._queues[share]:
+                heapq.heappush(ranked, (self._rank(share), share))
+
+    def _rank(self, share: str) -> float:
+        return self._used.get(share, 0.0) / self._weights.get(share, 1.0)
+
+    def _add(self, job: _Job) -> None:
+        bisect.insort(self._queues.setdefault(job.share, []), job, key=lambda one: (one.key, one.run.seq))
+
+    def _hold(self, share: str, gpus: float, cpus: float, until: float) -> None:
+        heapq.heappush(self._ends, (until, len(self._ends) + len(self.order), share, gpus, cpus))
+        self._free_gpus, self._free_cpus = self._free_gpus - gpus, self._free_cpus - cpus
+        self._used[share] = self._used.get(share, 0.0) + max(gpus / self._gpus, cpus / self._cpus)
+
+
+def _weights(snapshot: Snapshot) -> dict[str, float]:
+    """Return how much of the whole each leaf is entitled to, were all its siblings asking; unknown leaves weigh like one."""
+    own = {state.share.name: state.share.weight for state in snapshot.shares}
+    leaves = {run.share or run.owner for run in snapshot.waiting} | {run.share or run.owner for run in snapshot.placed}
+    children: dict[str, set[str]] = {}
+    for leaf in leaves:
+        steps = path_of(leaf)
+        for above, below in pairwise(steps):
+            children.setdefault(above, set()).add(below)
+    found: dict[str, float] = {}
+    for leaf in leaves:
+        steps, part = path_of(leaf), 1.0
+        for above, below in pairwise(steps):
+            part *= own.get(below, 1.0) / sum(own.get(one, 1.0) for one in children[above])
+        found[leaf] = max(part, 1e-9)
+    return found
+
+
+def _position(order: Sequence[_Job], job: _Job) -> int:
+    """Return where a new job is served: behind the last of its own share that goes before it, as many turns later."""
+    mine = [number for number, one in enumerate(order) if one.share == job.share and not one.waits_s]
+    ahead = sum(order[number].key <= job.key for number in mine)
+    if not mine:
+        shares = {one.share for one in order}
+        return min(len(order), len(shares))  # a share that waits for nothing is served in the first round
+    return mine[ahead - 1] + 1 if ahead else mine[0]
+
+
+# --- the sampled durations ----------------------------------------------------------------------------------------------
+
+
+def _take_places(
+    snapshot: Snapshot, past: Past, seed: int, order: Sequence[_Job], *, samples: int = SAMPLES, upto: int | None = None
+) -> Floats:
+    """Return the start of each job in each sample; jobs after `upto` are left out."""
+    rng = np.random.default_rng(seed)
+    ratios = np.array(past.ratios) if len(past.ratios) >= 20 else np.exp(rng.normal(0.0, SPREAD, 256))
+    places = build_places(snapshot, samples)
+    for placed in snapshot.placed:
+        elapsed = max(0.0, (snapshot.now - placed.since).total_seconds())
+        places.hold(placed.places, _rest(rng, ratios, placed.estimate_s or UNKNOWN_S, elapsed, samples))
+    places.seal()
+    starts = np.full((len(order), samples), np.inf)
+    for number, job in enumerate(order if upto is None else order[: upto + 1]):
+        lengths = job.expected_s * rng.choice(ratios, samples)
+        starts[number] = places.take(job.run, lengths, job.waits_s)
+    return starts
+
+
+def _rest(rng: np.random.Generator, ratios: Floats, estimate: float, elapsed: float, samples: int) -> Floats:
+    """Return how long a run goes on that has run for `elapsed`: lengths that are over already did not happen."""
+    lengths = estimate * ratios
+    possible = lengths[lengths > elapsed]
+    if len(possible) >= 8:
+        return np.asarray(rng.choice(possible, samples) - elapsed)
+    return np.asarray(elapsed * (np.exp(rng.exponential(0.5, samples)) - 1) + 1.0)  # the longer it runs, the longer it will
+
+
+def _interval(now: datetime, starts: Floats, confidence: float) -> Forecast:
+    is_bounded = bool(np.isfinite(starts).all())
+    horizon = 366 * 86400.0
+    bounded = np.minimum(np.where(np.isfinite(starts), starts, horizon), horizon)
+    tail = (1 - confidence) / 2
+    low, middle, high = np.quantile(bounded, [max(LEAST, tail), 0.5, min(MOST, 1 - tail)]).tolist()
+    moments = [now + timedelta(seconds=max(0.0, one)) for one in (low, middle, high)]
+    return Forecast(earliest=moments[0], median=moments[1], latest=moments[2], confidence=confidence, is_bounded=is_bounded)
+
+
+def by_run(sample: Sampled, confidence: float = CONFIDENCE) -> Mapping[RunId, Forecast]:
+    """Return the intervals of all runs that wait, in one pass."""
+    return {
+        job.run.id: _interval(sample.now, sample.starts[number], confidence)
+        for number, job in enumerate(sample.order)
+        if not job.waits_s
+    }

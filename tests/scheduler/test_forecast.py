@@ -1,0 +1,135 @@
+"""When a waiting run will start: exact where nothing is uncertain, honest where it is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mainspring.core.ids import RunId
+from mainspring.core.resources import DeviceShare, Granted
+from mainspring.core.snapshot import Place, PlacedRun, Snapshot
+from mainspring.scheduler.forecast import Past, by_run, recalibrated, sampled
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SURE = Past(ratios=(1.0,) * 20)  # runs last as long as they are estimated to
+
+
+@pytest.fixture
+def placed() -> Any:
+    """Give a maker of running runs: so many whole GPUs of node n, for so many seconds more."""
+
+    def make(number: int, devices: range, left_s: float, *, estimate_s: float = 3600) -> PlacedRun:
+        shares = tuple(DeviceShare(index=index, milli=1000) for index in devices)
+        return PlacedRun(
+            id=RunId(f"run_placed{number}"),
+            owner="eve",
+            project="p",
+            priority=0,
+            seq=-number,
+            since=NOW - timedelta(seconds=estimate_s - left_s),
+            is_preemptible=True,
+            estimate_s=estimate_s,
+            places=(Place(replica=0, node="n", granted=Granted(cpu_milli=1000, memory_bytes=0, devices=shares)),),
+        )
+
+    return make
+
+
+def seconds(moment: datetime) -> float:
+    return (moment - NOW).total_seconds()
+
+
+def test_starts_when_what_it_needs_comes_free(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    snapshot = Snapshot(
+        now=NOW,
+        nodes=(make_node("n", cpus=64, gpus=4),),
+        placed=(placed(1, range(2), 600), placed(2, range(2, 4), 1800)),
+        waiting=(
+            make_waiting(1, gpu_milli=2000, estimate_s=100.0),
+            make_waiting(2, gpu_milli=4000, estimate_s=300.0),
+            make_waiting(3, gpu_milli=1000, estimate_s=10_000.0),
+        ),
+    )
+    found = by_run(sampled(snapshot, SURE, seed=1))
+    assert seconds(found[RunId("run_001")].earliest) == pytest.approx(600)
+    assert seconds(found[RunId("run_001")].latest) == pytest.approx(600)
+    assert seconds(found[RunId("run_002")].median) == pytest.approx(1800)
+    assert seconds(found[RunId("run_003")].median) == pytest.approx(2100)
+
+
+def test_one_who_does_not_wait_yet_is_told_what_less_would_give(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    snapshot = Snapshot(now=NOW, nodes=(make_node("n", cpus=64, gpus=4),), placed=(placed(1, range(3), 900),))
+    sample = sampled(snapshot, SURE, seed=1)
+    assert seconds(sample.ask(make_waiting(9, gpu_milli=1000)).latest) == 0
+    assert seconds(sample.ask(make_waiting(9, gpu_milli=2000)).earliest) == pytest.approx(900)
+
+
+def test_the_least_served_share_goes_first(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    mine = tuple(make_waiting(number, owner="eve", gpu_milli=4000, estimate_s=100.0) for number in range(1, 4))
+    snapshot = Snapshot(
+        now=NOW,
+        nodes=(make_node("n", cpus=64, gpus=4),),
+        placed=(placed(1, range(4), 500),),
+        waiting=(*mine, make_waiting(4, owner="bob", gpu_milli=4000, estimate_s=3000.0)),
+    )
+    found = by_run(sampled(snapshot, SURE, seed=1))
+    assert seconds(found[RunId("run_004")].median) < seconds(found[RunId("run_002")].median)
+
+
+def test_what_never_fits_has_no_bound(make_node: Any, make_waiting: Any) -> None:
+    snapshot = Snapshot(now=NOW, nodes=(make_node("n", gpus=1),), waiting=(make_waiting(1, gpu_milli=2000),))
+    found = by_run(sampled(snapshot, SURE, seed=1))[RunId("run_001")]
+    assert not found.is_bounded
+
+
+def test_gangs_over_nodes_and_shares_of_a_gpu_and_cpus(make_node: Any, make_waiting: Any) -> None:
+    nodes = tuple(make_node(f"n{number}", cpus=16, gpus=2) for number in range(3))
+    waiting = (
+        make_waiting(1, gpu_milli=2000, replicas=3, estimate_s=100.0),
+        make_waiting(2, gpu_milli=500, estimate_s=200.0),
+        make_waiting(3, cpu_milli=8000, estimate_s=50.0),
+        make_waiting(4, gpu_milli=2000, replicas=4, estimate_s=100.0),
+    )
+    found = by_run(sampled(Snapshot(now=NOW, nodes=nodes, waiting=waiting), SURE, seed=1))
+    starts = {run: seconds(one.median) for run, one in found.items()}
+    assert starts[RunId("run_003")] == 0
+    assert {starts[RunId("run_001")], starts[RunId("run_002")]} <= {0.0, 100.0}
+    assert not found[RunId("run_004")].is_bounded
+
+
+def test_runs_that_outlast_their_estimate_are_not_believed_to_end_at_once(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    over = placed(1, range(1), 5.0, estimate_s=3600)
+    late = PlacedRun(**{field: getattr(over, field) for field in PlacedRun.__dataclass_fields__} | {"estimate_s": 60.0})
+    snapshot = Snapshot(now=NOW, nodes=(make_node("n", gpus=1),), placed=(late,), waiting=(make_waiting(1, gpu_milli=1000),))
+    found = by_run(sampled(snapshot, SURE, seed=1))[RunId("run_001")]
+    assert seconds(found.latest) > 600  # it ran for an hour where a minute was believed
+
+
+def test_same_seed_same_forecast_and_another_seed_another(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    waiting = tuple(make_waiting(number, gpu_milli=1000, estimate_s=500.0) for number in range(1, 6))
+    snapshot = Snapshot(now=NOW, nodes=(make_node("n", gpus=2),), placed=(placed(1, range(2), 500),), waiting=waiting)
+    first, again, other = (by_run(sampled(snapshot, Past(), seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_intervals_hold_as_often_as_they_say(make_node: Any, make_waiting: Any) -> None:
+    """Five runs one after the other on one GPU, lengths drawn anew: the last starts when four lengths are over."""
+    ratios = tuple(np.exp(np.random.default_rng(7).normal(0, 0.7, 300)).tolist())
+    waiting = tuple(make_waiting(number, gpu_milli=1000, estimate_s=1000.0 + number) for number in range(1, 6))
+    snapshot = Snapshot(now=NOW, nodes=(make_node("n", gpus=1),), waiting=waiting)
+    found = by_run(sampled(snapshot, Past(ratios=ratios), seed=3, samples=400))[RunId("run_005")]
+    rng = np.random.default_rng(11)
+    truth = (rng.choice(ratios, (2000, 4)) * np.array([1001, 1002, 1003, 1004])).sum(axis=1)
+    inside = ((truth >= seconds(found.earliest)) & (truth <= seconds(found.latest))).mean()
+    assert 0.74 <= inside <= 0.86
+
+
+def test_the_record_widens_and_narrows() -> None:
+    assert recalibrated(0.8, [False] * 5) > 0.8
+    assert recalibrated(0.8, [True] * 20) < 0.8
+    assert recalibrated(0.8, [True] * 80 + [False] * 20) == pytest.approx(0.8, abs=0.02)
+    assert recalibrated(0.9, [False] * 1000) <= 0.96
