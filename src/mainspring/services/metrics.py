@@ -36,6 +36,21 @@ def series(
     return ctx.store.metrics.series(run.id, name, points=points, start=start, end=end)
 
 
+def curves(
+    ctx: Context,
+    actor: Actor,
+    ref: str,
+    names: Sequence[str],
+    *,
+    points: int = 1000,
+    start: float | None = None,
+    end: float | None = None,
+) -> dict[str, Sequence[tuple[int | float | None, float | str, float]]]:
+    """Return several metrics of one run as `series` gives them; a name that the run does not have is empty."""
+    run = runs.get(ctx, actor, ref)
+    return {name: ctx.store.metrics.series(run.id, name, points=points, start=start, end=end) for name in names}
+
+
 def usage(ctx: Context, actor: Actor, ref: str, *, points: int = 300) -> Sequence[Mapping[str, object]]:
     """Return at most `points` samples of CPU, memory and GPU use."""
     return ctx.store.metrics.usage(runs.get(ctx, actor, ref).id, points=min(max(points, 2), MAX_POINTS))

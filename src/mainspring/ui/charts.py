@@ -16,27 +16,55 @@ AXIS: Mapping[str, object] = {
 Point = Sequence[float | str | None]
 
 
-def curve(
-    title: str, points: Sequence[Point], *, colour: str = SERIES[0], x_name: str = "", is_from_zero: bool = False
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a chart. `dash` tells it from others where colours do not."""
+
+    name: str
+    points: Sequence[Point]
+    colour: str = SERIES[0]
+    dash: str = "solid"
+
+
+def curves(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_name: str = "",
+    is_from_zero: bool = False,
+    span: tuple[float | None, float | None] = (None, None),
 ) -> dict[str, object]:
-    """Return a small chart of one metric over its step."""
+    """Return a small chart of one metric over its step, a line for each run; `span` fixes the ends of the x axis."""
+    start, end = span
     return {
         "animation": False,
         "title": {"text": title, "left": 0, "top": 0, "textStyle": {"fontSize": 12, "fontWeight": 600, "color": WORDS}},
         "grid": {"left": 52, "right": 14, "top": 26, "bottom": 24},
         "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {"type": "value", "min": "dataMin", "max": "dataMax", "name": x_name, **AXIS, "splitLine": {"show": False}},
+        "toolbox": {"show": False},
+        "brush": {"xAxisIndex": 0, "toolbox": [], "throttleType": "debounce", "throttleDelay": 200},
+        "xAxis": {
+            "type": "value",
+            "min": "dataMin" if start is None else start,
+            "max": "dataMax" if end is None else end,
+            "name": x_name,
+            **AXIS,
+            "splitLine": {"show": False},
+        },
         "yAxis": {"type": "value", "scale": not is_from_zero, "splitNumber": 3, **AXIS},
         "series": [
             {
+                "name": line.name,
                 "type": "line",
-                "data": [list(point) for point in points],
-                "showSymbol": len(points) < 3,
+                "data": [list(point) for point in line.points],
+                "showSymbol": len(line.points) < 3,
                 "symbolSize": 5,
-                "lineStyle": {"width": 1.5},
-                "color": colour,
+                "lineStyle": {"width": 1.5, "type": line.dash},
+                "color": line.colour,
             }
+            for line in lines
         ],
+        "aria": {"enabled": True, "label": {"description": f"{title} of {', '.join(line.name for line in lines)}"}},
     }
 
 

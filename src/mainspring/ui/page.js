@@ -29,7 +29,8 @@
   });
   document.addEventListener("click", (event) => {
     const act = event.target.closest("[data-act]");
-    if (act) emitEvent("ms-act", { act: act.dataset.act, arg: act.dataset.arg || "" });
+    if (act && act.dataset.act === "unzoom") zoom(null, null);
+    else if (act) emitEvent("ms-act", { act: act.dataset.act, arg: act.dataset.arg || "" });
     const copied = event.target.closest("[data-copy]");
     if (copied && navigator.clipboard) {
       navigator.clipboard.writeText(copied.dataset.copy);
@@ -54,6 +55,29 @@
       if (links[at]) links[at].focus();
     }
   });
+  // a chart is dragged over to see a part of it; the server sends finer points
+  window.msBrush = (chart) => {
+    if (!chart || chart.msHasBrush) return;
+    chart.msHasBrush = true;
+    chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "lineX", brushMode: "single" } });
+  };
+  const zoom = (from, to) => {
+    const address = new URL(location.href);
+    for (const [name, value] of [["from", from], ["to", to]]) {
+      if (value === null) address.searchParams.delete(name);
+      else address.searchParams.set(name, value);
+    }
+    history.replaceState(null, "", address);
+    emitEvent("ms-zoom", { from, to });
+  };
+  window.msZoomed = (chart, event) => {
+    const range = event.areas && event.areas[0] && event.areas[0].coordRange;
+    chart.dispatchAction({ type: "brush", areas: [] });
+    if (!range || !(range[1] > range[0])) return;
+    const digits = Math.max(0, Math.min(12, 3 - Math.floor(Math.log10(range[1] - range[0]))));
+    zoom(Number(range[0].toFixed(digits)), Number(range[1].toFixed(digits)));
+  };
+  document.addEventListener("dblclick", (event) => { if (event.target.closest(".ms-chart")) zoom(null, null); });
   window.msTry = async (url, name) => {
     const body = document.getElementById(`${name}-body`).value;
     const out = document.getElementById(`${name}-answer`);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from nicegui import run as threads
 from nicegui import ui
@@ -13,11 +13,12 @@ from mainspring.core.records import Desired, Run, RunState
 from mainspring.core.specs import RunKind, ValueKind
 from mainspring.core.units import show_seconds
 from mainspring.services import metrics, runs
-from mainspring.ui import acts, charts, parts, run_facts
+from mainspring.ui import acts, charts, parts, run_facts, zoom
 from mainspring.ui.live import Live
 from mainspring.ui.run_log import log_block
 from mainspring.ui.theme import SERIES, page_frame
 from mainspring.ui.view import View
+from mainspring.ui.zoom import Zoom
 
 MAX_CHARTS = 12
 POINTS = 1000
@@ -31,6 +32,7 @@ async def page(view: View) -> None:
     if one is None:
         return
     live = Live(view.ctx, every_s=0.5)
+    seen = zoom.zoom_of(view)
     with page_frame(one.name, view, "/runs"):
         with ui.element("section"):
             await live.block(lambda: run_facts.top(view, one.id), "runs", "attempts")
@@ -41,7 +43,7 @@ async def page(view: View) -> None:
                 await log_block(live, view, one.id)
             with ui.element("section"):
                 parts.heading("Metrics")
-                await _charts(live, view, one.id)
+                refresh = await _charts(live, view, one.id, one.name, seen)
         with ui.element("div").classes("ms-cols"):
             for title, draw in (
                 ("Parameters", run_facts.parameters),
@@ -67,6 +69,7 @@ async def page(view: View) -> None:
             "rerun": lambda _: _ask_rerun(view, one.id),
         }
     )
+    zoom.listen(seen, refresh)
     live.start()
 
 
@@ -167,24 +170,27 @@ def changeable(one: Run) -> dict[str, str]:
     return found
 
 
-async def _charts(live: Live, view: View, ref: str) -> None:
-    """Draw one small chart for each metric and keep them current."""
+async def _charts(live: Live, view: View, ref: str, name: str, seen: Zoom) -> Callable[[], Awaitable[None]]:
+    """Draw one small chart for each metric and keep them current; return what draws them again."""
+    steps = ui.html("", sanitize=False)
     holder = ui.element("div").classes("ms-charts")
     single = ui.html("", sanitize=False)
     drawn: dict[str, ui.echart] = {}
 
     async def refresh() -> None:
-        series = await threads.io_bound(_series, view, ref) or {}
-        curves = {name: points for name, points in series.items() if len(points) > 1}
-        for number, (name, points) in enumerate(curves.items()):
-            fresh = charts.curve(name, points, colour=SERIES[number % len(SERIES)])
-            _show(drawn, name, fresh, holder)
-        told = [(name, parts.figure(points[0][1])) for name, points in series.items() if len(points) == 1]
+        series = await threads.io_bound(series_of, view, ref, seen) or {}
+        several = {metric: points for metric, points in series.items() if len(points) > 1 or metric in drawn}
+        for number, (metric, points) in enumerate(several.items()):
+            line = charts.Line(name=name, points=points, colour=SERIES[number % len(SERIES)])
+            zoom.show(drawn, metric, charts.curves(metric, [line], span=(seen.start, seen.end)), holder)
+        told = [(metric, parts.figure(points[0][1])) for metric, points in series.items() if len(points) == 1]
         words = parts.pairs(told) if told else "" if drawn else NO_METRIC
         if words != single.content:
             single.set_content(words)
+        steps.set_content(zoom.controls(view, seen) if drawn else "")
 
     await live.add(refresh, "runs", "attempts")
+    return refresh
 
 
 async def _usage(live: Live, view: View, ref: str) -> None:
@@ -196,8 +202,8 @@ async def _usage(live: Live, view: View, ref: str) -> None:
     async def refresh() -> None:
         samples = await threads.io_bound(metrics.usage, view.ctx, view.actor, ref, points=USAGE_POINTS) or ()
         for number, (name, points) in enumerate(used(samples).items()):
-            fresh = charts.curve(name, points, colour=SERIES[(number + 2) % len(SERIES)], x_name="s", is_from_zero=True)
-            _show(drawn, name, fresh, holder)
+            line = charts.Line(name=name, points=points, colour=SERIES[(number + 2) % len(SERIES)])
+            zoom.show(drawn, name, charts.curves(name, [line], x_name="s", is_from_zero=True), holder, is_zoomed=False)
         empty.set_visibility(not drawn)
 
     await live.add(refresh, "attempts", "runs")
@@ -219,26 +225,18 @@ def used(samples: object) -> dict[str, list[list[float]]]:
     return found
 
 
-def _show(drawn: dict[str, ui.echart], name: str, fresh: dict[str, object], holder: ui.element) -> None:
-    if name not in drawn:
-        with holder:
-            drawn[name] = ui.echart(fresh).classes("ms-chart")
-    elif drawn[name].options["series"][0]["data"] != fresh["series"][0]["data"]:  # type: ignore[index]
-        drawn[name].options["series"] = fresh["series"]
-        drawn[name].update()
-
-
-def _series(view: View, ref: str) -> dict[str, list[list[float]]]:
+def series_of(view: View, ref: str, seen: Zoom) -> dict[str, list[list[float]]]:
+    """Return the finite points of the run's first metrics, of the steps that are looked at."""
     names = sorted(metrics.summary(view.ctx, view.actor, ref))[:MAX_CHARTS]
-    found = {}
-    for name in names:
-        points = metrics.series(view.ctx, view.actor, ref, name, points=POINTS)
-        found[name] = [
+    asked = metrics.curves(view.ctx, view.actor, ref, names, points=POINTS, start=seen.start, end=seen.end)
+    return {
+        name: [
             [float(n if step is None else step), float(value)]
             for n, (step, value, _) in enumerate(points)
             if isinstance(value, float | int)
         ]
-    return found
+        for name, points in asked.items()
+    }
 
 
 def _written(value: object) -> str:
