@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
+from trial import STEP_S, trial
 
 import mainspring as ms
 from mainspring.client.client import Client
@@ -30,17 +31,7 @@ TRIALS = int(os.environ.get("TEAM_TRIALS", "500"))
 SWEEPER = "alice"
 OTHERS = ("bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
 RUSH = int(os.environ.get("TEAM_RUSH", "14"))  # runs that each of the others submits at once, in the middle
-STEP_S = 0.8
 console = Console(highlight=False)
-
-
-@ms.task(gpus=1)
-def trial(learning_rate: float = 0.1) -> float:
-    """Stand for a short training: hold a GPU, then report how good the rate was."""
-    time.sleep(STEP_S)
-    score = 1 - abs(learning_rate - 0.03)
-    ms.log_metric("score", score)
-    return score
 
 
 @dataclass
