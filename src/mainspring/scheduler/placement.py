@@ -43,10 +43,14 @@ class Placement:
             self._requests[key] = make_request(self.cluster, asked)
         return self._requests[key]
 
-    def place(self, run: WaitingRun) -> tuple[Place, ...] | None:
-        """Put every replica and return where, or put nothing and return None."""
+    def place(self, run: WaitingRun, failed: dict[Key, int] | None = None) -> tuple[Place, ...] | None:
+        """Put every replica and return where, or put nothing and return None.
+
+        `failed` remembers what did not fit where more is free than the plan's own state has (holds given back).
+        """
         request = self.request(run.resources)
-        if run.replicas >= self._too_many.get(request.key, run.replicas + 1):
+        too_many = self._too_many if failed is None else failed
+        if run.replicas >= too_many.get(request.key, run.replicas + 1):
             return None
         avoided = [self.cluster.row_of[name] for name in run.avoid if name in self.cluster.row_of]
         # An attempt lives in one cluster, so a gang is tried in each by turns; a single replica takes the best of all.
@@ -57,7 +61,7 @@ class Placement:
             places = self._gang(request, run.replicas, avoided, part)
             if places is not None:
                 return places
-        self._too_many[request.key] = run.replicas
+        too_many[request.key] = run.replicas
         return None
 
     def _gang(self, request: Request, replicas: int, avoided: list[int], part: int | None) -> tuple[Place, ...] | None:
