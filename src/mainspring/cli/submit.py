@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,45 +15,23 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.prompt import Confirm
 
-from mainspring.cli.options import Flag, Json, Project, Yes, pairs
+from mainspring.cli.flags import Command, RunFlags, spec_of
+from mainspring.cli.options import Json, Yes
 from mainspring.cli.output import emit_json, note, say, short
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
-from mainspring.core.errors import MainspringError, TooLargeError, UsageError
+from mainspring.core.errors import MainspringError, TooLargeError
 from mainspring.core.records import Cause, Run, RunState
-from mainspring.core.specs import Code, Environment, RunSpec, check_spec
-from mainspring.sdk.code import code_root, send_code
-from mainspring.sdk.resources import make_resources, to_seconds
+from mainspring.core.specs import Code, RunSpec
+from mainspring.sdk.code import send_code
 
 INTERRUPTED = 130
-SCRIPTS = (".py", ".sh", ".R", ".jl", ".pl", ".rb")
 WHY_AFTER_S = 1.5
 
 
 def run(
-    *command: Annotated[
-        str, Parameter(allow_leading_hyphen=False, help="The script or program; its own arguments go behind `--`.")
-    ],
-    name: str = "",
-    project: Project = "default",
-    gpus: float | None = None,
-    gpu_memory: str | None = None,
-    gpu_model: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
-    cpus: float | None = None,
-    memory: str | None = None,
-    disk: str | None = None,
-    pool: str | None = None,
-    label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    env: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    secret: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    timeout: str | None = None,
-    grace: str = "10s",
-    retries: int = 0,
-    priority: int = 0,
-    tag: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    replicas: int = 1,
-    exclusive: Annotated[bool, Flag] = False,
-    python: str = "",
+    *command: Command,
+    flags: Annotated[RunFlags, Parameter(name="*")] = RunFlags(),  # noqa: B008 frozen
     detach: Annotated[bool, Parameter(name=["--detach", "-d"], negative=())] = False,
     as_json: Json = False,
     yes: Yes = False,
@@ -66,69 +43,10 @@ def run(
 
     Parameters
     ----------
-    name
-        What to call the run; else the name of the script.
-    gpus
-        Whole GPUs, or a share of one such as 0.5.
-    gpu_memory
-        Memory needed per GPU, such as 8GiB; one GPU may then be a share of a larger one.
-    gpu_model
-        Only this model of GPU (may be repeated).
-    cpus
-        CPUs; default 1.
-    memory
-        Memory, such as 4GiB.
-    disk
-        Disk, such as 50GiB.
-    pool
-        Only nodes of this pool.
-    label
-        Only nodes with this label, KEY=VALUE (may be repeated).
-    env
-        Environment variable, NAME=VALUE, or NAME for its value here (may be repeated).
-    secret
-        Name of a secret of the project to put into the environment (may be repeated).
-    timeout
-        Stop the run after this long, such as 2h.
-    grace
-        How long a stopped run may take to end by itself.
-    retries
-        Tries after the script failed; lost machines do not count.
-    priority
-        Higher goes first.
-    tag
-        A tag to find the run by (may be repeated).
-    replicas
-        Members of the run, started together or not at all.
-    exclusive
-        Never start a second try while the first may still be alive.
-    python
-        The interpreter of Python scripts; default: the active environment's.
     detach
         Print the id and return at once.
     """
-    words, folder = locate(command)
-    spec = check_spec(
-        RunSpec(
-            name=name,
-            project=project,
-            command=words,
-            environment=Environment(interpreter=python or active_python()),
-            resources=make_resources(
-                cpus=cpus, memory=memory, gpus=gpus, gpu_memory=gpu_memory, gpu_model=gpu_model, disk=disk, pool=pool,
-                labels=pairs(label, "--label"),
-            ),
-            replicas=replicas,
-            env=environment(env),
-            secrets=secret,
-            timeout_s=to_seconds(timeout, "timeout"),
-            grace_s=to_seconds(grace, "grace"),
-            retries=retries,
-            priority=priority,
-            tags=tag,
-            is_exclusive=exclusive,
-        )
-    )  # fmt: skip
+    spec, folder = spec_of(command, flags)
     with busy("Starting the server"):
         client = connect()
     code = send(client, folder, is_confirmed=yes or bool(os.environ.get("MAINSPRING_YES"))) if folder else Code()
@@ -145,49 +63,6 @@ def run(
     if as_json:
         emit_json(ended)
     return conclude(ended)
-
-
-def locate(command: tuple[str, ...]) -> tuple[tuple[str, ...], Path | None]:
-    """Return (the command as seen from the working folder, that folder or None when no files are needed)."""
-    if not command:
-        raise UsageError("There is nothing to run.", hint="mainspring run train.py -- --lr 3e-4")
-    here = Path.cwd()
-    script = Path(command[0])
-    if command[0].endswith(SCRIPTS) or (os.sep in command[0] and not script.is_absolute()):
-        if not script.is_file():
-            raise UsageError(f"{command[0]} is not a file here.", hint=f"This is {here}.")
-        found = script.resolve()
-        root, _ = code_root(found.parent)
-        if here.resolve().is_relative_to(root.resolve()):
-            return (_spelled(os.path.relpath(found, here.resolve())), *command[1:]), here
-        return (_spelled(found.name), *command[1:]), found.parent
-    _, is_git = code_root(here)
-    needs_files = is_git or any((here / word).is_file() for word in command[1:] if word)
-    return command, here if needs_files else None
-
-
-def _spelled(path: str) -> str:
-    """Return a path that a shell would not look up on PATH; Python scripts stay as they are."""
-    return path if path.endswith(".py") or os.sep in path else f"./{path}"
-
-
-def active_python() -> str:
-    """Return the interpreter of the active environment, else the one that runs us."""
-    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        folder = os.environ.get(variable, "")
-        if folder and (found := shutil.which("python", path=str(Path(folder) / "bin"))):
-            return found
-    return sys.executable
-
-
-def environment(words: tuple[str, ...]) -> dict[str, str]:
-    """Return `--env NAME=VALUE`, and the value from here for `--env NAME`. Raises UsageError."""
-    filled = []
-    for word in words:
-        if "=" not in word and word not in os.environ:
-            raise UsageError(f"--env {word}: {word} is not set here.", hint=f"Write --env {word}=VALUE.")
-        filled.append(word if "=" in word else f"{word}={os.environ[word]}")
-    return pairs(filled, "--env")
 
 
 def send(client: Client, folder: Path, *, is_confirmed: bool) -> Code:

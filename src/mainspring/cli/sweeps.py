@@ -10,9 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
+from mainspring.cli.flags import active_python, locate
 from mainspring.cli.options import Json, Project, Yes, scalar
 from mainspring.cli.output import emit_json, note, say, short, state, table
-from mainspring.cli.submit import active_python, busy, locate, send
+from mainspring.cli.submit import busy, send
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.errors import SpecError, UsageError

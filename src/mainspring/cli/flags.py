@@ -1,0 +1,166 @@
+"""The flags of `mainspring run` as a value: whoever speaks of a run that is not submitted yet takes the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from cyclopts import Parameter
+
+from mainspring.cli.options import Flag, Project, pairs
+from mainspring.core.errors import UsageError
+from mainspring.core.specs import Environment, RunSpec, check_spec
+from mainspring.sdk.code import code_root
+from mainspring.sdk.resources import make_resources, to_seconds
+
+SCRIPTS = (".py", ".sh", ".R", ".jl", ".pl", ".rb")
+Command: TypeAlias = Annotated[
+    str, Parameter(allow_leading_hyphen=False, help="The script or program; its own arguments go behind `--`.")
+]
+Many: TypeAlias = Annotated[tuple[str, ...], Parameter(negative=())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """What a run asks for.
+
+    Parameters
+    ----------
+    name
+        What to call the run; else the name of the script.
+    gpus
+        Whole GPUs, or a share of one such as 0.5.
+    gpu_memory
+        Memory needed per GPU, such as 8GiB; one GPU may then be a share of a larger one.
+    gpu_model
+        Only this model of GPU (may be repeated).
+    cpus
+        CPUs; default 1.
+    memory
+        Memory, such as 4GiB.
+    disk
+        Disk, such as 50GiB.
+    pool
+        Only nodes of this pool.
+    label
+        Only nodes with this label, KEY=VALUE (may be repeated).
+    env
+        Environment variable, NAME=VALUE, or NAME for its value here (may be repeated).
+    secret
+        Name of a secret of the project to put into the environment (may be repeated).
+    timeout
+        Stop the run after this long, such as 2h.
+    grace
+        How long a stopped run may take to end by itself.
+    retries
+        Tries after the script failed; lost machines do not count.
+    priority
+        Higher goes first.
+    tag
+        A tag to find the run by (may be repeated).
+    replicas
+        Members of the run, started together or not at all.
+    exclusive
+        Never start a second try while the first may still be alive.
+    python
+        The interpreter of Python scripts; default: the active environment's.
+    """
+
+    name: str = ""
+    project: Project = "default"
+    gpus: float | None = None
+    gpu_memory: str | None = None
+    gpu_model: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = ()
+    cpus: float | None = None
+    memory: str | None = None
+    disk: str | None = None
+    pool: str | None = None
+    label: Many = ()
+    env: Many = ()
+    secret: Many = ()
+    timeout: str | None = None
+    grace: str = "10s"
+    retries: int = 0
+    priority: int = 0
+    tag: Many = ()
+    replicas: int = 1
+    exclusive: Annotated[bool, Flag] = False
+    python: str = ""
+
+
+def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | None]:
+    """Return the run asked for, without its code, and the folder whose files it needs. Raises UsageError, SpecError."""
+    words, folder = locate(command)
+    spec = RunSpec(
+        name=flags.name,
+        project=flags.project,
+        command=words,
+        environment=Environment(interpreter=flags.python or active_python()),
+        resources=make_resources(
+            cpus=flags.cpus,
+            memory=flags.memory,
+            gpus=flags.gpus,
+            gpu_memory=flags.gpu_memory,
+            gpu_model=flags.gpu_model,
+            disk=flags.disk,
+            pool=flags.pool,
+            labels=pairs(flags.label, "--label"),
+        ),
+        replicas=flags.replicas,
+        env=environment(flags.env),
+        secrets=flags.secret,
+        timeout_s=to_seconds(flags.timeout, "timeout"),
+        grace_s=to_seconds(flags.grace, "grace"),
+        retries=flags.retries,
+        priority=flags.priority,
+        tags=flags.tag,
+        is_exclusive=flags.exclusive,
+    )
+    return check_spec(spec), folder
+
+
+def locate(command: tuple[str, ...]) -> tuple[tuple[str, ...], Path | None]:
+    """Return (the command as seen from the working folder, that folder or None when no files are needed)."""
+    if not command:
+        raise UsageError("There is nothing to run.", hint="mainspring run train.py -- --lr 3e-4")
+    here = Path.cwd()
+    script = Path(command[0])
+    if command[0].endswith(SCRIPTS) or (os.sep in command[0] and not script.is_absolute()):
+        if not script.is_file():
+            raise UsageError(f"{command[0]} is not a file here.", hint=f"This is {here}.")
+        found = script.resolve()
+        root, _ = code_root(found.parent)
+        if here.resolve().is_relative_to(root.resolve()):
+            return (_spelled(os.path.relpath(found, here.resolve())), *command[1:]), here
+        return (_spelled(found.name), *command[1:]), found.parent
+    _, is_git = code_root(here)
+    needs_files = is_git or any((here / word).is_file() for word in command[1:] if word)
+    return command, here if needs_files else None
+
+
+def _spelled(path: str) -> str:
+    """Return a path that a shell would not look up on PATH; Python scripts stay as they are."""
+    return path if path.endswith(".py") or os.sep in path else f"./{path}"
+
+
+def active_python() -> str:
+    """Return the interpreter of the active environment, else the one that runs us."""
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        folder = os.environ.get(variable, "")
+        if folder and (found := shutil.which("python", path=str(Path(folder) / "bin"))):
+            return found
+    return sys.executable
+
+
+def environment(words: tuple[str, ...]) -> dict[str, str]:
+    """Return `--env NAME=VALUE`, and the value from here for `--env NAME`. Raises UsageError."""
+    filled = []
+    for word in words:
+        if "=" not in word and word not in os.environ:
+            raise UsageError(f"--env {word}: {word} is not set here.", hint=f"Write --env {word}=VALUE.")
+        filled.append(word if "=" in word else f"{word}={os.environ[word]}")
+    return pairs(filled, "--env")
