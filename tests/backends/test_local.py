@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from mainspring.backends.local import create
 from mainspring.backends.local.backend import LocalBackend
 from mainspring.backends.local.cgroups import find, own, remove
+from mainspring.backends.local.forks import Forks
 from mainspring.backends.local.grants import granted_env
 from mainspring.backends.local.inventory import parse_devices
 from mainspring.backends.local.processes import boot_id, is_alive, start_time
@@ -141,10 +144,62 @@ class TestLocal(BackendContract):
             assert built.stat().st_ino == before, "a running runner reads modules from it until its end"
             assert built.stat().st_size < 150_000
 
+    @pytest.mark.parametrize("room", [512, 0], ids=["forked", "begun anew for want of room"])
+    def test_a_runner_shows_as_itself(
+        self, backend: LocalBackend, server: RunnerServer, room: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mainspring.backends.local.backend.ROOM", room)
+        request = self.request(backend, server, SLEEP, "itself")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            native = backend.native(handle)
+            (zipped,) = backend.folder.glob("runner-*.zip")
+            assert native["command"] == [sys.executable, "-S", "-E", str(zipped), handle.data["folder"]]
+            environ = Path(f"/proc/{native['pid']}/environ").read_bytes().split(b"\0")
+            assert f"MAINSPRING_ATTEMPT={request.attempt}".encode() in environ
+            assert not [word for word in environ if word.startswith(b"MAINSPRING_FORK_SERVER")]
+            pid = cast("int", native["pid"])
+            assert os.getsid(pid) == pid
+
+    def test_runners_outlive_their_fork_server(self, backend: LocalBackend, server: RunnerServer) -> None:
+        first = self.request(backend, server, SLEEP, "outlives")
+        with self.launched(backend, first) as handle:
+            server.wait(first.attempt, "running")
+            runner = backend.native(handle)["pid"]
+            forks = _parent(cast("int", runner))
+            os.kill(forks, signal.SIGKILL)
+            second = self.request(backend, server, SLEEP, "second")
+            with self.launched(backend, second) as other:
+                server.wait(second.attempt, "running")
+                assert _parent(cast("int", backend.native(other)["pid"])) not in (forks, os.getpid())
+                assert backend.observe([handle])[0].state is ObservedState.RUNNING
+                assert backend.native(handle)["pid"] == runner
+        told = server.of(first.attempt)
+        assert (told.was_started, told.log) == (1, b"begun\n")
+
+    def test_what_one_runner_is_given_the_next_one_does_not_have(
+        self, backend: LocalBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for zone, printed in (("Mars/Olympus", b"Mars/Olympus\n"), (None, b"\n")):
+            monkeypatch.setenv("TZ", zone) if zone else monkeypatch.delenv("TZ")
+            request = self.request(backend, server, ["sh", "-c", "echo $TZ"], f"zone{bool(zone)}")
+            with self.launched(backend, request):
+                assert server.wait(request.attempt, "ended").log == printed
+
     def test_a_folder_that_cannot_be_written_is_a_refused_launch(self, backend: LocalBackend, server: RunnerServer) -> None:
         (backend.folder / "attempts").write_text("in the way")
         with pytest.raises(LaunchError, match="cannot be started"):
             backend.launch(self.request(backend, server, ["true"], "full"))
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_fork_server_that_cannot_serve_is_an_error(tmp_path: Path) -> None:
+    forks = Forks([sys.executable, "-c", "pass"], tmp_path, {})
+    with pytest.raises(OSError, match="fork server has ended"):
+        forks.begin(tmp_path, {}, [])
 
 
 def test_what_nvidia_smi_says_is_read_with_care() -> None:

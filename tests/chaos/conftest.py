@@ -131,8 +131,12 @@ class Installation:
         return Counter((line.split()[0], line.split()[1]) for line in told)
 
     def runners(self) -> list[int]:
-        """Return the pids of living runners and their children that carry this installation's attempts."""
+        """Return the pids of living runners and their children that carry this installation's attempts.
+
+        A child of the living server is none: it is the fork server, which has to end with it.
+        """
         found = []
+        server = b"0" if self.process is None else b"%d" % self.process.pid
         mine = str(self.home).encode()
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -141,7 +145,8 @@ class Installation:
                     words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
                 except OSError:
                     continue
-                if mine in words and b") Z " not in stat and int(folder.name) != (self.process.pid if self.process else 0):
+                state, parent = stat.rpartition(b")")[2].split()[:2]
+                if mine in words and state != b"Z" and server not in (os.fsencode(folder.name), parent):
                     found.append(int(folder.name))
         return found
 

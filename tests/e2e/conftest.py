@@ -86,17 +86,21 @@ class Site:
                 continue
 
     def carriers(self) -> list[int]:
-        """Return the living processes that have this home in their command line or environment, our own server apart."""
+        """Return the living processes that have this home in their command line or environment, our own server apart.
+
+        So is its fork server, for as long as it lives.
+        """
         found = []
+        server = b"0" if self.process is None else b"%d" % self.process.pid
         mine = str(self.home).encode()
         for place in Path("/proc").iterdir():
-            if place.name.isdigit() and int(place.name) not in (os.getpid(), self.process.pid if self.process else 0):
+            if place.name.isdigit() and int(place.name) != os.getpid():
                 try:
                     words = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
-                    is_dead = b") Z " in (place / "stat").read_bytes()
+                    state, parent = (place / "stat").read_bytes().rpartition(b")")[2].split()[:2]
                 except OSError:
                     continue
-                if mine in words and not is_dead:
+                if mine in words and state != b"Z" and server not in (os.fsencode(place.name), parent):
                     found.append(int(place.name))
         return found
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-# The agent's half is not loaded in user code's process, nor the other way round.
+# The agent's half is not loaded in user code's process, nor the other way round; the fork server has it ready.
 _MAIN = """import sys
 
 if sys.argv[1:2] == ["--entry"]:
     from mainspring_runner.entry import main
+elif sys.argv[1:2] == ["--fork-server"]:
+    from mainspring_runner.forks import main
 else:
     from mainspring_runner.agent import main
 sys.exit(main(sys.argv[-1]) if len(sys.argv) > 1 else "usage: runner.zip ATTEMPT_FOLDER")

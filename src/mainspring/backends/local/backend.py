@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from mainspring.backends.local import cgroups, processes
 from mainspring.backends.local.deadlines import Deadlines
+from mainspring.backends.local.forks import UNKNOWN, Child, Forks
 from mainspring.backends.local.grants import granted_env
 from mainspring.backends.local.inventory import this_node
 from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
@@ -37,6 +37,7 @@ YOUNG_S = 3.0  # a runner needs a moment until it has written runner.json
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left; after that a new one goes on from its spool
 HELD = 75  # exit status of a runner that found the folder held by another one
+ROOM = 512  # bytes that a runner's own arguments and marks may need beyond the fork server's
 
 
 def create(cluster: Cluster, folder: Path, installation: str) -> LocalBackend:
@@ -53,10 +54,11 @@ class LocalBackend:
     folder: Path
     installation: str
     groups: cgroups.Cgroups
-    _children: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict)
+    _children: dict[tuple[str, int], Child] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _launching: threading.Lock = field(default_factory=threading.Lock)
     _bundle: Path | None = None
+    _forks: Forks | None = None
     _deadlines: Deadlines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,27 +102,13 @@ class LocalBackend:
         groups = self.groups.make(name, request.granted)
         try:
             self._write_request(request, place, groups)
-            child = self._spawn(request, place)
+            child = self._fork_server().begin(place, self._env(request), groups)
         except OSError as wrong:
             cgroups.remove(groups)
             why = wrong.strerror or wrong
             raise LaunchError(f"The runner of attempt {request.attempt} cannot be started in {place}: {why}.") from wrong
-        cgroups.enter(groups, child.pid)
         with self._lock:
             self._children[request.attempt, request.replica] = child
-
-    def _spawn(self, request: LaunchRequest, place: Path) -> subprocess.Popen[bytes]:
-        with (place / "runner.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-S", "-E", str(self._runner()), str(place)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=place,
-                env=self._env(request),
-                start_new_session=True,
-                close_fds=True,
-            )
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Look at each recorded process."""
@@ -197,13 +185,13 @@ class LocalBackend:
         """Say whether the runner lives: our own child, the recorded process, or one that has only just been started."""
         with self._lock:
             child = self._children.get((handle.attempt, handle.replica))
-        if child is not None and child.poll() is None:
+        if child is not None and not self._has_ended(child):
             return True
         place = _folder(handle)
         record = processes.read_record(place / "runner.json")
         if processes.is_alive(record):
             return True
-        if child is not None and child.returncode != HELD:
+        if child is not None and child.status not in (HELD, UNKNOWN):
             return False
         with contextlib.suppress(OSError):
             return 0 <= time.time() - (place / "launch.json").stat().st_mtime < YOUNG_S and _has_runner(handle)
@@ -212,8 +200,11 @@ class LocalBackend:
     def _reap(self, handle: Handle) -> None:
         with self._lock:
             child = self._children.get((handle.attempt, handle.replica))
-            if child is not None and child.poll() is not None:
+            if child is not None and self._has_ended(child):
                 del self._children[handle.attempt, handle.replica]
+
+    def _has_ended(self, child: Child) -> bool:
+        return self._forks is None or self._forks.has_ended(child)
 
     def _kill_tree(self, handle: Handle, is_last: bool) -> float:
         """Kill every process of the replica; return the seconds that a runner that is only telling the end still has."""
@@ -251,32 +242,39 @@ class LocalBackend:
         _write_private(place / "launch.json", json.dumps(told))
 
     def _env(self, request: LaunchRequest) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
         fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
         return {
-            **kept,
+            **_passed_on(),
             **({"MAINSPRING_FAULT": fault} if fault else {}),
             "MAINSPRING_INSTALLATION": request.installation,
             "MAINSPRING_ATTEMPT": request.attempt,
             "MAINSPRING_REPLICA": str(request.replica),
         }
 
+    def _fork_server(self) -> Forks:
+        with self._lock:
+            runner = self._runner()
+            if self._forks is None:
+                room = "." * (ROOM + len(os.fsencode(self._attempts())))
+                command = [sys.executable, "-S", "-E", str(runner), "--fork-server", room]
+                self._forks = Forks(command, self.folder, {**_passed_on(), "MAINSPRING_FORK_SERVER": room})
+            return self._forks
+
     def _runner(self) -> Path:
         """Return the runner's zip, built once for each process.
 
         Its name has its digest and no other is ever put in its place: a runner of an older version reads its own to its end.
         """
-        with self._lock:
-            if self._bundle is None or not self._bundle.exists():
-                fresh = build_bundle(self.folder / f".runner-{os.getpid()}.zip")
-                data = fresh.read_bytes()
-                target = self.folder / f"runner-{hashlib.sha256(data).hexdigest()[:16]}.zip"
-                if target.exists() and target.read_bytes() == data:  # a power cut may have left it short
-                    fresh.unlink()
-                else:
-                    fresh.replace(target)
-                self._bundle = target
-            return self._bundle
+        if self._bundle is None or not self._bundle.exists():
+            fresh = build_bundle(self.folder / f".runner-{os.getpid()}.zip")
+            data = fresh.read_bytes()
+            target = self.folder / f"runner-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+            if target.exists() and target.read_bytes() == data:  # a power cut may have left it short
+                fresh.unlink()
+            else:
+                fresh.replace(target)
+            self._bundle = target
+        return self._bundle
 
     def _attempts(self) -> Path:
         return self.folder / "attempts"
@@ -288,6 +286,10 @@ class LocalBackend:
         """Return the groups as they were at the launch: a server that was started elsewhere makes new ones elsewhere."""
         told = processes.read_record(_folder(handle) / "launch.json").get("cgroups")
         return tuple(Path(group) for group in told if isinstance(group, str)) if isinstance(told, list) else ()
+
+
+def _passed_on() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
 
 
 def _folder(handle: Handle) -> Path:

@@ -110,13 +110,6 @@ def _has_limits(home: Path) -> bool:
             probe.rmdir()
 
 
-def enter(groups: tuple[Path, ...], pid: int) -> None:
-    """Put a process into its groups; its children follow."""
-    for group in groups:
-        with contextlib.suppress(OSError):
-            _write(group / "cgroup.procs", str(pid))
-
-
 def kill_all(groups: tuple[Path, ...], spared: Container[int] = ()) -> None:
     """Kill every process in the groups but `spared`."""
     for group in groups:
