@@ -84,7 +84,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
 
 PYTHON_PARTS = (
     ("Tasks and runs", ("mainspring.sdk.task", "mainspring.sdk.runs")),
-    ("Inside a run", ("mainspring.sdk.tracking",)),
+    ("Inside a run", ("mainspring.sdk.tracking", "mainspring.sdk.checkpoints")),
     ("Searches", ("mainspring.sdk.sweeps", "mainspring.core.spaces")),
     ("Data sets", ("mainspring.sdk.datasets",)),
     ("Models", ("mainspring.sdk.models",)),

@@ -17,6 +17,7 @@ _NAMES = {
         "ServerUnreachableError", "SpecError", "StateError", "UnsupportedError", "UsageError", "VersionMismatchError",
     ),
     "mainspring.client.connection": ("connect",),
+    "mainspring.sdk.checkpoints": ("checkpoint", "checkpoint_dir", "is_resumed", "should_checkpoint", "writing_checkpoint"),
     "mainspring.sdk.datasets": ("Dataset", "dataset"),
     "mainspring.sdk.deploy": ("Endpoint", "deploy", "endpoint"),
     "mainspring.sdk.gates": ("gate",),
@@ -26,10 +27,7 @@ _NAMES = {
     "mainspring.sdk.runs": ("Run", "find_runs", "get_run", "wait_all"),
     "mainspring.sdk.sweeps": ("Study", "sweep"),
     "mainspring.sdk.task": ("Task", "task"),
-    "mainspring.sdk.tracking": (
-        "checkpoint_dir", "is_resuming", "log_artifact", "log_metric", "log_metrics", "log_params", "should_checkpoint",
-        "should_stop",
-    ),
+    "mainspring.sdk.tracking": ("log_artifact", "log_metric", "log_metrics", "log_params", "should_stop"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(["__version__", *_HOME])

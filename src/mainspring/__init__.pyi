@@ -23,6 +23,11 @@ from mainspring.core.spaces import choice as choice
 from mainspring.core.spaces import integers as integers
 from mainspring.core.spaces import loguniform as loguniform
 from mainspring.core.spaces import uniform as uniform
+from mainspring.sdk.checkpoints import checkpoint as checkpoint
+from mainspring.sdk.checkpoints import checkpoint_dir as checkpoint_dir
+from mainspring.sdk.checkpoints import is_resumed as is_resumed
+from mainspring.sdk.checkpoints import should_checkpoint as should_checkpoint
+from mainspring.sdk.checkpoints import writing_checkpoint as writing_checkpoint
 from mainspring.sdk.datasets import Dataset as Dataset
 from mainspring.sdk.datasets import dataset as dataset
 from mainspring.sdk.deploy import Endpoint as Endpoint
@@ -46,13 +51,10 @@ from mainspring.sdk.sweeps import Study as Study
 from mainspring.sdk.sweeps import sweep as sweep
 from mainspring.sdk.task import Task as Task
 from mainspring.sdk.task import task as task
-from mainspring.sdk.tracking import checkpoint_dir as checkpoint_dir
-from mainspring.sdk.tracking import is_resuming as is_resuming
 from mainspring.sdk.tracking import log_artifact as log_artifact
 from mainspring.sdk.tracking import log_metric as log_metric
 from mainspring.sdk.tracking import log_metrics as log_metrics
 from mainspring.sdk.tracking import log_params as log_params
-from mainspring.sdk.tracking import should_checkpoint as should_checkpoint
 from mainspring.sdk.tracking import should_stop as should_stop
 
 __version__: str

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     logs_days: float = Field(default=90, gt=0, description="How long logs of ended runs are kept.")
     events_days: float = Field(default=365, gt=0, description="How long events are kept.")
     archived_days: float = Field(default=365, gt=0, description="How long archived runs are kept.")
+    checkpoint_limit_bytes: int = Field(default=64 << 30, gt=0, description="A larger checkpoint of a run is not kept.")
     python: str = Field(default=sys.executable, description="Interpreter of serving replicas.")
 
     @field_validator("home")

@@ -38,6 +38,7 @@ class Server:
         self.exit: dict[str, Any] | None = None
         self.outputs: dict[str, Any] = {}
         self.ends = 0
+        self.sent: list[str] = []  # digests of blobs that runners sent
         self.tokens: set[str] = set()
         self.status = 200
         self.lose = 0
@@ -146,11 +147,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             while data:
                 size = int.from_bytes(data[32:40], "big")
                 assert server.put(data[40 : 40 + size]) == data[:32].hex()
+                server.sent.append(data[:32].hex())
                 data = data[40 + size :]
             return self.answer({"stored": 1})
 
         def do_PUT(self) -> None:
             assert server.put(self.body()) == self.path.rpartition("/")[2]
+            server.sent.append(self.path.rpartition("/")[2])
             self.answer({}, 201)
 
     return Handler
@@ -197,6 +200,17 @@ class Site:
     def run(self, timeout_s: float = 20) -> int:
         """Start a runner and wait for its end."""
         return self.start().wait(timeout_s)
+
+    def next(self, cache: str = "cache") -> None:
+        """Go on with the run's second attempt, in a folder and with a cache of its own (another cache is another node)."""
+        launch = self.read("launch.json") | {"cache_dir": str(self.root.parent / cache)}
+        self.root = self.root.parent / "second"
+        self.root.mkdir()
+        (self.root / "launch.json").write_text(json.dumps(launch))
+        (self.root / "token").write_text(TOKEN)
+        self.server.streams.clear()
+        self.server.commands.clear()
+        self.server.work["number"] = 2
 
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the folder."""

@@ -293,9 +293,11 @@ def _of_python39() -> str:
 @pytest.mark.skipif(not _of_python39(), reason="no Python 3.9 here")
 def test_runner_and_shim_work_on_python_3_9(site: Any, server: Any) -> None:
     site.python = _of_python39()
-    code = "import mainspring as ms, sys; ms.log_metric('loss', 0.5, 3); ms.log_params(lr=0.1); print(sys.version_info[:2])"
+    code = "import mainspring as ms, sys; ms.log_metric('loss', 0.5, 3); ms.log_params(lr=0.1); print(sys.version_info[:2])\n"
+    code += "with ms.writing_checkpoint() as folder: (folder / 'a').write_text('1')\nsys.exit(3)"
     site.spec(site.python, "-c", code)
     assert site.run() == 0
     assert server.log == b"(3, 9)\n"
+    assert [one["kind"] for one in server.lines("events")] == ["checkpoint"]
     assert [point[:3] for point in server.lines("metrics")] == [["loss", 0.5, 3]]
     assert server.lines("params") == [["lr", 0.1]]

@@ -15,12 +15,14 @@ from typing import Any
 from . import outputs, process, setup
 from .beats import GONE_PAUSE_S, Link
 from .blobs import DamagedError, send
+from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, claim, identity, reach, read_json, write_durably, write_whole
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
 HELD = 75
 MAX_REFUSALS = 5
+DONE = ("succeeded", "cancelled")  # ends after which no attempt goes on
 GONE = 410  # nobody knows the attempt: what it made is kept until somebody does
 
 
@@ -61,7 +63,9 @@ class Agent:
         self._cgroup = str(launch.get("cgroup") or "")
         self._stop = Stop(folder)
         self._link = Link(folder, launch, token, self._obey)
+        self._token = token
         self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
+        self._checkpoints: Checkpoints | None = None
 
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
@@ -115,6 +119,7 @@ class Agent:
             return _outcome("launch_failed", None, f"The attempt cannot be set up: {wrong}")
         if self._stop.cause:
             return self._stopped(None)
+        self._checkpoints = self._take_checkpoints(work)
         before = process.killed_for_memory(self._cgroup) if self._cgroup else None
         try:
             pid = process.begin(folder, command, cwd, env)
@@ -138,6 +143,8 @@ class Agent:
         """Wait for user code; end what it leaves behind."""
         self._stop.guard(pid)
         self._link.tell("running")
+        if self._checkpoints is not None:
+            self._checkpoints.start()
         watch = Watch(self._folder, self._link, self._stop, work["spec"], pid)
         watch.start()
         code = process.wait_for(pid)
@@ -156,6 +163,7 @@ class Agent:
     def _settle(self, ended: dict[str, Any]) -> dict[str, Any]:
         """Send the outputs (S5), then write the exit record (S6)."""
         outcome = ended["outcome"]
+        self._keep_last(str(outcome["cause"]))
         values: dict[str, Any] = {}
         if outcome["cause"] != "node_lost":
             try:
@@ -173,6 +181,30 @@ class Agent:
         write_durably(self._folder.exit, done)
         reach("after-S6")
         return done
+
+    def _take_checkpoints(self, work: dict[str, Any]) -> Checkpoints | None:
+        wire = Wire(str(self._launch["server_url"]), self._token, self._folder.at("launch.json"))
+        limit = int((work.get("limits") or {}).get("checkpoint_bytes", LIMIT_BYTES))
+        try:
+            return Checkpoints(self._folder, wire, self._link, limit_bytes=limit, is_restored=bool(work.get("checkpoint")))
+        except OSError as wrong:
+            self._folder.say(f"Checkpoints are not kept on the server: {wrong}")
+            return None
+
+    def _keep_last(self, cause: str) -> None:
+        """Take what user code completed before it ended, unless nobody will go on from it."""
+        is_useful = cause not in DONE
+        taking = self._checkpoints
+        if taking is None and is_useful:  # another runner attended user code, and died
+            taking = self._take_checkpoints({})
+        if taking is None:
+            return
+        taking.finish(is_useful=is_useful)
+        try:
+            if is_useful:
+                self._patiently(taking.look, is_stoppable=False)
+        except OSError as wrong:
+            self._folder.say(f"The last checkpoint was not kept: {wrong}")
 
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""

@@ -159,6 +159,11 @@ def send(wire: Wire, files: dict[str, tuple[str, int]]) -> None:
         _pack(wire, frames)
 
 
+def send_bytes(wire: Wire, digest: str, data: bytes) -> None:
+    """Send one small blob. Raises AwayError, RefusedError."""
+    _pack(wire, [bytes.fromhex(digest) + len(data).to_bytes(8, "big") + data])
+
+
 def _pack(wire: Wire, frames: list[bytes]) -> None:
     _finish(wire, wire.open("POST", "/blobs/pack", b"".join(frames), {"Content-Type": "application/octet-stream"}, 120.0))
 
@@ -218,17 +223,22 @@ def _is_fine(entry: dict[str, Any]) -> bool:
     return is_hex and isinstance(entry["size"], int) and entry["size"] >= 0 and entry.get("mode", 0o644) in (0o644, 0o755)
 
 
-def lay_out(wire: Wire, cache: str, manifest: str, target: str, is_linked: bool) -> None:
-    """Write the files of a manifest below `target`: copies to work in, or (`is_linked`) read-only links into the cache."""
-    import shutil  # only where there is something to lay out
-
+def fetch_manifest(wire: Wire, cache: str, manifest: str) -> list[dict[str, Any]]:
+    """Return the entries of a manifest, through the cache. Raises AwayError, RefusedError, DamagedError."""
     fetch(wire, cache, {manifest: -1})
     with open(cached(cache, manifest), "rb") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != manifest:
         os.unlink(cached(cache, manifest))
         raise DamagedError(f"The manifest {manifest} in the cache is damaged.")
-    files = read_manifest(data)
+    return read_manifest(data)
+
+
+def lay_out(wire: Wire, cache: str, manifest: str, target: str, is_linked: bool) -> None:
+    """Write the files of a manifest below `target`: copies to work in, or (`is_linked`) read-only links into the cache."""
+    import shutil  # only where there is something to lay out
+
+    files = fetch_manifest(wire, cache, manifest)
     fetch(wire, cache, {str(entry["digest"]): int(entry["size"]) for entry in files})
     for entry in files:
         path = os.path.join(target, entry["path"])
@@ -256,9 +266,14 @@ def make_manifest(folder: str) -> tuple[bytes, dict[str, tuple[str, int]], int]:
         mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644
         entries.append({"digest": digest, "mode": mode, "path": name, "size": size})
         files[digest] = (path, size)
-    entries.sort(key=lambda entry: str(entry["path"]))
-    data = json.dumps({"files": entries}, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    data = pack_manifest(entries)
     return data, files, sum(int(entry["size"]) for entry in entries)
+
+
+def pack_manifest(entries: list[dict[str, Any]]) -> bytes:
+    """Return the canonical manifest of these entries."""
+    entries = sorted(entries, key=lambda entry: str(entry["path"]))
+    return json.dumps({"files": entries}, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def plain_files(folder: str) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from . import blobs
+from . import blobs, checkpoints
 from .folder import Folder, write_whole
 from .wire import Wire
 
@@ -31,7 +31,7 @@ def lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> Non
     if pickled:
         _copy(wire, cache, pickled, -1, folder.at("function.pickle"))
     if work.get("checkpoint"):
-        blobs.lay_out(wire, cache, work["checkpoint"], folder.checkpoint, is_linked=False)
+        checkpoints.restore(wire, cache, str(work["checkpoint"]), folder.checkpoint)
 
 
 def _lay_out_value(folder: Folder, wire: Wire, cache: str, name: str, value: dict[str, Any]) -> None:

@@ -25,8 +25,6 @@ FLUSH_S = 0.1
 WAKE_AT = 4000
 BATCH = 20_000
 
-checkpoint_dir: str = os.environ.get("MAINSPRING_CHECKPOINT", "")  # files in it survive a retry; empty outside a run
-
 _points: deque[tuple[str, float, float | None, float]] = deque()
 _params: deque[tuple[str, object]] = deque()
 _wake = threading.Event()
@@ -65,7 +63,7 @@ def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
     source = Path(path)
     folder = os.environ.get("MAINSPRING_OUT", "")
     if not folder:
-        _notice()
+        tell_outside()
         return
     called = name or source.resolve().name
     if not is_safe_path(called):
@@ -84,23 +82,6 @@ def should_stop() -> bool:
     """Say whether the run is asked to end: by a cancel, a pause, a time limit, or the scheduler."""
     folder = os.environ.get("MAINSPRING_SPOOL", "")
     return bool(folder) and os.path.exists(os.path.join(folder, "stop_requested"))
-
-
-def should_checkpoint() -> bool:
-    """Say, once for each request, whether a checkpoint is asked for; true as well when the run is asked to end."""
-    folder = os.environ.get("MAINSPRING_SPOOL", "")
-    if not folder:
-        return False
-    try:
-        os.unlink(os.path.join(folder, "checkpoint_requested"))
-    except OSError:
-        return should_stop()
-    return True
-
-
-def is_resuming() -> bool:
-    """Say whether an earlier try of this run left a checkpoint."""
-    return os.environ.get("MAINSPRING_RESUME", "") == "1"
 
 
 def in_run() -> bool:
@@ -153,7 +134,7 @@ def _start() -> bool:
             return True
         _spool = os.environ.get("MAINSPRING_SPOOL", "") or None
         if _spool is None:
-            _notice()
+            tell_outside()
             return False
         _thread = threading.Thread(target=_write_on, daemon=True, name="mainspring-metrics")
         _thread.start()
@@ -167,11 +148,14 @@ def _write_on() -> None:
         flush()
 
 
-def _notice() -> None:
+def tell_outside() -> None:
+    """Say, once, that nothing is kept here."""
     global _has_noticed
     if not _has_noticed:
         _has_noticed = True
-        sys.stderr.write("mainspring: this is no run, so metrics, parameters and artifacts are not kept (told once)\n")
+        sys.stderr.write(
+            "mainspring: this is no run, so metrics, parameters, artifacts and checkpoints are not kept (told once)\n"
+        )
 
 
 def _plain(value: object) -> object:

@@ -68,6 +68,7 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
     mine = _replica(attempt, replica)
     env = {**run.spec.env, **secrets.reveal(ctx, run.project, run.spec.secrets)}
     limits = {"memory_bytes": mine.granted.memory_bytes, "cpu_milli": mine.granted.cpu_milli}
+    limits["checkpoint_bytes"] = ctx.settings.checkpoint_limit_bytes
     return Work(
         run=run.id,
         attempt=attempt.id,

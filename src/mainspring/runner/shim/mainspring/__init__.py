@@ -26,15 +26,14 @@ def _yield_to_installed() -> bool:
 
 
 if not _yield_to_installed():
+    from ._checkpoints import checkpoint, checkpoint_dir, is_resumed, should_checkpoint, writing_checkpoint
     from ._tracking import (
         Dataset,
         Model,
-        checkpoint_dir,
         log_artifact,
         log_metric,
         log_metrics,
         log_params,
-        should_checkpoint,
         should_stop,
         task,
     )
@@ -42,7 +41,9 @@ if not _yield_to_installed():
     __all__ = [
         "Dataset",
         "Model",
+        "checkpoint",
         "checkpoint_dir",
+        "is_resumed",
         "log_artifact",
         "log_metric",
         "log_metrics",
@@ -50,4 +51,5 @@ if not _yield_to_installed():
         "should_checkpoint",
         "should_stop",
         "task",
+        "writing_checkpoint",
     ]

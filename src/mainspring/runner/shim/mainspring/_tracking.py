@@ -23,13 +23,11 @@ _writer_of = 0
 _is_told = False
 _wall = time.time
 
-checkpoint_dir = os.environ.get("MAINSPRING_CHECKPOINT", "")
-
 
 def log_metric(name: str, value: float, step: int | None = None) -> None:
     """Record one value of a metric; about a microsecond. Outside a run: nothing, with one notice."""
     if not _spool:
-        _notice()
+        notice()
         return
     _lines.append((name, value, step, _wall()))
     if _writer_of == 0:
@@ -47,7 +45,7 @@ def log_metrics(values: dict[str, float], step: int | None = None) -> None:
 def log_params(params: dict[str, Any] | None = None, **more: Any) -> None:
     """Record parameters: JSON values, others as text."""
     if not _spool:
-        _notice()
+        notice()
         return
     found = {**(params or {}), **more}
     lines = [json.dumps([str(name), _plain(value)], default=str) for name, value in found.items()]
@@ -58,7 +56,7 @@ def log_artifact(path: str, name: str | None = None) -> None:
     """Keep a file or folder with the run; `name` may have folders in it."""
     out = os.environ.get("MAINSPRING_OUT", "")
     if not out:
-        _notice()
+        notice()
         return
     path = os.fspath(path)
     target = os.path.normpath(os.path.join(out, name or os.path.basename(os.path.normpath(path))))
@@ -74,17 +72,6 @@ def log_artifact(path: str, name: str | None = None) -> None:
 def should_stop() -> bool:
     """Say whether the run was asked to end."""
     return bool(_spool) and os.path.exists(os.path.join(_spool, "stop_requested"))
-
-
-def should_checkpoint() -> bool:
-    """Say, once for each request, whether a checkpoint was asked for; also when the run is asked to end."""
-    if not _spool:
-        return False
-    try:
-        os.unlink(os.path.join(_spool, "checkpoint_requested"))
-    except OSError:
-        return should_stop()
-    return True
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -201,7 +188,7 @@ def _after_fork_in_child() -> None:
     del _lines[:]
 
 
-def _notice() -> None:
+def notice() -> None:
     global _is_told
     if not _is_told:
         _is_told = True
