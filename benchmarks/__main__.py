@@ -22,6 +22,7 @@ BENCHES = {
     "lists": ("lists", "the list of runs, and its page, at 10,000 runs"),
     "follow": ("follow", "from a printed line to the follower"),
     "serving": ("serving", "requests to a replica and through the gateway"),
+    "placement": ("placement", "how full a cluster gets: 13 published task lists, our scorers and theirs"),
     "plan": ("plan", "one plan over growing fleets and queues"),
     "chaos": ("chaos", "rounds of killing at fault points"),
 }

@@ -17,6 +17,7 @@ from mainspring.core.policy import Policy
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
+from mainspring.scheduler.scorers import SCORERS
 
 GIB = 2**30
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -138,7 +139,7 @@ def _snapshots(draw: DrawFn, most_nodes: int, most_runs: int) -> Snapshot:
     made = [_nodes(pick, number) for number in range(pick([0, *range(1, most_nodes + 1)] + [most_nodes] * 3))]
     asks = [_asks(pick) for _ in range(pick([1, 2, 3, 4]))]  # few, so that runs often ask for the same
     runs = tuple(_runs(pick, number, len(made), asks) for number in range(pick([0, *range(1, most_runs + 1)] + [most_runs] * 3)))
-    scorer = pick(["pack", "pack", "spread", "best_fit", "first_fit"])
+    scorer = pick(["pack", "pack", "pack", *SCORERS])
     return Snapshot(
         now=NOW,
         nodes=tuple(node for node, _ in made),

@@ -49,8 +49,9 @@ class Cluster:
     kinds: tuple[DeviceKind | None, ...]
     group_of: Ints  # (nodes,) number in `groups`
     groups: tuple[Node, ...]  # one node for each pool and set of labels
+    tenants: Ints  # (nodes,) bits of what holds devices: 1 shares, 2 single GPUs, 2**k k whole ones at once
     touched: list[int] = field(default_factory=list)
-    _journal: list[tuple[int, Ints, Ints]] | None = None
+    _journal: list[tuple[int, Ints, Ints, int]] | None = None
 
     def begin(self) -> None:
         """Open a transaction; they do not nest."""
@@ -64,17 +65,20 @@ class Cluster:
 
     def rollback(self) -> None:
         """Undo what was put since `begin`."""
-        for row, free, gpu_free in reversed(self._journal or []):
+        for row, free, gpu_free, tenants in reversed(self._journal or []):
             self.free[row] = free
             self.gpu_free[row] = gpu_free
+            self.tenants[row] = tenants
             self.touched.append(row)
         self._journal = None
 
     def put(self, row: int, need: Ints, columns: Sequence[tuple[int, int]]) -> None:
         """Take `need` (cpu, memory, disk) and the (column, milli) of devices from a row."""
         if self._journal is not None:
-            self._journal.append((row, self.free[row].copy(), self.gpu_free[row].copy()))
+            self._journal.append((row, self.free[row].copy(), self.gpu_free[row].copy(), int(self.tenants[row])))
         self.free[row] -= need
+        if columns and columns[0][1] > 0:
+            self.tenants[row] |= 1 if columns[0][1] < GPU_MILLI else 1 << len(columns)
         for column, milli in columns:
             self.gpu_free[row, column] -= milli
         self.touched.append(row)
@@ -111,6 +115,7 @@ def build(nodes: Sequence[Node]) -> Cluster:
         kinds=kinds,
         group_of=group_of,
         groups=groups,
+        tenants=np.where(gpu_free == 0, 2 * (kind_of > 0), (kind_of > 0) & (gpu_free < GPU_MILLI)).max(axis=1, initial=0),
     )
 
 

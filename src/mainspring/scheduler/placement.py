@@ -7,22 +7,25 @@ ten thousand times one row and not ten thousand times all rows.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Place, WaitingRun
-from mainspring.scheduler.cluster import ALL, Cluster, Floats
+from mainspring.scheduler.cluster import ALL, Cluster, Floats, Ints, Rows
+from mainspring.scheduler.demand import Demand, make_demand
 from mainspring.scheduler.requests import Key, Request, key_of, make_request
 from mainspring.scheduler.scorers import Scorer
 
-KEPT_REQUESTS = 256  # 5,000 nodes are 40 kB for each
+KEPT_REQUESTS = 1024  # 5,000 nodes are 80 kB for each
 
 
 @dataclass(slots=True)
 class _Scored:
     points: Floats  # -inf where the request does not fit
+    column: Ints | None  # the device that the scorer chose on each row, where it chooses
     seen: int  # length of `cluster.touched` when last brought up to date
 
 
@@ -32,9 +35,14 @@ class Placement:
 
     cluster: Cluster
     scorer: Scorer
+    typical: Iterable[tuple[Resources, float]] = ()  # what scorers keep room for, with how often it is asked for
+    demand: Demand = field(init=False)
     _requests: dict[Key, Request] = field(default_factory=dict)
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
     _too_many: dict[Key, int] = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
+
+    def __post_init__(self) -> None:
+        self.demand = make_demand(self.cluster, self.typical)
 
     def request(self, asked: Resources) -> Request:
         """Return the request of `asked`, the same object for equal ones."""
@@ -68,16 +76,16 @@ class Placement:
         self.cluster.begin()
         places: list[Place] = []
         for replica in range(replicas):
-            row = self._best(request, avoided, part)
+            scored = self._points(request)
+            row = self._best(scored.points, avoided, part)
             if row is None:
                 self.cluster.rollback()
                 return None
-            places.append(self._put(request, replica, row))
+            places.append(self._put(request, replica, row, None if scored.column is None else int(scored.column[row])))
         self.cluster.commit()
         return tuple(places)
 
-    def _best(self, request: Request, avoided: list[int], part: int | None) -> int | None:
-        points = self._points(request)
+    def _best(self, points: Floats, avoided: list[int], part: int | None) -> int | None:
         if part is not None:
             points = np.where(self.cluster.member == part, points, -np.inf)
         if avoided:
@@ -90,37 +98,51 @@ class Placement:
         row = int(points.argmax())
         return row if np.isfinite(points[row]) else None
 
-    def _points(self, request: Request) -> Floats:
+    def _points(self, request: Request) -> _Scored:
         kept = self._scored.get(request.key)
         touched = self.cluster.touched
         if kept is None:
-            kept = _Scored(points=self._score(request, ALL), seen=len(touched))
+            points, column = self._score(request, ALL)
+            kept = _Scored(points=points, column=column, seen=len(touched))
             self._scored[request.key] = kept
             if len(self._scored) > KEPT_REQUESTS:
                 self._scored.popitem(last=False)
-            return kept.points
+            return kept
         self._scored.move_to_end(request.key)
         if kept.seen < len(touched):
             rows = np.array(sorted(set(touched[kept.seen :])), dtype=np.int64)
-            kept.points[rows] = self._score(request, rows)
+            points, column = self._score(request, rows)
+            kept.points[rows] = points
+            if kept.column is not None and column is not None:
+                kept.column[rows] = column
             kept.seen = len(touched)
-        return kept.points
+        return kept
 
-    def _score(self, request: Request, rows: object) -> Floats:
-        return np.where(request.fits(self.cluster, rows), self.scorer.score(self.cluster, request, rows), -np.inf)
+    def _score(self, request: Request, rows: Rows) -> tuple[Floats, Ints | None]:
+        fits = request.fits(self.cluster, rows)
+        points = self.scorer(self.cluster, self.demand, request, rows)
+        if points.ndim == 1 or not points.size:
+            return np.where(fits, points if points.ndim == 1 else 0.0, -np.inf), None
+        able = self.cluster.gpu_free[rows] >= request.milli(self.cluster, rows)
+        points = np.where(able, points, -np.inf)
+        column = points.argmax(axis=1)
+        best = points[np.arange(len(points)), column]
+        return np.where(fits, best, -np.inf), column
 
-    def _put(self, request: Request, replica: int, row: int) -> Place:
+    def _put(self, request: Request, replica: int, row: int, column: int | None) -> Place:
         node = self.cluster.nodes[row]
         taken: list[tuple[int, int]] = []
         shares: tuple[DeviceShare, ...] = ()
         if request.devices:
-            free = self.cluster.gpu_free[row].tolist()
             milli = request.milli_of_kind[self.cluster.kind_of[row]].tolist()
-            able = [column for column in range(len(free)) if free[column] >= milli[column]]
-            able.sort(key=lambda column: (self.scorer.prefer(free[column]), column))
-            taken = sorted((column, milli[column]) for column in able[: request.devices])
+            if column is not None:
+                taken = [(column, milli[column])]
+            else:
+                free = self.cluster.gpu_free[row].tolist()
+                able = [(free[one], one) for one in range(len(free)) if free[one] >= milli[one]]
+                taken = sorted((one, milli[one]) for _, one in sorted(able)[: request.devices])
             indexes = sorted(device.index for device in node.devices)
-            shares = tuple(DeviceShare(index=indexes[column], milli=share) for column, share in taken)
+            shares = tuple(DeviceShare(index=indexes[one], milli=share) for one, share in taken)
         self.cluster.put(row, request.need, taken)
         asked = request.asked
         granted = Granted(cpu_milli=asked.cpu_milli, memory_bytes=asked.memory_bytes, disk_bytes=asked.disk_bytes, devices=shares)

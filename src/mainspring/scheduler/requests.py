@@ -26,6 +26,11 @@ class Request:
     milli_of_kind: Ints
     is_allowed_group: Bools
 
+    @property
+    def is_share(self) -> bool:
+        """Say whether it may take a part of a device."""
+        return self.devices == 1 and self.asked.gpu_milli < GPU_MILLI
+
     def allowed(self, cluster: Cluster, rows: Rows = ALL) -> Bools:
         """Return which rows have the pool and the labels asked for, ready or not."""
         found: Bools = self.is_allowed_group[cluster.group_of[rows]]

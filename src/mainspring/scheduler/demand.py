@@ -1,0 +1,149 @@
+"""What is often asked for, made ready for scorers that keep room for it.
+
+The usable part of a node is an expectation over typical requests. A device with `f` milli free is worth `f` to a share
+that fits it, and idle devices are worth 1000 each to a request of whole GPUs that fits the node, so the sum over all
+typical requests is one look-up for each device in a table by (class of node, rank of free CPU, rank of free milli).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mainspring.core.resources import GPU_MILLI, Resources
+from mainspring.core.snapshot import Snapshot
+from mainspring.scheduler.cluster import Cluster, Floats, Ints, Rows
+from mainspring.scheduler.requests import Key, Request, key_of, make_request
+
+COVERED = 0.95  # rare requests are left out: the most frequent ones up to this part of all
+MOST_KINDS = 400
+MOST_RANKS = 64  # of free CPU that are told apart
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The typical requests with their part of all (`parts` sum to 1), and tables made of them when first read."""
+
+    cluster: Cluster
+    requests: tuple[Request, ...]
+    parts: Floats
+
+    @cached_property
+    def class_of(self) -> Ints:
+        """The class of each row: rows of one class are open to the same requests (group, and model of the first device)."""
+        return self._classes[0]
+
+    @cached_property
+    def _classes(self) -> tuple[Ints, list[tuple[int, int]]]:
+        cluster = self.cluster
+        kinds = cluster.kind_of[:, 0] if cluster.kind_of.shape[1] else np.zeros(len(cluster.nodes), dtype=np.int64)
+        coded = cluster.group_of * len(cluster.kinds) + kinds
+        codes, numbers = np.unique(coded, return_inverse=True)
+        return numbers.astype(np.int64), [divmod(code, len(cluster.kinds)) for code in codes.tolist()]
+
+    @cached_property
+    def cpu_steps(self) -> Ints:
+        """The amounts of CPU at which another typical request fits."""
+        needs = np.unique([int(one.need[0]) for one in self.requests]) if self.requests else np.zeros(0, dtype=np.int64)
+        if len(needs) > MOST_RANKS:
+            needs = needs[np.linspace(0, len(needs) - 1, MOST_RANKS).astype(np.int64)]
+        return np.asarray(needs, dtype=np.int64)
+
+    @cached_property
+    def share_worth(self) -> Floats:
+        """(classes, CPU ranks, 0..1000): milli of a device with so much free that typical shares can use, expected."""
+        table = np.zeros((len(self._classes[1]), len(self.cpu_steps) + 1, GPU_MILLI + 1))
+        for place, (group, kind) in enumerate(self._classes[1]):
+            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
+                milli = int(request.milli_of_kind[kind])
+                if request.devices == 1 and milli < GPU_MILLI and request.is_allowed_group[group]:
+                    table[place, self._rank(request) :, milli:] += part
+        return np.asarray(table * np.arange(GPU_MILLI + 1), dtype=np.float64)
+
+    @cached_property
+    def idle_worth(self) -> Floats:
+        """(classes, CPU ranks, 0..most devices): milli of so many idle devices that requests of whole GPUs can use."""
+        most = self.cluster.gpu_free.shape[1]
+        table = np.zeros((len(self._classes[1]), len(self.cpu_steps) + 1, most + 1))
+        for place, (group, kind) in enumerate(self._classes[1]):
+            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
+                if request.devices and request.milli_of_kind[kind] == GPU_MILLI and request.is_allowed_group[group]:
+                    table[place, self._rank(request) :, request.devices :] += part
+        return np.asarray(table * (GPU_MILLI * np.arange(most + 1)), dtype=np.float64)
+
+    @cached_property
+    def pressure(self) -> Floats:
+        """How much each row's model is asked for by requests that cannot go everywhere, per GPU it has (about 0..1)."""
+        cluster = self.cluster
+        classes = self._classes[1]
+        devices = np.bincount(self.class_of, weights=(cluster.kind_of > 0).sum(axis=1), minlength=len(classes))
+        asked = np.zeros(len(classes))
+        amounts = self.parts * np.array([_milli(one) for one in self.requests]) if self.requests else self.parts
+        for request, amount in zip(self.requests, amounts.tolist(), strict=True):
+            open_to = np.array([bool(request.is_allowed_group[g]) and request.milli_of_kind[k] <= GPU_MILLI for g, k in classes])
+            if request.devices and not open_to.all() and open_to.any() and devices[open_to].sum():
+                asked[open_to] += amount / devices[open_to].sum()
+        total = max(float(amounts.sum()), 1e-9)
+        scaled: Floats = (asked * devices.sum() / total)[self.class_of]
+        return scaled
+
+    def usable(self, rows: Rows, cpu: Ints, gpu_free: Ints, idle: Ints) -> Floats:
+        """Return the expected usable milli-GPU of `rows` with so much CPU, milli on each device and idle devices."""
+        kind = self.class_of[rows]
+        rank = np.searchsorted(self.cpu_steps, cpu, side="right")
+        shares = self.share_worth[kind[:, None], rank[:, None], np.maximum(gpu_free, 0)].sum(axis=1)
+        return np.asarray(shares + self.idle_worth[kind, rank, idle], dtype=np.float64)
+
+    def _rank(self, request: Request) -> int:
+        return int(np.searchsorted(self.cpu_steps, request.need[0], side="left")) + 1
+
+
+def typical_of(snapshot: Snapshot) -> list[tuple[Resources, float]]:
+    """Return what the snapshot calls typical, else what waits and runs in it."""
+    if snapshot.typical:
+        return [(one.resources, one.count) for one in snapshot.typical]
+    return [(run.resources, float(run.replicas)) for run in snapshot.waiting] + [
+        (run.resources, float(len(run.places))) for run in snapshot.placed
+    ]
+
+
+def make_demand(cluster: Cluster, typical: Iterable[tuple[Resources, float]]) -> Demand:
+    """Return the most frequent of the `typical` requests, up to COVERED of all."""
+    counts: dict[Key, float] = {}
+    asked: dict[Key, Resources] = {}
+    known: dict[int, tuple[Resources, Key]] = {}  # by identity: most runs of a snapshot share few objects
+    for resources, count in typical:
+        kept = known.get(id(resources))
+        if kept is None:
+            kept = known[id(resources)] = (resources, _kind(resources))
+        key = kept[1]
+        counts[key] = counts.get(key, 0.0) + count
+        asked.setdefault(key, resources)
+    ordered = sorted(counts, key=lambda key: (-counts[key], repr(key)))
+    total, covered, chosen = sum(counts.values()), 0.0, []
+    for key in ordered[:MOST_KINDS]:
+        if covered >= COVERED * total:
+            break
+        chosen.append(key)
+        covered += counts[key]
+    parts = np.array([counts[key] for key in chosen], dtype=np.float64)
+    return Demand(
+        cluster=cluster,
+        requests=tuple(make_request(cluster, asked[key]) for key in chosen),
+        parts=parts / max(float(parts.sum()), 1e-9),
+    )
+
+
+def _kind(resources: Resources) -> Key:
+    """Return what makes two typical requests one: all but memory and disk, which do not decide what a GPU is worth."""
+    key = key_of(resources)
+    return (key[0], *key[2:5], *key[6:])
+
+
+def _milli(request: Request) -> float:
+    if not request.devices:
+        return 0.0
+    return float(min(request.milli_of_kind.min(), GPU_MILLI)) * request.devices

@@ -1,0 +1,6 @@
+"""Which of the nodes that fit is best: plain functions of 10 to 30 lines, found by name; see scorer.py for the contract."""
+
+from mainspring.scheduler.scorers.names import SCORERS, find_scorer
+from mainspring.scheduler.scorers.scorer import Scorer
+
+__all__ = ["SCORERS", "Scorer", "find_scorer"]
