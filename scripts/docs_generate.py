@@ -66,6 +66,40 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "The run has several replicas. Some would fit now, not all of them; a gang starts as a whole or not at all.",
         "Wait, or ask for fewer with `--replicas`.",
     ),
+    "share_held": (
+        "An admin holds the share of the run, or one above it: its waiting runs keep their order and none is started.",
+        "`mainspring share NAME --release`, or ask who holds it.",
+    ),
+    "share_limit": (
+        "The share of the run, or one above it, may not hold so much more. What is free does not matter.",
+        "Wait for runs of the same share to end, ask for less, or ask an admin: `mainspring share NAME --limit`.",
+    ),
+    "over_guarantee": (
+        "The run must not be preempted, and such runs count against what its share can count on: its guarantee, or, without "
+        "one, an equal part of what the others do not have guaranteed.",
+        "Let it be preempted (the default), wait, or ask an admin for a guarantee: `mainspring share NAME --guarantee`.",
+    ),
+    "fair_share": (
+        "What the run needs is scarce, its share holds its fair part of it, and others who wait are owed more.",
+        "Wait, or ask for less. `mainspring share` shows who holds what and who is owed what.",
+    ),
+    "reserved": (
+        "What is free is kept for a run ahead that needs more at one time. Runs that end before it starts may use it.",
+        "Give a `--timeout`: a run that is known to be gone in time may pass.",
+    ),
+    "advance_reservation": (
+        "What is free is kept for a share, in the window that the sentence names.",
+        "Wait until the window is over, or give a `--timeout` that ends before it begins. `mainspring reservation ls` lists them.",
+    ),
+    "nominated": (
+        "Runs were asked to stop so that this one can start; their places are kept for it.",
+        "Nothing: it starts when they are gone.",
+    ),
+    "bursting": ("A machine was asked for it at a paid site.", "Nothing: it starts when the machine is there."),
+    "topology": (
+        "The replicas would fit, but not on nodes that share the label asked for.",
+        "Wait, or ask without `--same`.",
+    ),
     "behind": (
         "A run that is ahead in the order takes the place first. Order is priority, then time of submission.",
         "`mainspring why RUN` names who is ahead. An editor may raise the priority.",

@@ -156,7 +156,7 @@ def test_holds_come_before_everything(scene: Any, make_waiting: Any, why: Any) -
         make_waiting(4, not_before=snapshot.now),
     ]
     codes = {name: one.code for name, one in why(replace(snapshot, waiting=tuple(runs))).items()}
-    assert list(codes.values()) == [
+    assert [codes[run.id] for run in runs] == [
         ReasonCode.PAUSED,
         ReasonCode.CLEANING_UP,
         ReasonCode.BACKING_OFF,

@@ -22,6 +22,15 @@ class ReasonCode(StrEnum):
     FRAGMENTED = "fragmented"  # enough in total, no single node has it
     GANG_INCOMPLETE = "gang_incomplete"  # some replicas would fit, not all
     BEHIND = "behind"  # a run ahead takes the place first
+    SHARE_HELD = "share_held"  # an admin holds its share, or one above it
+    SHARE_LIMIT = "share_limit"  # its share, or one above it, may not hold so much more
+    OVER_GUARANTEE = "over_guarantee"  # not preemptible, and beyond what its share can count on
+    FAIR_SHARE = "fair_share"  # its share has its fair part of what is scarce; others are owed more
+    RESERVED = "reserved"  # what is free is kept for a run ahead
+    ADVANCE_RESERVATION = "advance_reservation"  # what is free is kept for a window of another share
+    NOMINATED = "nominated"  # its places are being cleared by runs that stop for it
+    BURSTING = "bursting"  # a machine was asked for it at a paid site
+    TOPOLOGY = "topology"  # enough is free, but not on nodes that share the label asked for
     NODE_UNREACHABLE = "node_unreachable"  # protocol P4
     CLEANING_UP = "cleaning_up"  # the former attempt's end is not confirmed yet
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from mainspring.core.errors import PlannerError
 from mainspring.core.records import Node
 from mainspring.core.resources import DeviceShare, Granted
-from mainspring.core.snapshot import DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
+from mainspring.core.snapshot import DecisionKind, PlacedRun, Plan, Snapshot
+from mainspring.scheduler.cycle import as_placed
 
 
 def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
@@ -24,23 +25,10 @@ def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
             raise PlannerError(f"The plan starts {decision.run}, which does not wait in this snapshot.")
         for place in decision.places:
             taken.setdefault(place.node, []).append(place.granted)
-        placed.append(_placed(run, snapshot, decision.places))
+        placed.append(as_placed(run, decision.places, snapshot))
     nodes = tuple(_with(node, taken.get(node.id, ())) for node in snapshot.nodes)
     left = tuple(run for run in snapshot.waiting if run.id in waiting)
     return replace(snapshot, nodes=nodes, waiting=left, placed=(*snapshot.placed, *placed))
-
-
-def _placed(run: WaitingRun, snapshot: Snapshot, places: tuple[Place, ...]) -> PlacedRun:
-    return PlacedRun(
-        id=run.id,
-        owner=run.owner,
-        project=run.project,
-        priority=run.priority,
-        seq=run.seq,
-        since=snapshot.now,
-        is_preemptible=run.is_preemptible,
-        places=places,
-    )
 
 
 def _with(node: Node, granted: Sequence[Granted]) -> Node:

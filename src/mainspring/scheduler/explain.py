@@ -1,27 +1,32 @@
 """Why a run waits: one reason, true of the state after the plan, with the numbers to check it by (invariant 28).
 
-Runs that ask for the same wait for the same reason, so the work is done once for each kind of request.
+The first that is true, in this order: the run itself (paused, backing off), the fleet (could it ever fit), its shares (held,
+limit, guarantee), what is being done for it (nominated, bursting), what is kept for others, its fair part, and last what is
+scarce (`shortage.py`). What the fleet says is the same for all runs of one kind, so it is worked out once for each kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from mainspring.core.reasons import Reason, ReasonCode
-from mainspring.core.resources import GPU_MILLI
-from mainspring.core.snapshot import Decision, Place, Snapshot, WaitingRun
+from mainspring.core.snapshot import Place, Snapshot, WaitingRun
 from mainspring.core.units import show_bytes, show_milli
-from mainspring.scheduler.cluster import Bools, Cluster, Ints
+from mainspring.scheduler.backfill import Backfill, Hold
+from mainspring.scheduler.cluster import Bools, Ints
 from mainspring.scheduler.fit import empty_counts, misfit, most_in_one_cluster, no_cluster
-from mainspring.scheduler.placement import Placement
+from mainspring.scheduler.order import Entry
 from mainspring.scheduler.requests import Key, Request
+from mainspring.scheduler.shares import CPU, GPU, MEMORY, Account, Tree
+from mainspring.scheduler.shortage import Holders, not_ready, shortage
 
-SHOWN_HOLDERS = 4
 LONGEST_BACKOFF = timedelta(minutes=10)  # a moment farther off was written before the clock was set back: it holds nobody
-OTHERS = "others"  # holds what no placed run of the snapshot accounts for
+SCARCE = {ReasonCode.NO_FREE_GPU: GPU, ReasonCode.NO_FREE_CPU: CPU, ReasonCode.NO_FREE_MEMORY: MEMORY}
+SHOWN = 4
 
 
 def hold(run: WaitingRun, now: datetime) -> Reason | None:
@@ -46,217 +51,222 @@ def hold(run: WaitingRun, now: datetime) -> Reason | None:
     return None
 
 
+def gate(entry: Entry, tree: Tree) -> Reason | None:
+    """Return what its shares say against a start, whatever is free: held, a limit, a guarantee; None if nothing."""
+    account, need = entry.account, entry.need
+    if account.is_held:
+        name = next(one.name for one in reversed(list(account.path())) if one.share.is_held)
+        sentence = f"Waits because share {name} is held; an admin lets it go on with `mainspring share {name} --release`."
+        return Reason(code=ReasonCode.SHARE_HELD, sentence=sentence, facts={"share": name})
+    over = tree.over_limit(account, need)
+    if over is not None:
+        return _limited(*over, need.amounts[over[1]], tree)
+    if not entry.run.is_preemptible:
+        over = tree.over_entitlement(account, need)
+        if over is not None:
+            return _unpromised(*over, need.amounts[over[1]], tree)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """What the fleet says to one kind of request: a reason, or that it would fit."""
+
+    reason: Reason | None
+    never: bool = False
+    kept_by: tuple[Hold, ...] = ()
+
+
 class Explainer:
-    """Answers `why` for the blocked runs of one plan."""
+    """Answers `why` for the blocked runs of one plan. Gives all holds back: it judges what is free in truth."""
 
-    def __init__(self, *, snapshot: Snapshot, placement: Placement, starts: Sequence[Decision]) -> None:
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        tree: Tree,
+        room: Backfill,
+        holders: Iterable[tuple[str, tuple[Place, ...]]],
+        untried: Collection[str],
+        started: int,
+    ) -> None:
         self._snapshot = snapshot
-        self._placement = placement
-        self._cluster = placement.cluster
-        self._starts = starts
-        self._known: dict[tuple[Key, int], Reason] = {}
-        self._held: _Held | None = None
+        self._tree = tree
+        self._room = room
+        self._cluster = room.placement.cluster
+        self._placed = holders
+        self._untried = untried
+        self._started = started
+        self._holds: Sequence[Hold] = tuple(room.holds)
+        room.release(self._holds)
+        self._known: dict[tuple[Key, int], _Fleet] = {}
+        self._holders: Holders | None = None
 
-    def why(self, run: WaitingRun) -> Reason:
+    def why(self, entry: Entry) -> Reason:
         """Return the one primary reason of a run that this plan does not start."""
+        run = entry.run
         held = hold(run, self._snapshot.now)
         if held is not None:
             return held
-        request = self._placement.request(run.resources)
+        request = self._room.placement.request(run.resources)
         key = (request.key, run.replicas)
-        if key not in self._known:
-            self._known[key] = self._explain(request, run.replicas)
-        return self._known[key]
+        fleet = self._known.get(key)
+        if fleet is None:
+            fleet = self._known[key] = self._ask(request, run.replicas)
+        if fleet.never and fleet.reason is not None:
+            return fleet.reason
+        said = gate(entry, self._tree)
+        if said is not None:
+            return said
+        if fleet.reason is None:
+            return self._not_yet(entry, fleet)
+        return self._unfair(entry, fleet.reason) or fleet.reason
 
-    def _explain(self, request: Request, replicas: int) -> Reason:
+    def _ask(self, request: Request, replicas: int) -> _Fleet:
         cluster = self._cluster
         if not cluster.is_ready.any():
-            return no_cluster(cluster)
+            return _Fleet(no_cluster(cluster), never=True)
         never = misfit(cluster, request, replicas)
         if never is not None:
-            return never
+            return _Fleet(never, never=True)
         empty = empty_counts(cluster, request)
         candidates: Bools = cluster.is_ready & (empty > 0)
         if most_in_one_cluster(cluster, np.where(candidates, empty, 0)) < replicas:
-            return _not_ready(cluster, request, empty)
-        now = np.where(candidates, request.counts(cluster, cluster.free, cluster.gpu_free), 0)
-        fits = most_in_one_cluster(cluster, now)
+            return _Fleet(not_ready(cluster, request, empty))
+        fits = self._fits(request, candidates, ())
         if fits >= replicas:
-            limit = self._snapshot.policy.max_starts
-            return Reason(
-                code=ReasonCode.BEHIND,
-                sentence=f"Waits its turn: {len(self._starts)} runs ahead are started first, the most at one time.",
-                facts={"started": len(self._starts), "max_starts": limit},
-            )
+            windows = [one for one in self._holds if one.reservation is not None]
+            kept_by = [one for one in self._holds if one.reservation is None]
+            if windows and (not kept_by or self._fits(request, candidates, windows) < replicas):
+                kept_by = windows
+            return _Fleet(None, kept_by=tuple(kept_by))
         if fits:
-            return Reason(
-                code=ReasonCode.GANG_INCOMPLETE,
-                sentence=f"Waits to start as a whole: {fits} of its {replicas} replicas of {request.asked.show()} would fit now.",
-                facts={"replicas": replicas, "fit": fits},
+            return _Fleet(
+                Reason(
+                    code=ReasonCode.GANG_INCOMPLETE,
+                    sentence=f"Waits to start as a whole: {fits} of its {replicas} replicas of {request.asked.show()} "
+                    "would fit now.",
+                    facts={"replicas": replicas, "fit": fits},
+                )
             )
-        return self._no_room(request, candidates)
+        if self._holders is None:
+            self._holders = Holders(cluster, self._placed)
+        return _Fleet(shortage(cluster, request, candidates, self._holders))
 
-    def _no_room(self, request: Request, candidates: Bools) -> Reason:
-        """Return the scarce resource when not even one replica fits: what all candidates together lack, or FRAGMENTED."""
-        if self._held is None:
-            self._held = _Held(self._cluster, self._snapshot, self._starts)
-        where = _where(self._cluster, candidates)
-        if request.devices:
-            reason = _no_gpu(self._cluster, request, candidates, self._held, where)
-            if reason is not None:
-                return reason
-        for column, code, show in (
-            (1, ReasonCode.NO_FREE_MEMORY, show_bytes),
-            (0, ReasonCode.NO_FREE_CPU, _show_cpus),
-            (2, ReasonCode.NO_FREE_DISK, _show_disk),
-        ):
-            need = int(request.need[column])
-            free = sum(max(0, one) for one in self._cluster.free[candidates, column].tolist())
-            if need and free < need:
-                total = sum(self._cluster.capacity[candidates, column].tolist())
-                holders = self._held.of_column(column, candidates)
-                sentence = f"Waits for {show(need)}: {show(free)} of {show(total)}{where} is free{_named(holders, show)}."
-                return Reason(code=code, sentence=sentence, facts=_facts(need, free, total, candidates, holders))
-        nodes = int(candidates.sum())
+    def _fits(self, request: Request, candidates: Bools, holds: Sequence[Hold]) -> int:
+        cluster = self._cluster
+        free, gpu_free = cluster.free, cluster.gpu_free
+        if holds:
+            free, gpu_free = free.copy(), gpu_free.copy()
+            for one in holds:
+                for row, need, milli in one.held:
+                    free[row] -= need
+                    gpu_free[row] -= milli
+        counts: Ints = np.where(candidates, request.counts(cluster, free, gpu_free), 0)
+        return most_in_one_cluster(cluster, counts)
+
+    def _not_yet(self, entry: Entry, fleet: _Fleet) -> Reason:
+        """Return why a run waits that would fit: it was not tried, a model is closed to it, or its place is kept."""
+        policy = self._snapshot.policy
+        if entry.run.id in self._untried:
+            facts: dict[str, object] = {"started": self._started, "max_starts": policy.max_starts, "depth": policy.backfill.depth}
+            if self._started >= policy.max_starts:
+                sentence = f"Waits its turn: {self._started} runs ahead are started first, the most at one time."
+            else:
+                sentence = f"Waits its turn: {policy.backfill.depth} kinds of runs of its own share ahead of it are tried first."
+            return Reason(code=ReasonCode.BEHIND, sentence=sentence, facts=facts)
+        closed = self._tree.closed_models(entry.account, entry.need)
+        if closed:
+            over = self._tree.over_model(entry.account, entry.need)
+            if over is not None:
+                return _limited(*over, entry.need.amounts[GPU], self._tree)
+        first = fleet.kept_by[0] if fleet.kept_by else None
+        if first is not None and first.reservation is not None:
+            window = first.reservation
+            share = window.share or "all"
+            return Reason(
+                code=ReasonCode.ADVANCE_RESERVATION,
+                sentence=f"Waits because what is free is reserved for share {share} "
+                f"from {window.begins_at:%d %b %H:%M} to {window.ends_at:%d %b %H:%M} UTC.",
+                facts={"reservation": window.id, "share": window.share, "begins_at": window.begins_at.isoformat()},
+            )
+        runs = [one.run for one in fleet.kept_by]
         return Reason(
-            code=ReasonCode.FRAGMENTED,
-            sentence=f"Waits for {request.asked.show()} on one node: enough is free in total, "
-            f"but none of the {nodes} nodes that could hold it has all of it.",
-            facts={"nodes": nodes},
+            code=ReasonCode.RESERVED,
+            sentence=f"Waits because what is free is kept for {_listed(runs)} ahead of it, which it would delay.",
+            facts={"runs": runs[:SHOWN]},
         )
 
-
-def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: _Held, where: str) -> Reason | None:
-    """Return NO_FREE_GPU if all candidates together have too little: whole idle devices, or thousandths for a share."""
-    milli = request.milli(cluster)
-    usable = candidates[:, None] & (milli <= GPU_MILLI)
-    holders = held.of_devices(usable)
-    free = np.where(usable, np.maximum(cluster.gpu_free, 0), 0)
-    asked = request.asked
-    least = int(milli[usable].min())
-    if asked.gpu_milli >= GPU_MILLI or least == GPU_MILLI:
-        need, idle, total = request.devices, int((free == GPU_MILLI).sum()), int(usable.sum())
-        if idle >= need:
+    def _unfair(self, entry: Entry, scarce: Reason) -> Reason | None:
+        """Return FAIR_SHARE if its share (or one above) has its fair part of what is scarce and a sibling is owed more."""
+        if not self._snapshot.policy.order.is_fair:
             return None
-        need, idle, total = need * GPU_MILLI, idle * GPU_MILLI, total * GPU_MILLI
-        if idle:
-            said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
-        elif free.any():
-            said = f"none of the {show_milli(total)}{where} is wholly free"
-        else:
-            said = f"all {show_milli(total)}{where} are taken"
-    else:
-        need, idle, total = least, int(free.sum()), int(usable.sum()) * GPU_MILLI
-        if idle >= need:
-            return None
-        said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
-        if not idle:
-            said = f"all {show_milli(total)}{where} are taken"
-    what = f"{show_milli(need)} GPU{'s' if need > GPU_MILLI else ''}"
-    if asked.gpu_models:
-        what += f" ({' or '.join(asked.gpu_models)})"
-    sentence = f"Waits for {what}: {said}{_named(holders, show_milli)}."
-    return Reason(code=ReasonCode.NO_FREE_GPU, sentence=sentence, facts=_facts(need, idle, total, candidates, holders))
+        need = entry.need
+        unit = SCARCE.get(scarce.code, GPU if need.amounts[GPU] else CPU)
+        for one in entry.account.path():
+            if one.parent is None or one.used[unit] + need.amounts[unit] <= one.fair[unit]:
+                continue
+            missing = max(0.0, one.fair[unit] - one.used[unit])
+            owed = {other.name: other.fair[unit] - other.used[unit] for other in one.parent.children if other is not one}
+            owed = {name: amount for name, amount in owed.items() if amount > missing + 1e-6}
+            if owed:
+                return _fair(one, unit, owed, scarce, self._tree)
+        return None
 
 
-def _not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
-    rows = np.flatnonzero(~cluster.is_ready & (empty > 0)).tolist()
-    states = {cluster.nodes[row].name: str(cluster.nodes[row].state) for row in rows}
-    listed = ", ".join(f"{name} ({state})" for name, state in sorted(states.items())[:SHOWN_HOLDERS])
-    more = f" and {len(states) - SHOWN_HOLDERS} more" if len(states) > SHOWN_HOLDERS else ""
+def _fair(account: Account, unit: int, owed: dict[str, float], scarce: Reason, tree: Tree) -> Reason:
+    first = min(owed, key=lambda name: (-owed[name], name))
+    held, fair = _show(tree, unit, account.used[unit]), _show(tree, unit, int(account.fair[unit]))
+    others = f" and {len(owed) - 1} more are" if len(owed) > 1 else " is"
     return Reason(
-        code=ReasonCode.NODE_UNREACHABLE,
-        sentence=f"Waits for nodes that take no runs now and that {request.asked.show()} needs: {listed}{more}.",
-        facts={"nodes": states},
+        code=ReasonCode.FAIR_SHARE,
+        sentence=f"Waits because share {account.name} holds {held} and its fair part is {fair}, while {first}{others} owed more.",
+        facts={
+            **scarce.facts,
+            "scarce": str(scarce.code),
+            "share": account.name,
+            "unit": tree.units.names[unit],
+            "used": account.used[unit],
+            "fair": int(account.fair[unit]),
+            "owed": {name: int(owed[name]) for name in sorted(owed, key=lambda one: (-owed[one], one))[:SHOWN]},
+        },
     )
 
 
-class _Held:
-    """Who holds what: the open allocations of the snapshot and the starts of this plan, as arrays."""
-
-    def __init__(self, cluster: Cluster, snapshot: Snapshot, starts: Sequence[Decision]) -> None:
-        self._cluster = cluster
-        self._owners: list[str] = []
-        numbers: dict[str, int] = {}
-        owner_of = {run.id: run.owner for run in snapshot.waiting}
-        rows: list[tuple[int, int, int, int, int]] = []
-        devices: list[tuple[int, int, int, int]] = []
-        columns: dict[int, dict[int, int]] = {}
-
-        def note(owner: str, places: tuple[Place, ...]) -> None:
-            number = numbers.setdefault(owner, len(numbers))
-            for place in places:
-                row = cluster.row_of.get(place.node)
-                if row is None:
-                    continue
-                granted = place.granted
-                rows.append((number, row, granted.cpu_milli, granted.memory_bytes, granted.disk_bytes))
-                if granted.devices and row not in columns:
-                    indexes = sorted(device.index for device in cluster.nodes[row].devices)
-                    columns[row] = {index: column for column, index in enumerate(indexes)}
-                devices.extend(
-                    (number, row, columns[row][share.index], share.milli)
-                    for share in granted.devices
-                    if share.index in columns[row]
-                )
-
-        for run in snapshot.placed:
-            note(run.owner, run.places)
-        for decision in starts:
-            note(owner_of[decision.run], decision.places)
-        self._owners = list(numbers)
-        self._rows = np.array(rows, dtype=np.int64).reshape(len(rows), 5)
-        self._devices = np.array(devices, dtype=np.int64).reshape(len(devices), 4)
-
-    def of_column(self, column: int, candidates: Bools) -> dict[str, int]:
-        """Return how much each owner holds of cpu (0), memory (1) or disk (2) on the candidates, most first."""
-        mine = self._rows[candidates[self._rows[:, 1]]]
-        used = sum((self._cluster.capacity[candidates, column] - self._cluster.free[candidates, column]).tolist())
-        return self._summed(mine[:, 0], mine[:, 2 + column], used)
-
-    def of_devices(self, usable: Bools) -> dict[str, int]:
-        """Return how many milli of the usable devices each owner holds, most first."""
-        mine = self._devices[usable[self._devices[:, 1], self._devices[:, 2]]]
-        used = int((GPU_MILLI - self._cluster.gpu_free[usable]).sum())
-        return self._summed(mine[:, 0], mine[:, 3], used)
-
-    def _summed(self, owners: Ints, amounts: Ints, used: int) -> dict[str, int]:
-        held: dict[str, int] = {}
-        for owner, amount in zip(owners.tolist(), amounts.tolist(), strict=True):
-            held[self._owners[owner]] = held.get(self._owners[owner], 0) + amount
-        rest = used - sum(held.values())
-        if rest > 0:
-            held[OTHERS] = held.get(OTHERS, 0) + rest
-        return dict(sorted(((owner, amount) for owner, amount in held.items() if amount), key=lambda one: (-one[1], one[0])))
+def _limited(account: Account, unit: int, need: int, tree: Tree) -> Reason:
+    limit, used = account.limit[unit], account.used[unit]
+    name = account.name or "all"
+    advice = ""
+    if need > limit:
+        advice = f" It asks for more than share {name} may ever hold: ask for {_show(tree, unit, limit)} or less."
+    return Reason(
+        code=ReasonCode.SHARE_LIMIT,
+        sentence=f"Waits because share {name} may hold {_show(tree, unit, limit)} at most: it holds {_show(tree, unit, used)} "
+        f"and this run takes {_show(tree, unit, need)}.{advice}",
+        facts={"share": account.name, "unit": tree.units.names[unit], "limit": limit, "used": used, "need": need},
+    )
 
 
-def _facts(need: int, free: int, total: int, candidates: Bools, holders: dict[str, int]) -> dict[str, object]:
-    return {
-        "need": need,
-        "free": free,
-        "total": total,
-        "nodes": int(candidates.sum()),
-        "holders": dict(list(holders.items())[:SHOWN_HOLDERS]),
-    }
+def _unpromised(account: Account, unit: int, need: int, tree: Tree) -> Reason:
+    entitled, pinned = int(account.entitled[unit]), account.pinned[unit]
+    return Reason(
+        code=ReasonCode.OVER_GUARANTEE,
+        sentence=f"Waits because it may not be preempted: share {account.name or 'all'} can count on "
+        f"{_show(tree, unit, entitled)}, holds {_show(tree, unit, pinned)} in such runs, and this one takes "
+        f"{_show(tree, unit, need)}.",
+        facts={"share": account.name, "unit": tree.units.names[unit], "entitled": entitled, "pinned": pinned, "need": need},
+    )
 
 
-def _named(holders: dict[str, int], show: Callable[[int], str]) -> str:
-    """Return ` (alice holds 1, bob 1)`."""
-    if not holders:
-        return ""
-    (first, most), *rest = list(holders.items())[:SHOWN_HOLDERS]
-    more = f" and {len(holders) - SHOWN_HOLDERS} more" if len(holders) > SHOWN_HOLDERS else ""
-    return f" ({', '.join([f'{first} holds {show(most)}', *(f'{owner} {show(amount)}' for owner, amount in rest)])}{more})"
+def _show(tree: Tree, unit: int, amount: int) -> str:
+    if unit == MEMORY:
+        return show_bytes(amount)
+    if unit == CPU:
+        return f"{show_milli(amount)} CPU{'' if amount == 1000 else 's'}"
+    model = tree.units.names[unit].partition(":")[2]
+    return f"{show_milli(amount)} {model + ' ' if model else ''}GPU{'' if amount == 1000 else 's'}"
 
 
-def _where(cluster: Cluster, candidates: Bools) -> str:
-    pools = {cluster.nodes[row].pool for row in np.flatnonzero(candidates).tolist()}
-    return f" of pool {next(iter(pools))}" if len(pools) == 1 else ""
-
-
-def _show_cpus(milli: int) -> str:
-    return f"{show_milli(milli)} CPU{'' if milli == 1000 else 's'}"
-
-
-def _show_disk(count: int) -> str:
-    return f"{show_bytes(count)} of disk"
+def _listed(runs: Sequence[str]) -> str:
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f"run {', '.join(runs[:SHOWN])}{more}"

@@ -1,53 +1,61 @@
 """The planner: `plan(snapshot) -> Plan`. Pure and deterministic: no clock, no randomness, nothing read or written.
 
-The cycle is the one screen below. The full policy (fair share, reservations, eviction, burst) adds steps between
-2 and 3 and widens `order` and `Policy`; who calls it sees no difference.
+The cycle is the one screen below; each step is a file: who comes next (`order.py`) by what each share holds (`shares.py`),
+where a run goes (`placement.py`), what is kept for whom (`backfill.py`), why the others wait (`explain.py`).
 """
 
 from __future__ import annotations
 
 from mainspring.core.errors import PlannerError
-from mainspring.core.snapshot import Decision, DecisionKind, Plan, Snapshot, WaitingRun
+from mainspring.core.snapshot import Plan, Snapshot
 from mainspring.scheduler.cluster import build
-from mainspring.scheduler.explain import Explainer, hold
+from mainspring.scheduler.cycle import Cycle
+from mainspring.scheduler.explain import Explainer
 from mainspring.scheduler.fingerprint import fingerprint
-from mainspring.scheduler.order import queue
-from mainspring.scheduler.placement import Placement
-from mainspring.scheduler.scorers import find_scorer
+from mainspring.scheduler.order import Queue
 
 
 def plan(snapshot: Snapshot) -> Plan:
     """Decide of each waiting run whether it starts, and where, or why it waits. Raises PlannerError.
 
-    Decisions are in the order in which they were taken: starts first, then who waits, each in queue order.
-    O(runs · log nodes touched + kinds of request · nodes).
+    Decisions are in the order in which they were taken: starts first, then who waits, in the order in which they were tried.
+    O(runs · (depth of the tree · log shares + log nodes touched) + kinds of request · nodes).
     """
     _check(snapshot)
-    # 1. the state to plan on, and the order in which runs are tried
-    cluster = build(snapshot.nodes)
-    placement = Placement(cluster=cluster, scorer=find_scorer(snapshot.policy.scorer))
-    ordered = queue(snapshot.waiting)
+    policy = snapshot.policy
+    # 1. the state to plan on: nodes, shares with what is fair, and what is kept for somebody
+    cycle = Cycle.begin(snapshot, build(snapshot.nodes))
+    cycle.room.open_windows(snapshot, cycle.tree)
+    cycle.start_nominated()
 
-    # 2. place whoever fits; one who is blocked does not block those behind (work conservation, no reservation)
-    starts: list[Decision] = []
-    blocked: list[WaitingRun] = []
-    for run in ordered:
-        if hold(run, snapshot.now) is not None or len(starts) >= snapshot.policy.max_starts:
-            blocked.append(run)
-            continue
-        places = placement.place(run)
-        if places is None:
-            blocked.append(run)
-            continue
-        starts.append(Decision(run=run.id, kind=DecisionKind.START, version=run.version, places=places))
+    # 2. place whoever fits, in fair order; the first who are blocked get a reservation, later ones fill what it leaves
+    queue = Queue(entries=cycle.entries, tree=cycle.tree, policy=policy.order, depth=policy.backfill.depth, now=snapshot.now)
+    while (entry := queue.next()) is not None:
+        if len(cycle.starts) >= policy.max_starts:
+            queue.rest()
+        elif cycle.start(entry):
+            queue.started()
+        else:
+            queue.failed()
+            cycle.reserve(entry)
 
     # 3. say why, judged by the state that is left
-    explain = Explainer(snapshot=snapshot, placement=placement, starts=starts)
-    waits = [Decision(run=run.id, kind=DecisionKind.WAIT, version=run.version, reason=explain.why(run)) for run in blocked]
-    return Plan(fingerprint=fingerprint(snapshot), decisions=(*starts, *waits))
+    waiting = [*queue.blocked, *queue.untried, *cycle.aside]
+    explain = Explainer(
+        snapshot=snapshot,
+        tree=cycle.tree,
+        room=cycle.room,
+        holders=cycle.holders(),
+        untried={entry.run.id for entry in queue.untried},
+        started=len(cycle.starts),
+    )
+    waits = [cycle.wait(entry, explain.why(entry)) for entry in waiting]
+    return Plan(fingerprint=fingerprint(snapshot), decisions=(*cycle.starts, *cycle.nominations, *waits))
 
 
 def _check(snapshot: Snapshot) -> None:
+    if len({run.id for run in snapshot.waiting}) < len(snapshot.waiting):
+        raise PlannerError("The snapshot lists a waiting run twice.")
     placed = {run.id for run in snapshot.placed}
     both = [run.id for run in snapshot.waiting if run.id in placed]
     if both:

@@ -1,0 +1,166 @@
+"""Places that are kept for a run ahead, for a share's window, or for a run whose place is being cleared; and who may use them
+meanwhile (EASY backfill: Lifka, JSSPP 1995; advance reservations; nominated places).
+
+What must stay free of a row is taken from the state like an allocation (a hold), so that placing needs no second rule. A run
+that is believed to be gone in time is tried a second time with the holds given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from mainspring.core.policy import Policy
+from mainspring.core.snapshot import Place, PlacedRun, Reservation, Snapshot, WaitingRun
+from mainspring.scheduler.cluster import Cluster, Ints
+from mainspring.scheduler.placement import Placement
+from mainspring.scheduler.requests import Key
+from mainspring.scheduler.shares import CPU, GPU, Account, Tree
+from mainspring.scheduler.timeline import Kept, Timeline, taken_by
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """What must stay free of some rows until `until_s` (from now; 0: nobody may use it meanwhile).
+
+    For the run `run`, or for the share `account` and those below it while the window `reservation` is open.
+    """
+
+    until_s: float
+    held: tuple[tuple[int, Ints, Ints], ...]  # row, (cpu, memory, disk), milli of each device column
+    run: str = ""
+    reservation: Reservation | None = None
+    account: Account | None = None
+
+
+@dataclass(slots=True)
+class Backfill:
+    """Places runs around what is kept."""
+
+    placement: Placement
+    policy: Policy
+    now: datetime
+    placed: Sequence[PlacedRun]
+    holds: list[Hold] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
+    _started: list[PlacedRun] = field(default_factory=list)
+    _timeline: Timeline | None = None
+    _failed: dict[tuple[int, ...], dict[Key, int]] = field(default_factory=dict)  # by the holds that were given back
+
+    def place(self, run: WaitingRun, account: Account) -> tuple[Place, ...] | None:
+        """Put every replica where nothing is delayed that is kept for others, and return where; None if that is nowhere."""
+        places = self.placement.place(run)
+        if places is not None or not self.holds:
+            return places
+        passable = [number for number, hold in enumerate(self.holds) if self._may_pass(hold, run, account)]
+        if not passable:
+            return None
+        for number in passable:
+            self._give(self.holds[number], sign=1)
+        places = self.placement.place(run, self._failed.setdefault(tuple(passable), {}))
+        for number in passable:
+            self._give(self.holds[number], sign=-1)
+        return places
+
+    def reserve(self, run: WaitingRun) -> bool:
+        """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
+        if len(self.kept) >= self.policy.backfill.reserved:
+            return False
+        waited = (self.now - run.submitted_at).total_seconds()
+        request = self.placement.request(run.resources)
+        kept = self.timeline().earliest(request, run.replicas, is_patient=waited < self.policy.order.aging_s)
+        if kept is None:
+            return False
+        self.kept[run.id] = kept
+        self.timeline().keep(kept)
+        self._hold(Hold(until_s=kept.at_s if np.isfinite(kept.at_s) else 0.0, held=kept.held, run=run.id))
+        return True
+
+    def nominate(self, run: WaitingRun, places: Sequence[Place], stopping: Iterable[PlacedRun]) -> bool:
+        """Keep `places` for a run until what stops there is gone; say whether they will then be free."""
+        cluster = self.placement.cluster
+        if any(place.node not in cluster.row_of for place in places):
+            return False
+        coming = {
+            row: (need, milli) for row, need, milli in taken_by(cluster, [place for one in stopping for place in one.places])
+        }
+        held: list[tuple[int, Ints, Ints]] = []
+        for row, need, milli in taken_by(cluster, places):
+            more, more_milli = coming.get(row, (np.zeros_like(need), np.zeros_like(milli)))
+            if not cluster.is_ready[row] or (cluster.free[row] + more < need)[need > 0].any():
+                return False
+            if (cluster.gpu_free[row] + more_milli < milli)[milli > 0].any():
+                return False
+            held.append((row, np.maximum(need - more, 0), np.maximum(milli - more_milli, 0)))
+        self._hold(Hold(until_s=0.0, held=tuple(held), run=run.id))
+        return True
+
+    def open_windows(self, snapshot: Snapshot, tree: Tree) -> None:
+        """Keep what advance reservations promise and their shares do not hold yet."""
+        for kept in sorted(snapshot.reservations, key=lambda one: (one.begins_at, one.id)):
+            if kept.ends_at <= self.now:
+                continue
+            account = tree.account(kept.share)
+            until = max(0.0, (kept.begins_at - self.now).total_seconds())
+            left = kept.replicas - (_used(account, kept) if until == 0.0 else 0)
+            request = self.placement.request(kept.resources)
+            if left <= 0:
+                continue
+            found = self.timeline().at(request, left, until)
+            self.timeline().keep(found)
+            self._hold(Hold(until_s=until, held=found.held, reservation=kept, account=account))
+
+    def started(self, run: PlacedRun) -> None:
+        """Count on the end of a run that this plan starts."""
+        self._started.append(run)
+
+    def release(self, which: Iterable[Hold]) -> None:
+        """Give holds back for good."""
+        gone = list(which)
+        for hold in gone:
+            self._give(hold, sign=1)
+        self.holds = [hold for hold in self.holds if hold not in gone]
+
+    def timeline(self) -> Timeline:
+        """Return the believed ends, those of the starts until now too."""
+        if self._timeline is None:
+            self._timeline = Timeline(
+                cluster=self.placement.cluster,
+                placed=[*self.placed, *self._started],
+                now=self.now,
+                safety=self.policy.backfill.safety,
+            )
+        return self._timeline
+
+    def _may_pass(self, hold: Hold, run: WaitingRun, account: Account) -> bool:
+        if hold.account is not None and hold.until_s <= 0:
+            return hold.account in account.path()
+        if hold.until_s <= 0:
+            return False
+        if run.estimate_s > 0:
+            return run.estimate_s * self.policy.backfill.safety <= hold.until_s
+        # Nobody knows its end. Before a window it may run if it can be sent away when the window opens.
+        return hold.reservation is not None and run.is_preemptible and hold.until_s >= self.policy.preemption.min_run_s
+
+    def _hold(self, hold: Hold) -> None:
+        self.holds.append(hold)
+        self._give(hold, sign=-1)
+
+    def _give(self, hold: Hold, *, sign: int) -> None:
+        cluster = self.placement.cluster
+        for row, need, milli in hold.held:
+            put(cluster, row, need, milli, sign=sign)
+
+
+def put(cluster: Cluster, row: int, need: Ints, milli: Ints, *, sign: int) -> None:
+    """Take from a row (`sign` -1) or give back (1)."""
+    cluster.put(row, -sign * need, [(column, -sign * one) for column, one in enumerate(milli.tolist()) if one])
+
+
+def _used(account: Account, kept: Reservation) -> int:
+    """Return how many replicas of a reservation its share holds already."""
+    unit, each = (GPU, kept.resources.gpu_milli) if kept.resources.gpu_milli else (CPU, kept.resources.cpu_milli)
+    return account.used[unit] // each if each else 0

@@ -1,0 +1,187 @@
+"""The state of one plan while it is made: what was decided, and what each decision took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import numpy as np
+
+from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.resources import Resources
+from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Snapshot, WaitingRun
+from mainspring.scheduler.backfill import Backfill, put
+from mainspring.scheduler.cluster import Cluster
+from mainspring.scheduler.demand import typical_of
+from mainspring.scheduler.explain import gate, hold
+from mainspring.scheduler.order import Entry
+from mainspring.scheduler.placement import Placement
+from mainspring.scheduler.requests import Key, key_of
+from mainspring.scheduler.scorers import find_scorer
+from mainspring.scheduler.shares import Need, Tree
+from mainspring.scheduler.timeline import taken_by
+
+
+@dataclass(slots=True)
+class Cycle:
+    """Nodes (`room`), shares (`tree`), who is to be tried (`entries`), who is not (`aside`), and the decisions so far."""
+
+    snapshot: Snapshot
+    room: Backfill
+    tree: Tree
+    entries: list[Entry]
+    aside: list[Entry]
+    starts: list[Decision] = field(default_factory=list)
+    nominations: list[Decision] = field(default_factory=list)
+    placed: list[tuple[str, tuple[Place, ...]]] = field(default_factory=list)  # owner and places of the starts
+
+    @classmethod
+    def begin(cls, snapshot: Snapshot, cluster: Cluster) -> Cycle:
+        """Return the state before the first decision."""
+        placement = Placement(
+            cluster=cluster, scorer=find_scorer(snapshot.policy.scorer), typical=typical_of(snapshot)
+        )
+        room = Backfill(placement=placement, policy=snapshot.policy, now=snapshot.now, placed=snapshot.placed)
+        tree = Tree(snapshot, cluster)
+        entries, aside = _entries(snapshot, tree, placement)
+        for entry in entries:
+            for one in entry.account.path():
+                for place in entry.need.mask:
+                    one.asked[place] += entry.need.amounts[place]
+        tree.settle()
+        return cls(snapshot=snapshot, room=room, tree=tree, entries=entries, aside=aside)
+
+    def start_nominated(self) -> None:
+        """Start the runs whose places were cleared, keep the places of those whose places still are, forget what is gone."""
+        chosen = sorted((entry for entry in self.entries if entry.run.nominated), key=lambda entry: (entry.run.seq, entry.run.id))
+        stopping = [run for run in self.snapshot.placed if run.is_stopping]
+        settled: set[str] = set()
+        for entry in chosen:
+            run, places = entry.run, entry.run.nominated
+            if gate(entry, self.tree) is not None:
+                continue
+            if self.room.nominate(run, places, ()):
+                self.room.release([self.room.holds[-1]])
+                for row, need, milli in taken_by(self.room.placement.cluster, places):
+                    put(self.room.placement.cluster, row, need, milli, sign=-1)
+                self._started(entry, places, rule="nominated")
+            elif self.room.nominate(run, places, stopping):
+                self._nominate(entry, places)
+            else:
+                continue
+            settled.add(run.id)
+        self.entries = [entry for entry in self.entries if entry.run.id not in settled]
+
+    def start(self, entry: Entry) -> bool:
+        """Start the run where it fits; say whether it was."""
+        if gate(entry, self.tree) is not None:
+            return False
+        run = entry.run
+        closed = self.tree.closed_models(entry.account, entry.need)
+        if closed:
+            asked = self._without(run.resources, closed)
+            if asked is None:
+                return False
+            run = replace(run, resources=asked)
+        is_late = bool(self.room.holds)
+        places = self.room.place(run, entry.account)
+        if places is None:
+            return False
+        self._started(entry, places, rule="backfill" if is_late else "order")
+        return True
+
+    def reserve(self, entry: Entry) -> None:
+        """Keep the earliest places for a run that could not start, if nothing but room stands against it."""
+        if len(self.room.kept) < self.snapshot.policy.backfill.reserved and gate(entry, self.tree) is None:
+            self.room.reserve(entry.run)
+
+    def wait(self, entry: Entry, reason: Reason) -> Decision:
+        """Return the decision that lets a run wait, with its reservation if it has one."""
+        run = entry.run
+        kept = self.room.kept.get(run.id)
+        if kept is None:
+            return Decision(run=run.id, kind=DecisionKind.WAIT, version=run.version, reason=reason)
+        at = self.snapshot.now + timedelta(seconds=kept.at_s) if np.isfinite(kept.at_s) else None
+        return Decision(
+            run=run.id, kind=DecisionKind.WAIT, version=run.version, reason=reason, places=kept.places, expected_at=at
+        )
+
+    def holders(self) -> Iterator[tuple[str, tuple[Place, ...]]]:
+        """Give (owner, places) of all that is placed after this plan."""
+        for run in self.snapshot.placed:
+            yield run.owner, run.places
+        yield from self.placed
+
+    def _started(self, entry: Entry, places: tuple[Place, ...], *, rule: str) -> None:
+        run = entry.run
+        amounts = self.tree.granted((place.node, place.granted) for place in places)
+        self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
+        self.starts.append(Decision(run=run.id, kind=DecisionKind.START, version=run.version, places=places, rule=rule))
+        self.placed.append((run.owner, places))
+        self.room.started(as_placed(run, places, self.snapshot))
+
+    def _nominate(self, entry: Entry, places: Sequence[Place]) -> None:
+        run = entry.run
+        amounts = self.tree.granted((place.node, place.granted) for place in places)
+        self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
+        nodes = sorted({place.node for place in places})
+        reason = Reason(
+            code=ReasonCode.NOMINATED,
+            sentence=f"Waits for runs that are stopping to make room for it on {len(nodes)} node{'s' * (len(nodes) > 1)}.",
+            facts={"nodes": nodes},
+        )
+        self.nominations.append(
+            Decision(
+                run=run.id,
+                kind=DecisionKind.NOMINATE,
+                version=run.version,
+                places=tuple(places),
+                reason=reason,
+                rule="nominated",
+            )
+        )
+
+    def _without(self, asked: Resources, closed: frozenset[str]) -> Resources | None:
+        """Return the request without the models that its share may not hold more of; None if nothing is left."""
+        models = {kind.model for kind in self.room.placement.cluster.kinds if kind is not None}
+        wanted = {model.casefold() for model in asked.gpu_models} or models
+        left = tuple(sorted(wanted - closed))
+        return replace(asked, gpu_models=left) if left else None
+
+
+def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) -> PlacedRun:
+    """Return a run as it is placed from now on."""
+    return PlacedRun(
+        id=run.id,
+        owner=run.owner,
+        project=run.project,
+        priority=run.priority,
+        seq=run.seq,
+        since=snapshot.now,
+        is_preemptible=run.is_preemptible,
+        places=places,
+        version=run.version,
+        resources=run.resources,
+        same=run.same,
+        submitted_at=run.submitted_at,
+        share=run.share,
+        estimate_s=run.estimate_s,
+    )
+
+
+def _entries(snapshot: Snapshot, tree: Tree, placement: Placement) -> tuple[list[Entry], list[Entry]]:
+    needs: dict[tuple[Key, int], Need] = {}
+    entries: list[Entry] = []
+    aside: list[Entry] = []
+    for run in sorted(snapshot.waiting, key=lambda one: (-one.priority, one.seq, one.id)):
+        request = placement.request(run.resources)
+        key = (request.key, run.replicas)
+        need = needs.get(key)
+        if need is None:
+            need = needs[key] = tree.need(request, run.replicas)
+        others = tuple(key_of(one) for one in run.alternatives)
+        kind = (key, run.min_replicas, run.same, others, run.is_preemptible, run.estimate_s)
+        entry = Entry(run, tree.account(run.share or run.owner), need, kind)
+        (entries if hold(run, snapshot.now) is None else aside).append(entry)
+    return entries, aside

@@ -1,0 +1,356 @@
+"""The tree of shares in one plan: who holds what, what is promised to whom, and what would be fair.
+
+An `Account` is one share (organisation, team, person). Amounts are lists by `Units`: cpu, memory, gpu, then each GPU model
+of the fleet. A run counts to its leaf and to every share above. A share that nobody configured has weight 1, no guarantee
+and no limit, so that a new user needs no setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mainspring.core.resources import GPU_MILLI, Granted
+from mainspring.core.shares import ROOT, Share, path_of
+from mainspring.core.snapshot import PlacedRun, Snapshot
+from mainspring.scheduler.cluster import Cluster
+from mainspring.scheduler.requests import NEVER, Request
+
+CPU, MEMORY, GPU = 0, 1, 2
+UNBOUNDED = 2**62
+LEAST_WEIGHT = 0.1  # past use takes no more than nine tenths of a share's weight: it never starves
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The resources that are shared, in one order, and how much there is of each on nodes that take runs."""
+
+    names: tuple[str, ...]
+    index: Mapping[str, int]
+    capacity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Need:
+    """What all replicas of a run take, at most where it depends on the device. `mask`: the resources asked for."""
+
+    amounts: tuple[int, ...]
+    mask: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """One share in one plan. `guarantee` is what it can count on: scaled where more was promised than there is.
+
+    `pinned` is what its non-preemptible runs hold, `asked` what its waiting runs ask for, `pledged` the resources that
+    its own guarantee names. `entitled` bounds `pinned`, `fair` is its water-filled amount (both set by `Tree`).
+    """
+
+    share: Share
+    parent: Account | None
+    capacity: Sequence[int]  # of the fleet
+    history: float
+    guarantee: list[int]
+    limit: list[int]
+    used: list[int]
+    pinned: list[int]
+    asked: list[int]
+    depth: int = 0
+    weight: float = 1.0
+    is_limited: bool = False
+    is_held: bool = False  # it or one above it
+    pledged: frozenset[int] = frozenset()
+    children: list[Account] = field(default_factory=list)
+    entitled: list[float] = field(default_factory=list)
+    fair: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Return the share's path."""
+        return self.share.name
+
+    def is_promised(self, need: Need) -> bool:
+        """Say whether it would stay within what it has guaranteed of each resource that counts here.
+
+        Resources that its guarantee does not name are not counted, but a run with GPUs needs GPUs guaranteed.
+        """
+        counted = False
+        for place in need.mask:
+            if self.guarantee[place]:
+                if self.used[place] + need.amounts[place] > self.guarantee[place]:
+                    return False
+                counted = counted or place >= GPU or not need.amounts[GPU]
+        return counted
+
+    def path(self) -> Iterator[Account]:
+        """Give this account, then those above it up to the root."""
+        account: Account | None = self
+        while account is not None:
+            yield account
+            account = account.parent
+
+
+class Tree:
+    """All accounts of one plan. Use changes with `charge`; fair amounts do not: starting and stopping keeps the demand."""
+
+    def __init__(self, snapshot: Snapshot, cluster: Cluster) -> None:
+        self.units = units_of(cluster)
+        self.accounts: dict[str, Account] = {}
+        self._columns: dict[str, dict[int, int]] = {}
+        self._cluster = cluster
+        self._names_models = any(
+            name.startswith("gpu:") for state in snapshot.shares for name in (*state.share.limit, *state.share.guarantee)
+        )
+        self._set_up(snapshot)
+        for run in snapshot.placed:
+            self.charge(self.account(run.share or run.owner), self.held_by(run), is_pinned=not run.is_preemptible)
+
+    def account(self, leaf: str) -> Account:
+        """Return the account of that share, made with its ancestors when nobody configured it."""
+        found = self.accounts.get(leaf)
+        return found if found is not None else self._grow(leaf)
+
+    def held_by(self, run: PlacedRun) -> list[int]:
+        """Return what a placed run holds."""
+        return self.granted((place.node, place.granted) for place in run.places)
+
+    def granted(self, places: Iterable[tuple[str, Granted]]) -> list[int]:
+        """Return what grants take of each resource; devices that the node does not list count to no model."""
+        amounts = [0] * len(self.units.names)
+        for node, granted in places:
+            amounts[CPU] += granted.cpu_milli
+            amounts[MEMORY] += granted.memory_bytes
+            for share in granted.devices:
+                amounts[GPU] += share.milli
+                model = self._models(node).get(share.index)
+                if model is not None:
+                    amounts[model] += share.milli
+        return amounts
+
+    def charge(self, account: Account, amounts: Sequence[int], *, is_pinned: bool, sign: int = 1) -> None:
+        """Add what a run holds to its share and to all above (`sign` -1 takes it away)."""
+        for one in account.path():
+            used = one.used
+            for place, amount in enumerate(amounts):
+                used[place] += sign * amount
+            if is_pinned:
+                for place, amount in enumerate(amounts):
+                    one.pinned[place] += sign * amount
+
+    def need(self, request: Request, replicas: int) -> Need:
+        """Return what `replicas` of a request take; of a model only when it may be no other."""
+        amounts = [0] * len(self.units.names)
+        asked = request.asked
+        amounts[CPU], amounts[MEMORY] = asked.cpu_milli * replicas, asked.memory_bytes * replicas
+        if request.devices:
+            able = [milli for milli in request.milli_of_kind.tolist() if milli < NEVER]
+            amounts[GPU] = max(able, default=GPU_MILLI) * request.devices * replicas
+            if len({model.casefold() for model in asked.gpu_models}) == 1:
+                model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
+                if model is not None:
+                    amounts[model] = amounts[GPU]
+        return Need(tuple(amounts), tuple(place for place, amount in enumerate(amounts) if amount))
+
+    def over_limit(self, account: Account, need: Need) -> tuple[Account, int] | None:
+        """Return the lowest share that may not hold so much more, and of what; None if all may."""
+        for one in account.path():
+            if one.is_limited:
+                for place in need.mask:
+                    if one.used[place] + need.amounts[place] > one.limit[place]:
+                        return one, place
+        return None
+
+    def over_entitlement(self, account: Account, need: Need) -> tuple[Account, int] | None:
+        """Return the lowest share that may not hold so much more without being preemptible, and of what."""
+        for one in account.path():
+            for place in need.mask:
+                if one.pinned[place] + need.amounts[place] > one.entitled[place]:
+                    return one, place
+        return None
+
+    def closed_models(self, account: Account, need: Need) -> frozenset[str]:
+        """Return the GPU models of which some share on the path may not hold so much more."""
+        if not self._names_models or not need.amounts[GPU]:
+            return frozenset()
+        return frozenset(
+            name.partition(":")[2]
+            for place, name in enumerate(self.units.names)
+            if place > GPU
+            and any(one.is_limited and one.used[place] + need.amounts[GPU] > one.limit[place] for one in account.path())
+        )
+
+    def over_model(self, account: Account, need: Need) -> tuple[Account, int] | None:
+        """Return the lowest share that may not hold so much more of some GPU model, and of which; None if all may."""
+        for one in account.path():
+            for place in range(GPU + 1, len(self.units.names)):
+                if one.is_limited and one.used[place] + need.amounts[GPU] > one.limit[place]:
+                    return one, place
+        return None
+
+    def settle(self) -> None:
+        """Compute weights, guarantees, entitlements and fair amounts, top down, when all demand is known."""
+        size = len(self.units.names)
+        root = self.accounts[ROOT]
+        for account in sorted(self.accounts.values(), key=lambda one: -one.depth):  # bottom up
+            promised = [sum(child.guarantee[place] for child in account.children) for place in range(size)]
+            account.guarantee = [max(own, below) for own, below in zip(account.guarantee, promised, strict=True)]
+        root.guarantee = [min(own, most) for own, most in zip(root.guarantee, self.units.capacity, strict=True)]
+        root.entitled = [float(most) for most in self.units.capacity]
+        root.fair = [float(min(most, self._demand(root)[place])) for place, most in enumerate(self.units.capacity)]
+        level = [root]
+        while level:
+            for account in level:
+                self._divide(account)
+            level = [child for account in level for child in account.children]
+
+    def _demand(self, account: Account) -> list[int]:
+        return [min(most, used + asked) for most, used, asked in zip(account.limit, account.used, account.asked, strict=True)]
+
+    def _divide(self, account: Account) -> None:
+        children = account.children
+        if not children:
+            return
+        _weigh(children, self._history)
+        askers = [one for one in children if any(one.used) or any(one.asked)]
+        demands = [self._demand(one) for one in children]
+        for one in children:
+            one.entitled, one.fair = [], []
+        for place, _ in enumerate(self.units.names):
+            promised = sum(one.guarantee[place] for one in children)
+            if promised > account.guarantee[place] and promised:
+                for one in children:
+                    one.guarantee[place] = one.guarantee[place] * account.guarantee[place] // promised
+                promised = sum(one.guarantee[place] for one in children)
+            rest = max(0.0, account.entitled[place] - promised)
+            weights = sum(one.share.weight for one in askers if not one.pledged)
+            for one in children:
+                if one.pledged:
+                    one.entitled.append(float(one.guarantee[place]) if place in one.pledged else float(UNBOUNDED))
+                else:
+                    own = rest * one.share.weight / weights if weights else rest
+                    one.entitled.append(max(own, float(one.guarantee[place])))
+            filled = water_fill(
+                account.fair[place],
+                [min(one.guarantee[place], demand[place]) for one, demand in zip(children, demands, strict=True)],
+                [demand[place] for demand in demands],
+                [one.weight for one in children],
+            )
+            for one, amount in zip(children, filled, strict=True):
+                one.fair.append(amount)
+
+    def _set_up(self, snapshot: Snapshot) -> None:
+        self._history = snapshot.policy.order.history
+        self._states = {state.share.name: state for state in snapshot.shares}
+        self._size = len(self.units.names)
+        for name in (ROOT, *self._states):
+            self._grow(name)
+        for kept in snapshot.reservations:
+            if kept.begins_at <= snapshot.now < kept.ends_at:  # an open window is a guarantee on top
+                account = self.account(kept.share)
+                asked = kept.resources
+                more = {CPU: asked.cpu_milli, MEMORY: asked.memory_bytes, GPU: asked.gpu_milli}
+                for place, amount in more.items():
+                    account.guarantee[place] += amount * kept.replicas
+                account.pledged |= {place for place, amount in more.items() if amount}
+
+    def _grow(self, name: str) -> Account:
+        above: Account | None = None
+        for depth, step in enumerate(path_of(name)):
+            if step not in self.accounts:
+                self.accounts[step] = self._new(step, depth, above)
+                if above is not None:
+                    above.children.append(self.accounts[step])
+            above = self.accounts[step]
+        return self.accounts[name]
+
+    def _new(self, name: str, depth: int, parent: Account | None) -> Account:
+        state = self._states.get(name)
+        share = state.share if state is not None else Share(name=name)
+        index, size = self.units.index, self._size
+        guarantee, limit = [0] * size, [UNBOUNDED] * size
+        for amounts, target in ((share.guarantee, guarantee), (share.limit, limit)):
+            for unit, amount in amounts.items():
+                if unit in index:
+                    target[index[unit]] = amount
+        if not guarantee[GPU]:  # so many of each model are so many
+            guarantee[GPU] = sum(guarantee[GPU + 1 :])
+        pledged = frozenset({place for place, amount in enumerate(guarantee) if amount})
+        if pledged:
+            pledged |= {GPU}
+        return Account(
+            share=share,
+            parent=parent,
+            capacity=self.units.capacity,
+            history=state.history if state is not None else 0.0,
+            guarantee=guarantee,
+            limit=limit,
+            used=[0] * size,
+            pinned=[0] * size,
+            asked=[0] * size,
+            depth=depth,
+            is_limited=bool(share.limit),
+            is_held=share.is_held or (parent is not None and parent.is_held),
+            pledged=pledged,
+            entitled=[float(UNBOUNDED)] * size,
+            fair=[0.0] * size,
+        )
+
+    def _models(self, node: str) -> dict[int, int]:
+        """Return the place of each device's model among the units, by the device's index."""
+        found = self._columns.get(node)
+        if found is None:
+            row = self._cluster.row_of.get(node)
+            devices = self._cluster.nodes[row].devices if row is not None else ()
+            index = self.units.index
+            found = {one.index: index["gpu:" + one.model.casefold()] for one in devices}
+            self._columns[node] = found
+        return found
+
+
+def units_of(cluster: Cluster) -> Units:
+    """Return the resources of a cluster, with what its ready nodes have."""
+    ready = cluster.capacity[cluster.is_ready].sum(axis=0).tolist()
+    kinds = cluster.kind_of[cluster.is_ready]
+    counts = {number: int((kinds == number).sum()) * GPU_MILLI for number in range(1, len(cluster.kinds))}
+    models: dict[str, int] = {}
+    for number, kind in enumerate(cluster.kinds):
+        if kind is not None:
+            models["gpu:" + kind.model] = models.get("gpu:" + kind.model, 0) + counts[number]
+    names = ("cpu", "memory", "gpu", *sorted(models))
+    capacity = (int(ready[0]), int(ready[1]), sum(counts.values()), *(models[name] for name in sorted(models)))
+    return Units(names, {name: place for place, name in enumerate(names)}, capacity)
+
+
+def water_fill(total: float, base: Sequence[float], most: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Split `total`: to each its `base` first, the rest by weight, to nobody above its `most`.
+
+    Bases above `total` are scaled. Progressive filling: who is satisfied first leaves the rest to the others.
+    O(n log n). Source: weighted max-min fairness, Bertsekas and Gallager, Data Networks, section 6.5.
+    """
+    promised = sum(base)
+    if promised > total:
+        return [one * total / promised for one in base]
+    filled = [float(one) for one in base]
+    rest = total - promised
+    ordered = sorted(
+        (index for index, weight in enumerate(weights) if weight > 0), key=lambda one: (most[one] - base[one]) / weights[one]
+    )
+    left = sum(weights[index] for index in ordered)
+    for index in ordered:
+        given = min(most[index] - base[index], rest * weights[index] / left) if left > 0 else 0.0
+        filled[index] += given
+        rest -= given
+        left -= weights[index]
+    return filled
+
+
+def _weigh(children: Sequence[Account], history: float) -> None:
+    """Set the weight that counts: past use above a share's part lowers it, below raises it (KAI's time-based fair share)."""
+    askers = [one for one in children if any(one.used) or any(one.asked)]
+    total = sum(one.share.weight for one in askers)
+    past = sum(one.history for one in askers)
+    for one in children:
+        one.weight = one.share.weight
+        if history and past > 0 and total > 0:
+            part = one.share.weight / total
+            one.weight *= max(LEAST_WEIGHT, 1 + history * (part - one.history / past) / part)

@@ -1,0 +1,173 @@
+"""What the fleet lacks for a request: the scarce resource and who holds it, judged by the state after the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.resources import GPU_MILLI
+from mainspring.core.snapshot import Place
+from mainspring.core.units import show_bytes, show_milli
+from mainspring.scheduler.cluster import Bools, Cluster, Ints
+from mainspring.scheduler.requests import Request
+from mainspring.scheduler.timeline import columns_of
+
+SHOWN_HOLDERS = 4
+OTHERS = "others"  # holds what no placed run of the snapshot accounts for
+
+
+def shortage(cluster: Cluster, request: Request, candidates: Bools, held: Holders) -> Reason:
+    """Return the scarce resource when not even one replica fits: what all candidates together lack, or FRAGMENTED."""
+    where = _where(cluster, candidates)
+    if request.devices:
+        reason = _no_gpu(cluster, request, candidates, held, where)
+        if reason is not None:
+            return reason
+    for column, code, show in (
+        (1, ReasonCode.NO_FREE_MEMORY, show_bytes),
+        (0, ReasonCode.NO_FREE_CPU, show_cpus),
+        (2, ReasonCode.NO_FREE_DISK, _show_disk),
+    ):
+        need = int(request.need[column])
+        free = sum(max(0, one) for one in cluster.free[candidates, column].tolist())
+        if need and free < need:
+            total = sum(cluster.capacity[candidates, column].tolist())
+            holders = held.of_column(column, candidates)
+            sentence = f"Waits for {show(need)}: {show(free)} of {show(total)}{where} is free{_named(holders, show)}."
+            return Reason(code=code, sentence=sentence, facts=_facts(need, free, total, candidates, holders))
+    nodes = int(candidates.sum())
+    return Reason(
+        code=ReasonCode.FRAGMENTED,
+        sentence=f"Waits for {request.asked.show()} on one node: enough is free in total, "
+        f"but none of the {nodes} nodes that could hold it has all of it.",
+        facts={"nodes": nodes},
+    )
+
+
+def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders, where: str) -> Reason | None:
+    """Return NO_FREE_GPU if all candidates together have too little: whole idle devices, or thousandths for a share."""
+    milli = request.milli(cluster)
+    usable = candidates[:, None] & (milli <= GPU_MILLI)
+    holders = held.of_devices(usable)
+    free = np.where(usable, np.maximum(cluster.gpu_free, 0), 0)
+    asked = request.asked
+    least = int(milli[usable].min())
+    if asked.gpu_milli >= GPU_MILLI or least == GPU_MILLI:
+        need, idle, total = request.devices, int((free == GPU_MILLI).sum()), int(usable.sum())
+        if idle >= need:
+            return None
+        need, idle, total = need * GPU_MILLI, idle * GPU_MILLI, total * GPU_MILLI
+        if idle:
+            said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
+        elif free.any():
+            said = f"none of the {show_milli(total)}{where} is wholly free"
+        else:
+            said = f"all {show_milli(total)}{where} are taken"
+    else:
+        need, idle, total = least, int(free.sum()), int(usable.sum()) * GPU_MILLI
+        if idle >= need:
+            return None
+        said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
+        if not idle:
+            said = f"all {show_milli(total)}{where} are taken"
+    what = f"{show_milli(need)} GPU{'s' if need > GPU_MILLI else ''}"
+    if asked.gpu_models:
+        what += f" ({' or '.join(asked.gpu_models)})"
+    sentence = f"Waits for {what}: {said}{_named(holders, show_milli)}."
+    return Reason(code=ReasonCode.NO_FREE_GPU, sentence=sentence, facts=_facts(need, idle, total, candidates, holders))
+
+
+def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
+    rows = np.flatnonzero(~cluster.is_ready & (empty > 0)).tolist()
+    states = {cluster.nodes[row].name: str(cluster.nodes[row].state) for row in rows}
+    listed = ", ".join(f"{name} ({state})" for name, state in sorted(states.items())[:SHOWN_HOLDERS])
+    more = f" and {len(states) - SHOWN_HOLDERS} more" if len(states) > SHOWN_HOLDERS else ""
+    return Reason(
+        code=ReasonCode.NODE_UNREACHABLE,
+        sentence=f"Waits for nodes that take no runs now and that {request.asked.show()} needs: {listed}{more}.",
+        facts={"nodes": states},
+    )
+
+
+class Holders:
+    """Who holds what, as arrays: (owner, places) of all that is placed."""
+
+    def __init__(self, cluster: Cluster, placed: Iterable[tuple[str, tuple[Place, ...]]]) -> None:
+        self._cluster = cluster
+        numbers: dict[str, int] = {}
+        rows: list[tuple[int, int, int, int, int]] = []
+        devices: list[tuple[int, int, int, int]] = []
+        columns: dict[int, dict[int, int]] = {}
+        for owner, places in placed:
+            number = numbers.setdefault(owner, len(numbers))
+            for place in places:
+                row = cluster.row_of.get(place.node)
+                if row is None:
+                    continue
+                granted = place.granted
+                rows.append((number, row, granted.cpu_milli, granted.memory_bytes, granted.disk_bytes))
+                if granted.devices and row not in columns:
+                    columns[row] = columns_of(cluster, row)
+                devices.extend(
+                    (number, row, columns[row][share.index], share.milli)
+                    for share in granted.devices
+                    if share.index in columns[row]
+                )
+        self._owners = list(numbers)
+        self._rows = np.array(rows, dtype=np.int64).reshape(len(rows), 5)
+        self._devices = np.array(devices, dtype=np.int64).reshape(len(devices), 4)
+
+    def of_column(self, column: int, candidates: Bools) -> dict[str, int]:
+        """Return how much each owner holds of cpu (0), memory (1) or disk (2) on the candidates, most first."""
+        mine = self._rows[candidates[self._rows[:, 1]]]
+        used = sum((self._cluster.capacity[candidates, column] - self._cluster.free[candidates, column]).tolist())
+        return self._summed(mine[:, 0], mine[:, 2 + column], used)
+
+    def of_devices(self, usable: Bools) -> dict[str, int]:
+        """Return how many milli of the usable devices each owner holds, most first."""
+        mine = self._devices[usable[self._devices[:, 1], self._devices[:, 2]]]
+        used = int((GPU_MILLI - self._cluster.gpu_free[usable]).sum())
+        return self._summed(mine[:, 0], mine[:, 3], used)
+
+    def _summed(self, owners: Ints, amounts: Ints, used: int) -> dict[str, int]:
+        held: dict[str, int] = {}
+        for owner, amount in zip(owners.tolist(), amounts.tolist(), strict=True):
+            held[self._owners[owner]] = held.get(self._owners[owner], 0) + amount
+        rest = used - sum(held.values())
+        if rest > 0:
+            held[OTHERS] = held.get(OTHERS, 0) + rest
+        return dict(sorted(((owner, amount) for owner, amount in held.items() if amount), key=lambda one: (-one[1], one[0])))
+
+
+def _facts(need: int, free: int, total: int, candidates: Bools, holders: dict[str, int]) -> dict[str, object]:
+    return {
+        "need": need,
+        "free": free,
+        "total": total,
+        "nodes": int(candidates.sum()),
+        "holders": dict(list(holders.items())[:SHOWN_HOLDERS]),
+    }
+
+
+def _named(holders: dict[str, int], show: Callable[[int], str]) -> str:
+    """Return ` (alice holds 1, bob 1)`."""
+    if not holders:
+        return ""
+    (first, most), *rest = list(holders.items())[:SHOWN_HOLDERS]
+    more = f" and {len(holders) - SHOWN_HOLDERS} more" if len(holders) > SHOWN_HOLDERS else ""
+    return f" ({', '.join([f'{first} holds {show(most)}', *(f'{owner} {show(amount)}' for owner, amount in rest)])}{more})"
+
+
+def _where(cluster: Cluster, candidates: Bools) -> str:
+    pools = {cluster.nodes[row].pool for row in np.flatnonzero(candidates).tolist()}
+    return f" of pool {next(iter(pools))}" if len(pools) == 1 else ""
+
+
+def show_cpus(milli: int) -> str:
+    return f"{show_milli(milli)} CPU{'' if milli == 1000 else 's'}"
+
+
+def _show_disk(count: int) -> str:
+    return f"{show_bytes(count)} of disk"

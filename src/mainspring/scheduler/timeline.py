@@ -1,0 +1,196 @@
+"""When is what believed to come free? The earliest moment at which a blocked run fits, and where.
+
+A placed run is believed to end after its estimate (times `safety`). One that over-ran is believed to need a tenth of the
+time that it has run so far, at least a minute: wrong by little soon, and corrected at each plan. One that is stopping
+ends in `STOPPING_S`. Of a run without an estimate nobody knows the end: it comes after all others, and makes no promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from mainspring.core.resources import DeviceShare, Granted
+from mainspring.core.snapshot import Place, PlacedRun
+from mainspring.scheduler.cluster import Cluster, Floats, Ints
+from mainspring.scheduler.requests import NEVER, Request
+
+STOPPING_S = 30.0
+LEAST_LEFT_S = 60.0
+OVERRUN = 0.1  # of the time it has run
+UNKNOWN_S = np.inf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Places for later: what they take of each row, and how much of that is free today and must stay so."""
+
+    places: tuple[Place, ...]
+    at_s: float  # from now; infinity when nobody knows
+    taken: tuple[tuple[int, Ints, Ints], ...]  # row, (cpu, memory, disk), milli of each device column
+    held: tuple[tuple[int, Ints, Ints], ...]
+
+
+def left_s(run: PlacedRun, now: datetime, safety: float) -> float:
+    """Return in how many seconds a placed run is believed to end."""
+    if run.is_stopping:
+        return STOPPING_S
+    if run.estimate_s <= 0:
+        return UNKNOWN_S
+    age = max(0.0, (now - run.since).total_seconds())
+    left = run.estimate_s * safety - age
+    return left if left > 0 else max(LEAST_LEFT_S, age * OVERRUN)
+
+
+class Timeline:
+    """The believed ends of all that is placed, soonest first; those that nobody knows last, in order of their start."""
+
+    def __init__(self, *, cluster: Cluster, placed: Sequence[PlacedRun], now: datetime, safety: float) -> None:
+        self._cluster = cluster
+        ordered = sorted(((left_s(run, now, safety), run.since, run.id, run) for run in placed), key=lambda one: one[:3])
+        rows: list[int] = []
+        needs: list[tuple[int, int, int]] = []
+        moments: list[float] = []
+        devices: list[tuple[int, int, int, int]] = []  # place in `rows`, row, column, milli
+        columns: dict[int, dict[int, int]] = {}
+        for at, _, _, run in ordered:
+            for place in run.places:
+                row = cluster.row_of.get(place.node)
+                if row is None:
+                    continue
+                granted = place.granted
+                if granted.devices and row not in columns:
+                    columns[row] = columns_of(cluster, row)
+                devices.extend(
+                    (len(rows), row, columns[row][one.index], one.milli) for one in granted.devices if one.index in columns[row]
+                )
+                rows.append(row)
+                needs.append((granted.cpu_milli, granted.memory_bytes, granted.disk_bytes))
+                moments.append(at)
+        self._rows = np.array(rows, dtype=np.int64)
+        self._needs = np.array(needs, dtype=np.int64).reshape(len(rows), 3)
+        self._moments: Floats = np.array(moments, dtype=np.float64)
+        self._devices = np.array(devices, dtype=np.int64).reshape(len(devices), 4)
+        self._later: list[tuple[int, Ints, Ints]] = []  # taken later by what was kept before, beyond what it holds today
+
+    def keep(self, kept: Kept) -> None:
+        """Count on `kept` from now on: its places are taken at all later moments."""
+        for (row, taken, milli), (_, held, held_milli) in zip(kept.taken, kept.held, strict=True):
+            self._later.append((row, taken - held, milli - held_milli))
+
+    def earliest(self, request: Request, replicas: int, *, is_patient: bool) -> Kept | None:
+        """Return the first moment at which all replicas fit one cluster, and their places; None if nobody knows one.
+
+        Without patience ends that nobody knows count too: then the places are kept without a promise.
+        O(log ends · (nodes + ends)).
+        """
+        known = int(np.searchsorted(self._moments, UNKNOWN_S))
+        last = known if is_patient else len(self._moments)
+        cuts = np.unique(np.searchsorted(self._moments, self._moments[:known], side="right")).tolist()
+        cuts = [0, *cuts, *range(known + 1, last + 1)]
+        low, high = 0, len(cuts) - 1
+        if self._part(request, replicas, cuts[high]) is None:
+            return None
+        while low < high:  # ends only free, so what fits at one moment fits at all later ones
+            middle = (low + high) // 2
+            if self._part(request, replicas, cuts[middle]) is None:
+                low = middle + 1
+            else:
+                high = middle
+        part = self._part(request, replicas, cuts[low])
+        if part is None:
+            return None
+        count = cuts[low]
+        at = 0.0 if not count else float(self._moments[count - 1])
+        return self._choose(request, replicas, count, part, at)
+
+    def at(self, request: Request, replicas: int, moment_s: float) -> Kept:
+        """Return the places of as many of the replicas as fit at that moment, in any cluster."""
+        count = int(np.searchsorted(self._moments, moment_s, side="right"))
+        return self._choose(request, replicas, count, None, moment_s)
+
+    def _free_at(self, count: int) -> tuple[Ints, Ints]:
+        free, gpu_free = self._cluster.free.copy(), self._cluster.gpu_free.copy()
+        np.add.at(free, self._rows[:count], self._needs[:count])
+        mine = self._devices[: int(np.searchsorted(self._devices[:, 0], count))]
+        np.add.at(gpu_free, (mine[:, 1], mine[:, 2]), mine[:, 3])
+        for row, need, milli in self._later:
+            free[row] -= need
+            gpu_free[row] -= milli
+        return free, gpu_free
+
+    def _counts(self, request: Request, free: Ints, gpu_free: Ints) -> Ints:
+        return np.where(self._cluster.is_ready, request.counts(self._cluster, free, gpu_free), 0)
+
+    def _part(self, request: Request, replicas: int, count: int) -> int | None:
+        """Return the first cluster that holds all replicas after so many ends."""
+        counts = np.minimum(self._counts(request, *self._free_at(count)), replicas)
+        sums = np.bincount(self._cluster.member, weights=counts, minlength=len(self._cluster.clusters))
+        able = np.flatnonzero(sums >= replicas)
+        return int(able[0]) if len(able) else None
+
+    def _choose(self, request: Request, replicas: int, count: int, part: int | None, at: float) -> Kept:
+        """Take the rows that are fullest today, so that what is free today stays free for others."""
+        cluster = self._cluster
+        free, gpu_free = self._free_at(count)
+        counts = self._counts(request, free, gpu_free)
+        if part is not None:
+            counts = np.where(cluster.member == part, counts, 0)
+        today = self._counts(request, cluster.free, cluster.gpu_free)
+        rows = sorted(np.flatnonzero(counts).tolist(), key=lambda row: (int(today[row]), row))
+        places: list[Place] = []
+        taken: list[tuple[int, Ints, Ints]] = []
+        held: list[tuple[int, Ints, Ints]] = []
+        for row in rows:
+            number = min(int(counts[row]), replicas - len(places))
+            if not number:
+                break
+            milli = np.zeros(gpu_free.shape[1], dtype=np.int64)
+            for _ in range(number):
+                places.append(self._place(request, len(places), row, gpu_free[row] - milli, milli))
+            need = request.need * number
+            taken.append((row, need, milli))
+            more, more_milli = np.maximum(free[row] - cluster.free[row], 0), np.maximum(gpu_free[row] - cluster.gpu_free[row], 0)
+            held.append((row, np.maximum(need - more, 0), np.maximum(milli - more_milli, 0)))
+        return Kept(tuple(places), at, tuple(taken), tuple(held))
+
+    def _place(self, request: Request, replica: int, row: int, left: Ints, milli: Ints) -> Place:
+        """Choose the devices of one replica, those that are fullest today first; `milli` is added to."""
+        cluster, asked = self._cluster, request.asked
+        shares: tuple[DeviceShare, ...] = ()
+        if request.devices:
+            takes = request.milli_of_kind[cluster.kind_of[row]]
+            able = [column for column in range(len(left)) if takes[column] < NEVER and left[column] >= takes[column]]
+            able.sort(key=lambda column: (int(cluster.gpu_free[row, column]), column))
+            chosen = sorted(able[: request.devices])
+            indexes = sorted(device.index for device in cluster.nodes[row].devices)
+            shares = tuple(DeviceShare(index=indexes[column], milli=int(takes[column])) for column in chosen)
+            for column in chosen:
+                milli[column] += takes[column]
+        granted = Granted(cpu_milli=asked.cpu_milli, memory_bytes=asked.memory_bytes, disk_bytes=asked.disk_bytes, devices=shares)
+        return Place(replica=replica, node=cluster.nodes[row].id, granted=granted)
+
+
+def columns_of(cluster: Cluster, row: int) -> dict[int, int]:
+    """Return the column of each device index of a row."""
+    return {index: column for column, index in enumerate(sorted(device.index for device in cluster.nodes[row].devices))}
+
+
+def taken_by(cluster: Cluster, places: Sequence[Place]) -> list[tuple[int, Ints, Ints]]:
+    """Return what places take: row, (cpu, memory, disk), milli of each device column. Unknown nodes are left out."""
+    found: dict[int, tuple[Ints, Ints]] = {}
+    for place in places:
+        row = cluster.row_of.get(place.node)
+        if row is None:
+            continue
+        need, milli = found.setdefault(row, (np.zeros(3, dtype=np.int64), np.zeros(cluster.gpu_free.shape[1], dtype=np.int64)))
+        granted = place.granted
+        need += (granted.cpu_milli, granted.memory_bytes, granted.disk_bytes)
+        columns = columns_of(cluster, row) if granted.devices else {}
+        for share in granted.devices:
+            if share.index in columns:
+                milli[columns[share.index]] += share.milli
+    return [(row, need, milli) for row, (need, milli) in found.items()]
