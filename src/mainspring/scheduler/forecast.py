@@ -20,6 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from mainspring.core.forecasts import CONFIDENCE, Forecast
 from mainspring.core.ids import RunId
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.shares import path_of
@@ -28,7 +29,6 @@ from mainspring.scheduler.cluster import Floats
 from mainspring.scheduler.places import build_places
 
 SAMPLES = 64
-CONFIDENCE = 0.8
 UNKNOWN_S = 1800.0  # the median length of a run of which nothing is known
 SPREAD = 1.0  # of the logarithm of true over estimated length, where no past estimates are given
 MOST_ARRIVALS = 2000  # future arrivals looked at
@@ -41,20 +41,6 @@ class Past:
 
     ratios: tuple[float, ...] = ()
     arrivals: tuple[tuple[float, WaitingRun], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """The start is expected between `earliest` and `latest` with `confidence`; `median` is as likely too early as too late.
-
-    `is_bounded` False: in some samples the run never started (what it needs is not there, or does not come free).
-    """
-
-    earliest: datetime
-    median: datetime
-    latest: datetime
-    confidence: float = CONFIDENCE
-    is_bounded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
