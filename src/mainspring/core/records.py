@@ -106,7 +106,8 @@ class Run:
 class Replica:
     """One member of an attempt (most attempts have one). `address` is what it listens on (serving), from its beat.
 
-    `handle` is the backend's, as JSON; `ended_at` is set when its end is confirmed.
+    `handle` is the backend's, as JSON; `ended_at` is set when its end is confirmed, or when nobody waits for that any more.
+    `unknown_since` is set while the engine cannot tell how it is: also after its end, until nothing of it is seen to be left.
     """
 
     index: int
@@ -117,6 +118,7 @@ class Replica:
     outcome: Outcome | None = None
     address: str = ""
     last_beat_at: datetime | None = None
+    unknown_since: datetime | None = None
     ended_at: datetime | None = None
 
 

@@ -162,12 +162,30 @@ replicas = Table(
     Column("state", Choice(AttemptState), nullable=False),
     _text("address"),
     Column("last_beat_at", Moment),
+    Column("unknown_since", Moment),
     Column("ended_at", Moment),
     Column("granted", Json(Granted), nullable=False),
     Column("handle", Json(JsonObject), nullable=False),
     Column("outcome", Json(Outcome)),
     Column("outputs", Json(Mapping[str, Value])),
     PrimaryKeyConstraint("attempt", "index"),
+    Index(
+        "ix_replicas_unknown",
+        "attempt",
+        sqlite_where=text("unknown_since IS NOT NULL"),
+        postgresql_where=text("unknown_since IS NOT NULL"),
+    ),
+)
+
+unadopted = Table(
+    "unadopted",
+    metadata,
+    Column("attempt", Plain, primary_key=True),
+    Column("first_seen_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    _text("host"),
+    _text("run"),
+    _text("claim"),  # the rows of run and attempt, as this installation once signed them
 )
 
 allocations = Table(
