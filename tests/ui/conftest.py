@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -18,15 +20,17 @@ from nicegui import app as nicegui_app
 from nicegui.testing import User
 from nicegui.testing.general import nicegui_reset_globals
 from nicegui.testing.user_simulation import user_simulation
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mainspring.api.app import build_api
 from mainspring.core.actors import SYSTEM, Actor
+from mainspring.core.graphs import Graph, PipelineState, Step, StepKind, StepRun, StepState
 from mainspring.core.objectives import Objective
 from mainspring.core.records import Cause, Dimension, Role, Run, RunState, SweepSpec, Trial
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Link, RunSpec, Value, ValueKind
-from mainspring.services import datasets, endpoints, gates, models, runs, sweeps, tokens, users
+from mainspring.services import datasets, endpoints, gates, models, pipelines, runs, secrets, sweeps, tokens, users
 from mainspring.services.context import Context
 from mainspring.ui.app import hang_pages
 from mainspring.ui.view import View
@@ -34,6 +38,7 @@ from mainspring.ui.waking import attach_waking_ui
 
 ALICE = Actor(name="alice", is_admin=True)
 BOB = Actor(name="bob", roles={"theirs": Role.VIEWER})
+ARGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 NASTY = "<img src=x onerror=alert(1)>"
 
 
@@ -75,6 +80,9 @@ class Full:
             "run-failed": f"/runs/{self.ids['bad']}",
             "sweeps": "/sweeps",
             "sweep": f"/sweeps/{self.ids['sweep']}",
+            "compare": f"/compare?runs={self.ids['good']},{self.ids['running']},{self.ids['bad']}",
+            "pipelines": "/pipelines",
+            "pipeline": f"/pipelines/{self.ids['pipeline']}",
             "queue": "/queue",
             "clusters": "/clusters",
             "datasets": "/datasets",
@@ -83,6 +91,7 @@ class Full:
             "model": "/models/delays",
             "endpoints": "/endpoints",
             "endpoint": "/endpoints/delays",
+            "settings": "/settings",
         }
 
 
@@ -114,6 +123,9 @@ def full(house: Any) -> Full:
     sweep = sweeps.start(found.ctx, ALICE, SweepSpec(template=template, space=space, metric="auc", trials=6, name="search"))
     found.ids |= {"good": good.id, "bad": bad.id, "sweep": sweep.id, "model": str(version.number)}
     _tell_trials(found, sweep.id)
+    tokens.issue(found.ctx, ALICE, "alice", "laptop")
+    secrets.put(found.ctx, ALICE, "HF_TOKEN", "x")
+    found.ids["pipeline"] = _tell_pipeline(found, good.id)
     running = found.submit("steady", gpus=0.5, rate=0.2)
     house.plan()
     house.begin(house.attempt_of(running))
@@ -138,6 +150,31 @@ def _tell_trials(found: Full, sweep: str) -> None:
             found.ctx.store.sweeps.tell(sweep, number, RunState.SUCCEEDED, 0.6 + number / 100)
         else:
             runs.pause(found.ctx, ALICE, run.id)
+
+
+def _tell_pipeline(found: Full, run: str) -> str:
+    """Record a pipeline whose first step is the run `run`, whose gate refused, and whose rest was left out."""
+    template = RunSpec(command=("python", "train.py"), name="prepare", resources=Resources(cpu_milli=500))
+    goal = Objective(name="flight-delays", kpi="value_usd", at_least=15_000, owner="operations")
+    graph = Graph(
+        steps=(
+            Step(key="prepare", kind=StepKind.TASK, template=template),
+            Step(key="train", kind=StepKind.TASK, template=template, refs={"data": "prepare"}),
+            Step(key="evaluate", kind=StepKind.TASK, template=template, refs={"data": "prepare", "model": "train"}),
+            Step(key="gate", kind=StepKind.GATE, refs={"figures": "evaluate"}, objective=goal),
+            Step(key="serve", kind=StepKind.DEPLOY, refs={"model": "train"}, after=("gate",), endpoint="nightly"),
+        )
+    )
+    one = pipelines.start(found.ctx, ALICE, "nightly", graph)
+    told = "refused: value_usd is 7,000; flight-delays wants at least 15,000."
+    steps = (
+        *(StepRun(key=key, state=StepState.SUCCEEDED, run=run) for key in ("prepare", "train", "evaluate")),
+        StepRun(key="gate", state=StepState.FAILED, message=told),
+        StepRun(key="serve", state=StepState.SKIPPED),
+    )
+    found.ctx.store.pipelines.update(replace(one, steps=steps))
+    found.ctx.store.pipelines.end(one.id, PipelineState.FAILED, now=found.ctx.clock.now())
+    return one.id
 
 
 class _LetIn:
@@ -202,3 +239,59 @@ def chromium_path() -> str:
         if found:
             return found
     pytest.skip("no Chromium on this machine; scripts/engines/install brings one")
+
+
+class Watched:
+    """One tab, and whatever it complained about or fetched from elsewhere."""
+
+    def __init__(self, browser: Browser, site: Any, link: str, *, theme: str = "light", width: int = 1280) -> None:
+        self.site = site
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []
+        self._context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
+        self._context.set_default_timeout(15_000)
+        self.page: Page = self._context.new_page()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda wrong: self.complaints.append(str(wrong)))
+        self.page.on("request", lambda asked: self._asked(asked.url))
+        self.page.goto(link)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.site.url + path)
+        self.page.wait_for_function("window.did_handshake === true || window.socket?.connected === true")
+        return self.page
+
+    def close(self) -> None:
+        self._context.close()
+        assert self.complaints == []
+        assert self.strangers == []
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.text} {message.location.get('url', '')}")
+
+    def _asked(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            self.strangers.append(url)
+
+
+@pytest.fixture
+def tab(site: Any, chromium_path: str) -> Iterator[Callable[..., Watched]]:
+    """Open tabs; closing tells what was wrong with them. Playwright's loop runs in this thread meanwhile: see `aside`."""
+    links = [site.login() for _ in range(2)]
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=chromium_path, args=list(ARGS))
+        yield lambda **how: Watched(browser, site, links.pop(), **how)
+        browser.close()
+
+
+@pytest.fixture
+def aside() -> Callable[[Callable[[], Any]], Any]:
+    """Return what `act` gives in a thread without an event loop, as the store wants it."""
+
+    def outside(act: Callable[[], Any]) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(act).result()
+
+    return outside

@@ -9,76 +9,20 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
 from mainspring.core.actors import SYSTEM
 from mainspring.core.records import NodeState
 from mainspring.services import tokens
 
-T = TypeVar("T")
+Open = Callable[..., Any]
+Aside = Callable[[Callable[[], Any]], Any]
 pytestmark = pytest.mark.browser
-ARGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-
-
-class Watched:
-    """One tab, and whatever it complained about or fetched from elsewhere."""
-
-    def __init__(self, browser: Browser, site: Any, link: str, *, theme: str = "light", width: int = 1280) -> None:
-        self.site = site
-        self.complaints: list[str] = []
-        self.strangers: list[str] = []
-        self._context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
-        self._context.set_default_timeout(15_000)
-        self.page: Page = self._context.new_page()
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda wrong: self.complaints.append(str(wrong)))
-        self.page.on("request", lambda asked: self._asked(asked.url))
-        self.page.goto(link)
-
-    def open(self, path: str) -> Page:
-        self.page.goto(self.site.url + path)
-        self.page.wait_for_function("window.did_handshake === true || window.socket?.connected === true")
-        return self.page
-
-    def close(self) -> None:
-        self._context.close()
-        assert self.complaints == []
-        assert self.strangers == []
-
-    def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(f"{message.text} {message.location.get('url', '')}")
-
-    def _asked(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
-            self.strangers.append(url)
-
-
-Open = Callable[..., Watched]
-
-
-@pytest.fixture
-def tab(site: Any, chromium_path: str) -> Iterator[Open]:
-    """Open tabs; closing tells what was wrong with them. Playwright's loop runs in this thread meanwhile: see `aside`."""
-    links = [site.login() for _ in range(2)]
-    with sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=chromium_path, args=list(ARGS))
-        yield lambda **how: Watched(browser, site, links.pop(), **how)
-        browser.close()
-
-
-def aside(act: Callable[[], T]) -> T:
-    """Return what `act` gives in a thread without an event loop, as the store wants it."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(act).result()
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 400)])
@@ -97,7 +41,7 @@ def test_every_page_is_quiet_local_and_fits(tab: Open, site: Any, theme: str, wi
     seen.close()
 
 
-def test_a_run_is_cancelled_after_the_dialog_said_what_happens(tab: Open, site: Any) -> None:
+def test_a_run_is_cancelled_after_the_dialog_said_what_happens(tab: Open, aside: Aside, site: Any) -> None:
     seen = tab()
     page = seen.open(f"/runs/{site.full.ids['waiting']}")
     page.get_by_role("button", name="Cancel run").click()
@@ -115,7 +59,7 @@ def test_a_run_is_cancelled_after_the_dialog_said_what_happens(tab: Open, site: 
     seen.close()
 
 
-def test_a_run_is_run_again_with_another_parameter(tab: Open, site: Any) -> None:
+def test_a_run_is_run_again_with_another_parameter(tab: Open, aside: Aside, site: Any) -> None:
     seen = tab()
     page = seen.open(f"/runs/{site.full.ids['good']}")
     page.get_by_role("button", name="Run again").click()
@@ -128,7 +72,7 @@ def test_a_run_is_run_again_with_another_parameter(tab: Open, site: Any) -> None
     seen.close()
 
 
-def test_the_log_follows_and_is_searched(tab: Open, site: Any) -> None:
+def test_the_log_follows_and_is_searched(tab: Open, aside: Aside, site: Any) -> None:
     seen = tab()
     page = seen.open(f"/runs/{site.full.ids['running']}")
     log = page.locator(".ms-log")
@@ -151,7 +95,7 @@ def test_markup_of_users_never_runs(tab: Open, site: Any) -> None:
     seen.close()
 
 
-def test_a_node_is_drained_and_resumed(tab: Open, site: Any) -> None:
+def test_a_node_is_drained_and_resumed(tab: Open, aside: Aside, site: Any) -> None:
     seen = tab()
     page = seen.open("/clusters")
     page.get_by_role("button", name="Drain").click()

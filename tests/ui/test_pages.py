@@ -12,9 +12,11 @@ from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
 from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
+from mainspring.ui import compare, zoom
 from mainspring.ui import live as live_blocks
 from mainspring.ui import runs as runs_page
 
+NASTY = "<img src=x onerror=alert(1)>"
 FIRST_SCREEN = {
     "overview": ("GPUs busy", "steady", "flight-delays", "delays"),
     "runs": ("steady", "patient", "good", "bad"),
@@ -23,6 +25,9 @@ FIRST_SCREEN = {
     "run-failed": ("Its log ends with: ValueError: no such column", "user error"),
     "sweeps": ("search", "3 of 6"),
     "sweep": ("3 of 6 trials are in", "the best auc is 0.62"),
+    "compare": ("They differ in rate", "steady", "good", "leave out", "the same in all"),
+    "pipelines": ("nightly", "5 of 5", "refused: value_usd is 7,000"),
+    "pipeline": ("5 of 5 steps are done", "refused: value_usd is 7,000", "gate flight-delays", "serve", "skipped"),
     "queue": ("patient", "Waits for 2 GPUs"),
     "clusters": ("1 of 1 node ready", "steady", "Drain"),
     "datasets": ("flights", "v2"),
@@ -30,6 +35,7 @@ FIRST_SCREEN = {
     "models": ("delays", "champion"),
     "model": ("passed: value_usd is 18,240", "refused", "Deploy v1"),
     "endpoints": ("delays v1",),
+    "settings": ("You are alice, an administrator", "laptop", "HF_TOKEN", "Archived runs", "Who is told"),
     "endpoint": ("Serves delays v1", "0 requests", "Stop endpoint", "predict"),
 }
 
@@ -44,7 +50,16 @@ async def test_each_page_answers_on_its_first_screen(full: Any, simulated: Any) 
 
 async def test_a_wrong_name_is_told_in_a_sentence(simulated: Any) -> None:
     async with simulated() as user:
-        for path in ("/runs/nonsense", "/sweeps/nonsense", "/datasets/x", "/models/x", "/endpoints/x", "/runs?project=x"):
+        for path in (
+            "/runs/nonsense",
+            "/sweeps/nonsense",
+            "/pipelines/x",
+            "/compare?runs=x,y",
+            "/datasets/x",
+            "/models/x",
+            "/endpoints/x",
+            "/runs?project=x",
+        ):
             response = await user.http_client.get(path)
             assert (path, response.status_code) == (path, 404)
             assert "There is no" in response.text
@@ -137,6 +152,47 @@ def test_a_viewer_is_offered_nothing_that_is_refused(full: Any) -> None:
 def _node_cells(full: Any) -> tuple[str, ...]:
     one = clusters.all(full.ctx, full.actor)[0]
     return clusters_page.row(full.view("/clusters"), one, one.nodes[0])
+
+
+async def test_fewer_than_two_runs_are_not_compared(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        for runs_named in ("", full.ids["good"], f"{full.ids['good']},{full.ids['good']}"):
+            await user.open(f"/compare?runs={runs_named}")
+            await user.should_see("Choose two to six runs")
+
+
+async def test_no_more_than_six_runs_are_compared(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        many = [(await asyncio.to_thread(full.submit, f"r{n}", rate=n)).id for n in range(7)]
+        await user.open(f"/compare?runs={','.join(many)}")
+        await user.should_see("The first 6 of 7")
+        await user.should_not_see("r6")
+
+
+def test_what_differs_comes_first_and_what_is_the_same_is_folded(full: Any) -> None:
+    found = [full.ctx.store.runs.get(full.submit(f"r{n}", rate=n, kept=NASTY).id) for n in range(2)]
+    view = full.view("/compare")
+    rows = {row.name: row.is_same for row in compare.parameters(view, found)}
+    assert rows == {"kept": True, "rate": False}
+    drawn = compare.table(view, [one.id for one in found], compare.parameters, "Parameters")
+    assert drawn.index("rate") < drawn.index("1 is the same in all") < drawn.index("kept")
+    assert NASTY not in drawn
+
+
+def test_a_zoom_that_is_no_number_is_none(full: Any) -> None:
+    assert zoom.zoom_of(full.view("/runs/x", **{"from": "nan", "to": "x"})) == zoom.Zoom()
+    assert zoom.zoom_of(full.view("/runs/x", **{"from": "1.5", "to": ""})) == zoom.Zoom(1.5, None)
+
+
+async def test_settings_offer_a_viewer_nothing_that_is_refused(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await asyncio.to_thread(projects.add, full.ctx, SYSTEM, "theirs")
+        user.http_client.headers["as"] = "bob"
+        await user.open("/settings?project=theirs")
+        await user.should_see("You are bob, viewer of theirs")
+        await user.should_see("New token")
+        for words in ("Secrets of", "People", "Add a member", "Who is told", "laptop"):
+            await user.should_not_see(words)
 
 
 async def _until_seen(user: User, words: str, timeout_s: float = 10.0) -> None:

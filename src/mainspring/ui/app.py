@@ -17,7 +17,7 @@ from mainspring.core.actors import Actor
 from mainspring.core.errors import AuthError, MainspringError, NotFoundError
 from mainspring.services import projects
 from mainspring.services.context import Context
-from mainspring.ui import clusters, datasets, endpoints, models, overview, queue, run, runs, sweeps
+from mainspring.ui import clusters, compare, datasets, endpoints, models, overview, pipelines, queue, run, runs, settings, sweeps
 from mainspring.ui.theme import FAVICON, page_frame
 from mainspring.ui.view import MAIN_PROJECT, View
 
@@ -25,8 +25,11 @@ PAGES: tuple[tuple[str, Callable[[View], Awaitable[None]]], ...] = (
     ("/", overview.page),
     ("/runs", runs.page),
     ("/runs/{ref}", run.page),
+    ("/compare", compare.page),
     ("/sweeps", sweeps.page),
     ("/sweeps/{ref}", sweeps.one_page),
+    ("/pipelines", pipelines.page),
+    ("/pipelines/{ref}", pipelines.one_page),
     ("/queue", queue.page),
     ("/clusters", clusters.page),
     ("/datasets", datasets.page),
@@ -35,6 +38,7 @@ PAGES: tuple[tuple[str, Callable[[View], Awaitable[None]]], ...] = (
     ("/models/{ref}", models.one_page),
     ("/endpoints", endpoints.page),
     ("/endpoints/{ref}", endpoints.one_page),
+    ("/settings", settings.page),
 )
 # NiceGUI compiles templates in the browser, hence 'unsafe-eval'; nothing may come from, or go to, another host
 POLICY = (
@@ -51,6 +55,7 @@ def attach_ui(api: FastAPI, ctx: Context) -> None:
     ui.run_with(
         api,
         title="Mainspring",
+        language="en-US",
         favicon=FAVICON,
         dark=None,
         tailwind=False,

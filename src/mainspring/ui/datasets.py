@@ -58,7 +58,7 @@ async def one_page(view: View) -> None:
     live = Live(view.ctx)
     with page_frame(view.ref, view, "/datasets"):
         with ui.element("section"):
-            ui.html(f'<h1 class="ms-title">{parts.text(view.ref)}</h1>', sanitize=False)
+            ui.html(f'<h2 class="ms-title">{parts.text(view.ref)}</h2>', sanitize=False)
             size = f"{chosen.files:,} files, {show_bytes(chosen.size_bytes)}"
             parts.sentence(f'Version {chosen.number} of {len(found)}: {size}. In code: ms.dataset("{view.ref}@v{chosen.number}")')
         with ui.element("section"):

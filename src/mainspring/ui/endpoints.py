@@ -113,7 +113,7 @@ def top(view: View, rates: deque[tuple[float, int]]) -> str:
     bad = f"{one.errors:,} {'error' if one.errors == 1 else 'errors'}{share}"
     stop = parts.button("Stop endpoint", "stop", is_bad=True) if view.may_edit and one.state is not EndpointState.STOPPED else ""
     return (
-        f'<h1 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h1>'
+        f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
         f'<p class="ms-sentence">{parts.text(words + value)}</p>{parts.why(one.message)}'
         f"<p>{one.requests:,} requests, {bad} {_rate(rates)}</p>"
         f'<div class="ms-actions" style="margin-top:6px">{stop}</div>'

@@ -104,7 +104,7 @@ def top(view: View, chosen: ModelVersion) -> str:
         number = str(chosen.number)
         act = parts.button(f"Deploy v{number}", "deploy", number) + parts.button(f"Make v{number} champion", "champion", number)
     return (
-        f'<h1 class="ms-title">{parts.text(view.ref)} v{chosen.number} {parts.tags(chosen.aliases)}</h1>'
+        f'<h2 class="ms-title">{parts.text(view.ref)} v{chosen.number} {parts.tags(chosen.aliases)}</h2>'
         f'<p class="ms-sentence">{" ".join(words)}</p><div class="ms-actions" style="margin-top:6px">{act}</div>'
     )
 

@@ -38,7 +38,40 @@
       setTimeout(() => copied.classList.remove("is-copied"), 900);
     }
   });
-  const places = { o: "/", r: "/runs", s: "/sweeps", q: "/queue", c: "/clusters", d: "/datasets", m: "/models", e: "/endpoints" };
+  // what is ticked is in the address, and stays when the filter is changed
+  window.msPicked = (ids) => {
+    const address = new URL(location.href);
+    if (ids.length) address.searchParams.set("picked", ids.join(","));
+    else address.searchParams.delete("picked");
+    history.replaceState(null, "", address);
+    for (const tick of document.querySelectorAll(".ms-tick")) tick.checked = ids.includes(tick.dataset.arg);
+  };
+  document.addEventListener("submit", (event) => {
+    const picked = new URLSearchParams(location.search).get("picked");
+    if (!picked || !event.target.matches('form[role=search]')) return;
+    const field = Object.assign(document.createElement("input"), { type: "hidden", name: "picked", value: picked });
+    event.target.append(field);
+  });
+  // what scrolls sideways can be reached by keys
+  const reach = () => {
+    for (const one of document.querySelectorAll(".ms-scroll")) {
+      if (one.scrollWidth > one.clientWidth) one.tabIndex = 0;
+      else one.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("resize", reach);
+  // a block that is drawn again takes the focus with it: give it back to the same link, button or tick
+  let held = null;
+  const key = (one) => one.dataset.act ? `${one.dataset.act} ${one.dataset.arg}` : one.getAttribute("href");
+  document.addEventListener("focusin", (event) => { held = event.target.closest("a[href], [data-act]"); });
+  new MutationObserver(() => {
+    reach();
+    if (!held || held.isConnected || document.activeElement !== document.body) return;
+    const same = [...document.querySelectorAll(held.dataset.act ? "[data-act]" : "a[href]")].find((one) => key(one) === key(held));
+    held = null;
+    if (same) same.focus({ preventScroll: true });
+  }).observe(document.documentElement, { childList: true, subtree: true });
+  const places = { o: "/", r: "/runs", s: "/sweeps", p: "/pipelines", q: "/queue", c: "/clusters", d: "/datasets", m: "/models", e: "/endpoints", t: "/settings" };
   let isGoing = false;
   document.addEventListener("keydown", (event) => {
     const typed = event.target.closest("input, textarea, select, [contenteditable]");
@@ -54,6 +87,7 @@
       const at = links.indexOf(document.activeElement) + (event.key === "j" ? 1 : -1);
       if (links[at]) links[at].focus();
     }
+    if (event.key === "x") document.activeElement?.closest("tr")?.querySelector(".ms-tick")?.click();
   });
   // a chart is dragged over to see a part of it; the server sends finer points
   window.msBrush = (chart) => {

@@ -39,6 +39,7 @@ _LIKE = {
     "draining": "cancelled",
     "stopping": "cancelled",
     "paused": "cancelled",
+    "skipped": "cancelled",
 }
 
 
@@ -106,6 +107,8 @@ def table(
     right = [column in numeric for column in columns]
     head = "".join(
         f'<th scope="col"{" class=ms-num" if is_right else ""}>{column if column.startswith("<") else escape(column)}</th>'
+        if column
+        else "<td></td>"  # a head without words is none
         for column, is_right in zip(columns, right, strict=True)
     )
     body = "".join(

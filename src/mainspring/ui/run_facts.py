@@ -28,8 +28,10 @@ def top(view: View, ref: str) -> str:
     part_of = ""
     if link is not None and link.kind == "sweep":
         part_of = f" · trial {parts.text(link.key)} of {parts.link('a sweep', view.url(f'/sweeps/{link.id}'))}"
+    if link is not None and link.kind == "pipeline_run":
+        part_of = f" · step {parts.text(link.key)} of {parts.link('a pipeline', view.url(f'/pipelines/{link.id}'))}"
     return (
-        f'<h1 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h1>'
+        f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
         f'<p class="ms-sentence">{parts.text(_sentence(view, one, told))}</p>'
         f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
         f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nicegui import run as threads
 from nicegui import ui
 
+from mainspring.core.errors import MainspringError
 from mainspring.core.ids import RunId
+from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.records import Desired, Run, RunState
 from mainspring.core.units import show_milli
 from mainspring.services import runs
-from mainspring.ui import parts
+from mainspring.ui import acts, parts
 from mainspring.ui.live import Live
 from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
@@ -20,6 +24,8 @@ from mainspring.ui.view import View
 PAGE = 50
 ORDERS = ("newest", "oldest", "name", "state", "duration")
 MAX_METRICS = 6
+MAX_PICKED = 50
+FEWEST, MOST = 2, 6  # that can be compared
 
 
 async def page(view: View) -> None:
@@ -32,11 +38,37 @@ async def page(view: View) -> None:
         return
     shown = [one.id for one in first.items]
     newest = max((one.seq for one in first.items), default=0)
+    picked = [ref for ref in view.query.get("picked", "").split(",") if ref][:MAX_PICKED]
+
+    def now() -> View:
+        return replace(view, query={**view.query, "picked": ",".join(picked)})
+
     with page_frame("Runs", view):
         ui.html(controls(view, wanted), sanitize=False)
         if wanted.order == "newest" and not cursor:
             await live.block(lambda: _news(view, wanted, newest), "runs")
-        await live.block(lambda: rows(view, wanted, first, shown), "runs", "attempts")
+        chosen = await live.block(lambda: choice(view, picked), "runs")
+        await live.block(lambda: rows(now(), wanted, first, shown), "runs", "attempts")
+
+    async def pick(ref: str) -> None:
+        picked.remove(ref) if ref in picked else picked.append(ref)
+        del picked[MAX_PICKED:]
+        ui.run_javascript(f"msPicked({json.dumps(picked)})")
+        chosen.set_content(await threads.io_bound(choice, view, picked) or "")
+
+    async def clear(_: str) -> None:
+        picked.clear()
+        ui.run_javascript("msPicked([])")
+        chosen.set_content("")
+
+    acts.listen(
+        {
+            "pick": pick,
+            "unpick": clear,
+            "cancel": lambda _: _ask_cancel(view, picked),
+            "rerun": lambda _: _ask_rerun(view, picked),
+        }
+    )
     live.start()
 
 
@@ -86,6 +118,25 @@ def controls(view: View, wanted: RunFilter) -> str:
     )
 
 
+def choice(view: View, picked: Sequence[str]) -> str:
+    """Return what one may do with the runs that are ticked; nothing while none is."""
+    if not picked:
+        return ""
+    found = _known(view, picked)
+    going = sum(one.state not in TERMINAL_RUN for one in found)
+    compare = ""
+    if FEWEST <= len(found) <= MOST:
+        compare = f'<a class="ms-btn" href="{parts.text(view.url("/compare", runs=",".join(picked)))}">Compare</a>'
+    elif len(found) > MOST:
+        compare = f'<span class="ms-soft">Up to {MOST} can be compared.</span>'
+    else:
+        compare = '<span class="ms-soft">Tick another one to compare.</span>'
+    again = parts.button("Run again", "rerun") if view.may_edit else ""
+    cancel = parts.button(f"Cancel {going}", "cancel", is_bad=True) if view.may_edit and going else ""
+    clear = parts.button("Clear", "unpick")
+    return f'<div class="ms-actions ms-picked"><span>{len(found)} chosen</span>{compare}{again}{cancel}{clear}</div>'
+
+
 def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]) -> str:
     """Return the runs `shown`, as they are now, and the way to the next."""
     fresh = {one.id: one for one in first.items}
@@ -105,7 +156,7 @@ def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]
     metric_heads = [_sorted_by(view, wanted, f"metric:{name}", name) for name in names]
     table = parts.table(
         [*heads, *times, "Asks for", *metric_heads, *params, "Tags"],
-        [row(view, one, params, names) for one in items],
+        [(_tick(view, one) + first_cell, *rest) for one in items for first_cell, *rest in (row(view, one, params, names),)],
         empty="No run matches. Type: mainspring run train.py",
         label="Runs",
         numeric=(*params, *metric_heads, times[1]),
@@ -152,6 +203,46 @@ def asks(one: Run) -> str:
     gpus = f", {show_milli(wanted.gpu_milli)} GPU" if wanted.gpu_milli else ""
     times = f" × {one.spec.replicas}" if one.spec.replicas > 1 else ""
     return f"{show_milli(wanted.cpu_milli)} CPU{gpus}{times}"
+
+
+def _tick(view: View, one: Run) -> str:
+    is_picked = " checked" if one.id in view.query.get("picked", "").split(",") else ""
+    return (
+        f'<input type="checkbox" class="ms-tick" data-act="pick" data-arg="{parts.text(one.id)}"{is_picked} '
+        f'aria-label="Choose {parts.text(one.name)}">'
+    )
+
+
+def _known(view: View, picked: Sequence[str]) -> list[Run]:
+    """Return the chosen runs that are still there."""
+    found = []
+    for ref in picked:
+        try:
+            found.append(runs.get(view.ctx, view.actor, ref))
+        except MainspringError:
+            continue
+    return found
+
+
+async def _ask_cancel(view: View, picked: Sequence[str]) -> None:
+    found = [one for one in await threads.io_bound(_known, view, picked) or [] if one.state not in TERMINAL_RUN]
+    waiting = sum(one.state is RunState.QUEUED for one in found)
+
+    async def cancel() -> None:
+        await acts.carry_out(lambda: [runs.cancel(view.ctx, view.actor, one.id) for one in found], f"{len(found)} are cancelled.")
+
+    happens = f"{waiting} leave the queue at once; {len(found) - waiting} get SIGTERM and their grace. Logs and metrics stay."
+    acts.ask(f"Cancel {len(found)} {'run' if len(found) == 1 else 'runs'}?", happens, "Cancel them", cancel)
+
+
+async def _ask_rerun(view: View, picked: Sequence[str]) -> None:
+    found: list[Run] = await threads.io_bound(_known, view, picked) or []
+
+    async def again() -> None:
+        await acts.carry_out(lambda: [runs.rerun(view.ctx, view.actor, one.id) for one in found], "Submitted again.")
+
+    question = f"Run {len(found)} {'run' if len(found) == 1 else 'runs'} again?"
+    acts.ask(question, "New runs of the same code are submitted in your name.", "Run again", again, is_destructive=False)
 
 
 def _news(view: View, wanted: RunFilter, newest: int) -> str:

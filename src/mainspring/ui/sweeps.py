@@ -102,7 +102,7 @@ def top(view: View, ref: str) -> str:
     linked = best_words if best is None else parts.link(best_words, view.url(f"/runs/{best.run}"))
     took = f" · took {parts.span(sweep.created_at, sweep.ended_at)}" if sweep.ended_at else ""
     return (
-        f'<h1 class="ms-title">{parts.text(sweep.name)} {parts.state(sweep.state.value)}</h1>'
+        f'<h2 class="ms-title">{parts.text(sweep.name)} {parts.state(sweep.state.value)}</h2>'
         f'<p class="ms-sentence">{parts.text(words)}; {linked}.</p>'
         f'<div class="ms-soft">{parts.text(sweep.owner)} · {parts.text(sweep.spec.sampler)} · started '
         f"{parts.moment(sweep.created_at)}{took} · {parts.short_id(sweep.id, 40)} · "

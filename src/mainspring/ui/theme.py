@@ -17,11 +17,13 @@ NAV = (
     ("Overview", "/"),
     ("Runs", "/runs"),
     ("Sweeps", "/sweeps"),
+    ("Pipelines", "/pipelines"),
     ("Queue", "/queue"),
     ("Fleet", "/clusters"),
     ("Data sets", "/datasets"),
     ("Models", "/models"),
     ("Endpoints", "/endpoints"),
+    ("Settings", "/settings"),
 )
 FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6.5" fill="none" stroke="#0b62a4" '
@@ -51,7 +53,8 @@ def page_frame(title: str, view: View, route: str = "") -> Iterator[None]:
             f'<span class="ms-who">{escape(view.actor.name)}</span>',
             sanitize=False,
         ).classes("ms-bar")
-    with ui.element("main").classes("ms-main"):
+    with ui.element("div").classes("ms-main"):  # NiceGUI's own element around everything is the main landmark
+        ui.html(f'<h1 class="ms-hidden">{escape(title)}</h1>', sanitize=False)
         yield
 
 

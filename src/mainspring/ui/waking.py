@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +19,7 @@ from mainspring.core.errors import NotFoundError
 from mainspring.services.context import Context
 
 PAGES = "mainspring.ui.app"  # by name: importing it loads NiceGUI, which is a third of a server's start and memory
+UNUSED = ("aiohttp", "requests")  # NiceGUI's socket library has clients too, and loads these for them where it finds them: 10 MB
 
 
 def attach_waking_ui(api: FastAPI, ctx: Context) -> None:
@@ -61,8 +64,19 @@ class Waking:
         await self._awake.aclose()
 
     async def _wake(self) -> ASGIApp:
-        module = await run_in_threadpool(importlib.import_module, PAGES)
+        module = await run_in_threadpool(load_pages)
         pages = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         module.attach_ui(pages, self._ctx)
         await self._awake.enter_async_context(pages.router.lifespan_context(pages))
         return pages
+
+
+def load_pages() -> ModuleType:
+    """Import the pages, and none of `UNUSED` with them; who wants one of those later can import it."""
+    kept_out = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(kept_out))  # type: ignore[arg-type]  # None: "not to be found"
+    try:
+        return importlib.import_module(PAGES)
+    finally:
+        for name in kept_out:
+            del sys.modules[name]

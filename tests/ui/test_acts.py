@@ -1,0 +1,186 @@
+"""What people do on the pages, in a real Chromium: compare, zoom, deploy, roll back, cancel, run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from mainspring.core.records import RunState
+from mainspring.services import endpoints, models, pipelines, secrets
+
+Open = Callable[..., Any]
+Aside = Callable[[Callable[[], Any]], Any]
+pytestmark = pytest.mark.browser
+
+
+def test_runs_are_ticked_and_compared(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/runs")
+    page.get_by_label("Choose good").check()
+    expect(page.locator(".ms-picked")).to_contain_text("Tick another one")
+    page.get_by_label("Choose steady").check()
+    expect(page.locator(".ms-picked")).to_contain_text("2 chosen")
+    assert set(_query(page)["picked"][0].split(",")) == {site.full.ids["good"], site.full.ids["running"]}
+    page.get_by_role("link", name="Compare").click()
+    expect(page.locator(".ms-sentence")).to_contain_text("They differ in rate")
+    expect(page.get_by_role("table", name="Parameters that differ")).to_contain_text("0.2")
+    expect(page.locator(".ms-chart canvas").first).to_be_visible()
+    seen.close()
+
+
+def test_ticks_outlive_a_filter_and_a_fresh_drawing(tab: Open, aside: Aside, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/runs")
+    page.get_by_label("Choose good").check()
+    expect(page.locator(".ms-picked")).to_contain_text("1 chosen")
+    aside(lambda: site.full.submit("newcomer"))
+    expect(page.get_by_text("1 new: show")).to_be_visible()
+    expect(page.get_by_label("Choose good")).to_be_checked()
+    page.get_by_label("State").select_option("succeeded")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".ms-picked")).to_contain_text("1 chosen")
+    expect(page.get_by_label("Choose good")).to_be_checked()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".ms-picked")).to_have_count(0)
+    expect(page.get_by_label("Choose good")).not_to_be_checked()
+    seen.close()
+
+
+def test_chosen_runs_are_cancelled_together(tab: Open, aside: Aside, site: Any) -> None:
+    ids = [aside(lambda: site.full.submit(f"late-{n}", gpus=2)).id for n in range(2)]  # noqa: B023
+    seen = tab()
+    page = seen.open(f"/runs?picked={','.join(ids)}")
+    page.get_by_role("button", name="Cancel 2").click()
+    expect(page.get_by_role("dialog")).to_contain_text("2 leave the queue at once")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel them").click()
+    expect(page.locator(".ms-picked")).not_to_contain_text("Cancel")
+    assert [aside(lambda: site.full.ctx.store.runs.get(id)).state for id in ids] == [RunState.CANCELLED] * 2  # noqa: B023
+    seen.close()
+
+
+def test_chosen_runs_are_run_again_together(tab: Open, aside: Aside, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs?picked={site.full.ids['good']},{site.full.ids['bad']}")
+    page.get_by_role("button", name="Run again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Run again").click()
+    expect(page.get_by_text("2 new: show")).to_be_visible()
+    seen.close()
+
+
+def test_a_drag_over_a_chart_asks_for_its_steps(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open(f"/runs/{site.full.ids['running']}")
+    box = page.locator(".ms-chart canvas").first.bounding_box()
+    assert box is not None
+    page.wait_for_timeout(500)  # the chart takes the brush after it was drawn
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.4, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, y, steps=4)
+    page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=4)
+    page.mouse.up()
+    expect(page.get_by_label("From step")).not_to_have_value("")
+    start, end = float(_query(page)["from"][0]), float(_query(page)["to"][0])
+    assert 5 < start < end < 34
+    page.get_by_role("button", name="Whole").click()
+    expect(page.get_by_label("From step")).to_have_value("")
+    assert "from" not in _query(page)
+    page.get_by_label("From step").fill("10")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.wait_for_url(lambda url: "from=10" in url)
+    seen.close()
+
+
+def test_a_version_is_deployed_and_rolled_back(tab: Open, aside: Aside, site: Any) -> None:
+    full = site.full
+    aside(lambda: _second_version(full))
+    seen = tab()
+    page = seen.open("/models/delays")
+    page.get_by_role("button", name="Deploy v2").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("can be rolled back")
+    expect(dialog.get_by_label("Endpoint")).to_have_value("delays")
+    dialog.get_by_role("button", name="Deploy").click()
+    page.wait_for_url(lambda url: "/endpoints/delays" in url)
+    expect(page.get_by_role("table", name="Revisions")).to_contain_text("delays v2")
+    page.get_by_role("button", name="Roll back to it").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("deployed again as the next revision")
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    expect(page.get_by_role("table", name="Revisions").locator("tbody tr")).to_have_count(3)
+    found = aside(lambda: endpoints.revisions(full.ctx, full.actor, "delays"))
+    assert [one.model_version for one in found] == [1, 2, 1]
+    seen.close()
+
+
+def test_a_pipeline_is_cancelled(tab: Open, aside: Aside, site: Any) -> None:
+    full = site.full
+    graph = aside(lambda: full.ctx.store.pipelines.get(full.ids["pipeline"])).graph
+    fresh = aside(lambda: pipelines.start(full.ctx, full.actor, "fresh", graph))
+    seen = tab()
+    page = seen.open(f"/pipelines/{fresh.id}")
+    page.get_by_role("button", name="Cancel pipeline").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Ends 0 running steps, starts no other; 0 results stay.")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel pipeline").click()
+    expect(page.locator(".ms-title")).to_contain_text("cancelled")
+    expect(page.get_by_role("button", name="Cancel pipeline")).to_have_count(0)
+    seen.close()
+
+
+def test_a_token_is_made_shown_once_and_revoked(tab: Open, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/settings")
+    page.get_by_role("button", name="New token").click()
+    page.get_by_role("dialog").get_by_label("Name").fill("notebook")
+    page.get_by_role("dialog").get_by_role("button", name="Make token").click()
+    told = page.get_by_role("dialog").filter(has_text="Copy it now")
+    expect(told).to_be_visible()
+    plain = told.locator("code").inner_text()
+    page.get_by_role("button", name="I have it").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert plain not in page.content()
+    row = page.get_by_role("table", name="Tokens").locator("tr", has_text="notebook")
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke token").click()
+    expect(row).to_have_count(0)
+    seen.close()
+
+
+def test_a_secret_is_kept_and_its_value_is_never_on_a_page(tab: Open, aside: Aside, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/settings")
+    page.get_by_role("button", name="New secret").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("WANDB_KEY")
+    dialog.get_by_label("Value").fill("s3cr3t-value")
+    dialog.get_by_role("button", name="Keep secret").click()
+    expect(page.get_by_role("table", name="Secrets")).to_contain_text("WANDB_KEY")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert "s3cr3t-value" not in page.content()
+    assert "WANDB_KEY" in [one.name for one in aside(lambda: secrets.all(site.full.ctx, site.full.actor))]
+    seen.close()
+
+
+def test_a_page_that_is_drawn_again_keeps_the_focus(tab: Open, aside: Aside, site: Any) -> None:
+    seen = tab()
+    page = seen.open("/queue")
+    page.get_by_role("link", name="patient").focus()
+    aside(lambda: site.full.submit("later", gpus=2))
+    expect(page.get_by_role("link", name="later")).to_be_visible()
+    expect(page.get_by_role("link", name="patient")).to_be_focused()
+    seen.close()
+
+
+def _second_version(full: Any) -> None:
+    run = full.submit("better", gpus=0.5)
+    full.house.plan()
+    full.house.begin(full.house.attempt_of(run))
+    ended = full.house.end(run, outputs={"result": full.house.model_value("other weights")}, auc=0.8)
+    models.add_from_run(full.ctx, full.actor, "delays", ended)
+
+
+def _query(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
