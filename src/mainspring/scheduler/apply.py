@@ -10,38 +10,67 @@ from mainspring.core.records import Node
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.core.snapshot import DecisionKind, PlacedRun, Plan, Snapshot
 from mainspring.scheduler.cycle import as_placed
+from mainspring.scheduler.evict import waits_again
 
 
 def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
-    """Return `snapshot` with the starts of `plan` carried out at the same instant. Raises PlannerError."""
+    """Return `snapshot` with `plan` carried out and its evictions completed, at the same instant. Raises PlannerError.
+
+    Evicted runs wait again with their old place in the order; nominated runs wait with their places, and start in the next
+    plan; machines asked for count at their sites and have not come; released ones are gone.
+    """
     waiting = {run.id: run for run in snapshot.waiting}
-    taken: dict[str, list[Granted]] = {}
-    placed: list[PlacedRun] = []
+    placed = {run.id: run for run in snapshot.placed}
+    changes: dict[str, list[tuple[Granted, int]]] = {}
+    asked: dict[str, int] = {}
+    started: list[PlacedRun] = []
     for decision in plan.decisions:
-        if decision.kind is not DecisionKind.START:
+        if decision.kind is DecisionKind.EVICT:
+            victim = placed.pop(decision.run, None)
+            if victim is None or victim.version != decision.version:
+                raise PlannerError(f"The plan stops {decision.run}, which is not placed in this snapshot.")
+            waiting[victim.id] = waits_again(victim)
+            for place in victim.places:
+                changes.setdefault(place.node, []).append((place.granted, -1))
             continue
-        run = waiting.pop(decision.run, None)
+        run = waiting.get(decision.run)
         if run is None or run.version != decision.version:
-            raise PlannerError(f"The plan starts {decision.run}, which does not wait in this snapshot.")
-        for place in decision.places:
-            taken.setdefault(place.node, []).append(place.granted)
-        placed.append(as_placed(run, decision.places, snapshot))
-    nodes = tuple(_with(node, taken.get(node.id, ())) for node in snapshot.nodes)
-    left = tuple(run for run in snapshot.waiting if run.id in waiting)
-    return replace(snapshot, nodes=nodes, waiting=left, placed=(*snapshot.placed, *placed))
+            raise PlannerError(f"The plan decides about {decision.run}, which does not wait in this snapshot.")
+        if decision.kind is DecisionKind.START:
+            del waiting[run.id]
+            started.append(as_placed(run, decision.places, snapshot))
+            for place in decision.places:
+                changes.setdefault(place.node, []).append((place.granted, 1))
+        elif decision.kind is DecisionKind.NOMINATE:
+            waiting[run.id] = replace(run, nominated=decision.places)
+        elif decision.kind is DecisionKind.BURST:
+            waiting[run.id] = replace(run, is_bursting=True)
+            asked[decision.site] = asked.get(decision.site, 0) + run.replicas
+    nodes = tuple(_with(node, changes.get(node.id, ())) for node in snapshot.nodes if node.id not in plan.release)
+    return replace(
+        snapshot,
+        nodes=nodes,
+        waiting=tuple(waiting.values()),
+        placed=(*placed.values(), *started),
+        sites=tuple(replace(site, running=site.running + asked.get(site.name, 0)) for site in snapshot.sites),
+        rented=tuple(one for one in snapshot.rented if one.node not in plan.release),
+    )
 
 
-def _with(node: Node, granted: Sequence[Granted]) -> Node:
-    if not granted:
+def _with(node: Node, changes: Sequence[tuple[Granted, int]]) -> Node:
+    if not changes:
         return node
-    devices = {share.index: 0 for share in node.used_devices}
-    for share in (*node.used_devices, *(share for one in granted for share in one.devices)):
-        devices[share.index] = devices.get(share.index, 0) + share.milli
+    devices: dict[int, int] = {}
+    for share, sign in (
+        *((share, 1) for share in node.used_devices),
+        *((share, sign) for granted, sign in changes for share in granted.devices),
+    ):
+        devices[share.index] = devices.get(share.index, 0) + sign * share.milli
     return replace(
         node,
-        used_cpu_milli=node.used_cpu_milli + sum(one.cpu_milli for one in granted),
-        used_memory_bytes=node.used_memory_bytes + sum(one.memory_bytes for one in granted),
-        used_disk_bytes=node.used_disk_bytes + sum(one.disk_bytes for one in granted),
-        used_devices=tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(devices.items())),
+        used_cpu_milli=node.used_cpu_milli + sum(sign * one.cpu_milli for one, sign in changes),
+        used_memory_bytes=node.used_memory_bytes + sum(sign * one.memory_bytes for one, sign in changes),
+        used_disk_bytes=node.used_disk_bytes + sum(sign * one.disk_bytes for one, sign in changes),
+        used_devices=tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(devices.items()) if milli),
         version=node.version + 1,
     )

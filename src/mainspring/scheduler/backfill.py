@@ -67,12 +67,10 @@ class Backfill:
 
     def reserve(self, run: WaitingRun) -> bool:
         """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
-        if len(self.kept) >= self.policy.backfill.reserved:
-            return False
         waited = (self.now - run.submitted_at).total_seconds()
         request = self.placement.request(run.resources)
         kept = self.timeline().earliest(request, run.replicas, is_patient=waited < self.policy.order.aging_s)
-        if kept is None:
+        if kept is None or kept.at_s <= 0:  # 0: it is not room that it waits for
             return False
         self.kept[run.id] = kept
         self.timeline().keep(kept)
@@ -117,6 +115,29 @@ class Backfill:
         """Count on the end of a run that this plan starts."""
         self._started.append(run)
 
+    def give(self, which: Iterable[Hold]) -> None:
+        """Give holds back for a while."""
+        for hold in which:
+            self._give(hold, sign=1)
+
+    def take(self, which: Iterable[Hold]) -> None:
+        """Take them again."""
+        for hold in which:
+            self._give(hold, sign=-1)
+
+    def forget(self, run: str) -> None:
+        """Drop the reservation of a run whose hold was given back."""
+        self.holds = [hold for hold in self.holds if hold.run != run]
+        self.kept.pop(run, None)
+
+    def adopt(self, run: str, places: Sequence[Place]) -> None:
+        """Keep places that were put already for a run that will start there later."""
+        self.holds.append(Hold(until_s=0.0, held=tuple(taken_by(self.placement.cluster, places)), run=run))
+
+    def is_for(self, hold: Hold, account: Account) -> bool:
+        """Say whether a hold is an open window of the share or of one above it."""
+        return hold.account is not None and hold.until_s <= 0 and hold.account in account.path()
+
     def release(self, which: Iterable[Hold]) -> None:
         """Give holds back for good."""
         gone = list(which)
@@ -136,10 +157,8 @@ class Backfill:
         return self._timeline
 
     def _may_pass(self, hold: Hold, run: WaitingRun, account: Account) -> bool:
-        if hold.account is not None and hold.until_s <= 0:
-            return hold.account in account.path()
         if hold.until_s <= 0:
-            return False
+            return self.is_for(hold, account)
         if run.estimate_s > 0:
             return run.estimate_s * self.policy.backfill.safety <= hold.until_s
         # Nobody knows its end. Before a window it may run if it can be sent away when the window opens.

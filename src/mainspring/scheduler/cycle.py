@@ -14,8 +14,9 @@ from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, S
 from mainspring.scheduler.backfill import Backfill, put
 from mainspring.scheduler.cluster import Cluster
 from mainspring.scheduler.demand import typical_of
+from mainspring.scheduler.evict import SOON_S, Evictions
 from mainspring.scheduler.explain import gate, hold
-from mainspring.scheduler.order import Entry
+from mainspring.scheduler.order import Entry, Kind
 from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.requests import Key, key_of
 from mainspring.scheduler.scorers import find_scorer
@@ -34,14 +35,13 @@ class Cycle:
     aside: list[Entry]
     starts: list[Decision] = field(default_factory=list)
     nominations: list[Decision] = field(default_factory=list)
+    evictions: list[Decision] = field(default_factory=list)
     placed: list[tuple[str, tuple[Place, ...]]] = field(default_factory=list)  # owner and places of the starts
 
     @classmethod
     def begin(cls, snapshot: Snapshot, cluster: Cluster) -> Cycle:
         """Return the state before the first decision."""
-        placement = Placement(
-            cluster=cluster, scorer=find_scorer(snapshot.policy.scorer), typical=typical_of(snapshot)
-        )
+        placement = Placement(cluster=cluster, scorer=find_scorer(snapshot.policy.scorer), typical=typical_of(snapshot))
         room = Backfill(placement=placement, policy=snapshot.policy, now=snapshot.now, placed=snapshot.placed)
         tree = Tree(snapshot, cluster)
         entries, aside = _entries(snapshot, tree, placement)
@@ -67,7 +67,7 @@ class Cycle:
                     put(self.room.placement.cluster, row, need, milli, sign=-1)
                 self._started(entry, places, rule="nominated")
             elif self.room.nominate(run, places, stopping):
-                self._nominate(entry, places)
+                self._nominate(entry, places, rule="nominated")
             else:
                 continue
             settled.add(run.id)
@@ -93,8 +93,42 @@ class Cycle:
 
     def reserve(self, entry: Entry) -> None:
         """Keep the earliest places for a run that could not start, if nothing but room stands against it."""
-        if len(self.room.kept) < self.snapshot.policy.backfill.reserved and gate(entry, self.tree) is None:
+        if len(self.room.kept) >= self.snapshot.policy.backfill.reserved or gate(entry, self.tree) is not None:
+            return
+        if not self.tree.closed_models(entry.account, entry.need):
             self.room.reserve(entry.run)
+
+    def make_room(self, blocked: Sequence[Entry]) -> list[Entry]:
+        """Stop runs for those blocked, the first first; return who still waits."""
+        evictions = Evictions(room=self.room, tree=self.tree)
+        failed: set[tuple[str, Kind]] = set()
+        left: list[Entry] = []
+        tried = 0
+        for entry in blocked:
+            kind = (entry.account.name, entry.kind)
+            kept = self.room.kept.get(entry.run.id)
+            is_soon = kept is not None and kept.at_s <= SOON_S
+            if tried >= self.snapshot.policy.preemption.max_tried or kind in failed or is_soon or self._is_shut(entry):
+                left.append(entry)
+                continue
+            tried += 1
+            cleared = evictions.clear(entry)
+            if cleared is None:
+                failed.add(kind)
+                left.append(entry)
+                continue
+            for victim in cleared.victims:
+                self.evictions.append(
+                    Decision(
+                        run=victim.run.id,
+                        kind=DecisionKind.EVICT,
+                        version=victim.run.version,
+                        beneficiary=entry.run.id,
+                        rule=cleared.rule,
+                    )
+                )
+            self._nominate(entry, cleared.places, rule=cleared.rule)
+        return left
 
     def wait(self, entry: Entry, reason: Reason) -> Decision:
         """Return the decision that lets a run wait, with its reservation if it has one."""
@@ -109,8 +143,10 @@ class Cycle:
 
     def holders(self) -> Iterator[tuple[str, tuple[Place, ...]]]:
         """Give (owner, places) of all that is placed after this plan."""
+        gone = {decision.run for decision in self.evictions}
         for run in self.snapshot.placed:
-            yield run.owner, run.places
+            if run.id not in gone:
+                yield run.owner, run.places
         yield from self.placed
 
     def _started(self, entry: Entry, places: tuple[Place, ...], *, rule: str) -> None:
@@ -121,7 +157,15 @@ class Cycle:
         self.placed.append((run.owner, places))
         self.room.started(as_placed(run, places, self.snapshot))
 
-    def _nominate(self, entry: Entry, places: Sequence[Place]) -> None:
+    def _is_shut(self, entry: Entry) -> bool:
+        """Say whether no eviction could let the run start."""
+        if entry.account.is_held or any(
+            entry.need.amounts[place] > one.limit[place] for one in entry.account.path() for place in entry.need.mask
+        ):
+            return True
+        return not entry.run.is_preemptible and self.tree.over_entitlement(entry.account, entry.need) is not None
+
+    def _nominate(self, entry: Entry, places: Sequence[Place], *, rule: str) -> None:
         run = entry.run
         amounts = self.tree.granted((place.node, place.granted) for place in places)
         self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
@@ -138,7 +182,7 @@ class Cycle:
                 version=run.version,
                 places=tuple(places),
                 reason=reason,
-                rule="nominated",
+                rule=rule,
             )
         )
 

@@ -1,7 +1,8 @@
 """The planner: `plan(snapshot) -> Plan`. Pure and deterministic: no clock, no randomness, nothing read or written.
 
 The cycle is the one screen below; each step is a file: who comes next (`order.py`) by what each share holds (`shares.py`),
-where a run goes (`placement.py`), what is kept for whom (`backfill.py`), why the others wait (`explain.py`).
+where a run goes (`placement.py`), what is kept for whom (`backfill.py`, `timeline.py`), who is stopped for whom (`evict.py`),
+why the others wait (`explain.py`). `cycle.py` holds what was decided so far.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ def plan(snapshot: Snapshot) -> Plan:
             queue.failed()
             cycle.reserve(entry)
 
-    # 3. say why, judged by the state that is left
-    waiting = [*queue.blocked, *queue.untried, *cycle.aside]
+    # 3. make room for those who are owed more than they hold; what is cleared is kept for them
+    blocked = cycle.make_room(queue.blocked)
+
+    # 4. say why, judged by the state that is left
+    waiting = [*blocked, *queue.untried, *cycle.aside]
     explain = Explainer(
         snapshot=snapshot,
         tree=cycle.tree,
@@ -50,7 +54,7 @@ def plan(snapshot: Snapshot) -> Plan:
         started=len(cycle.starts),
     )
     waits = [cycle.wait(entry, explain.why(entry)) for entry in waiting]
-    return Plan(fingerprint=fingerprint(snapshot), decisions=(*cycle.starts, *cycle.nominations, *waits))
+    return Plan(fingerprint=fingerprint(snapshot), decisions=(*cycle.starts, *cycle.evictions, *cycle.nominations, *waits))
 
 
 def _check(snapshot: Snapshot) -> None:

@@ -18,6 +18,7 @@ from mainspring.scheduler.requests import NEVER, Request
 
 CPU, MEMORY, GPU = 0, 1, 2
 UNBOUNDED = 2**62
+ROUNDING = 1e-6  # of a milli or a byte
 LEAST_WEIGHT = 0.1  # past use takes no more than nine tenths of a share's weight: it never starves
 
 
@@ -63,6 +64,7 @@ class Account:
     children: list[Account] = field(default_factory=list)
     entitled: list[float] = field(default_factory=list)
     fair: list[float] = field(default_factory=list)
+    scarce: list[bool] = field(default_factory=list)  # those below it ask for more than it may fairly have
 
     @property
     def name(self) -> str:
@@ -81,6 +83,10 @@ class Account:
                     return False
                 counted = counted or place >= GPU or not need.amounts[GPU]
         return counted
+
+    def has_room(self, need: Need) -> bool:
+        """Say whether it would stay at or below its fair amount of all that is asked for."""
+        return all(self.used[place] + need.amounts[place] <= self.fair[place] + ROUNDING for place in need.mask)
 
     def path(self) -> Iterator[Account]:
         """Give this account, then those above it up to the root."""
@@ -215,6 +221,9 @@ class Tree:
         demands = [self._demand(one) for one in children]
         for one in children:
             one.entitled, one.fair = [], []
+        account.scarce = [
+            sum(demand[place] for demand in demands) > account.fair[place] + ROUNDING for place in range(len(account.fair))
+        ]
         for place, _ in enumerate(self.units.names):
             promised = sum(one.guarantee[place] for one in children)
             if promised > account.guarantee[place] and promised:
@@ -293,6 +302,7 @@ class Tree:
             pledged=pledged,
             entitled=[float(UNBOUNDED)] * size,
             fair=[0.0] * size,
+            scarce=[False] * size,
         )
 
     def _models(self, node: str) -> dict[int, int]:

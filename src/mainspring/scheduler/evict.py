@@ -1,0 +1,338 @@
+"""Who is stopped for whom, least disruption first: move, reclaim, preempt (KAI-Scheduler's ladder, kept within fair amounts).
+
+- *move*: a run that lost little and fits elsewhere makes room; nobody loses anything but the work since its checkpoint.
+- *reclaim*: between shares. The victim's shares stay at or above their fair amounts, the beneficiary's at or below theirs,
+  at every level below the share that both have in common.
+- *preempt*: inside one share, for a run of higher priority.
+
+Nobody is stopped in vain: victims are the smallest set that makes room (dropping any one makes the placement fail), and what
+they free is kept for the beneficiary (NOMINATE). Why this ends, on trees too: docs/internals/scheduling.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from mainspring.core.resources import GPU_MILLI
+from mainspring.core.snapshot import Place, PlacedRun, WaitingRun
+from mainspring.scheduler.backfill import Backfill, Hold, put
+from mainspring.scheduler.cluster import Cluster, Ints
+from mainspring.scheduler.fit import most_in_one_cluster
+from mainspring.scheduler.order import CPUS_PER_GPU, Entry
+from mainspring.scheduler.requests import Request
+from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
+from mainspring.scheduler.timeline import taken_by
+
+SOON_S = 60.0  # a run that starts so soon without it stops nobody
+MOST_ROWS = 256  # rows looked at for one replica, the cheapest first
+May: TypeAlias = Callable[["Victim"], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Victim:
+    """A run that may be stopped: what it holds where, and the work that would be lost (GPU-seconds since its checkpoint)."""
+
+    run: PlacedRun
+    account: Account
+    amounts: list[int]
+    taken: list[tuple[int, Ints, Ints]]
+    lost: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cleared:
+    """Room made for one run: who stops, by which rule, and where it goes then."""
+
+    rule: str
+    victims: list[Victim]
+    places: tuple[Place, ...]
+
+
+@dataclass(slots=True)
+class Evictions:
+    """Looks for victims, one beneficiary after the other; what was cleared is taken into account."""
+
+    room: Backfill
+    tree: Tree
+    gone: set[str] = field(default_factory=set)
+    _of_row: dict[int, list[Victim]] = field(default_factory=dict)
+    _freeable: tuple[Ints, Ints] | None = None
+
+    def clear(self, entry: Entry) -> Cleared | None:
+        """Make room for a blocked run and put it there, or change nothing and return None."""
+        mode = self.room.policy.preemption.mode
+        if mode == "never" or entry.run.is_bursting:
+            return None
+        cleared = None
+        if all(one.has_room(entry.need) for one in entry.account.path()):
+            cleared = self._search(entry, "move", self._can_move)
+        if cleared is None and entry.account.has_room(entry.need):
+            cleared = self._search(entry, "reclaim", lambda victim: _may_reclaim(entry, victim))
+        if cleared is None and mode == "priority":
+            cleared = self._search(entry, "preempt", lambda victim: _may_preempt(entry, victim))
+        return cleared
+
+    def _index(self) -> tuple[Ints, Ints]:
+        """List the runs that may be stopped at all by row, cheapest first; return what they hold of each row."""
+        if self._freeable is not None:
+            return self._freeable
+        cluster, policy, now = self.room.placement.cluster, self.room.policy.preemption, self.room.now
+        free, gpu_free = np.zeros_like(cluster.free), np.zeros_like(cluster.gpu_free)
+        self._freeable = (free, gpu_free)
+        victims: list[Victim] = []
+        for run in self.room.placed:
+            age = (now - run.since).total_seconds()
+            least = policy.min_run_s if run.checkpointed_at is None else min(policy.min_run_s, policy.min_checkpointed_run_s)
+            if not run.is_preemptible or run.is_stopping or age < least:
+                continue
+            account = self.tree.account(run.share or run.owner)
+            idle = max(0.0, (now - (run.checkpointed_at or run.since)).total_seconds())
+            is_rich = any(used > fair + ROUNDING for used, fair in zip(account.used, account.fair, strict=True))
+            if not (is_rich or idle <= policy.min_run_s or policy.mode == "priority"):
+                continue
+            amounts = self.tree.held_by(run)
+            size = max(amounts[GPU], amounts[CPU] / CPUS_PER_GPU) / GPU_MILLI
+            victims.append(Victim(run, account, amounts, taken_by(cluster, run.places), size * idle))
+        victims.sort(key=lambda one: (one.lost, one.run.priority, -one.run.seq, one.run.id))
+        for victim in victims:
+            for row, need, milli in victim.taken:
+                self._of_row.setdefault(row, []).append(victim)
+                free[row] += need
+                gpu_free[row] += milli
+        return self._freeable
+
+    def _search(self, entry: Entry, rule: str, may: May) -> Cleared | None:
+        own = [hold for hold in self.room.holds if hold.run == entry.run.id or self.room.is_for(hold, entry.account)]
+        self.room.give(own)
+        chosen: list[Victim] = []
+        try:
+            for part in self._parts(entry):
+                chosen = self._choose(entry, may, part)
+                if chosen:
+                    break
+        finally:
+            self.room.take(own)
+        return None if not chosen else self._carry_out(entry, rule, chosen, own)
+
+    def _parts(self, entry: Entry) -> Iterable[int | None]:
+        parts = len(self.room.placement.cluster.clusters)
+        return range(parts) if entry.run.replicas > 1 and parts > 1 else (None,)
+
+    def _choose(self, entry: Entry, may: May, part: int | None) -> list[Victim]:
+        """Return the cheapest victims found that let all replicas fit, as few as can be; none if none do."""
+        cluster = self.room.placement.cluster
+        request = self.room.placement.request(entry.run.resources)
+        free, gpu_free = cluster.free.copy(), cluster.gpu_free.copy()
+        chosen: list[Victim] = []
+        most = self.room.policy.preemption.max_victims
+        try:
+            while not self._is_enough(entry, request, free, gpu_free, part):
+                found = self._cheapest(request, may, chosen, free, gpu_free, part)
+                if not found or len(chosen) + len(found) > most:
+                    return []
+                for victim in found:
+                    _free(victim, free, gpu_free, sign=1)
+                    self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
+                chosen += found
+            for victim in list(reversed(chosen)):
+                _free(victim, free, gpu_free, sign=-1)
+                if self._is_enough(entry, request, free, gpu_free, part):
+                    chosen.remove(victim)
+                    self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+                else:
+                    _free(victim, free, gpu_free, sign=1)
+            return list(chosen)
+        finally:
+            for victim in chosen:
+                self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+
+    def _is_enough(self, entry: Entry, request: Request, free: Ints, gpu_free: Ints, part: int | None) -> bool:
+        if self.tree.over_limit(entry.account, entry.need) is not None:
+            return False
+        return _fitting(self.room.placement.cluster, request, free, gpu_free, part) >= entry.run.replicas
+
+    def _cheapest(
+        self,
+        request: Request,
+        may: May,
+        chosen: Sequence[Victim],
+        free: Ints,
+        gpu_free: Ints,
+        part: int | None,
+    ) -> list[Victim]:
+        """Return the victims that make room for one more replica on one row (or below a limit) at the least loss."""
+        cluster, taken = self.room.placement.cluster, set(chosen)
+        freeable = self._index()
+        before = request.counts(cluster, free, gpu_free)
+        after = request.counts(cluster, free + freeable[0], gpu_free + freeable[1])
+        able = cluster.is_ready & (after > before)
+        if part is not None:
+            able &= cluster.member == part
+        best: tuple[float, int, int, list[Victim]] | None = None
+        rows = [row for row in np.flatnonzero(able).tolist() if row in self._of_row]
+        rows.sort(key=lambda row: (self._of_row[row][0].lost, row))
+        for row in rows[:MOST_ROWS]:
+            found = self._on_row(request, row, [one for one in self._of_row[row] if one not in taken], may, free, gpu_free)
+            if found:
+                rank = (sum(victim.lost for victim in found), len(found), row, found)
+                if best is None or rank[:3] < best[:3]:
+                    best = rank
+        return best[3] if best is not None else []
+
+    def _on_row(
+        self, request: Request, row: int, victims: Sequence[Victim], may: May, free: Ints, gpu_free: Ints
+    ) -> list[Victim]:
+        """Return the first victims of a row that let one more replica fit, without those that turn out not to be needed."""
+        cluster = self.room.placement.cluster
+        room, devices = free[row].copy(), gpu_free[row].copy()
+        goal = _on_one(cluster, request, row, room, devices) + 1
+        found: list[Victim] = []
+        try:
+            for victim in victims:
+                if victim.run.id in self.gone or not may(victim):
+                    continue
+                self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
+                found.append(victim)
+                _free_row(victim, row, room, devices, sign=1)
+                if _on_one(cluster, request, row, room, devices) >= goal:
+                    break
+            else:
+                return []
+            needed: list[Victim] = []
+            for victim in reversed(found):
+                _free_row(victim, row, room, devices, sign=-1)
+                if _on_one(cluster, request, row, room, devices) < goal:
+                    _free_row(victim, row, room, devices, sign=1)
+                    needed.append(victim)
+            return needed[::-1]
+        finally:
+            for victim in found:
+                self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+
+    def _carry_out(self, entry: Entry, rule: str, chosen: list[Victim], own: list[Hold]) -> Cleared | None:
+        """Take the victims out, put the run in, and for a move every victim elsewhere; undo all if one has no place."""
+        cluster = self.room.placement.cluster
+        self.room.give(own)
+        for victim in chosen:
+            for row, need, milli in victim.taken:
+                put(cluster, row, need, milli, sign=1)
+        places = self.room.placement.place(entry.run, {})
+        moved: list[tuple[PlacedRun, tuple[Place, ...]]] = []
+        is_done = places is not None
+        if is_done and rule == "move":
+            for victim in sorted(chosen, key=lambda one: (-one.amounts[2], -one.amounts[0], one.run.seq, one.run.id)):
+                new = self.room.placement.place(waits_again(victim.run), {})
+                if new is None:
+                    is_done = False
+                    break
+                moved.append((victim.run, new))
+        if places is None or not is_done:
+            for put_back in (*(new for _, new in moved), places or ()):
+                for row, need, milli in taken_by(cluster, put_back):
+                    put(cluster, row, need, milli, sign=1)
+            for victim in chosen:
+                for row, need, milli in victim.taken:
+                    put(cluster, row, need, milli, sign=-1)
+            self.room.take(own)
+            return None
+        self.room.take([hold for hold in own if hold.run != entry.run.id])
+        self.room.forget(entry.run.id)
+        self.room.adopt(entry.run.id, places)
+        for run, new in moved:
+            self.room.adopt(run.id, new)
+        for victim in chosen:
+            self.gone.add(victim.run.id)
+            if rule != "move":
+                self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
+        return Cleared(rule, chosen, places)
+
+    def _can_move(self, victim: Victim) -> bool:
+        """Say whether a run has lost little by stopping now and seems to fit elsewhere."""
+        run, cluster = victim.run, self.room.placement.cluster
+        age = (self.room.now - (run.checkpointed_at or run.since)).total_seconds()
+        if age > self.room.policy.preemption.min_run_s or not run.places:
+            return False
+        request = self.room.placement.request(run.resources)
+        return _fitting(cluster, request, cluster.free, cluster.gpu_free, None) >= len(run.places)
+
+
+def _may_reclaim(entry: Entry, victim: Victim) -> bool:
+    """Say whether fairness lets the run take from this victim: judged at every level below what both have in common.
+
+    A share is judged by what is scarce among its siblings, and by what the victim holds of that.
+    """
+    mine = list(entry.account.path())
+    theirs: list[Account] = []
+    common = victim.account
+    while common not in mine:
+        theirs.append(common)
+        if common.parent is None:
+            return False
+        common = common.parent
+    below = mine[: mine.index(common)]
+    if not theirs or not below or not all(one.has_room(entry.need) for one in below):
+        return False
+    if not any(common.scarce[place] and victim.amounts[place] for place in entry.need.mask):
+        return False
+    return all(
+        one.used[place] - amount >= one.fair[place] - ROUNDING
+        for one in theirs
+        for place, amount in enumerate(victim.amounts)
+        if amount and one.parent is not None and one.parent.scarce[place]
+    )
+
+
+def _may_preempt(entry: Entry, victim: Victim) -> bool:
+    return victim.account is entry.account and victim.run.priority < entry.run.priority
+
+
+def _fitting(cluster: Cluster, request: Request, free: Ints, gpu_free: Ints, part: int | None) -> int:
+    counts = np.where(cluster.is_ready, request.counts(cluster, free, gpu_free), 0)
+    if part is not None:
+        return int(counts[cluster.member == part].sum())
+    return most_in_one_cluster(cluster, counts)
+
+
+def _on_one(cluster: Cluster, request: Request, row: int, room: Ints, devices: Ints) -> int:
+    """Return how many replicas a row could hold with so much free."""
+    most = [max(0, int(room[column])) // int(request.need[column]) for column in range(3) if request.need[column]]
+    if request.devices:
+        takes = request.milli_of_kind[cluster.kind_of[row]]
+        most.append(int((np.maximum(devices, 0) // takes).sum()) // request.devices)
+    return min(most)
+
+
+def _free(victim: Victim, free: Ints, gpu_free: Ints, *, sign: int) -> None:
+    for row, need, milli in victim.taken:
+        free[row] += sign * need
+        gpu_free[row] += sign * milli
+
+
+def _free_row(victim: Victim, row: int, room: Ints, devices: Ints, *, sign: int) -> None:
+    for held, need, milli in victim.taken:
+        if held == row:
+            room += sign * need
+            devices += sign * milli
+
+
+def waits_again(run: PlacedRun) -> WaitingRun:
+    """Return a placed run as one that waits again, with its old place in the order."""
+    return WaitingRun(
+        id=run.id,
+        owner=run.owner,
+        project=run.project,
+        seq=run.seq,
+        priority=run.priority,
+        submitted_at=run.submitted_at or run.since,
+        resources=run.resources,
+        replicas=len(run.places),
+        version=run.version,
+        share=run.share,
+        estimate_s=run.estimate_s,
+        same=run.same,
+        is_preemptible=run.is_preemptible,
+    )
