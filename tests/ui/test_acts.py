@@ -71,6 +71,21 @@ def test_chosen_runs_are_run_again_together(tab: Open, aside: Aside, site: Any) 
     seen.close()
 
 
+def test_a_long_list_grows_while_it_is_scrolled(tab: Open, aside: Aside, site: Any) -> None:
+    aside(lambda: [site.full.submit(f"many-{n}", gpus=2) for n in range(110)])
+    seen = tab()
+    page = seen.open("/runs")
+    rows = page.get_by_role("table", name="Runs").locator("tbody tr")
+    expect(rows).to_have_count(50)
+    page.mouse.move(400, 400)
+    page.mouse.wheel(0, 5000)
+    expect(rows).to_have_count(100)
+    page.mouse.wheel(0, 9000)
+    expect(rows).to_have_count(118)
+    expect(page.get_by_role("button", name="More")).to_have_count(0)
+    seen.close()
+
+
 def test_a_drag_over_a_chart_asks_for_its_steps(tab: Open, site: Any) -> None:
     seen = tab()
     page = seen.open(f"/runs/{site.full.ids['running']}")

@@ -60,6 +60,14 @@
     }
   };
   addEventListener("resize", reach);
+  // a list grows before its end is reached
+  let grown = "";
+  addEventListener("scroll", () => {
+    const more = document.querySelector(".ms-more");
+    if (!more || more.dataset.arg === grown || more.getBoundingClientRect().top > innerHeight + 600) return;
+    grown = more.dataset.arg;
+    more.click();
+  }, { passive: true });
   // a block that is drawn again takes the focus with it: give it back to the same link, button or tick
   let held = null;
   const key = (one) => one.dataset.act ? `${one.dataset.act} ${one.dataset.arg}` : one.getAttribute("href");

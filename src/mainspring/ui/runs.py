@@ -10,7 +10,6 @@ from nicegui import run as threads
 from nicegui import ui
 
 from mainspring.core.errors import MainspringError
-from mainspring.core.ids import RunId
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.records import Desired, Run, RunState
@@ -22,6 +21,7 @@ from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 PAGE = 50
+MAX_ROWS = 300  # that one page grows to while it is scrolled
 ORDERS = ("newest", "oldest", "name", "state", "duration")
 MAX_METRICS = 6
 MAX_PICKED = 50
@@ -36,7 +36,7 @@ async def page(view: View) -> None:
     first: Page[Run] | None = await threads.io_bound(runs.page, view.ctx, view.actor, wanted, cursor=cursor, limit=PAGE)
     if first is None:
         return
-    shown = [one.id for one in first.items]
+    seen = [first]
     newest = max((one.seq for one in first.items), default=0)
     picked = [ref for ref in view.query.get("picked", "").split(",") if ref][:MAX_PICKED]
 
@@ -48,7 +48,7 @@ async def page(view: View) -> None:
         if wanted.order == "newest" and not cursor:
             await live.block(lambda: _news(view, wanted, newest), "runs")
         chosen = await live.block(lambda: choice(view, picked), "runs")
-        await live.block(lambda: rows(now(), wanted, first, shown), "runs", "attempts")
+        table = await live.block(lambda: rows(now(), wanted, seen[0]), "runs", "attempts")
 
     async def pick(ref: str) -> None:
         picked.remove(ref) if ref in picked else picked.append(ref)
@@ -61,8 +61,16 @@ async def page(view: View) -> None:
         ui.run_javascript("msPicked([])")
         chosen.set_content("")
 
+    async def more(_: str) -> None:
+        far = seen[0].cursor
+        next_one: Page[Run] | None = await threads.io_bound(runs.page, view.ctx, view.actor, wanted, cursor=far, limit=PAGE)
+        if next_one is not None and far and far == seen[0].cursor:
+            seen[0] = Page(items=(*seen[0].items, *next_one.items), cursor=next_one.cursor, total=next_one.total)
+            table.set_content(await threads.io_bound(rows, now(), wanted, seen[0]) or "")
+
     acts.listen(
         {
+            "more": more,
             "pick": pick,
             "unpick": clear,
             "cancel": lambda _: _ask_cancel(view, picked),
@@ -137,17 +145,10 @@ def choice(view: View, picked: Sequence[str]) -> str:
     return f'<div class="ms-actions ms-picked"><span>{len(found)} chosen</span>{compare}{again}{cancel}{clear}</div>'
 
 
-def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]) -> str:
-    """Return the runs `shown`, as they are now, and the way to the next."""
-    fresh = {one.id: one for one in first.items}
-    if not wanted.states:  # a run that changes its state may leave the filter; it stays under the reader's eyes
-        now = runs.page(view.ctx, view.actor, wanted, cursor=view.query.get("cursor", ""), limit=PAGE)
-        fresh |= {one.id: one for one in now.items}
-    for id in shown:
-        if fresh[id].ended_at is None:
-            found = view.ctx.store.runs.get(id)
-            fresh[id] = found if found is not None else fresh[id]
-    items = [fresh[id] for id in shown]
+def rows(view: View, wanted: RunFilter, seen: Page[Run]) -> str:
+    """Return the runs `seen`, as they are now (also those that left the filter meanwhile), and the way to the next."""
+    now = view.ctx.store.runs.some([one.id for one in seen.items if one.ended_at is None])
+    items = [now.get(one.id, one) for one in seen.items]
     names = sorted({name for one in items for name in one.metrics})[:MAX_METRICS]
     params = sorted({name for one in items for name in one.spec.params})[:4]
     params = [name for name in params if len({str(one.spec.params.get(name)) for one in items}) > 1]
@@ -161,9 +162,13 @@ def rows(view: View, wanted: RunFilter, first: Page[Run], shown: Sequence[RunId]
         label="Runs",
         numeric=(*params, *metric_heads, times[1]),
     )
-    more = parts.link("Next page", view.again(cursor=first.cursor)) if first.cursor else ""
+    more = ""
+    if seen.cursor and len(items) < MAX_ROWS:
+        more = f'<button type="button" class="ms-btn ms-more" data-act="more" data-arg="{len(items)}">More</button>'
+    elif seen.cursor:
+        more = parts.link("Next page", view.again(cursor=seen.cursor))
     back = parts.link("First page", view.again(cursor="")) if view.query.get("cursor") else ""
-    count = parts.note(f"{first.total:,} {'run' if first.total == 1 else 'runs'}")
+    count = parts.note(f"{seen.total:,} {'run' if seen.total == 1 else 'runs'}")
     return f'{count}{table}<p style="margin-top:8px;display:flex;gap:16px">{back}{more}</p>'
 
 
@@ -246,6 +251,8 @@ async def _ask_rerun(view: View, picked: Sequence[str]) -> None:
 
 
 def _news(view: View, wanted: RunFilter, newest: int) -> str:
+    if not any(one.seq > newest for one in runs.page(view.ctx, view.actor, wanted, limit=1).items):
+        return ""
     found = runs.page(view.ctx, view.actor, wanted, limit=PAGE)
     fresh = sum(one.seq > newest for one in found.items)
     if not fresh or not newest:
