@@ -140,11 +140,12 @@ class Evictions:
                 chosen += found
             for victim in list(reversed(chosen)):
                 _free(victim, free, gpu_free, sign=-1)
+                self.tree.charge(victim.account, victim.amounts, is_pinned=False)
                 if self._is_enough(entry, request, free, gpu_free, part):
                     chosen.remove(victim)
-                    self.tree.charge(victim.account, victim.amounts, is_pinned=False)
                 else:
                     _free(victim, free, gpu_free, sign=1)
+                    self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
             return list(chosen)
         finally:
             for victim in chosen:

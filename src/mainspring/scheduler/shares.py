@@ -43,7 +43,8 @@ class Need:
 class Account:
     """One share in one plan. `guarantee` is what it can count on: scaled where more was promised than there is.
 
-    `pinned` is what its non-preemptible runs hold, `asked` what its waiting runs ask for, `pledged` the resources that
+    `pinned` is what its non-preemptible runs hold, `asked` what its waiting runs ask for, `demand` what it could use of both
+    within its limits and those below, `pledged` the resources that
     its own guarantee names. `entitled` bounds `pinned`, `fair` is its water-filled amount (both set by `Tree`).
     """
 
@@ -56,6 +57,7 @@ class Account:
     used: list[int]
     pinned: list[int]
     asked: list[int]
+    demand: list[int] = field(default_factory=list)
     depth: int = 0
     weight: float = 1.0
     is_limited: bool = False
@@ -198,19 +200,17 @@ class Tree:
         size = len(self.units.names)
         root = self.accounts[ROOT]
         for account in sorted(self.accounts.values(), key=lambda one: -one.depth):  # bottom up
+            account.demand = _demand(account)
             promised = [sum(child.guarantee[place] for child in account.children) for place in range(size)]
             account.guarantee = [max(own, below) for own, below in zip(account.guarantee, promised, strict=True)]
         root.guarantee = [min(own, most) for own, most in zip(root.guarantee, self.units.capacity, strict=True)]
         root.entitled = [float(most) for most in self.units.capacity]
-        root.fair = [float(min(most, self._demand(root)[place])) for place, most in enumerate(self.units.capacity)]
+        root.fair = [float(min(most, root.demand[place])) for place, most in enumerate(self.units.capacity)]
         level = [root]
         while level:
             for account in level:
                 self._divide(account)
             level = [child for account in level for child in account.children]
-
-    def _demand(self, account: Account) -> list[int]:
-        return [min(most, used + asked) for most, used, asked in zip(account.limit, account.used, account.asked, strict=True)]
 
     def _divide(self, account: Account) -> None:
         children = account.children
@@ -218,7 +218,7 @@ class Tree:
             return
         _weigh(children, self._history)
         askers = [one for one in children if any(one.used) or any(one.asked)]
-        demands = [self._demand(one) for one in children]
+        demands = [one.demand for one in children]
         for one in children:
             one.entitled, one.fair = [], []
         account.scarce = [
@@ -352,6 +352,17 @@ def water_fill(total: float, base: Sequence[float], most: Sequence[float], weigh
         rest -= given
         left -= weights[index]
     return filled
+
+
+def _demand(account: Account) -> list[int]:
+    """Return what it and those below hold and ask for, each no more than its limit allows."""
+    return [
+        min(
+            account.limit[place],
+            used + account.asked[place] + sum(one.demand[place] - one.used[place] - one.asked[place] for one in account.children),
+        )
+        for place, used in enumerate(account.used)
+    ]
 
 
 def _weigh(children: Sequence[Account], history: float) -> None:
