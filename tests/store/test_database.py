@@ -72,7 +72,7 @@ def test_an_owner_whose_lock_was_deleted_writes_nothing_more(sqlite_home, world_
     with pytest.raises(StoreError, match="took the database over"):
         old.run()
     run = new.run()
-    assert [r.id for r in new.store.runs.waiting()] == [run.id]
+    assert [r.run for r in new.store.runs.waiting()] == [run.id]
 
 
 def test_what_was_answered_survives_a_kill(sqlite_home):
@@ -84,7 +84,7 @@ def test_what_was_answered_survives_a_kill(sqlite_home):
     told += process.stdout.read().split("\n")[:-1]
     process.wait()
     store = sqlite_home.open()
-    stored = {run.id for run in store.runs.waiting()}
+    stored = {run.run for run in store.runs.waiting()}
     assert len(told) >= 30
     assert set(told) <= stored
     assert {event.subject for event in store.events.since(0, limit=100_000)} == stored
@@ -198,8 +198,8 @@ def test_a_full_disk_is_said_and_nothing_half_written(sqlite_home, world_of):
     world.store._db.write(lambda tx: tx.conn.exec_driver_sql("PRAGMA max_page_count = 1000000").scalar_one())
     after = world.run()
     stored = world.store.runs.waiting()
-    assert (stored[0], stored[-1]) == (before, after)
-    assert [run.seq for run in stored] == list(range(1, len(stored) + 1))
+    assert (stored[0].run, stored[-1].run) == (before.id, after.id)
+    assert [world.store.runs.get(one.run).seq for one in stored] == list(range(1, len(stored) + 1))
 
 
 @pytest.mark.parametrize("kind", ["garbage", "page", "truncated"])

@@ -261,7 +261,7 @@ def test_reasons_are_recorded_for_queued_runs_only_and_leave_the_version(world):
     world.store.on_commit(woken.append)
     world.store.runs.set_reasons({queued.id: reason})
     assert woken == []
-    assert [r.id for r in world.store.runs.waiting()] == [queued.id]
+    assert [r.run for r in world.store.runs.waiting()] == [queued.id]
 
 
 def test_only_ended_runs_are_removed_with_all_they_have(world):
@@ -318,3 +318,14 @@ def test_a_page_of_ten_thousand_runs_is_read_at_once(sqlite_home, world_of):
         assert min(spent) < 0.05, wanted  # of processor time: others may use the machine too
     assert world.store.runs.page(RunFilter(order="oldest"), limit=1).items == (first,)
     assert page.total > 100
+
+
+def test_the_queue_is_in_the_order_of_planning_and_a_run_knows_who_is_ahead(world):
+    wanted = (("slow", -1), ("first", 0), ("second", 0), ("urgent", 5))
+    slow, first, second, urgent = (world.run(name=name, priority=priority) for name, priority in wanted)
+    gone = world.run(name="gone")
+    world.store.runs.set_desired(gone.id, Desired.CANCELLED)
+    assert [one.run for one in world.store.runs.waiting()] == [urgent.id, first.id, second.id, slow.id]
+    assert world.store.runs.ahead_of(urgent, 5) == ([], 0)
+    ahead, count = world.store.runs.ahead_of(slow, 2)
+    assert ([one.name for one in ahead], count) == (["urgent", "first"], 3)

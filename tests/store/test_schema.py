@@ -223,7 +223,7 @@ def test_a_bad_backup_replaces_nothing(sqlite_home, world_of, tmp_path):
         connection.execute("CREATE TABLE mine (x)")
     with pytest.raises(StoreError, match="no backup"):
         restore(tmp_path / "other.db", sqlite_home.path)
-    assert [r.id for r in sqlite_home.open().runs.waiting()] == [run.id]
+    assert [r.run for r in sqlite_home.open().runs.waiting()] == [run.id]
 
 
 def test_postgres_is_backed_up_by_its_own_tools(postgres_home, tmp_path):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mainspring.core.ids import RunId
+from mainspring.core.reasons import Reason
+
 T = TypeVar("T")
 MAX_PAGE = 1000
 
@@ -16,6 +19,18 @@ class Page(Generic[T]):
     items: tuple[T, ...]
     cursor: str = ""
     total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A queued run as those see it who ask for the queue: without its specification."""
+
+    run: RunId
+    name: str
+    owner: str
+    project: str
+    priority: int
+    reason: Reason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

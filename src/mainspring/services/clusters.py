@@ -7,7 +7,7 @@ from datetime import datetime
 
 from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError
-from mainspring.core.reasons import Reason
+from mainspring.core.queries import Waiting
 from mainspring.core.records import Cluster, Node, NodeState, Role
 from mainspring.core.resources import Granted
 from mainspring.services.context import Context
@@ -32,17 +32,6 @@ class ClusterView:
     cluster: Cluster
     nodes: tuple[Node, ...]
     holders: dict[str, tuple[Holder, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A waiting run and its reason."""
-
-    run: str
-    name: str
-    owner: str
-    priority: int
-    reason: Reason | None
 
 
 def all(ctx: Context, actor: Actor) -> list[ClusterView]:
@@ -91,12 +80,7 @@ def declare_dead(ctx: Context, actor: Actor, node: str) -> Node:
 
 def queue(ctx: Context, actor: Actor) -> list[Waiting]:
     """Return the waiting runs that the actor may see, in the order in which they are planned."""
-    found = sorted(ctx.store.runs.waiting(), key=lambda run: (-run.priority, run.seq))
-    return [
-        Waiting(run=run.id, name=run.name, owner=run.owner, priority=run.priority, reason=run.reason)
-        for run in found
-        if actor.may(run.project, Role.VIEWER)
-    ]
+    return [one for one in ctx.store.runs.waiting() if actor.may(one.project, Role.VIEWER)]
 
 
 def _set(ctx: Context, actor: Actor, ref: str, state: NodeState) -> Node:

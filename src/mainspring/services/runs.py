@@ -23,6 +23,7 @@ from mainspring.plugins import reach
 from mainspring.services.context import Context
 from mainspring.store.events import NewEvent
 
+MAX_AHEAD = 20
 _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
 
 
@@ -201,20 +202,15 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         reason = Reason(
             code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
         )
-    queued = ctx.store.runs.waiting() if run.state is RunState.QUEUED else []
-    ahead = [
-        {"run": other.id, "name": other.name, "owner": other.owner}
-        for other in queued
-        if (-other.priority, other.seq) < (-run.priority, run.seq)
-    ]
+    ahead, count = ctx.store.runs.ahead_of(run, MAX_AHEAD) if run.state is RunState.QUEUED else ([], 0)
     return {
         "run": run.id,
         "name": run.name,
         "state": run.state,
         "sentence": _sentence(ctx, run, reason, last),
         "reason": reason,
-        "ahead": ahead[:20],
-        "ahead_count": len(ahead),
+        "ahead": [{"run": other.run, "name": other.name, "owner": other.owner} for other in ahead],
+        "ahead_count": count,
         "attempt": last,
     }
 

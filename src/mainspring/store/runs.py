@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, bindparam, cast, delete, func, or_, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, delete, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
 from mainspring.core.ids import RunId
 from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued
-from mainspring.core.queries import Page, RunFilter
+from mainspring.core.queries import Page, RunFilter, Waiting
 from mainspring.core.reasons import Reason
 from mainspring.core.records import Desired, Run, RunState
 from mainspring.store.columns import record_of, values_of
@@ -67,9 +67,16 @@ class Runs:
             asked = asked.where(runs.c.project == project)
         return self._db.read(lambda conn: {str(state): int(n) for state, n in conn.execute(asked).tuples()})
 
-    def waiting(self) -> list[Run]:
-        """Return the queued runs in order of submission."""
-        return self._where(runs.c.state == RunState.QUEUED)
+    def waiting(self) -> list[Waiting]:
+        """Return the queue: the more urgent first, then in order of submission."""
+        return self._db.read(lambda conn: _waiting(conn, literal(True), None))
+
+    def ahead_of(self, run: Run, limit: int) -> tuple[list[Waiting], int]:
+        """Return the first `limit` of those that come before `run` in the queue, and how many do."""
+        urgent = runs.c.priority > run.priority
+        before = urgent | ((runs.c.priority == run.priority) & (runs.c.seq < run.seq))
+        asked = select(func.count()).where(runs.c.state == RunState.QUEUED, before)
+        return self._db.read(lambda conn: (_waiting(conn, before, limit), int(conn.execute(asked).scalar_one())))
 
     def by_link(self, kind: str, id: str) -> list[Run]:
         """Return the runs of a sweep, a pipeline run or an endpoint in order of submission."""
@@ -173,6 +180,15 @@ def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -
     tx.conn.execute(runs.insert(), row)
     tx.tell(event, "runs")
     return numbered, True
+
+
+def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -> list[Waiting]:
+    facts = (runs.c.id, runs.c.name, runs.c.owner, runs.c.project, runs.c.priority, runs.c.reason)
+    asked = select(*facts).where(runs.c.state == RunState.QUEUED, wanted).order_by(runs.c.priority.desc(), runs.c.seq).limit(limit)
+    return [
+        Waiting(run=RunId(id), name=name, owner=owner, project=project, priority=priority, reason=reason)
+        for id, name, owner, project, priority, reason in conn.execute(asked).tuples()
+    ]
 
 
 def load_run(conn: Connection, id: str) -> Run | None:
