@@ -140,6 +140,19 @@ def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outpu
     return ended
 
 
+def give_up(ctx: Context, attempt: Attempt, replica: int, message: str) -> Attempt:
+    """End a replica of which nobody has known anything for too long (P4): another attempt may follow, elsewhere.
+
+    Nothing happens if it was heard since it was read as `attempt`. Its runner is told at its next beat that it is superseded.
+    """
+    outcome = Outcome(cause=attempt.stop_cause or Cause.NODE_LOST, message=message)
+    ended, done = ctx.store.attempts.give_up(attempt, replica, outcome, now=ctx.clock.now())
+    if ended.state is not AttemptState.ENDED and _replica(ended, replica).ended_at is not None and ended.stop_cause is None:
+        ended = stop_attempt(ctx, SYSTEM, ended, Cause.CANCELLED, done.spec.grace_s)
+    log.info("attempt given up", extra={"attempt": attempt.id, "run": attempt.run, "replica": replica, "state": done.state})
+    return ended
+
+
 def _finish(ctx: Context, attempt: Attempt, said: Beat) -> Attempt:
     if said.exit is None:
         raise SpecError("The last beat needs an exit record.", details={"path": "exit"})

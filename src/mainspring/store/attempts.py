@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, update
 from mainspring.core.checkpoints import lost_work
 from mainspring.core.errors import NotFoundError, StaleWriteError
 from mainspring.core.lifecycle import ATTEMPT, TERMINAL_RUN, AttemptEvent, Ending, advance_attempt, finish_run
+from mainspring.core.reasons import Reason
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
@@ -62,6 +63,20 @@ class Attempts:
     def open(self) -> list[Attempt]:
         """Return the attempts whose end is not confirmed, oldest first."""
         asked = select(attempts).where(attempts.c.state != AttemptState.ENDED).order_by(attempts.c.created_at, attempts.c.id)
+        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+
+    def pending(self) -> list[Attempt]:
+        """Return the open attempts that a controller has something to do for: to be launched, or to be stopped."""
+        no_handle = select(replicas.c.attempt).where(replicas.c.handle == {}, replicas.c.ended_at.is_(None))
+        is_due = attempts.c.state.in_((AttemptState.ALLOCATED, AttemptState.LAUNCHING)) | attempts.c.stop_cause.is_not(None)
+        asked = select(attempts).where(attempts.c.state != AttemptState.ENDED, is_due | attempts.c.id.in_(no_handle))
+        asked = asked.order_by(attempts.c.created_at, attempts.c.id)
+        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+
+    def given_up(self) -> list[Attempt]:
+        """Return the ended attempts of which something may still be there: nobody has seen the end of a replica."""
+        silent = select(replicas.c.attempt).where(replicas.c.unknown_since.is_not(None), replicas.c.ended_at.is_not(None))
+        asked = select(attempts).where(attempts.c.id.in_(silent)).order_by(attempts.c.created_at, attempts.c.id)
         return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
 
     def by_token_hash(self, hash: str) -> Attempt | None:
@@ -137,6 +152,18 @@ class Attempts:
         """Record a sign of life (W5) and bring the attempt forward; a quiet one writes one row. Raises NotFoundError."""
         return self._db.write(lambda tx: _beat(tx, id, replica, state, address.replace("\x00", ""), now))
 
+    def set_unknown(self, id: str, replica: int, since: datetime | None, reason: Reason | None = None) -> None:
+        """Record since when nothing is known of a replica (None: something is), and tell it on the run while that runs."""
+
+        def work(tx: Transaction) -> None:
+            mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == replica)
+            tx.conn.execute(mine.values(unknown_since=since))
+            of = select(attempts.c.run).where(attempts.c.id == id, attempts.c.state != AttemptState.ENDED).scalar_subquery()
+            tx.conn.execute(update(runs).where(runs.c.id == of, runs.c.state == RunState.RUNNING).values(reason=reason))
+            tx.topics.update({"attempts", "runs", "nodes"})
+
+        self._db.write(work)
+
     def append(self, id: str, replica: int, chunks: Sequence[tuple[str, int, bytes]], *, now: datetime) -> dict[str, int]:
         """Store pieces of streams (W6): what is there already is ignored, a gap is refused. Idempotent.
 
@@ -189,6 +216,24 @@ class Attempts:
         """
         ending = Ending(outcome=outcome, at=now, backoff_s=backoff_s)
         return self._db.write(lambda tx: _finish(tx, id, replica, ending, dict(outputs or {}), event_actor))
+
+    def give_up(self, seen: Attempt, replica: int, outcome: Outcome, *, now: datetime) -> tuple[Attempt, Run]:
+        """End a replica whose end nobody has seen (P4); nothing is written if it was heard since it was read as `seen`.
+
+        It keeps its `unknown_since`: its node takes nothing until the end is seen. Raises NotFoundError.
+        """
+
+        def work(tx: Transaction) -> tuple[Attempt, Run]:
+            mine = (replicas.c.attempt == seen.id) & (replicas.c.index == replica)
+            since = _member(seen, replica).unknown_since or now
+            tx.conn.execute(update(replicas).where(mine).values(unknown_since=since))  # a beat comes before this, or after all
+            current = _need_attempt(tx.conn, seen.id)
+            if _member(current, replica).last_beat_at != _member(seen, replica).last_beat_at:
+                tx.conn.execute(update(replicas).where(mine).values(unknown_since=None))
+                return current, need_run(tx.conn, current.run)
+            return _finish(tx, seen.id, replica, Ending(outcome=outcome, at=now), {}, "scheduler", is_seen=False)
+
+        return self._db.write(work)
 
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
@@ -268,7 +313,8 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
     )
     row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
     mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
-    tx.conn.execute(mine.values(**row))
+    if tx.conn.execute(mine.where(replicas.c.ended_at.is_(None)).values(**row)).rowcount == 0:
+        return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
 
     def advance(current: Attempt, at: datetime) -> Attempt:
         is_new = ATTEMPT.get((current.state, event)) is not current.state
@@ -295,7 +341,14 @@ def _member(attempt: Attempt, index: int) -> Replica:
 
 
 def _finish(
-    tx: Transaction, id: str, index: int, ending: Ending, outputs: Mapping[str, Value], actor: str
+    tx: Transaction,
+    id: str,
+    index: int,
+    ending: Ending,
+    outputs: Mapping[str, Value],
+    actor: str,
+    *,
+    is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
     # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
     tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version + 1))
@@ -305,9 +358,11 @@ def _finish(
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
         tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version - 1))
         return replace(attempt, version=attempt.version - 1), run
-    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at)
+    since = None if is_seen else member.unknown_since
+    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
     mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
-    tx.conn.execute(mine.values(state=ended.state, outcome=ended.outcome, ended_at=ended.ended_at, outputs=outputs))
+    row = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
+    tx.conn.execute(mine.values(**row, outputs=outputs))
     _free(tx, id, index, ending.at)
     reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))

@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
 from mainspring.core.records import Allocation, Node, NodeState
 from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
+from mainspring.core.silence import sighted
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
-from mainspring.store.tables import allocations, nodes
+from mainspring.store.tables import allocations, nodes, replicas
 
 _CAS_TRIES = 50
 
@@ -26,7 +27,10 @@ class Nodes:
         self._db = db
 
     def upsert(self, cluster: str, found: Sequence[Node], *, now: datetime, event: NewEvent | None = None) -> list[Node]:
-        """Write what an inventory found; state and what is held stay as they are. Nodes that it did not find stay too."""
+        """Write what an inventory found; what is held stays as it is. Nodes that it did not find stay: see `retire`.
+
+        A node that could not be reached is READY again, unless nobody knows yet how a replica there is.
+        """
         return self._db.write(lambda tx: [_upsert(tx, replace(node, cluster=cluster), now, event) for node in found])
 
     def all(self, cluster: str = "") -> list[Node]:
@@ -60,6 +64,39 @@ class Nodes:
                     tx.tell(event, "nodes")
                     return new
             raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
+
+        return self._db.write(work)
+
+    def sight(self, id: str, *, is_reachable: bool, event: NewEvent | None = None) -> bool:
+        """Record whether the node answers; return whether that changed anything. An operator's word stands (`sighted`)."""
+
+        def work(tx: Transaction) -> bool:
+            for _ in range(_CAS_TRIES):
+                node = load_node(tx.conn, id)
+                if node is None:
+                    return False
+                state = sighted(node.state, is_reachable and not _is_silent(tx.conn, id))
+                if state is node.state:
+                    return False
+                if _save(tx, node, replace(node, state=state, version=node.version + 1)):
+                    tx.tell(event, "nodes")
+                    return True
+            raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
+
+        return self._db.write(work)
+
+    def remove(self, id: str, *, event: NewEvent | None = None) -> bool:
+        """Forget a node; False, and nothing done, while something is held there or nobody knows how a replica there is."""
+
+        def work(tx: Transaction) -> bool:
+            held = select(allocations.c.id).where(allocations.c.node == id, allocations.c.freed_at.is_(None)).limit(1)
+            node = load_node(tx.conn, id)
+            if node is None or tx.conn.execute(held).first() is not None or _is_silent(tx.conn, id):
+                return False
+            is_gone = tx.conn.execute(delete(nodes).where(nodes.c.id == id, nodes.c.version == node.version)).rowcount == 1
+            if is_gone:
+                tx.tell(event, "nodes")
+            return is_gone
 
         return self._db.write(work)
 
@@ -161,7 +198,7 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             return fresh
         new = replace(
             found,
-            state=old.state,
+            state=sighted(old.state, found.state is NodeState.READY and not _is_silent(tx.conn, old.id)),
             used_cpu_milli=old.used_cpu_milli,
             used_memory_bytes=old.used_memory_bytes,
             used_disk_bytes=old.used_disk_bytes,
@@ -177,6 +214,16 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             tx.tell(event, "nodes")
             return new
     raise StaleWriteError(f"Node {found.id} changes too fast.", hint="Try again.")
+
+
+def _is_silent(conn: Connection, id: str) -> bool:
+    """Say whether nobody knows how some replica on the node is."""
+    return (
+        conn.execute(
+            select(replicas.c.index).where(replicas.c.node == id, replicas.c.unknown_since.is_not(None)).limit(1)
+        ).first()
+        is not None
+    )
 
 
 def _node(row: Mapping[Any, Any]) -> Node:
