@@ -70,8 +70,8 @@ class PlacedRun:
     """A run that holds allocations: what it holds where, since when.
 
     `checkpointed_at` is its last complete checkpoint (None: it has none, all its work would be lost). `is_stopping`:
-    its end was asked for; what it holds comes free, but not yet. `resources`, `same` and `submitted_at` are what it
-    asked for: with them it waits again when it was evicted.
+    its end was asked for; what it holds comes free, but not yet. `resources`, `same`, `sites` and `submitted_at` are what
+    it asked for: with them it waits again when it was evicted.
     """
 
     id: RunId
@@ -85,6 +85,7 @@ class PlacedRun:
     version: int = 1
     resources: Resources = field(default_factory=Resources)
     same: str = ""
+    sites: tuple[str, ...] | None = None
     submitted_at: datetime | None = None
     share: str = ""
     estimate_s: float = 0.0
@@ -96,7 +97,8 @@ class PlacedRun:
 class ShareState:
     """A share and its past: `history` is its decayed dominant use, as a part (0..1) of all decayed use of its siblings.
 
-    `spent_usd` is what its cloud runs cost in this period, `reserved_usd` what running and requested ones may still cost.
+    `spent_usd` is what cloud runs of it and of those below it cost in this period, `reserved_usd` what running and requested
+    ones may still cost. The state of the root (share name empty) carries the totals; without one they are added up.
     """
 
     share: Share
@@ -203,6 +205,7 @@ class Decision:
     beneficiary: RunId | None = None
     site: str = ""
     cost_usd: str = ""  # reserved with BURST
+    machines: int = 0  # asked for with BURST
     rule: str = ""
 
 

@@ -41,7 +41,12 @@ class Cycle:
     @classmethod
     def begin(cls, snapshot: Snapshot, cluster: Cluster) -> Cycle:
         """Return the state before the first decision."""
-        placement = Placement(cluster=cluster, scorer=find_scorer(snapshot.policy.scorer), typical=typical_of(snapshot))
+        placement = Placement(
+            cluster=cluster,
+            scorer=find_scorer(snapshot.policy.scorer),
+            typical=typical_of(snapshot),
+            pool_of_site={site.name: site.machine.pool for site in snapshot.sites},
+        )
         room = Backfill(placement=placement, policy=snapshot.policy, now=snapshot.now, placed=snapshot.placed)
         tree = Tree(snapshot, cluster)
         entries, aside = _entries(snapshot, tree, placement)
@@ -208,6 +213,7 @@ def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) ->
         version=run.version,
         resources=run.resources,
         same=run.same,
+        sites=run.sites,
         submitted_at=run.submitted_at,
         share=run.share,
         estimate_s=run.estimate_s,
@@ -219,7 +225,7 @@ def _entries(snapshot: Snapshot, tree: Tree, placement: Placement) -> tuple[list
     entries: list[Entry] = []
     aside: list[Entry] = []
     for run in sorted(snapshot.waiting, key=lambda one: (-one.priority, one.seq, one.id)):
-        request = placement.request(run.resources)
+        request = placement.request(run.resources, run.sites)
         key = (request.key, run.replicas)
         need = needs.get(key)
         if need is None:

@@ -125,7 +125,7 @@ class Evictions:
     def _choose(self, entry: Entry, may: May, part: int | None) -> list[Victim]:
         """Return the cheapest victims found that let all replicas fit, as few as can be; none if none do."""
         cluster = self.room.placement.cluster
-        request = self.room.placement.request(entry.run.resources)
+        request = self.room.placement.request(entry.run.resources, entry.run.sites)
         free, gpu_free = cluster.free.copy(), cluster.gpu_free.copy()
         chosen: list[Victim] = []
         most = self.room.policy.preemption.max_victims
@@ -257,7 +257,7 @@ class Evictions:
         age = (self.room.now - (run.checkpointed_at or run.since)).total_seconds()
         if age > self.room.policy.preemption.min_run_s or not run.places:
             return False
-        request = self.room.placement.request(run.resources)
+        request = self.room.placement.request(run.resources, run.sites)
         return _fitting(cluster, request, cluster.free, cluster.gpu_free, None) >= len(run.places)
 
 
@@ -335,5 +335,6 @@ def waits_again(run: PlacedRun) -> WaitingRun:
         share=run.share,
         estimate_s=run.estimate_s,
         same=run.same,
+        sites=run.sites,
         is_preemptible=run.is_preemptible,
     )

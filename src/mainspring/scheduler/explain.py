@@ -108,7 +108,7 @@ class Explainer:
         held = hold(run, self._snapshot.now)
         if held is not None:
             return held
-        request = self._room.placement.request(run.resources)
+        request = self._room.placement.request(run.resources, run.sites)
         key = (request.key, run.replicas)
         fleet = self._known.get(key)
         if fleet is None:

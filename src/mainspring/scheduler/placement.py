@@ -7,7 +7,7 @@ ten thousand times one row and not ten thousand times all rows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +36,7 @@ class Placement:
     cluster: Cluster
     scorer: Scorer
     typical: Iterable[tuple[Resources, float]] = ()  # what scorers keep room for, with how often it is asked for
+    pool_of_site: Mapping[str, str] = field(default_factory=dict)
     demand: Demand = field(init=False)
     _requests: dict[Key, Request] = field(default_factory=dict)
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
@@ -44,11 +45,12 @@ class Placement:
     def __post_init__(self) -> None:
         self.demand = make_demand(self.cluster, self.typical)
 
-    def request(self, asked: Resources) -> Request:
-        """Return the request of `asked`, the same object for equal ones."""
-        key = key_of(asked)
+    def request(self, asked: Resources, sites: tuple[str, ...] | None = None) -> Request:
+        """Return the request of `asked`, the same object for equal ones. `sites`: the only paid ones allowed (None: any)."""
+        closed = () if sites is None else tuple(sorted(pool for name, pool in self.pool_of_site.items() if name not in sites))
+        key = (*key_of(asked), *closed)
         if key not in self._requests:
-            self._requests[key] = make_request(self.cluster, asked)
+            self._requests[key] = make_request(self.cluster, asked, closed)
         return self._requests[key]
 
     def place(self, run: WaitingRun, failed: dict[Key, int] | None = None) -> tuple[Place, ...] | None:
@@ -56,7 +58,7 @@ class Placement:
 
         `failed` remembers what did not fit where more is free than the plan's own state has (holds given back).
         """
-        request = self.request(run.resources)
+        request = self.request(run.resources, run.sites)
         too_many = self._too_many if failed is None else failed
         if run.replicas >= too_many.get(request.key, run.replicas + 1):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -79,14 +80,14 @@ def key_of(asked: Resources) -> Key:
     )
 
 
-def make_request(cluster: Cluster, asked: Resources) -> Request:
-    """Return `asked` made ready for the arrays of `cluster`."""
+def make_request(cluster: Cluster, asked: Resources, closed: Collection[str] = ()) -> Request:
+    """Return `asked` made ready for the arrays of `cluster`; nodes of the `closed` pools are not allowed."""
     devices = 0
     if asked.is_gpu():
         devices = max(1, asked.gpu_milli // GPU_MILLI)
-    groups = [_is_allowed(asked, group.pool, dict(group.labels)) for group in cluster.groups]
+    groups = [group.pool not in closed and _is_allowed(asked, group.pool, dict(group.labels)) for group in cluster.groups]
     return Request(
-        key=key_of(asked),
+        key=(*key_of(asked), *closed),
         asked=asked,
         need=np.array([asked.cpu_milli, asked.memory_bytes, asked.disk_bytes], dtype=np.int64),
         devices=devices,
