@@ -4,5 +4,6 @@ from mainspring.scheduler.apply import apply_plan
 from mainspring.scheduler.fingerprint import fingerprint
 from mainspring.scheduler.fit import would_fit
 from mainspring.scheduler.plan import plan
+from mainspring.scheduler.standings import standings
 
-__all__ = ["apply_plan", "fingerprint", "plan", "would_fit"]
+__all__ = ["apply_plan", "fingerprint", "plan", "standings", "would_fit"]

@@ -1,0 +1,26 @@
+"""Where each share stands: what it holds, what it is promised, what would be fair, what it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mainspring.core.shares import Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One share at one moment. `guarantee` is what it can count on (scaled where more was promised than there is).
+
+    `fair` is its part of the whole as things are now, never more than it could use; who holds less than that is owed the
+    rest. `asked` is what its waiting runs ask for. `limit` names only what is limited. `weight` is after past use.
+    """
+
+    name: str
+    depth: int
+    weight: float = 1.0
+    held: Amounts = field(default_factory=dict)
+    guarantee: Amounts = field(default_factory=dict)
+    fair: Amounts = field(default_factory=dict)
+    asked: Amounts = field(default_factory=dict)
+    limit: Amounts = field(default_factory=dict)
+    is_held: bool = False
