@@ -28,6 +28,9 @@ from mainspring.store.store import Store
 from mainspring.testing.clock import FakeClock
 from mainspring.testing.ids import FakeIds
 
+# A test that forgets to name its home must fail, not start a server in the home of whoever runs it.
+os.environ["MAINSPRING_HOME"] = "/dev/null/the-test-names-no-home"
+
 
 @dataclass
 class House:

@@ -20,6 +20,7 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.sdk.code import code_root, send_code
+from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.recording import StepResult, active
 from mainspring.sdk.resources import make_resources, to_seconds
 from mainspring.sdk.runs import Run
@@ -87,8 +88,8 @@ class Task(Generic[P, R]):
 
         Arguments may be runs: their results are passed on without passing through here.
         """
+        bound = bind(self.function, args, kwargs)  # first: wrong arguments start no server
         client = connect()
-        bound = bind(self.function, args, kwargs)
         return Run(client, client.runs.submit(check_spec(self.spec(client, bound))))
 
     def with_options(self, **changed: Any) -> Task[P, R]:
@@ -109,7 +110,7 @@ class Task(Generic[P, R]):
             code=code,
             args=args,
             params=params,
-            environment=Environment(interpreter=sys.executable),
+            environment=Environment(interpreter=sys.executable, packages=packages_digest() if self.options.cache else ""),
         )
 
     def __repr__(self) -> str:
@@ -249,7 +250,7 @@ def _template(function: Callable[..., Any], options: Options) -> RunSpec:
         tags=tuple(options.tags),
         is_exclusive=options.exclusive,
         is_preemptible=options.preemptible,
-        cache=options.cache,
+        cache=options.cache and not os.environ.get("MAINSPRING_NO_CACHE"),
     )
 
 
