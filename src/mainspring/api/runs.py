@@ -38,10 +38,11 @@ class Grace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """What to change in a repeated run: declared parameters, or the arguments of a script."""
+    """What to change in a repeated run: declared parameters, or the arguments of a script. `cache` false computes again."""
 
     set: Mapping[str, object] = field(default_factory=dict)
     args: tuple[str, ...] | None = None
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,13 @@ def resume(ctx: Ctx, actor: Who, ref: str) -> Response:
     return answer(runs.resume(ctx, actor, ref))
 
 
+@router.post("/runs/{ref}/checkpoint")
+@shaped(gives=Run)
+def checkpoint(ctx: Ctx, actor: Who, ref: str) -> Response:
+    """Ask the running code for a checkpoint."""
+    return answer(runs.checkpoint(ctx, actor, ref))
+
+
 @router.post("/runs/{ref}/archive")
 @shaped(gives=Run)
 def archive(ctx: Ctx, actor: Who, ref: str) -> Response:
@@ -189,7 +197,8 @@ def rerun(
     ctx: Ctx, actor: Who, ref: str, body: Annotated[Again, Depends(body_of(Again, default=Again()))], key: Key = ""
 ) -> Response:
     """Submit the run's spec again, with changes."""
-    return answer(runs.rerun(ctx, actor, ref, set_params=body.set, args=body.args, key=key), status=201)
+    again = runs.rerun(ctx, actor, ref, set_params=body.set, args=body.args, key=key, is_fresh=not body.cache)
+    return answer(again, status=201)
 
 
 @router.patch("/runs/{ref}")

@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("pull", "runs:pull", RUNS, "Fetch what a run returned and wrote."),
     ("pause", "runs:pause", RUNS, "Hold runs."),
     ("resume", "runs:resume", RUNS, "Let paused runs go on."),
+    ("checkpoint", "runs:checkpoint", RUNS, "Ask running code for a checkpoint."),
     ("tag", "runs:tag", RUNS, "Tag a run."),
     ("archive", "runs:archive", RUNS, "Put ended runs out of sight."),
     ("rm", "runs:rm", RUNS, "Delete ended runs."),

@@ -144,8 +144,9 @@ def show(run: str, *, as_json: Json = False) -> None:
     found = client.runs.get(run)
     attempts = client.runs.attempts(found.id)
     metrics, params = client.runs.metrics(found.id), client.runs.params(found.id)
+    cache = client.runs.why(found.id).get("cache") or {}
     if as_json:
-        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params})
+        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache})
         return
     spec = found.spec
     called = f"{spec.entry.module}:{spec.entry.function}" if spec.entry is not None else " ".join(spec.command)
@@ -162,6 +163,8 @@ def show(run: str, *, as_json: Json = False) -> None:
             ("Submitted", f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(found.created_at)} ago)"),
             ("Took", took(found)),
             ("Priority", str(found.priority) if found.priority else ""),
+            ("Cache", str(cache.get("sentence", ""))),
+            ("Lost work", _lost(attempts)),
             ("Tags", ", ".join(found.tags)),
             ("Code", " ".join(word for word in (spec.code.git_remote, spec.code.git_branch, commit) if word)),
             ("Parameters", ", ".join(f"{name}={value}" for name, value in params.items())),
@@ -171,7 +174,7 @@ def show(run: str, *, as_json: Json = False) -> None:
     )
     if attempts:
         say("")
-        table(("try", "state", "nodes", "took", "end"), [_attempt_row(one) for one in attempts])
+        table(("try", "state", "nodes", "took", "checkpoint", "lost", "end"), [_attempt_row(one) for one in attempts])
 
 
 def cancel(run: str, /, *more: str, grace: str = "", as_json: Json = False) -> None:
@@ -197,6 +200,12 @@ def resume(run: str, /, *more: str, as_json: Json = False) -> None:
     """Let paused runs be planned again."""
     client = connect()
     _tell([client.runs.resume(ref) for ref in (run, *more)], as_json, "goes on", "was already over")
+
+
+def checkpoint(run: str, /, *more: str, as_json: Json = False) -> None:
+    """Ask running code for a checkpoint now: its `should_checkpoint()` is true once. What it saves is sent while it goes on."""
+    client = connect()
+    _tell([client.runs.checkpoint(ref) for ref in (run, *more)], as_json, "is asked for a checkpoint", "was already over")
 
 
 def archive(run: str, /, *more: str, undo: Annotated[bool, Flag] = False, as_json: Json = False) -> None:
@@ -233,6 +242,7 @@ def rerun(
     /,
     *args: Annotated[str, Parameter(allow_leading_hyphen=False)],
     set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    no_cache: Annotated[bool, Parameter(negative=())] = False,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
     as_json: Json = False,
 ) -> int:
@@ -244,11 +254,13 @@ def rerun(
     ----------
     set
         NAME=VALUE (may be repeated).
+    no_cache
+        Compute it even where its outputs are known; others take the new ones from then on.
     follow
         Follow the new run's log.
     """
     client = connect()
-    again = client.runs.rerun(run, set_params=values(set, "--set"), args=args or None)
+    again = client.runs.rerun(run, set_params=values(set, "--set"), args=args or None, cache=not no_cache)
     if follow:
         note(f"Submitted {again.name} ({short(again.id)}).")
         return _follow(client, again, None, None)
@@ -295,7 +307,7 @@ def _tell(done: list[Run], as_json: bool, text: str, otherwise: str) -> None:
 def _reason(run: Run) -> str:
     if run.state == "queued":
         return run.reason.sentence if run.reason is not None else ""
-    return _sentence(run) if run.state == "failed" else ""
+    return _sentence(run) if run.state == "failed" or run.cached_from else ""
 
 
 def _sentence(run: Run) -> str:
@@ -316,10 +328,18 @@ def _value(name: str, value: Value) -> str:
     return f"{name} ({value.kind}{', ' + show_bytes(value.size_bytes) if value.size_bytes else ''})"
 
 
-def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str]:
+def _lost(attempts: list[Attempt]) -> str:
+    seconds, gpu = sum(one.lost_s for one in attempts), sum(one.lost_gpu_s for one in attempts)
+    shown = f"{show_seconds(seconds)} since the newest checkpoints, by losses and preemption" if seconds else ""
+    return shown + (f"; {gpu:.0f} GPU-seconds" if gpu else "")
+
+
+def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str, str, str]:
     seconds = ""
     if one.started_at is not None and one.ended_at is not None:
         seconds = show_seconds(max(0.0, (one.ended_at - one.started_at).total_seconds()))
     nodes = ", ".join(sorted({replica.node for replica in one.replicas}))
     end = f"{one.outcome.cause}: {one.outcome.message}" if one.outcome is not None else ""
-    return str(one.number), output.state(one.state), nodes, seconds, end
+    saved = f"{one.checkpoint_at.astimezone():%H:%M:%S}" if one.checkpoint_at is not None else ""
+    lost = show_seconds(one.lost_s) if one.lost_s else ""
+    return str(one.number), output.state(one.state), nodes, seconds, saved, lost, end

@@ -144,9 +144,15 @@ class Runs:
         """Bring an archived run back."""
         return self._act(ref, "unarchive", None)
 
-    def rerun(self, ref: str, *, set_params: Mapping[str, object] | None = None, args: Sequence[str] | None = None) -> Run:
-        """Submit the run's spec again, with parameters changed or a script's arguments replaced."""
-        body = {"set": dict(set_params or {}), "args": None if args is None else list(args)}
+    def checkpoint(self, ref: str) -> Run:
+        """Ask the running code for a checkpoint."""
+        return self._act(ref, "checkpoint", None)
+
+    def rerun(
+        self, ref: str, *, set_params: Mapping[str, object] | None = None, args: Sequence[str] | None = None, cache: bool = True
+    ) -> Run:
+        """Submit the run's spec again, with parameters changed or a script's arguments replaced; `cache` false computes it."""
+        body = {"set": dict(set_params or {}), "args": None if args is None else list(args), "cache": cache}
         return self.transport.post(_path(ref, "rerun"), body, key=new_key()).record(Run)
 
     def edit(

@@ -57,7 +57,7 @@ class Pipelines:
         if run is None or run.state not in TERMINAL_RUN:
             return standing if run is not None else replace(standing, state=StepState.FAILED, message="Its run was removed.")
         if run.state is RunState.SUCCEEDED:
-            return replace(standing, state=StepState.SUCCEEDED)
+            return replace(standing, state=StepState.SUCCEEDED, message=run.outcome.message if run.outcome else "")
         message = run.outcome.message if run.outcome else ""
         return replace(standing, state=StepState.FAILED, message=message or f"Its run {run.state}.")
 

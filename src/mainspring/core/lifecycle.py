@@ -25,6 +25,7 @@ class RunEvent(StrEnum):
     """What can happen to a run."""
 
     PLACED = "placed"
+    CACHED = "cached"  # it takes the outputs of an earlier run: there is nothing to compute
     RETRIED = "retried"  # its attempt ended, another try follows
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -49,6 +50,7 @@ class Effect(StrEnum):
 
 RUN: Mapping[tuple[RunState, RunEvent], RunState] = {
     (RunState.QUEUED, RunEvent.PLACED): RunState.RUNNING,
+    (RunState.QUEUED, RunEvent.CACHED): RunState.SUCCEEDED,
     (RunState.QUEUED, RunEvent.CANCELLED): RunState.CANCELLED,
     (RunState.RUNNING, RunEvent.RETRIED): RunState.QUEUED,
     (RunState.RUNNING, RunEvent.SUCCEEDED): RunState.SUCCEEDED,
@@ -108,6 +110,13 @@ def place_run(run: Run, at: datetime) -> Run:
     )
 
 
+def take_cached(run: Run, source: Run) -> Run:
+    """Return `run` succeeded at once with the outputs of `source`. Raises StateError unless it is queued."""
+    outcome = Outcome(cause=Cause.SUCCEEDED, exit_code=0, message=f"Taken from run {source.id}.")
+    taken = replace(run, outcome=outcome, outputs=source.outputs, cached_from=source.id, ended_at=run.created_at)
+    return advance_run(taken, RunEvent.CACHED)
+
+
 def cancel_queued(run: Run, at: datetime) -> Run:
     """Return `run` cancelled before any attempt is open. Raises StateError unless it is queued."""
     if run.state is not RunState.QUEUED:
@@ -147,6 +156,7 @@ def finish_run(run: Run, attempt: Attempt, ending: Ending) -> Run:
     """
     if attempt.number != run.attempt or run.state is not RunState.RUNNING:
         return run
+    run = replace(run, reason=None)  # of its attempt, if nothing was known of it
     cause = ending.outcome.cause
     done = replace(run, outcome=ending.outcome, ended_at=ending.at)
     if cause is Cause.SUCCEEDED:

@@ -85,6 +85,7 @@ class Environment:
 
     interpreter: str = ""
     lock: str = ""  # digest of a lock file
+    packages: str = ""  # digest of what is installed beside the code; sent where the cache needs it
     image: str = ""
 
 
@@ -105,6 +106,7 @@ class RunSpec:
     `timeout_s` 0 means no limit; it counts user code only and is enforced (SIGTERM, `grace_s`, SIGKILL).
     `retries` are tries after user errors, out-of-memory and timeouts; lost nodes have their own limit.
     `params` are what the user calls parameters: shown, searched, changed by `rerun --set`.
+    `cache` lets it take the outputs of an earlier run that agrees in all that they depend on (`core/caching.py`).
     `secrets` are names; values are put into the environment of the user process under these names.
     """
 

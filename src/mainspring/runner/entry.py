@@ -16,6 +16,8 @@ def main(root: str) -> int:
     """Return 0 when the function returned, 1 when it raised (the traceback is on standard error)."""
     with open(os.path.join(root, "task.json"), encoding="utf-8") as file:
         task = json.load(file)
+    if task.get("packages"):
+        _compare_packages(task["packages"])
     sys.path.insert(0, task["cwd"])
     sys.argv[:] = [str(task["entry"].get("function") or "task")]
     try:
@@ -31,6 +33,21 @@ def main(root: str) -> int:
         _tell()
         return 1
     return 0
+
+
+def _compare_packages(expected: str) -> None:
+    """Tell the server when other packages are installed here than the cache's key says: then nobody may take the outputs.
+
+    Raises OSError when that cannot be told, so that the run fails: a cache must not lie.
+    """
+    try:
+        found = importlib.import_module("mainspring.sdk.packages").packages_digest()
+    except (ImportError, OSError) as wrong:  # Mainspring is not installed here: nobody knows
+        found = repr(wrong)
+    if found != expected:
+        with open(os.path.join(os.environ["MAINSPRING_SPOOL"], "events"), "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": "packages_changed", "expected": expected, "found": found}) + "\n")
+        sys.stderr.write("[mainspring] Other packages are installed here than where it was submitted: it is not cached.\n")
 
 
 def _function(root: str, entry: dict[str, Any]) -> Any:

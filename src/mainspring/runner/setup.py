@@ -136,7 +136,8 @@ def _task(folder: Folder, spec: dict[str, Any], cwd: str) -> dict[str, Any]:
             "digest": value.get("digest") or "",
             "path": input_path(folder, name, value) if has_file else "",
         }
-    return {"entry": spec.get("entry") or {}, "args": args, "cwd": cwd}
+    packages = str((spec.get("environment") or {}).get("packages") or "") if spec.get("cache") else ""
+    return {"entry": spec.get("entry") or {}, "args": args, "cwd": cwd, "packages": packages}
 
 
 def _given_interpreter(spec: dict[str, Any]) -> str:

@@ -159,6 +159,16 @@ class Run(Generic[R]):
         self._record = self._client.runs.resume(self.id)
         return self
 
+    def checkpoint(self) -> Run[R]:
+        """Ask the running code for a checkpoint: its `ms.should_checkpoint()` is true once. Raises StateError unless it runs."""
+        self._client.runs.checkpoint(self.id)
+        return self
+
+    @property
+    def cached_from(self) -> str:
+        """Return the id of the run whose outputs this one took, empty when it was computed."""
+        return self.record.cached_from
+
     def rerun(self, **set: object) -> Run[R]:
         """Submit it again with some parameters changed."""
         return Run(self._client, self._client.runs.rerun(self.id, set_params=set))

@@ -96,6 +96,9 @@ def _run(ctx: Context, graph: Lineage, run: Run, parent: str) -> None:
     node = LineageNode(id=f"run:{run.id}", kind="run", label=run.name, detail=run.id)
     if not graph.add(node, parent):
         return
+    source = ctx.store.runs.get(run.cached_from) if run.cached_from else None
+    if source is not None:
+        _run(ctx, graph, source, node.id)
     code = run.spec.code
     if code.manifest:
         label = f"code {code.git_commit[:10]}{' + changes' if code.is_dirty else ''}" if code.git_commit else "code"

@@ -20,6 +20,7 @@ from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role,
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
 from mainspring.plugins import reach
+from mainspring.services import caching
 from mainspring.services.context import Context
 from mainspring.store.events import NewEvent
 
@@ -27,14 +28,15 @@ MAX_AHEAD = 20
 _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
 
 
-def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "") -> tuple[Run, bool]:
+def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh: bool = False) -> tuple[Run, bool]:
     """Accept a run: after this returns it is never lost (promise P1). The same `key` gives the same run and False.
 
+    One that `is_fresh` is computed even where the cache has its outputs.
     Raises SpecError, NotFoundError (project, secret, blob), ArchiveError (hostile code), AccessDeniedError, CannotFitError.
     """
     check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
-    run = make_run(ctx, actor.name, spec)
+    run = make_run(ctx, actor.name, spec, is_fresh=is_fresh)
     check_wanted(ctx, spec)
     reach("before-W1")
     accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
@@ -55,11 +57,11 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
         raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
 
 
-def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None) -> Run:
-    """Return the queued Run of a checked `spec`; writes nothing. Raises SpecError."""
+def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None, *, is_fresh: bool = False) -> Run:
+    """Return the queued Run of a checked `spec`, with what the cache has for it; writes nothing. Raises SpecError."""
     linked = replace(spec, link=link) if link is not None else spec
     check_spec(linked)
-    return Run(
+    run = Run(
         id=RunId(ctx.ids.new("run")),
         project=linked.project,
         name=linked.name or _default_name(linked),
@@ -70,6 +72,7 @@ def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None) 
         priority=linked.priority,
         tags=linked.tags,
     )
+    return caching.prepare(ctx, run, is_fresh=is_fresh)
 
 
 def get(ctx: Context, actor: Actor, ref: str, *, project: str = "") -> Run:
@@ -127,6 +130,18 @@ def resume(ctx: Context, actor: Actor, ref: str) -> Run:
     return ctx.store.runs.set_desired(run.id, Desired.RUN, event=said(actor, "run.resumed", run.id, run.project))
 
 
+def checkpoint(ctx: Context, actor: Actor, ref: str) -> Run:
+    """Ask user code for a checkpoint now: its `should_checkpoint()` is true once. Raises StateError unless it runs."""
+    run = _editable(ctx, actor, ref)
+    going = [one for one in ctx.store.attempts.of_run(run.id) if one.state is AttemptState.RUNNING and one.number == run.attempt]
+    if not going:
+        raise StateError(f"Run {run.name} has no code that runs now.", hint=f"mainspring why {run.id}")
+    event = said(actor, "attempt.checkpoint_asked", going[0].id, run.project, run=run.id)
+    ctx.store.attempts.ask_checkpoint(going[0].id, event=event)
+    ctx.signals.hint(f"attempt:{going[0].id}")
+    return run
+
+
 def edit(
     ctx: Context,
     actor: Actor,
@@ -177,9 +192,11 @@ def rerun(
     set_params: Mapping[str, object] | None = None,
     args: Sequence[str] | None = None,
     key: str = "",
+    is_fresh: bool = False,
 ) -> Run:
     """Submit the run's spec again, with declared parameters changed or a script's arguments replaced.
 
+    One that `is_fresh` is computed even where the cache has its outputs.
     Raises UsageError for a parameter that the run does not have.
     """
     run = get(ctx, actor, ref)
@@ -188,7 +205,7 @@ def rerun(
         spec = replace(spec, command=(*_program(spec), *args))
     for name, value in (set_params or {}).items():
         spec = _with_param(spec, name, value)
-    again, _ = submit(ctx, actor, spec, key=key)
+    again, _ = submit(ctx, actor, spec, key=key, is_fresh=is_fresh)
     return again
 
 
@@ -212,6 +229,7 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "ahead": [{"run": other.run, "name": other.name, "owner": other.owner} for other in ahead],
         "ahead_count": count,
         "attempt": last,
+        "cache": caching.tell(ctx, run),
     }
 
 
@@ -248,7 +266,7 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
         case RunState.QUEUED:
             return reason.sentence if reason else ""
         case RunState.SUCCEEDED:
-            return "It succeeded."
+            return f"It took the outputs of run {run.cached_from}." if run.cached_from else "It succeeded."
         case RunState.CANCELLED | RunState.FAILED:
             return run.outcome.message if run.outcome and run.outcome.message else f"It {run.state}."
         case RunState.RUNNING:

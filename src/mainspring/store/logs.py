@@ -86,7 +86,10 @@ def append_chunks(
     tx.conn.execute(chunks.insert(), rows)
     skipped = add_points(tx, run.id, b"".join(grown["metrics"]), is_newest=run.number == run.attempt) if "metrics" in grown else 0
     if "events" in grown:
-        add_checkpoints(tx, attempt, replica, b"".join(grown["events"]), now=now)
+        told = b"".join(grown["events"])
+        add_checkpoints(tx, attempt, replica, told, now=now)
+        if b'"packages_changed"' in told:  # what the run's key says is not what it ran with: nobody may take its outputs
+            tx.conn.execute(update(runs).where(runs.c.id == run.id).values(cache_key="", version=runs.c.version + 1))
     for stream in grown:
         _write_end(tx.conn, attempt, replica, stream, ends[stream], is_new=stream not in known)
     if skipped:

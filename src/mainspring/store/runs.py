@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
 from mainspring.core.ids import RunId
-from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued
+from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued, take_cached
 from mainspring.core.queries import Page, RunFilter, Waiting
 from mainspring.core.reasons import Reason
 from mainspring.core.records import Desired, Run, RunState
@@ -59,6 +59,18 @@ class Runs:
             return Page(items=tuple(runs_of(conn, page.items)), cursor=page.cursor, total=page.total)
 
         return self._db.read(ask)
+
+    def cached(self, project: str, key: str) -> Run | None:
+        """Return the run that succeeded with this cache key: the newest that was computed, else one that took its outputs."""
+        found = self.keyed(project, key=key, limit=1)
+        return found[0] if found else None
+
+    def keyed(self, project: str, *, key: str = "", before: int = 1 << 62, limit: int = _MAX_FOUND) -> list[Run]:
+        """Return runs that others may take their outputs from: those that were computed first, then newest first."""
+        asked = select(runs).where(runs.c.project == project, runs.c.cache_key != "", runs.c.state == RunState.SUCCEEDED)
+        asked = asked.where(runs.c.cache_key == key) if key else asked
+        asked = asked.where(runs.c.seq < before).order_by(runs.c.cached_from != "", runs.c.seq.desc()).limit(limit)
+        return self._db.read(lambda conn: runs_of(conn, conn.execute(asked).mappings().all()))
 
     def counts(self, project: str = "") -> dict[str, int]:
         """Return how many runs are in each state that occurs, without archived ones."""
@@ -161,12 +173,20 @@ class Runs:
 
 
 def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -> tuple[Run, bool]:
-    """Write a new run, or return the one that has this key already."""
+    """Write a new run, or return the one that has this key already.
+
+    One that is `cached_from` another takes its outputs and last metrics here and now, if that one is still what it was.
+    """
     if key:
         asked = select(runs).where(runs.c.project == run.project, runs.c.key == key)
         known = tx.conn.execute(asked).mappings().one_or_none()
         if known is not None:
             return runs_of(tx.conn, [known])[0], False
+    source = load_run(tx.conn, run.cached_from) if run.cached_from else None
+    if source is not None and source.state is RunState.SUCCEEDED and source.cache_key == run.cache_key:
+        run = take_cached(run, source)
+    else:
+        source, run = None, replace(run, cached_from="")
     numbered = replace(run, seq=tx.count("runs"), version=1)
     link = run.spec.link
     row = values_of(numbered, runs) | {
@@ -179,7 +199,18 @@ def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -
     }
     tx.conn.execute(runs.insert(), row)
     tx.tell(event, "runs")
+    if source is not None:
+        _copy_metrics(tx.conn, source.id, numbered.id)
+        tx.tell(NewEvent(run.owner, "run.succeeded", run.id, run.project, {"cached_from": source.id}), "runs")
+        numbered = replace(numbered, metrics=source.metrics)
     return numbered, True
+
+
+def _copy_metrics(conn: Connection, source: str, run: str) -> None:
+    """Give a run the summaries of another's metrics: sweeps, gates and lists look at them. The curves stay with the other."""
+    rows = conn.execute(select(metrics).where(metrics.c.run == source)).mappings().all()
+    if rows:
+        conn.execute(metrics.insert(), [{**row, "run": run} for row in rows])
 
 
 def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -> list[Waiting]:
