@@ -83,6 +83,19 @@ class Cluster:
             self.gpu_free[row, column] -= milli
         self.touched.append(row)
 
+    def domain_of(self, same: str) -> Ints:
+        """Return which rows replicas may share: of one cluster (""), of one machine ("node"), or of one value of a label.
+
+        Domains are numbered by name; -1 for rows without the label. A domain never spans clusters.
+        """
+        if not same:
+            return self.member
+        if same == "node":
+            return np.arange(len(self.nodes), dtype=np.int64)
+        named = [(node.cluster, node.labels[same]) if same in node.labels else None for node in self.nodes]
+        number = {name: place for place, name in enumerate(sorted({name for name in named if name is not None}))}
+        return np.array([-1 if name is None else number[name] for name in named], dtype=np.int64)
+
     def gpu_capacity(self) -> Ints:
         """Return the milli-GPU of each device were the nodes empty, (nodes, most devices)."""
         return np.where(self.kind_of > 0, GPU_MILLI, 0).astype(np.int64)

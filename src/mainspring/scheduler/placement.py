@@ -7,18 +7,19 @@ ten thousand times one row and not ten thousand times all rows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Place, WaitingRun
-from mainspring.scheduler.cluster import ALL, Cluster, Floats, Ints, Rows
+from mainspring.scheduler.cluster import ALL, Bools, Cluster, Floats, Ints, Rows
 from mainspring.scheduler.demand import Demand, make_demand
 from mainspring.scheduler.requests import Key, Request, key_of, make_request
 from mainspring.scheduler.scorers import Scorer
 
+EQUAL_BYTES = 10 * 2**30  # data that weighs as much as the way from the worst node to the best one
 KEPT_REQUESTS = 1024  # 5,000 nodes are 80 kB for each
 
 
@@ -27,6 +28,15 @@ class _Scored:
     points: Floats  # -inf where the request does not fit
     column: Ints | None  # the device that the scorer chose on each row, where it chooses
     seen: int  # length of `cluster.touched` when last brought up to date
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What one run wants beyond its request: only these rows, not these if others fit, rather those near its data."""
+
+    rows: Bools | None = None
+    avoided: Sequence[int] = ()
+    near: Floats | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +50,7 @@ class Placement:
     demand: Demand = field(init=False)
     _requests: dict[Key, Request] = field(default_factory=dict)
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
+    _domains: dict[str, Ints] = field(default_factory=dict)
     _too_many: dict[Key, int] = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
 
     def __post_init__(self) -> None:
@@ -54,32 +65,62 @@ class Placement:
         return self._requests[key]
 
     def place(self, run: WaitingRun, failed: dict[Key, int] | None = None) -> tuple[Place, ...] | None:
-        """Put every replica and return where, or put nothing and return None.
+        """Put every replica (of an elastic gang as many as fit) and return where, or put nothing and return None.
 
         `failed` remembers what did not fit where more is free than the plan's own state has (holds given back).
         """
-        request = self.request(run.resources, run.sites)
-        too_many = self._too_many if failed is None else failed
-        if run.replicas >= too_many.get(request.key, run.replicas + 1):
-            return None
-        avoided = [self.cluster.row_of[name] for name in run.avoid if name in self.cluster.row_of]
-        # An attempt lives in one cluster, so a gang is tried in each by turns; a single replica takes the best of all.
-        parts: list[int | None] = [None]
-        if run.replicas > 1 and len(self.cluster.clusters) > 1:
-            parts = list(range(len(self.cluster.clusters)))
-        for part in parts:
-            places = self._gang(request, run.replicas, avoided, part)
+        for asked in (run.resources, *run.alternatives):
+            places = self._place(run, self.request(asked, run.sites), self._too_many if failed is None else failed)
             if places is not None:
                 return places
-        too_many[request.key] = run.replicas
         return None
 
-    def _gang(self, request: Request, replicas: int, avoided: list[int], part: int | None) -> tuple[Place, ...] | None:
+    def _place(self, run: WaitingRun, request: Request, too_many: dict[Key, int]) -> tuple[Place, ...] | None:
+        key = (*request.key, run.same)
+        least = min(run.min_replicas or run.replicas, run.replicas)
+        if least >= too_many.get(key, least + 1):
+            return None
+        avoided = [self.cluster.row_of[name] for name in run.avoid if name in self.cluster.row_of]
+        near = data_share(self.cluster, run) if run.data_on else None
+        for rows, replicas in self._parts(run, request, least):
+            places = self._gang(request, replicas, _Wish(rows=rows, avoided=avoided, near=near))
+            if places is not None:
+                return places
+        too_many[key] = least
+        return None
+
+    def _parts(self, run: WaitingRun, request: Request, least: int) -> Iterator[tuple[Bools | None, int]]:
+        """Give the rows that all replicas share, and how many go there: as many as fit, at least `least`.
+
+        An attempt lives in one cluster, the first by name that holds most; of equal racks or nodes the best scored is taken.
+        """
+        cluster = self.cluster
+        is_one = run.replicas == 1 or (len(cluster.clusters) == 1 and not run.same)
+        if is_one and least == run.replicas:
+            yield None, run.replicas
+            return
+        if run.same not in self._domains:
+            self._domains[run.same] = cluster.domain_of(run.same)
+        domain = self._domains[run.same]
+        counts = np.where(cluster.is_ready & (domain >= 0), request.counts(cluster, cluster.free, cluster.gpu_free), 0)
+        sums = np.bincount(np.maximum(domain, 0), weights=np.minimum(counts, run.replicas)).astype(np.int64)
+        most = min(int(sums.max(initial=0)), run.replicas)
+        if most < least:
+            return
+        able = (sums >= most)[np.maximum(domain, 0)] & (domain >= 0)
+        if not run.same:
+            yield domain == int(np.argmax(sums >= most)), most
+            return
+        row = self._best(self._points(request).points, _Wish(rows=able))
+        if row is not None:
+            yield domain == domain[row], most
+
+    def _gang(self, request: Request, replicas: int, wish: _Wish) -> tuple[Place, ...] | None:
         self.cluster.begin()
         places: list[Place] = []
         for replica in range(replicas):
             scored = self._points(request)
-            row = self._best(scored.points, avoided, part)
+            row = self._best(scored.points, wish)
             if row is None:
                 self.cluster.rollback()
                 return None
@@ -87,12 +128,16 @@ class Placement:
         self.cluster.commit()
         return tuple(places)
 
-    def _best(self, points: Floats, avoided: list[int], part: int | None) -> int | None:
-        if part is not None:
-            points = np.where(self.cluster.member == part, points, -np.inf)
-        if avoided:
+    def _best(self, points: Floats, wish: _Wish) -> int | None:
+        if wish.rows is not None:
+            points = np.where(wish.rows, points, -np.inf)
+        if wish.near is not None and len(points):
+            fit = np.isfinite(points)
+            worst, best = points.min(where=fit, initial=np.inf), points.max(initial=-np.inf)
+            points = points + wish.near * (best - worst if best > worst else 1.0)
+        if wish.avoided:
             others = points.copy()
-            others[avoided] = -np.inf
+            others[wish.avoided] = -np.inf
             if np.isfinite(others.max(initial=-np.inf)):
                 points = others  # an avoided node is the last resort
         if not len(points):
@@ -149,3 +194,9 @@ class Placement:
         asked = request.asked
         granted = Granted(cpu_milli=asked.cpu_milli, memory_bytes=asked.memory_bytes, disk_bytes=asked.disk_bytes, devices=shares)
         return Place(replica=replica, node=node.id, granted=granted)
+
+
+def data_share(cluster: Cluster, run: WaitingRun) -> Floats:
+    """Return what a row gains from holding the run's inputs, as a part (0..2) of the range of its scores."""
+    is_near = np.array([node.id in run.data_on or node.pool in run.data_on for node in cluster.nodes], dtype=np.bool_)
+    return np.asarray(is_near * (2 * run.data_bytes / (run.data_bytes + EQUAL_BYTES)), dtype=np.float64)
