@@ -145,7 +145,7 @@ class ToyFleet:
     def note(self, cluster: str, message: str) -> None:
         raise AssertionError(message)
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None], *, lane: str) -> None:
         work()
 
 

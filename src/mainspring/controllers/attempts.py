@@ -1,4 +1,4 @@
-"""The attempts loop: launch what was placed, stop what is to end, notice what has died.
+"""The attempts loop: launch what was placed, stop what is to end; what has died is noticed by `observations.py`.
 
 Each open attempt is driven from its row alone: whatever this process knew before a crash is not needed.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
+from mainspring.controllers.observations import Observations
 from mainspring.core.actors import SYSTEM
-from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
+from mainspring.core.backend import Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
-from mainspring.core.records import Attempt, AttemptState, Cause, Node, NodeState, Outcome, Replica
+from mainspring.core.records import Attempt, AttemptState, Cause, Node, Outcome, Replica
 from mainspring.plugins import reach
 from mainspring.services import attempts
 from mainspring.services.context import Context
@@ -26,8 +28,8 @@ from mainspring.store.attempts import Lease
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
 LOOK_S = 1.0  # how often living attempts are looked at while there are any
-STALE_S = 5.0  # a replica without a beat for so long after its launch is looked at
-MAX_RELAUNCHES = 3
+LOOK_SHARE = 0.1  # of the time at most: with thousands of them it is done less often
+AGAIN_S = 5.0  # the pause after a call that an engine did not take
 
 
 @dataclass(slots=True)
@@ -43,24 +45,30 @@ class Attempts:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped_at: dict[tuple[str, int], float] = field(default_factory=dict)
     _stop_until: dict[str, tuple[datetime, float]] = field(default_factory=dict)
-    _relaunches: dict[tuple[str, int], int] = field(default_factory=dict)
-    _unknown_since: dict[tuple[str, int], float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _launched: dict[str, Attempt] = field(default_factory=dict)
-    _greeted: set[tuple[str, int]] = field(default_factory=set)
+    _observations: Observations = field(init=False)
     _look_at: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Make what looks at launched attempts."""
+        self._observations = Observations(self.ctx, self.fleet, self.loops, self._request)
+
     def tick(self) -> float | None:
-        """Look at every open attempt once; return the pause until the next look, None when none is open."""
-        living = self.ctx.store.attempts.open()
-        nodes = {node.id: node for node in self.ctx.store.nodes.all()}
-        for attempt in living:
+        """Take each due step; now and then look at every attempt. Return the pause until then, None when there is none."""
+        pending = self.ctx.store.attempts.pending()  # rows may move a hundred times a second, engines are asked once
+        nodes = {node.id: node for node in self.ctx.store.nodes.all()} if pending else {}
+        for attempt in pending:
             self._step(attempt, nodes)
-        if self.ctx.clock.monotonic() >= self._look_at:  # rows may move a hundred times a second, engines are asked once
-            self._look_at = self.ctx.clock.monotonic() + LOOK_S
-            self._forget_ended(living)
-            self._observe([one for one in living if one.state is not AttemptState.ALLOCATED], nodes)
-        return LOOK_S if living or self._launched else None
+        began = self.ctx.clock.monotonic()
+        if began < self._look_at:
+            return self._look_at - began
+        living = self.ctx.store.attempts.open()
+        self._forget_ended(living)
+        is_quiet = not self._observations.look(living, nodes or {node.id: node for node in self.ctx.store.nodes.all()})
+        ended = self.ctx.clock.monotonic()
+        self._look_at = ended + max(LOOK_S, (ended - began) / LOOK_SHARE)
+        return None if is_quiet and not living and not self._launched else self._look_at - ended
 
     def _step(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
         """Launch an attempt that has no handle yet, or pass on an intent to stop."""
@@ -74,23 +82,44 @@ class Attempts:
             self._stop(attempt)
 
     def _later(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
-        now = self.ctx.clock.monotonic()
-        with self._lock:
-            if attempt.id in self._busy or self._not_before.get(attempt.id, 0.0) > now:
-                return
-            self._busy.add(attempt.id)
+        if self._not_before.get(attempt.id, 0.0) > self.ctx.clock.monotonic():
+            return
 
         def work() -> None:
             try:
                 self._launch(attempt, nodes)
+            except (UnreachableError, CredentialsError) as wrong:
+                self._unanswered(attempt, wrong)
             except Exception:  # the pool's top: the row is unchanged, the next look tries again
                 log.exception("launch failed", extra={"attempt": attempt.id})
-                self._not_before[attempt.id] = self.ctx.clock.monotonic() + 5.0
+                self._not_before[attempt.id] = self.ctx.clock.monotonic() + AGAIN_S
+
+        self._in_lane(attempt.cluster, attempt.id, work)
+
+    def _in_lane(self, cluster: str, key: str, act: Callable[[], None]) -> None:
+        """Let the cluster's lane do something, unless it does it already."""
+        with self._lock:
+            if key in self._busy:
+                return
+            self._busy.add(key)
+
+        def work() -> None:
+            try:
+                act()
             finally:
                 with self._lock:
-                    self._busy.discard(attempt.id)
+                    self._busy.discard(key)
 
-        self.loops.submit(work)
+        self.loops.submit(work, lane=cluster)
+
+    def _unanswered(self, attempt: Attempt, wrong: UnreachableError | CredentialsError) -> None:
+        """The engine may have taken the launch or not: nothing is known of the replicas that have no handle (P4)."""
+        self.fleet.note(attempt.cluster, wrong.message)
+        self._not_before[attempt.id] = self.ctx.clock.monotonic() + AGAIN_S
+        fresh = self.ctx.store.attempts.get(attempt.id)
+        for replica in fresh.replicas if fresh is not None else ():
+            if not replica.handle and fresh is not None:
+                self._observations.unknown(fresh, replica)
 
     def _launch(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
         """W3, launch, W4. Safe to repeat at any point: `launch` is idempotent by attempt and replica."""
@@ -119,12 +148,12 @@ class Attempts:
             except (CapacityError, LaunchError) as wrong:
                 self._refuse(current, replica, wrong.message)
                 continue
-            except (UnreachableError, CredentialsError) as wrong:
-                self.fleet.note(attempt.cluster, wrong.message)
-                self._not_before[attempt.id] = ctx.clock.monotonic() + 5.0
-                break
+            except (UnreachableError, CredentialsError):
+                ctx.store.attempts.release(lease)
+                raise
             reach("after-S1")
             ctx.store.attempts.record_handle(lease, replica.index, handle.data, now=ctx.clock.now())
+            self._observations.greeted.add((attempt.id, replica.index))
             reach("after-W4")
         ctx.store.attempts.release(lease)
         with self._lock:
@@ -184,10 +213,13 @@ class Attempts:
             if not replica.handle or replica.ended_at is not None or now - self._stopped_at.get(key, -1e9) < max(5.0, left):
                 continue
             self._stopped_at[key] = now
-            try:
-                self.fleet.backend(attempt.cluster).stop(_handle(attempt, replica), left)
-            except (UnreachableError, CredentialsError) as wrong:
-                self.fleet.note(attempt.cluster, wrong.message)
+            self._in_lane(attempt.cluster, f"stop {attempt.id}.{replica.index}", partial(self._stop_one, attempt, replica, left))
+
+    def _stop_one(self, attempt: Attempt, replica: Replica, grace_s: float) -> None:
+        try:
+            self.fleet.backend(attempt.cluster).stop(_handle(attempt, replica), grace_s)
+        except (UnreachableError, CredentialsError) as wrong:
+            self.fleet.note(attempt.cluster, wrong.message)
 
     def _left(self, attempt: Attempt, now: float) -> float:
         """Return the seconds of grace that are left: by the time that passes, once the intent to stop has been seen."""
@@ -199,115 +231,36 @@ class Attempts:
             self._stop_until[attempt.id] = seen
         return max(0.0, seen[1] - now)
 
-    def _observe(self, living: list[Attempt], nodes: Mapping[str, Node]) -> None:
-        """Look at replicas whose runner is silent; silence alone concludes nothing."""
-        now = self.ctx.clock.now()
-        by_cluster: dict[str, list[tuple[Attempt, Replica]]] = {}
-        for attempt in living:
-            for replica in attempt.replicas:
-                if replica.ended_at is not None:
-                    continue
-                node = nodes.get(replica.node)
-                if node is not None and node.state is NodeState.DEAD:
-                    self._lost(attempt, replica, f"Node {replica.node} was declared dead.")
-                elif replica.handle and self._is_suspect(attempt, replica, now):
-                    by_cluster.setdefault(attempt.cluster, []).append((attempt, replica))
-        for cluster, pairs in by_cluster.items():
-            backend = self.fleet.backend(cluster)
-            try:
-                seen = backend.observe([_handle(attempt, replica) for attempt, replica in pairs])
-            except (UnreachableError, CredentialsError) as wrong:
-                self.fleet.note(cluster, wrong.message)
-                continue
-            for (attempt, replica), one in zip(pairs, seen, strict=True):
-                self._judge(backend, attempt, replica, one.state, nodes)
-
-    def _is_suspect(self, attempt: Attempt, replica: Replica, now: datetime) -> bool:
-        return self.fleet.is_local(attempt.cluster) or (
-            (now - (replica.last_beat_at or attempt.launched_at or now)).total_seconds()
-            > self.ctx.settings.quiet_beat_s * 2 + STALE_S
-        )
-
-    def _judge(
-        self, backend: Backend, attempt: Attempt, replica: Replica, state: ObservedState, nodes: Mapping[str, Node]
-    ) -> None:
-        key = (attempt.id, replica.index)
-        if state is ObservedState.RUNNING:
-            self._unknown_since.pop(key, None)
-            self._greet(backend, attempt, replica, nodes)
-        elif state is ObservedState.GONE:
-            self._unknown_since.pop(key, None)
-            self._gone(backend, attempt, replica, nodes)
-        else:
-            since = self._unknown_since.setdefault(key, self.ctx.clock.monotonic())
-            run = self.ctx.store.runs.get(attempt.run)
-            if self.ctx.clock.monotonic() - since > self.ctx.settings.lost_after_s and run and not run.spec.is_exclusive:
-                self._lost(attempt, replica, "Its node has not answered for too long.")
-
-    def _greet(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
-        """Tell a runner that an earlier process launched where this server is, once: launching again starts nothing."""
-        key = (attempt.id, replica.index)
-        if key in self._greeted or attempt.id in self._launched or replica.node not in nodes:
-            return
-        try:
-            backend.launch(self._request(attempt, replica, nodes[replica.node]))
-        except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
-            log.warning("greeting failed", extra={"attempt": attempt.id, "error": wrong.message})
-            return
-        self._greeted.add(key)
-
-    def _gone(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
-        """The runner is dead. Unless its last beat came meanwhile, start it again in its folder to drain and report."""
-        key = (attempt.id, replica.index)
-        fresh = self.ctx.store.attempts.get(attempt.id)
-        if fresh is None or fresh.state is AttemptState.ENDED or fresh.replicas[replica.index].ended_at is not None:
-            return
-        tries = self._relaunches.get(key, 0)
-        handle = _handle(attempt, replica)
-        if tries >= MAX_RELAUNCHES or nodes.get(replica.node) is None:
-            backend.stop(handle, 0.0)
-            record = backend.read_exit(handle)
-            if record is not None:
-                attempts.finish(self.ctx, fresh, replica.index, record.outcome, {})
-            else:
-                self._lost(fresh, replica, "Its runner died and could not be started again.")
-            return
-        if self._not_before.get(attempt.id, 0.0) > self.ctx.clock.monotonic():
-            return
-        self._relaunches[key] = tries + 1
-        self._not_before[attempt.id] = self.ctx.clock.monotonic() + 2.0
-        log.info("runner died, draining", extra={"attempt": attempt.id, "replica": replica.index, "try": tries + 1})
-        try:
-            backend.launch(self._request(fresh, replica, nodes[replica.node]))
-        except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
-            log.warning("drain failed", extra={"attempt": attempt.id, "error": wrong.message})
-
-    def _lost(self, attempt: Attempt, replica: Replica, message: str) -> None:
-        outcome = Outcome(cause=attempt.stop_cause or Cause.NODE_LOST, message=message)
-        attempts.finish(self.ctx, attempt, replica.index, outcome, {})
-
     def _forget_ended(self, living: list[Attempt]) -> None:
-        """Let the backend clean up after attempts that have ended since the last look."""
+        """Let the backends clean up after attempts that have ended since the last look."""
         alive = {attempt.id for attempt in living}
         with self._lock:
-            ended = [self._launched.pop(one) for one in list(self._launched) if one not in alive and one not in self._busy]
+            ended = [one for id, one in self._launched.items() if id not in alive and id not in self._busy]
         for attempt in ended:
-            fresh = self.ctx.store.attempts.get(attempt.id) or attempt
+            self._in_lane(attempt.cluster, f"forget {attempt.id}", partial(self._forget, attempt))
+
+    def _forget(self, attempt: Attempt) -> None:
+        fresh = self.ctx.store.attempts.get(attempt.id) or attempt
+        given_up = any(replica.unknown_since is not None for replica in fresh.replicas)
+        if not given_up:  # else it is cleaned up after when its end is seen
             backend = self.fleet.backend(attempt.cluster)
             handles = [_handle(fresh, replica) for replica in fresh.replicas if replica.handle]
-            gone = all(one.state is ObservedState.GONE for one in backend.observe(handles))
-            if not gone and fresh.state is AttemptState.ENDED:
-                with self._lock:
-                    self._launched[attempt.id] = fresh
-                continue
-            for handle in handles:
-                backend.forget(handle)
-            for replica in fresh.replicas:
-                for table in (self._stopped_at, self._relaunches, self._unknown_since):
-                    table.pop((attempt.id, replica.index), None)
-                self._greeted.discard((attempt.id, replica.index))
-            self._not_before.pop(attempt.id, None)
-            self._stop_until.pop(attempt.id, None)
+            try:
+                gone = all(one.state is ObservedState.GONE for one in backend.observe(handles))
+                if not gone and fresh.state is AttemptState.ENDED:
+                    return
+                for handle in handles:
+                    backend.forget(handle)
+            except (UnreachableError, CredentialsError) as wrong:
+                self.fleet.note(attempt.cluster, wrong.message)
+                return
+        for replica in fresh.replicas:
+            self._stopped_at.pop((attempt.id, replica.index), None)
+        self._observations.forget(fresh)
+        self._not_before.pop(attempt.id, None)
+        self._stop_until.pop(attempt.id, None)
+        with self._lock:
+            self._launched.pop(attempt.id, None)
 
 
 def _handle(attempt: Attempt, replica: Replica) -> Handle:

@@ -33,13 +33,14 @@ class Loop:
 
 @dataclass(slots=True)
 class Loops:
-    """Runs loops in threads of its own and hands out one bounded pool for slow calls to engines."""
+    """Runs loops in threads of its own and hands out bounded pools for slow calls to engines: a lane for each cluster."""
 
     signals: Signals
-    pool_size: int = 8
+    lane_size: int = 8
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
-    _pool: ThreadPoolExecutor | None = None
+    _lanes: dict[str, ThreadPoolExecutor] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, loops: list[Loop]) -> None:
         """Start every loop; returns at once."""
@@ -48,11 +49,12 @@ class Loops:
             thread.start()
             self._threads.append(thread)
 
-    def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Run `work` in the bounded pool."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.pool_size, thread_name_prefix="engine")
-        return self._pool.submit(work)
+    def submit(self, work: Callable[[], None], *, lane: str) -> Future[None]:
+        """Run `work` in the pool of a lane; what is slow in one holds up nothing in another."""
+        with self._lock:
+            if lane not in self._lanes:
+                self._lanes[lane] = ThreadPoolExecutor(self.lane_size, thread_name_prefix=f"engine-{lane}")
+            return self._lanes[lane].submit(work)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask every loop to end and wait for the tick in flight; a restart resumes from rows."""
@@ -60,8 +62,8 @@ class Loops:
         self.signals.hint("stop")
         for thread in self._threads:
             thread.join(timeout_s)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for lane in self._lanes.values():
+            lane.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, loop: Loop) -> None:
         topics = (*loop.topics, "stop")

@@ -7,12 +7,14 @@ import binascii
 import hashlib
 import hmac
 import logging
+from dataclasses import replace
 
 from mainspring.core.actors import SYSTEM
 from mainspring.core.beats import PROTOCOL, Beat, BeatAnswer, Chunk, Command, Work
 from mainspring.core.errors import AuthError, GoneError, MainspringError, SpecError, StateError, VersionMismatchError
 from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, RunState
+from mainspring.core.silence import unreachable
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
 from mainspring.services import secrets
@@ -78,7 +80,7 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
         spec=run.spec,
         env=env,
         limits=limits,
-        world_size=run.spec.replicas,
+        world_size=len(attempt.replicas),  # of an elastic gang those that found room
         checkpoint=_checkpoint(ctx, run.id, replica),
     )
 
@@ -138,6 +140,14 @@ def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outpu
         ended = stop_attempt(ctx, SYSTEM, ended, Cause.CANCELLED, done.spec.grace_s)
     log.info("attempt ended", extra={"attempt": attempt.id, "run": attempt.run, "cause": outcome.cause, "state": done.state})
     return ended
+
+
+def mark_unknown(ctx: Context, attempt: Attempt, replica: int, patience: float | None) -> None:
+    """Record that nobody can tell how a replica is from now on, and tell why on its run; `patience` is how long that may last."""
+    now = ctx.clock.now()
+    silent = replace(_replica(attempt, replica), unknown_since=now)
+    ctx.store.attempts.set_unknown(attempt.id, replica, now, unreachable(attempt, silent, patience))
+    log.warning("replica is of unknown state", extra={"attempt": attempt.id, "replica": replica, "node": silent.node})
 
 
 def give_up(ctx: Context, attempt: Attempt, replica: int, message: str) -> Attempt:
