@@ -8,6 +8,7 @@ import pytest
 
 from mainspring.controllers.pipelines import Pipelines
 from mainspring.core.actors import SYSTEM, Actor
+from mainspring.core.errors import StateError
 from mainspring.core.graphs import Graph, PipelineState, Step, StepKind
 from mainspring.core.records import Cause, Role, RunState, Secret
 from mainspring.core.resources import Resources
@@ -159,6 +160,41 @@ def test_a_source_that_is_removed_meanwhile_is_not_taken(house, spec, first) -> 
     runs.remove(house.ctx, SYSTEM, first.id)
     accepted, _ = house.ctx.store.runs.submit(made)
     assert (accepted.state, accepted.cached_from) == (RunState.QUEUED, "")
+
+
+def test_a_retried_pipeline_goes_on_after_its_last_good_step(house, spec) -> None:
+    second = replace(spec, name="second", cache=False, args={})
+    plain = replace(spec, cache=False)
+    graph = Graph(
+        steps=(
+            Step(key="one", kind=StepKind.TASK, template=plain),
+            Step(key="two", kind=StepKind.TASK, template=second, refs={"x": "one"}),
+            Step(key="three", kind=StepKind.TASK, template=second, refs={"x": "two"}),
+        )
+    )
+
+    def tick_and_end(id: str, cause: Cause) -> dict[str, str]:
+        Pipelines(house.ctx).tick()
+        going = next(one for one in pipelines.get(house.ctx, EDITOR, id).steps if one.state == "running")
+        house.plan()
+        house.end(going.run, cause, outputs={"result": Value(kind=ValueKind.JSON, json=going.key)})
+        Pipelines(house.ctx).tick()
+        return {one.key: str(one.state) for one in pipelines.get(house.ctx, EDITOR, id).steps}
+
+    failed = pipelines.start(house.ctx, EDITOR, "nightly", graph)
+    with pytest.raises(StateError, match="is not over"):
+        pipelines.retry(house.ctx, EDITOR, failed.id)
+    tick_and_end(failed.id, Cause.SUCCEEDED)
+    assert tick_and_end(failed.id, Cause.USER_ERROR) == {"one": "succeeded", "two": "failed", "three": "skipped"}
+    again = pipelines.retry(house.ctx, EDITOR, failed.id, key="k")
+    assert pipelines.retry(house.ctx, EDITOR, failed.id, key="k").id == again.id
+    assert [str(one.state) for one in again.steps] == ["succeeded", "waiting", "waiting"]
+    assert tick_and_end(again.id, Cause.SUCCEEDED) == {"one": "succeeded", "two": "succeeded", "three": "running"}
+    two = house.ctx.store.runs.get(pipelines.get(house.ctx, EDITOR, again.id).steps[1].run)
+    assert two.spec.args["x"].json == "one"
+    tick_and_end(again.id, Cause.SUCCEEDED)
+    with pytest.raises(StateError, match="succeeded"):
+        pipelines.retry(house.ctx, EDITOR, again.id)
 
 
 def test_a_step_of_a_pipeline_is_skipped(house, spec, first) -> None:

@@ -53,6 +53,13 @@ def get(ctx: Ctx, actor: Who, ref: str) -> Response:
     return answer(pipelines.get(ctx, actor, ref))
 
 
+@router.post("/pipelines/{ref}/retry", status_code=201)
+@shaped(gives=PipelineRun, status=201)
+def retry(ctx: Ctx, actor: Who, ref: str, key: Annotated[str, Header(alias="Idempotency-Key", max_length=200)] = "") -> Response:
+    """Start a new run of the same graph after its last good steps."""
+    return answer(pipelines.retry(ctx, actor, ref, key=key), status=201)
+
+
 @router.post("/pipelines/{ref}/cancel")
 @shaped(gives=PipelineRun)
 def cancel(ctx: Ctx, actor: Who, ref: str) -> Response:

@@ -29,6 +29,10 @@ class Pipelines:
         """Return the pipeline run."""
         return self.transport.get(f"/pipelines/{quote(ref, safe='')}").record(PipelineRun)
 
+    def retry(self, ref: str) -> PipelineRun:
+        """Start a new run of the same graph after its last good steps."""
+        return self.transport.post(f"/pipelines/{quote(ref, safe='')}/retry", key=new_key()).record(PipelineRun)
+
     def cancel(self, ref: str) -> PipelineRun:
         """End the pipeline run."""
         return self.transport.post(f"/pipelines/{quote(ref, safe='')}/cancel", is_repeatable=True).record(PipelineRun)

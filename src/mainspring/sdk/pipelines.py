@@ -80,6 +80,13 @@ class PipelineRun:
             )
         return self
 
+    def retry(self) -> PipelineRun:
+        """Start it again after its last good steps, with their results and the code of then; return the new run.
+
+        Raises StateError while it is active, and when all of it succeeded.
+        """
+        return PipelineRun(self._client, self._client.pipelines.retry(self.id))
+
     def cancel(self) -> PipelineRun:
         """End the pipeline run; running steps are cancelled."""
         self._record = self._client.pipelines.cancel(self.id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError
-from mainspring.core.graphs import Graph, PipelineRun, PipelineState, StepRun
+from mainspring.core.errors import NotFoundError, StateError
+from mainspring.core.graphs import Graph, PipelineRun, PipelineState, StepRun, StepState
 from mainspring.core.ids import check_name
 from mainspring.core.records import Role
 from mainspring.services import runs
@@ -34,6 +34,35 @@ def start(ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str =
         steps=tuple(StepRun(key=step.key) for step in graph.steps),
     )
     return ctx.store.pipelines.add(pipeline, key=key, event=said(actor, "pipeline.started", pipeline.id, project, name=name))
+
+
+def retry(ctx: Context, actor: Actor, ref: str, *, key: str = "") -> PipelineRun:
+    """Start a new run of the same graph after its last good steps: what succeeded stays, with its results.
+
+    Raises StateError while it is active, and when all of it succeeded.
+    """
+    ended = get(ctx, actor, ref)
+    actor.need(ended.project, Role.EDITOR)
+    if ended.state is PipelineState.ACTIVE:
+        raise StateError(f"Pipeline run {ended.id} is not over.", hint="Wait for its end, or cancel it.")
+    if ended.state is PipelineState.SUCCEEDED:
+        raise StateError(f"Every step of pipeline run {ended.id} succeeded.", hint="Submit it again to run it again.")
+    good = {one.key: one for one in ended.steps if one.state is StepState.SUCCEEDED and _has_result(ctx, one)}
+    again = PipelineRun(
+        id=ctx.ids.new("pipeline"),
+        project=ended.project,
+        name=ended.name,
+        owner=actor.name,
+        graph=ended.graph,
+        created_at=ctx.clock.now(),
+        steps=tuple(good.get(step.key, StepRun(key=step.key)) for step in ended.graph.steps),
+    )
+    event = said(actor, "pipeline.retried", again.id, again.project, name=again.name, after=ended.id)
+    return ctx.store.pipelines.add(again, key=key, event=event)
+
+
+def _has_result(ctx: Context, standing: StepRun) -> bool:
+    return not standing.run or ctx.store.runs.get(standing.run) is not None
 
 
 def get(ctx: Context, actor: Actor, ref: str) -> PipelineRun:

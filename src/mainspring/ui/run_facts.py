@@ -126,6 +126,8 @@ def attempts(view: View, ref: str) -> str:
 
 def code(view: View, ref: str) -> str:
     """Return the command, the commit and the resources."""
+    told_by = runs.why(view.ctx, view.actor, ref)["cache"]
+    cache = str(told_by.get("sentence", "")) if isinstance(told_by, dict) else ""
     spec = runs.get(view.ctx, view.actor, ref).spec
     what = " ".join(spec.command) if spec.command else f"{spec.entry.module}:{spec.entry.function}" if spec.entry else ""
     commit = f"{spec.code.git_commit[:12]}{' with changes' if spec.code.is_dirty else ''}" if spec.code.git_commit else "no git"
@@ -135,6 +137,7 @@ def code(view: View, ref: str) -> str:
         ("Commit", parts.text(f"{commit} {spec.code.git_branch}")),
         ("Code", parts.short_id(spec.code.manifest, 16) or "none"),
         ("Interpreter", parts.text(spec.environment.interpreter or "as it is")),
+        ("Cache", parts.text(cache or "not used")),
         ("Again on error", parts.text(spec.retries)),
         ("At most", show_seconds(spec.timeout_s) if spec.timeout_s else "no limit"),
     ]
@@ -206,4 +209,7 @@ def _phases(one: Attempt) -> str:
         words.append(f"Started in {show_seconds((one.started_at - one.created_at).total_seconds())}")
     if one.started_at is not None and one.ended_at is not None:
         words.append(f"ran {show_seconds((one.ended_at - one.started_at).total_seconds())}")
+    if one.lost_s:
+        gpus = f" ({one.lost_gpu_s:.0f} GPU-seconds)" if one.lost_gpu_s else ""
+        words.append(f"lost the work of {show_seconds(one.lost_s)}{gpus} since its newest checkpoint")
     return f"{', '.join(words)}." if words else ""

@@ -197,6 +197,8 @@ def state_cell(one: Run) -> str:
     if one.state is RunState.QUEUED and one.reason is not None:
         word = "paused" if one.desired is Desired.PAUSED else one.state.value
         return parts.state(word) + parts.why(one.reason.sentence)
+    if one.cached_from:
+        return parts.state(one.state.value) + parts.why(f"Taken from run {one.cached_from}.")
     if one.state is RunState.FAILED and one.outcome is not None:
         return parts.state(one.state.value) + parts.why(one.outcome.message[:160])
     return parts.state(one.state.value)

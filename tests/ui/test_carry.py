@@ -1,0 +1,36 @@
+"""What a run's page says of what it carried: the work that a loss cost, the run whose outputs it took."""
+
+from __future__ import annotations
+
+from mainspring.core.actors import SYSTEM
+from mainspring.core.records import Cause
+from mainspring.core.resources import Resources
+from mainspring.core.specs import Entry, Environment, RunKind, RunSpec
+from mainspring.services import runs
+from mainspring.ui import run_facts
+from mainspring.ui.runs import state_cell
+from mainspring.ui.view import View
+
+
+def test_a_preempted_try_says_what_was_lost(house) -> None:
+    run, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",), resources=Resources(gpu_milli=2000)))
+    house.plan()
+    house.begin(house.attempt_of(run))
+    house.clock.advance(90)
+    house.end(run, Cause.PREEMPTED)
+    shown = run_facts.attempts(View(ctx=house.ctx, actor=SYSTEM, path="/runs"), run.id)
+    assert "lost the work of 1 m 30 s (180 GPU-seconds) since its newest checkpoint" in shown, shown
+
+
+def test_a_run_from_the_cache_names_its_source(house) -> None:
+    packages = Environment(packages="f" * 64)
+    spec = RunSpec(kind=RunKind.TASK, entry=Entry(module="m", function="f"), environment=packages, cache=True)
+    first, _ = runs.submit(house.ctx, SYSTEM, spec)
+    house.plan()
+    house.end(first)
+    second, _ = runs.submit(house.ctx, SYSTEM, spec)
+    view = View(ctx=house.ctx, actor=SYSTEM, path="/runs")
+    assert f"Taken from run {first.id}" in state_cell(second)
+    assert f"It took the outputs of run {first.id}" in run_facts.top(view, second.id)
+    assert f"Taken from run {first.id}" in run_facts.code(view, second.id)
+    assert "nothing like it was in the cache" in run_facts.code(view, first.id)
