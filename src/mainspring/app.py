@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -153,7 +154,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
     return [
         Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(ctx, owner).tick),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts.tick),
-        Loop(name="fleet", topics=("clusters",), tick=fleet.take_inventory),
+        Loop(name="fleet", topics=("clusters",), tick=partial(fleet.ask_all, running.loops)),
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick),
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick),
@@ -192,7 +193,9 @@ def serve(
     )
     server = uvicorn.Server(config)
     threading.Thread(target=_watch, args=(server, running.api, shutdown), daemon=True, name="shutdown").start()
-    running.fleet.take_inventory()
+    for cluster in running.ctx.store.clusters.all():
+        if running.fleet.is_local(cluster.id):  # others are asked in the background: an engine may be slow, or away
+            running.fleet.take_inventory(cluster)
     with _announced(settings, url):
         running.loops.start(loops_of(running, url=url))
         # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer

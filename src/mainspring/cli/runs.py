@@ -305,13 +305,13 @@ def _tell(done: list[Run], as_json: bool, text: str, otherwise: str) -> None:
 
 
 def _reason(run: Run) -> str:
-    if run.state == "queued":
+    if run.state in ("queued", "running"):
         return run.reason.sentence if run.reason is not None else ""
     return _sentence(run) if run.state == "failed" or run.cached_from else ""
 
 
 def _sentence(run: Run) -> str:
-    if run.state == "queued" and run.reason is not None:
+    if run.state in ("queued", "running") and run.reason is not None:
         return run.reason.sentence
     return run.outcome.message if run.outcome is not None else ""
 

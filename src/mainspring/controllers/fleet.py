@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from mainspring import plugins
+from mainspring.controllers.loop import Loops
+from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend
 from mainspring.core.errors import BackendError, NotFoundError
-from mainspring.core.records import Cluster
+from mainspring.core.records import Cluster, Node, NodeState
+from mainspring.core.silence import is_removable
 from mainspring.services.context import Context
+from mainspring.services.runs import said
 
 log = logging.getLogger(__name__)
 INVENTORY_S = 60.0
+AGAIN_S = 5.0  # while an engine does not answer
 
 
 @dataclass(slots=True)
@@ -26,6 +32,8 @@ class Fleet:
     folder: Path
     _backends: dict[str, Backend] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
+    _asking: set[str] = field(default_factory=set)
+    _unlisted: dict[str, float] = field(default_factory=dict)  # node: since when, by a clock that is never set
 
     def backend(self, cluster_id: str) -> Backend:
         """Return the backend of a cluster. Raises NotFoundError."""
@@ -52,17 +60,50 @@ class Fleet:
         """Keep the backend's last word where `mainspring cluster ls` shows it."""
         self.ctx.store.clusters.set_message(cluster_id, message)
 
-    def take_inventory(self) -> float | None:
-        """Ask every backend what there is and write it into the rows; return the pause until the next time."""
+    def ask_all(self, loops: Loops) -> float:
+        """Ask every engine in its own lane what there is; return the pause until the next time."""
         for cluster in self.ctx.store.clusters.all():
-            try:
-                backend = self.backend(cluster.id)
-                probe = backend.probe()
-                self.ctx.store.nodes.upsert(cluster.id, backend.inventory().nodes, now=self.ctx.clock.now())
-            except BackendError as wrong:
-                self.note(cluster.id, wrong.message)
+            if cluster.id not in self._asking:  # a slow one is asked again when it has answered
+                self._asking.add(cluster.id)
+                loops.submit(partial(self._ask, cluster), lane=cluster.id)
+        return AGAIN_S if any(node.state is NodeState.UNREACHABLE for node in self.ctx.store.nodes.all()) else INVENTORY_S
+
+    def take_inventory(self, cluster: Cluster) -> None:
+        """Write what there is in a cluster into the rows; blocks for as long as the engine does."""
+        nodes = self.ctx.store.nodes
+        try:
+            backend = self.backend(cluster.id)
+            probe = backend.probe()
+            found = nodes.upsert(cluster.id, backend.inventory().nodes, now=self.ctx.clock.now())
+        except BackendError as wrong:
+            self.note(cluster.id, wrong.message)
+            for node in nodes.all(cluster.id):
+                nodes.sight(node.id, is_reachable=False, event=said(SYSTEM, "node.unreachable", node.id, ""))
+            return
+        self._retire({node.id for node in found}, nodes.all(cluster.id))
+        message = " ".join(probe.notices)
+        if message != cluster.message:
+            self.note(cluster.id, message)
+
+    def _ask(self, cluster: Cluster) -> None:
+        try:
+            self.take_inventory(cluster)
+        except Exception:  # the pool's top: the rows are unchanged, the next time it is asked again
+            log.exception("inventory failed", extra={"cluster": cluster.id})
+        finally:
+            self._asking.discard(cluster.id)
+
+    def _retire(self, listed: set[str], known: list[Node]) -> None:
+        """Let nodes that the inventory lists no longer take nothing, and forget them after a while if nothing is held there."""
+        ticks = self.ctx.clock.monotonic()
+        for node in known:
+            if node.id in listed:
+                self._unlisted.pop(node.id, None)
                 continue
-            message = " ".join(probe.notices)
-            if message != cluster.message:
-                self.note(cluster.id, message)
-        return INVENTORY_S
+            since = self._unlisted.setdefault(node.id, ticks)
+            self.ctx.store.nodes.sight(node.id, is_reachable=False, event=said(SYSTEM, "node.vanished", node.id, ""))
+            if is_removable(node.state, ticks - since, self.ctx.settings.lost_after_s):
+                event = said(SYSTEM, "node.removed", node.id, "", name=node.name)
+                if self.ctx.store.nodes.remove(node.id, event=event):
+                    self._unlisted.pop(node.id, None)
+                    log.info("node removed", extra={"node": node.id})

@@ -35,6 +35,11 @@ def sighted(state: NodeState, is_reachable: bool) -> NodeState:
     return NodeState.READY if is_reachable else NodeState.UNREACHABLE
 
 
+def is_removable(state: NodeState, unlisted_s: float, lost_after_s: float) -> bool:
+    """Say whether a node that its engine lists no longer may be forgotten; one that drains may be back from its repair."""
+    return state is not NodeState.DRAINING and unlisted_s > lost_after_s
+
+
 def silent_replica(attempt: Attempt | None) -> Replica | None:
     """Return the replica that nobody has known about for the longest time, of an attempt that has not ended."""
     silent = [one for one in attempt.replicas if one.unknown_since and one.ended_at is None] if attempt is not None else []

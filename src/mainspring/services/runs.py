@@ -17,6 +17,7 @@ from mainspring.core.manifests import is_digest, read_manifest
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
+from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
 from mainspring.plugins import reach
@@ -220,6 +221,10 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
             code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
         )
     ahead, count = ctx.store.runs.ahead_of(run, MAX_AHEAD) if run.state is RunState.QUEUED else ([], 0)
+    silent = silent_replica(last)
+    if last is not None and silent is not None and run.state is RunState.RUNNING:
+        patience = patience_s(run.spec, silent, ctx.settings.lost_after_s)
+        reason = unreachable(last, silent, patience, ctx.clock.now())
     return {
         "run": run.id,
         "name": run.name,
@@ -272,6 +277,8 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
         case RunState.RUNNING:
             if last is None:
                 return "It is being placed."
+            if reason is not None:
+                return reason.sentence
             if last.stop_by is not None and last.state is not AttemptState.ENDED:
                 left = max(0.0, (last.stop_by - ctx.clock.now()).total_seconds())
                 return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left."

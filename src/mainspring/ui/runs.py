@@ -193,7 +193,9 @@ def name_cell(view: View, one: Run) -> str:
 
 
 def state_cell(one: Run) -> str:
-    """Return the state, with the reason of a run that waits and the message of one that failed."""
+    """Return the state, with the reason of a run that waits, or is out of reach, and the message of one that failed."""
+    if one.state is RunState.RUNNING and one.reason is not None:
+        return parts.state(one.state.value) + parts.why(one.reason.sentence)
     if one.state is RunState.QUEUED and one.reason is not None:
         word = "paused" if one.desired is Desired.PAUSED else one.state.value
         return parts.state(word) + parts.why(one.reason.sentence)
