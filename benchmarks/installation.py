@@ -59,6 +59,13 @@ class Installation:
                 return found
         raise TimeoutError(f"{run} did not end within {deadline_s} s")
 
+    def open_page(self, path: str) -> None:
+        """Open a web page as its user; the cookie of the first time is kept."""
+        if not self.http.cookies:
+            link = self.http.post(f"{PREFIX}/login-link").json()["url"]
+            self.http.get(link, follow_redirects=True).raise_for_status()
+        self.http.get(path, follow_redirects=True).raise_for_status()
+
     def log(self, run: str) -> str:
         """Return the log of a run."""
         answer = self.http.get(f"{PREFIX}/runs/{run}/logs")
@@ -141,3 +148,21 @@ def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds_below(pid: int) -> float:
+    """Return the CPU time that the processes started by `pid` have used, and those started by them, whether ended or alive."""
+    used: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(folder.name))
+                used[int(folder.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    total, todo = used[pid], [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            total += used[child]
+            todo.append(child)
+    return total - cpu_seconds(pid)

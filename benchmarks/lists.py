@@ -1,4 +1,4 @@
-"""How long the list of runs and its web page take when there are 10,000 runs."""
+"""How long the list of runs and the web pages take when there are 10,000 runs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def main() -> None:
             times = timed(read)
             report("lists", f"{name} p50", percentile(times, 0.5), "ms", conditions=conditions)
             report("lists", f"{name} p99", percentile(times, 0.99), "ms", conditions=conditions)
-        link = server.http.post(f"{PREFIX}/login-link").json()["url"]
-        server.http.get(link, follow_redirects=True)
-        times = timed(lambda: server.http.get("/runs", follow_redirects=True).raise_for_status())
-        report("lists", "web page p50", percentile(times, 0.5), "ms", conditions=conditions)
+        last = listed["items"][0]["id"]
+        pages = {"web page": "/runs", "web page of a waiting run": f"/runs/{last}", "web page of the queue": "/queue"}
+        for name, path in pages.items():
+            times = timed(lambda path=path: server.open_page(path))
+            report("lists", f"{name} p50", percentile(times, 0.5), "ms", conditions=conditions)
         server.http.post(f"{PREFIX}/runs/{holder}/cancel", json={"grace_s": 0})
 
 

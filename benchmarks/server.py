@@ -38,10 +38,14 @@ def main() -> None:
             if number == STARTS - 1:
                 time.sleep(SETTLE_S)
                 memory, share = rss_mb(server.pid), idle_share(server.pid)
+                server.open_page("/runs")
+                time.sleep(SETTLE_S)
+                visited = rss_mb(server.pid)
     peer = peer_name("mlflow")
     peer_ready, peer_memory, peer_share = _measure_mlflow() if peer else (None, None, None)
     report("server", "ready", statistics.median(ready), "s", peer=peer, peer_value=peer_ready, conditions=conditions)
     report("server", "memory idle", memory, "MB", peer=peer, peer_value=peer_memory, conditions=conditions)
+    report("server", "memory idle after a visit to the page", visited, "MB", conditions=conditions)
     report("server", "cpu idle", 100 * share, "%", peer=peer, peer_value=peer_share, conditions=conditions)
 
 
