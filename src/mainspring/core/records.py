@@ -129,6 +129,7 @@ class Attempt:
     `stop_cause` is intent: why it is being stopped (None: it is not), `stop_by` the moment after which it is killed.
     `checkpoint_no` counts the checkpoints asked for, `checkpoint_at` is when the newest complete one was made. `lost_s` is
     the work that a loss or a preemption cost: what had been done since that checkpoint; `lost_gpu_s` the same times its GPUs.
+    `estimate_s` is how long it was believed to run when it was placed (0: nobody knew), `stop_for` the run that needed its place.
     """
 
     id: AttemptId
@@ -149,6 +150,8 @@ class Attempt:
     checkpoint_at: datetime | None = None
     lost_s: float = 0.0
     lost_gpu_s: float = 0.0
+    estimate_s: float = 0.0
+    stop_for: str = ""
     version: int = 1
 
 
@@ -232,11 +235,17 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A name space of runs, data sets, models, endpoints and secrets."""
+    """A name space of runs, data sets, models, endpoints and secrets.
+
+    `share` is what its runs count to (empty: each person's own, below the root). `priority_role` is the right that it takes
+    to ask for a priority above 0.
+    """
 
     name: str
     created_at: datetime
     description: str = ""
+    share: str = ""
+    priority_role: Role = Role.OWNER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from mainspring.store.projects import Projects
 from mainspring.store.retention import Retention
 from mainspring.store.runs import Runs
 from mainspring.store.secrets import Secrets
+from mainspring.store.shares import Shares
 from mainspring.store.snapshot import apply_plan, take_snapshot
 from mainspring.store.sweeps import Sweeps
 from mainspring.store.tokens import Tokens
@@ -67,6 +68,7 @@ class Store:
         self.blobs = NamedBlobs(db)
         self.leases = Leases(db)
         self.decisions = Decisions(db)
+        self.shares = Shares(db)
         self.retention = Retention(db)
 
     @classmethod

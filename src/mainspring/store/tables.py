@@ -19,6 +19,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -38,6 +39,7 @@ from mainspring.core.records import (
     SweepState,
 )
 from mainspring.core.resources import Device, DeviceShare, Granted
+from mainspring.core.snapshot import Place
 from mainspring.core.specs import RunSpec, Value
 from mainspring.store.columns import Choice, Json, Moment, Plain
 
@@ -106,6 +108,7 @@ runs = Table(
     Column("cache_parts", Json(Mapping[str, str]), nullable=False, server_default="{}"),
     _text("search"),  # what a text filter looks at, lower case
     Column("reason", Json(Reason)),
+    Column("nominated", Json(tuple[Place, ...])),  # places kept for it until those who stop for it are gone
     Column("outcome", Json(Outcome)),
     Column("outputs", Json(Mapping[str, Value]), nullable=False),
     Column("spec", Json(RunSpec), nullable=False),
@@ -143,6 +146,8 @@ attempts = Table(
     Column("checkpoint_at", Moment),
     Column("lost_s", Float, nullable=False, server_default="0"),
     Column("lost_gpu_s", Float, nullable=False, server_default="0"),
+    Column("estimate_s", Float, nullable=False, server_default="0"),
+    _text("stop_for"),
     _text("lease_owner"),
     Column("lease_until_s", Float, nullable=False, server_default="0"),
     _int("fence"),
@@ -199,7 +204,15 @@ allocations = Table(
     Column("node", Plain, nullable=False),
     Column("opened_at", Moment, nullable=False),
     Column("freed_at", Moment),
+    _text("share"),  # the leaf that its use counts to
+    Column("is_booked", Boolean, nullable=False, server_default=false()),  # it is in `usage`
     Column("granted", Json(Granted), nullable=False),
+    Index(
+        "ix_allocations_unbooked",
+        "freed_at",
+        sqlite_where=text("freed_at IS NOT NULL AND NOT is_booked"),
+        postgresql_where=text("freed_at IS NOT NULL AND NOT is_booked"),
+    ),
     Index(
         "uq_allocations_open",
         "attempt",
@@ -330,6 +343,8 @@ projects = Table(
     Column("name", Plain, primary_key=True),
     Column("created_at", Moment, nullable=False),
     _text("description"),
+    _text("share"),
+    Column("priority_role", Choice(Role), nullable=False, server_default=Role.OWNER.value),
 )
 
 members = Table(
@@ -553,6 +568,7 @@ decisions = Table(
     Column("at", Moment, nullable=False),
     Column("fingerprint", Plain, nullable=False),
     Column("plan", LargeBinary, nullable=False),  # compressed JSON
+    Column("base", BigInteger),  # the decision whose snapshot this one is told against; NULL: it is whole
     Column("snapshot", LargeBinary, nullable=False),  # compressed JSON
     Index("ix_decisions_at", "at"),
 )
