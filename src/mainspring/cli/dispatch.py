@@ -19,6 +19,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("ps", "runs:ps", RUNS, "List runs, and why they wait."),
     ("logs", "runs:logs", RUNS, "Print or follow a run's log."),
     ("why", "runs:why", RUNS, "Tell why a run is where it is."),
+    ("forecast", "forecasts:forecast", RUNS, "Say when a run will start, or would."),
+    ("what-if", "forecasts:what_if", RUNS, "Compare ways to ask for a run before it is submitted."),
     ("show", "runs:show", RUNS, "Show everything about a run."),
     ("cancel", "runs:cancel", RUNS, "Cancel runs."),
     ("rerun", "runs:rerun", RUNS, "Run it again, with changes."),

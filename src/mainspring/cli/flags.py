@@ -15,7 +15,7 @@ from mainspring.cli.options import Flag, Project, pairs
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Environment, RunSpec, check_spec
 from mainspring.sdk.code import code_root
-from mainspring.sdk.resources import make_resources, to_seconds
+from mainspring.sdk.resources import make_choices, to_replicas, to_seconds
 
 SCRIPTS = (".py", ".sh", ".R", ".jl", ".pl", ".rb")
 Command: TypeAlias = Annotated[
@@ -33,7 +33,7 @@ class RunFlags:
     name
         What to call the run; else the name of the script.
     gpus
-        Whole GPUs, or a share of one such as 0.5.
+        Whole GPUs, a share of one such as 0.5, or choices by model, the first that fits: `A100:1 | L4:2`.
     gpu_memory
         Memory needed per GPU, such as 8GiB; one GPU may then be a share of a larger one.
     gpu_model
@@ -63,7 +63,9 @@ class RunFlags:
     tag
         A tag to find the run by (may be repeated).
     replicas
-        Members of the run, started together or not at all.
+        Members of the run, started together or not at all; `2..8` takes as many as there is room for.
+    same
+        A node label that all members share, such as rack; `node` keeps them on one machine.
     exclusive
         Never start a second try while the first may still be alive.
     python
@@ -72,7 +74,7 @@ class RunFlags:
 
     name: str = ""
     project: Project = "default"
-    gpus: float | None = None
+    gpus: str | None = None
     gpu_memory: str | None = None
     gpu_model: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = ()
     cpus: float | None = None
@@ -87,7 +89,8 @@ class RunFlags:
     retries: int = 0
     priority: int = 0
     tag: Many = ()
-    replicas: int = 1
+    replicas: str = "1"
+    same: str = ""
     exclusive: Annotated[bool, Flag] = False
     python: str = ""
 
@@ -95,22 +98,27 @@ class RunFlags:
 def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | None]:
     """Return the run asked for, without its code, and the folder whose files it needs. Raises UsageError, SpecError."""
     words, folder = locate(command)
+    resources, *others = make_choices(
+        flags.gpus,
+        cpus=flags.cpus,
+        memory=flags.memory,
+        gpu_memory=flags.gpu_memory,
+        gpu_model=flags.gpu_model,
+        disk=flags.disk,
+        pool=flags.pool,
+        labels=pairs(flags.label, "--label"),
+    )
+    replicas, least = to_replicas(flags.replicas)
     spec = RunSpec(
         name=flags.name,
         project=flags.project,
         command=words,
         environment=Environment(interpreter=flags.python or active_python()),
-        resources=make_resources(
-            cpus=flags.cpus,
-            memory=flags.memory,
-            gpus=flags.gpus,
-            gpu_memory=flags.gpu_memory,
-            gpu_model=flags.gpu_model,
-            disk=flags.disk,
-            pool=flags.pool,
-            labels=pairs(flags.label, "--label"),
-        ),
-        replicas=flags.replicas,
+        resources=resources,
+        alternatives=tuple(others),
+        replicas=replicas,
+        min_replicas=least,
+        same=flags.same,
         env=environment(flags.env),
         secrets=flags.secret,
         timeout_s=to_seconds(flags.timeout, "timeout"),

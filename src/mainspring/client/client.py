@@ -16,6 +16,7 @@ from mainspring.client.blobs import Blobs
 from mainspring.client.clusters import Clusters
 from mainspring.client.datasets import Datasets
 from mainspring.client.endpoints import Endpoints, path_of
+from mainspring.client.forecasts import Forecasts
 from mainspring.client.models import Models
 from mainspring.client.people import People
 from mainspring.client.pipelines import Pipelines
@@ -42,6 +43,7 @@ class Client:
     pipelines: Pipelines = field(init=False)
     clusters: Clusters = field(init=False)
     people: People = field(init=False)
+    forecasts: Forecasts = field(init=False)
     _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Client:
         self.pipelines = Pipelines(self.transport)
         self.clusters = Clusters(self.transport)
         self.people = People(self.transport)
+        self.forecasts = Forecasts(self.transport)
         self._of_loop = WeakKeyDictionary()
 
     @classmethod

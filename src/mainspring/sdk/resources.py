@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mainspring.core.errors import UsageError
 from mainspring.core.resources import GPU_MILLI, Resources, check_resources
 from mainspring.core.units import parse_bytes, parse_seconds, to_milli
+
+_NUMBER = re.compile(r"^\s*[0-9]+(?:\.[0-9]+)?\s*\Z")
+
+
+def make_choices(gpus: str | float | None, **others: Any) -> tuple[Resources, ...]:
+    """Return the request and its alternatives, first choice first; `others` are those of `make_resources`.
+
+    `gpus` may name models and alternatives: `"A100:1 | L4:2"` is one A100, or else two L4. Raises UsageError, SpecError.
+    """
+    if not isinstance(gpus, str):
+        return (make_resources(gpus=gpus, **others),)
+    choices = [_choice(part) for part in gpus.split("|")]
+    if any(model for _, model in choices) and others.get("gpu_model"):
+        raise UsageError("A GPU model is named twice.", hint="Write gpus='A100:1', or gpus=1 and gpu_model='A100'.")
+    return tuple(
+        make_resources(**{**others, "gpus": count, **({"gpu_model": model} if model else {})}) for count, model in choices
+    )
+
+
+def _choice(text: str) -> tuple[float, str]:
+    """Return (how many, model or nothing) of `2` or `A100:2`."""
+    model, _, count = text.strip().rpartition(":")
+    if not _NUMBER.match(count):
+        raise UsageError(
+            f"gpus {text.strip()[:60]!r} is not a number of GPUs.", hint="Write gpus=2, 'A100:1', or 'A100:1 | L4:2'."
+        )
+    return float(count), model.strip()
+
+
+def to_replicas(value: str | int) -> tuple[int, int]:
+    """Return (most, least) of `4` or `"2..8"`; least is 0 for a gang that is not elastic. Raises UsageError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, 0
+    least, dots, most = str(value).strip().rpartition("..")
+    if not most.isdecimal() or (dots and not least.isdecimal()) or (dots and int(least) > int(most)) or (dots and least == "0"):
+        raise UsageError(f"replicas {value!r} is not a number of replicas.", hint="Write replicas=4, or replicas='2..8'.")
+    return int(most), int(least) if dots else 0
 
 
 def make_resources(

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core import records
-from mainspring.core.errors import RunCancelledError, RunFailedError, StateError, UnsupportedError
+from mainspring.core.errors import RunCancelledError, RunFailedError, StateError
+from mainspring.core.forecasts import Forecast
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import RunState
 from mainspring.core.specs import Value, ValueKind
@@ -182,9 +183,9 @@ class Run(Generic[R]):
         """Fetch what the run returned and wrote into a folder; pickles are written, not opened."""
         return pull_outputs(self._client, self.record, Path(folder))
 
-    def forecast(self) -> Any:
-        """Raise UnsupportedError: forecasts come with the full scheduling policy."""
-        raise UnsupportedError("Forecasts are not part of this version.", hint="run.why() tells why it waits now.")
+    def forecast(self) -> Forecast:
+        """Return when the waiting run is expected to start. Raises StateError when it does not wait."""
+        return self._client.forecasts.of_run(self.id)
 
     def to_value(self, client: Client) -> Value:
         """Return the run's result as an argument of another run, without fetching it; waits for it."""

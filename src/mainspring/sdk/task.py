@@ -17,12 +17,13 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
-from mainspring.core.errors import UsageError
+from mainspring.core.errors import CannotFitError, UsageError
+from mainspring.core.forecasts import Choice, Forecast
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.sdk.code import code_root, send_code
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.recording import StepResult, active
-from mainspring.sdk.resources import make_resources, to_seconds
+from mainspring.sdk.resources import make_choices, to_replicas, to_seconds
 from mainspring.sdk.runs import Run
 from mainspring.sdk.values import is_json, pickled, to_value
 
@@ -40,7 +41,7 @@ class Options:
 
     cpus: float | None = None
     memory: str | None = None
-    gpus: float | None = None
+    gpus: str | float | None = None
     gpu_memory: str | None = None
     gpu_model: str | Sequence[str] | None = None
     disk: str | None = None
@@ -55,7 +56,8 @@ class Options:
     cache: bool = False
     name: str = ""
     tags: Sequence[str] = ()
-    replicas: int = 1
+    replicas: int | str = 1
+    same: str = ""
     exclusive: bool = False
     preemptible: bool = True
     project: str = ""
@@ -92,6 +94,16 @@ class Task(Generic[P, R]):
         client = connect()
         return Run(client, client.runs.submit(check_spec(self.spec(client, bound))))
 
+    def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
+        """Return when the call would start were it submitted now; nothing is submitted. Raises CannotFitError."""
+        bound = bind(self.function, args, kwargs)
+        client = connect()
+        choice = Choice(label="", spec=check_spec(self.spec(client, bound)))
+        (prospect,) = client.forecasts.prospects([choice])
+        if prospect.forecast is None:
+            raise CannotFitError(prospect.refusal, hint="See what there is: mainspring cluster ls")
+        return prospect.forecast
+
     def with_options(self, **changed: Any) -> Task[P, R]:
         """Return the same task with other options: `train.with_options(gpus=2, name="large")`. Raises UsageError."""
         return Task(self.function, replace(self.options, **check_options(changed)))
@@ -127,7 +139,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@ms.task` or `@ms.task(gpus=1, memory="8GiB", retries=2)`.
 
     Options: cpus, memory, gpus, gpu_memory, gpu_model, disk, pool, labels, retries, timeout, grace, priority, env,
-    secrets, cache, name, tags, replicas, exclusive, preemptible, project.
+    secrets, cache, name, tags, replicas, same, exclusive, preemptible, project.
     """
     if function is not None:
         return Task(function, Options())
@@ -226,21 +238,26 @@ def _notebook_folder() -> Path | None:
 
 
 def _template(function: Callable[..., Any], options: Options) -> RunSpec:
+    resources, *others = make_choices(
+        options.gpus,
+        cpus=options.cpus,
+        memory=options.memory,
+        gpu_memory=options.gpu_memory,
+        gpu_model=options.gpu_model,
+        disk=options.disk,
+        pool=options.pool,
+        labels=options.labels,
+    )
+    replicas, least = to_replicas(options.replicas)
     return RunSpec(
         kind=RunKind.TASK,
         name=options.name or function.__name__.strip("_<>").replace("<lambda>", "lambda") or "task",
         project=options.project or os.environ.get("MAINSPRING_PROJECT", "") or "default",
-        resources=make_resources(
-            cpus=options.cpus,
-            memory=options.memory,
-            gpus=options.gpus,
-            gpu_memory=options.gpu_memory,
-            gpu_model=options.gpu_model,
-            disk=options.disk,
-            pool=options.pool,
-            labels=options.labels,
-        ),
-        replicas=options.replicas,
+        resources=resources,
+        alternatives=tuple(others),
+        replicas=replicas,
+        min_replicas=least,
+        same=options.same,
         env=dict(options.env or {}),
         secrets=tuple(options.secrets),
         timeout_s=to_seconds(options.timeout, "timeout"),

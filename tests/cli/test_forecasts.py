@@ -1,0 +1,41 @@
+"""`forecast` and `what-if` against a real server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def test_choices_are_compared_and_nothing_is_submitted(cli, server, tmp_path) -> None:
+    (tmp_path / "later.py").write_text("pass")
+    told = cli("forecast", "later.py", "--gpus", "1", home=server)
+    assert (told.returncode, told.stdout) == (0, "It would start now.\n")
+    compared = json.loads(cli("what-if", "--gpus 900", "--priority 5 --cpus 1", "later.py", "--json", home=server).stdout)
+    assert [one["label"] for one in compared] == ["as it is", "--gpus 900", "--priority 5 --cpus 1"]
+    assert compared[0]["forecast"] is not None
+    assert "GPU" in compared[1]["refusal"]
+    shown = cli("what-if", "--gpus 900", "later.py", home=server).stdout
+    assert "now" in shown
+    assert "never" in shown
+    assert json.loads(cli("ps", "--json", "--text", "later", home=server).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("forecast",), "Of what?"),
+        (("forecast", "no-such-run"), "There is no run"),
+        (("what-if", "--gpus 2"), "no script"),
+        (("what-if", "--cpus two", "later.py"), "cpus"),
+        (("what-if", "--no-such-flag 1", "later.py"), "no-such-flag"),
+    ],
+)
+def test_mistakes_are_told(cli, server, tmp_path, words, said) -> None:
+    (tmp_path / "later.py").write_text("pass")
+    told = cli(*words, home=server)
+    assert told.returncode != 0
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr

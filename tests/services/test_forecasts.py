@@ -1,0 +1,59 @@
+"""When runs will start, as users may ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from mainspring.core.actors import Actor
+from mainspring.core.errors import AccessDeniedError, NotFoundError, StateError, UsageError
+from mainspring.core.forecasts import Choice
+from mainspring.core.records import Role
+from mainspring.core.resources import Resources
+from mainspring.core.specs import RunSpec
+from mainspring.services import forecasts, runs
+
+EDITOR = Actor(name="ed", roles={"default": Role.EDITOR})
+STRANGER = Actor(name="sam", roles={})
+
+
+def spec(gpus: int) -> RunSpec:
+    return RunSpec(command=("a",), resources=Resources(gpu_milli=gpus * 1000))
+
+
+def test_a_waiting_run_has_a_forecast_and_others_have_none(house) -> None:
+    first, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    house.plan()
+    second, _ = runs.submit(house.ctx, EDITOR, spec(1))
+    found = forecasts.of_run(house.ctx, EDITOR, second.id)
+    assert house.clock.now() < found.median
+    assert found.earliest <= found.median <= found.latest
+    assert forecasts.of_queue(house.ctx, EDITOR) == {second.id: found}
+    assert forecasts.of_queue(house.ctx, STRANGER) == {}
+    with pytest.raises(StateError, match="does not wait"):
+        forecasts.of_run(house.ctx, EDITOR, first.id)
+    with pytest.raises(NotFoundError):
+        forecasts.of_run(house.ctx, STRANGER, second.id)
+
+
+def test_less_starts_sooner_and_what_never_fits_is_refused(house) -> None:
+    runs.submit(house.ctx, EDITOR, spec(1))
+    house.plan()
+    asked = [Choice(label=str(gpus), spec=spec(gpus)) for gpus in (1, 2, 3)]
+    one, two, three = forecasts.prospects(house.ctx, EDITOR, asked)
+    assert one.forecast is not None
+    assert one.forecast.latest == house.clock.now()
+    assert two.forecast is not None
+    assert two.forecast.median > house.clock.now()
+    assert three.forecast is None
+    assert "2 GPUs" in three.refusal
+    wrong = forecasts.prospects(house.ctx, EDITOR, [Choice(label="wrong", spec=RunSpec(command=()))])
+    assert wrong[0].refusal
+    assert runs.get(house.ctx, EDITOR, "a")  # asking submitted nothing more
+    assert len(house.ctx.store.runs.find("a")) == 1
+
+
+def test_asking_takes_the_rights_of_submitting(house) -> None:
+    with pytest.raises(AccessDeniedError):
+        forecasts.prospects(house.ctx, STRANGER, [Choice(label="", spec=spec(1))])
+    with pytest.raises(UsageError, match="choices"):
+        forecasts.prospects(house.ctx, EDITOR, [])
