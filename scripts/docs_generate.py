@@ -118,7 +118,15 @@ REASONS: Mapping[str, tuple[str, str]] = {
 
 PYTHON_PARTS = (
     ("Tasks and runs", ("mainspring.sdk.task", "mainspring.sdk.runs")),
-    ("Inside a run", ("mainspring.sdk.tracking", "mainspring.sdk.checkpoints")),
+    (
+        "Inside a run",
+        (
+            "mainspring.sdk.tracking",
+            "mainspring.sdk.checkpoints",
+            "mainspring.sdk.keras_callback",
+            "mainspring.sdk.torch_checkpoint",
+        ),
+    ),
     ("Searches", ("mainspring.sdk.sweeps", "mainspring.core.spaces")),
     ("Data sets", ("mainspring.sdk.datasets",)),
     ("Models", ("mainspring.sdk.models",)),

@@ -21,12 +21,14 @@ _NAMES = {
     "mainspring.sdk.datasets": ("Dataset", "dataset"),
     "mainspring.sdk.deploy": ("Endpoint", "deploy", "endpoint"),
     "mainspring.sdk.gates": ("gate",),
+    "mainspring.sdk.keras_callback": ("keras_callback",),
     "mainspring.sdk.models": ("Model", "model"),
     "mainspring.sdk.objectives": ("Objective",),
     "mainspring.sdk.pipelines": ("Pipeline", "PipelineRun", "cron", "on_dataset", "on_push", "pipeline"),
     "mainspring.sdk.runs": ("Run", "find_runs", "get_run", "wait_all"),
     "mainspring.sdk.sweeps": ("Study", "sweep"),
     "mainspring.sdk.task": ("Task", "task"),
+    "mainspring.sdk.torch_checkpoint": ("TorchCheckpoint", "torch_checkpoint"),
     "mainspring.sdk.tracking": ("log_artifact", "log_metric", "log_metrics", "log_params", "should_stop"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -34,6 +34,7 @@ from mainspring.sdk.deploy import Endpoint as Endpoint
 from mainspring.sdk.deploy import deploy as deploy
 from mainspring.sdk.deploy import endpoint as endpoint
 from mainspring.sdk.gates import gate as gate
+from mainspring.sdk.keras_callback import keras_callback as keras_callback
 from mainspring.sdk.models import Model as Model
 from mainspring.sdk.models import model as model
 from mainspring.sdk.objectives import Objective as Objective
@@ -51,6 +52,8 @@ from mainspring.sdk.sweeps import Study as Study
 from mainspring.sdk.sweeps import sweep as sweep
 from mainspring.sdk.task import Task as Task
 from mainspring.sdk.task import task as task
+from mainspring.sdk.torch_checkpoint import TorchCheckpoint as TorchCheckpoint
+from mainspring.sdk.torch_checkpoint import torch_checkpoint as torch_checkpoint
 from mainspring.sdk.tracking import log_artifact as log_artifact
 from mainspring.sdk.tracking import log_metric as log_metric
 from mainspring.sdk.tracking import log_metrics as log_metrics

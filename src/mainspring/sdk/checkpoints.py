@@ -77,6 +77,17 @@ def is_resumed() -> bool:
     return os.environ.get("MAINSPRING_RESUME", "") == "1"
 
 
+def checkpoint_folder() -> Path | None:
+    """Return `checkpoint_dir` as it is now, None outside a run."""
+    folder = os.environ.get("MAINSPRING_CHECKPOINT", "")
+    return Path(folder) if folder else None
+
+
+def saves_here() -> bool:
+    """Say whether this replica saves for all: the others get the first one's checkpoint."""
+    return os.environ.get("MAINSPRING_REPLICA", "0") == "0"
+
+
 def _mark(spool: str) -> None:
     draft = os.path.join(spool, f"{COMPLETE}.{os.getpid()}")
     with open(draft, "w"):
