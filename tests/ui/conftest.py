@@ -84,6 +84,7 @@ class Full:
             "pipelines": "/pipelines",
             "pipeline": f"/pipelines/{self.ids['pipeline']}",
             "queue": "/queue",
+            "shares": "/shares",
             "clusters": "/clusters",
             "datasets": "/datasets",
             "dataset": "/datasets/flights",

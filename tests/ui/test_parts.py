@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from mainspring.core.records import Dimension, Run, Sweep, SweepSpec, Trial
 from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
+from mainspring.core.standings import Standing
 from mainspring.services.lineage import LineageNode
-from mainspring.ui import graph, parts, run, run_log, sweeps
+from mainspring.ui import graph, parts, run, run_log, shares, sweeps
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 NASTY = "<script>alert('1')</script>&\""
@@ -39,6 +41,44 @@ def test_a_span_without_an_end_grows_by_itself() -> None:
     assert "ms-since" in parts.span(NOW - timedelta(seconds=90), None, NOW)
     assert "1 m 30 s" in parts.span(NOW - timedelta(seconds=90), None, NOW)
     assert parts.span(NOW - timedelta(seconds=90), NOW) == "1 m 30 s"
+
+
+@pytest.mark.parametrize(
+    ("soon", "late", "words"),
+    [
+        (0.2, 0.3, "now"),
+        (0, 52, "now to 50 s"),
+        (42, 100, "in 40 s to 1 m"),
+        (3900, 90_000, "in 1 h 5 m to 1 d 1 h"),
+        (-5, 2, "now to 2 s"),
+        (700, 701, "in 11 m"),
+    ],
+)
+def test_stretches_ahead_are_told_as_people_plan(soon: float, late: float, words: str) -> None:
+    assert parts.between(soon, late) == words
+
+
+def _standing(name: str, **amounts: int) -> Standing:
+    told = {field: {"gpu": value} for field, value in amounts.items()}
+    return Standing(name=name, depth=1 if name else 0, total={"gpu": 8000}, **told)  # type: ignore[arg-type]
+
+
+def test_the_sentence_of_shares_names_who_is_owed_and_who_borrows() -> None:
+    found = [_standing("", held=8000), _standing("ann", held=6000, fair=4000), _standing("bob", held=2000, fair=4000, asked=3000)]
+    assert shares.sentence(found, "gpu") == "bob is owed 2 GPUs more; ann holds 2 GPUs above its fair part."
+    assert (
+        shares.sentence([_standing(""), _standing("ann", held=1000, fair=1000)], "gpu")
+        == "Everybody who asks holds what is fair."
+    )
+    assert shares.sentence([_standing("")], "gpu") == "Nobody holds or asks for anything."
+
+
+def test_a_bar_stays_within_its_frame_and_tells_its_figures() -> None:
+    one = _standing(NASTY, held=16_000, fair=3000, guarantee=2000, limit=99_000)
+    drawn = shares.bar(one, "gpu", 8000)
+    assert "holds 16 GPUs, fair 3 GPUs, promised 2 GPUs, limit 99 GPUs" in drawn
+    assert all(float(x) <= shares.WIDTH for x in re.findall(r'(?:width|x1)="([\d.]+)"', drawn))
+    assert "<script" not in "".join(shares.row(one, "gpu", 8000))
 
 
 def test_an_empty_table_says_so() -> None:

@@ -13,6 +13,7 @@ class Standing:
 
     `fair` is its part of the whole as things are now, never more than it could use; who holds less than that is owed the
     rest. `asked` is what its waiting runs ask for. `limit` names only what is limited. `weight` is after past use.
+    `total` is what there is on nodes that take runs.
     """
 
     name: str
@@ -23,4 +24,5 @@ class Standing:
     fair: Amounts = field(default_factory=dict)
     asked: Amounts = field(default_factory=dict)
     limit: Amounts = field(default_factory=dict)
+    total: Amounts = field(default_factory=dict)
     is_held: bool = False

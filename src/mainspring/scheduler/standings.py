@@ -30,6 +30,7 @@ def standings(snapshot: Snapshot) -> tuple[Standing, ...]:
             fair=amounts(account.fair),
             asked=amounts(account.asked),
             limit={name: value for name, value in zip(names, account.limit, strict=True) if value < UNBOUNDED},
+            total=amounts(tree.units.capacity),
             is_held=account.is_held,
         )
         for child in sorted(account.children, key=lambda one: one.name):

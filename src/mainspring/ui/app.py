@@ -17,7 +17,21 @@ from mainspring.core.actors import Actor
 from mainspring.core.errors import AuthError, MainspringError, NotFoundError
 from mainspring.services import projects
 from mainspring.services.context import Context
-from mainspring.ui import clusters, compare, datasets, endpoints, models, overview, pipelines, queue, run, runs, settings, sweeps
+from mainspring.ui import (
+    clusters,
+    compare,
+    datasets,
+    endpoints,
+    models,
+    overview,
+    pipelines,
+    queue,
+    run,
+    runs,
+    settings,
+    shares,
+    sweeps,
+)
 from mainspring.ui.theme import FAVICON, page_frame
 from mainspring.ui.view import MAIN_PROJECT, View
 
@@ -31,6 +45,7 @@ PAGES: tuple[tuple[str, Callable[[View], Awaitable[None]]], ...] = (
     ("/pipelines", pipelines.page),
     ("/pipelines/{ref}", pipelines.one_page),
     ("/queue", queue.page),
+    ("/shares", shares.page),
     ("/clusters", clusters.page),
     ("/datasets", datasets.page),
     ("/datasets/{ref}", datasets.one_page),

@@ -49,9 +49,11 @@ def summary(view: View) -> str:
 
 def nodes(view: View) -> str:
     """Return every node of every cluster."""
-    rows = [row(view, one, node) for one in clusters.all(view.ctx, view.actor) for node in one.nodes]
+    found = clusters.all(view.ctx, view.actor)
+    rows = [row(view, one, node) for one in found for node in one.nodes]
     heads = ("Node", "Cluster", "State", "CPUs", "Memory", "GPUs", "Pool", "Price", "Seen", "")
-    return parts.table(heads, rows, empty="No node is registered. Type: mainspring up", label="Nodes")
+    legends = "".join(parts.legend(people(one)) for one in found)
+    return parts.table(heads, rows, empty="No node is registered. Type: mainspring up", label="Nodes") + legends
 
 
 def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:

@@ -89,7 +89,13 @@ def newest(view: View) -> str:
     table = parts.table(
         ("Run", "State", "Owner", "Submitted", "Took"),
         [
-            (name_cell(view, one), state_cell(one), parts.text(one.owner), parts.moment(one.created_at), parts.duration(one))
+            (
+                name_cell(view, one),
+                state_cell(one, is_short=True),
+                parts.text(one.owner),
+                parts.moment(one.created_at),
+                parts.duration(one),
+            )
             for one in found.items
         ],
         empty="Nothing has run yet. Type: mainspring run train.py",

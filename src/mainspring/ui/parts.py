@@ -79,6 +79,26 @@ def ago(seconds: float) -> str:
     return f"{whole // 86400} d ago"
 
 
+def ahead(seconds: float) -> str:
+    """Return how far ahead in two units at most: `now`, `in 40 s`, `in 2 h 10 m`."""
+    whole = max(0, round(seconds))
+    return "now" if whole < 1 else f"in {_rough(whole)}"
+
+
+def between(soon: float, late: float) -> str:
+    """Return a stretch of time that lies ahead: `now to in 4 m`, `in 5 m to 2 h`."""
+    if ahead(soon) == ahead(late):
+        return ahead(soon)
+    return f"{ahead(soon)} to {_rough(max(1, round(late)))}"
+
+
+def _rough(seconds: int) -> str:
+    """Return seconds as exactly as people plan: to five seconds, minutes, five minutes, hours."""
+    step = next((step for most, step in ((60, 5), (3600, 60), (6 * 3600, 300)) if seconds < most), 3600)
+    words = show_seconds(float(max(seconds - seconds % step, min(seconds, step))))
+    return words.removesuffix(" 0 s").removesuffix(" 0 m").removesuffix(" 0 h")
+
+
 def duration(one: Run, now: datetime | None = None) -> str:
     """Return how long the run has been going, or went."""
     if one.started_at is None:
@@ -150,8 +170,13 @@ def gpu_map(nodes: Sequence[Node], holders: Mapping[str, Sequence[Holder]]) -> s
         cpu = f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g} CPUs"
         named = f'{escape(node.name)} {state(node.state.value)} <span class="ms-soft">{cpu}</span>'
         out.append(f'<div class="ms-node"><div>{named}</div>{squares(node, holders.get(node.id, ()), people)}</div>')
-    legend = "".join(f'<span><i style="background:{colour_of(one, people)}"></i>{escape(one)}</span>' for one in people)
-    return f'<div class="ms-nodes">{"".join(out)}</div>' + (f'<div class="ms-legend">{legend}</div>' if legend else "")
+    return f'<div class="ms-nodes">{"".join(out)}</div>{legend(people)}'
+
+
+def legend(people: Sequence[str]) -> str:
+    """Return whose colour is which, for squares."""
+    named = "".join(f'<span><i style="background:{colour_of(one, people)}"></i>{escape(one)}</span>' for one in people)
+    return f'<div class="ms-legend" style="margin-top:4px">{named}</div>' if named else ""
 
 
 def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
@@ -171,6 +196,11 @@ def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
 def why(sentence: str) -> str:
     """Return the sentence that tells why, below a state."""
     return f'<div class="ms-why">{escape(sentence)}</div>' if sentence else ""
+
+
+def why_line(sentence: str) -> str:
+    """Return the sentence that tells why, cut to one line; all of it on hover."""
+    return f'<div class="ms-line" title="{escape(sentence, quote=True)}">{escape(sentence)}</div>' if sentence else ""
 
 
 def note(words: str) -> str:

@@ -1,62 +1,113 @@
-"""`/queue`: who waits, in the order of planning, and why."""
+"""`/queue`: who holds what is fair and who is owed more; who waits, in the order expected, why, and until when."""
 
 from __future__ import annotations
 
-from mainspring.core.queries import RunFilter
+import re
+from collections.abc import Mapping
+
+from nicegui import ui
+
+from mainspring.core.forecasts import Forecast
+from mainspring.core.queries import RunFilter, Waiting
+from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import RunState
-from mainspring.services import clusters, runs
-from mainspring.ui import parts
+from mainspring.services import clusters, forecasts, runs
+from mainspring.ui import parts, shares
 from mainspring.ui.live import Live
 from mainspring.ui.runs import asks
 from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 MAX_ROWS = 500
+RUN_ID = re.compile(r"(?:run )?\b(?P<id>run-[0-9a-z]{12,32})\b")
+NEVER = (ReasonCode.PAUSED, ReasonCode.CANNOT_FIT, ReasonCode.NO_CLUSTER, ReasonCode.SHARE_HELD)
+FORECAST_S = 10.0  # how often the expected starts are worked out while somebody looks
 
 
 async def page(view: View) -> None:
     """Draw the queue."""
     live = Live(view.ctx, every_s=2.0)
     with page_frame("Queue", view):
-        await live.block(lambda: waiting(view), "runs", "nodes")
+        await live.block(lambda: summary(view), "runs", "nodes")
+        with ui.element("section"):
+            parts.heading("Shares: who holds what, and what would be fair")
+            await live.block(lambda: shares.tree(view), every_s=FORECAST_S)
+            ui.html(f"<p>{parts.link('Shares over the last hours', view.url('/shares'))}</p>", sanitize=False)
+        with ui.element("section"):
+            parts.heading("Who waits, in the order in which starts are expected")
+            await live.block(lambda: waiting(view), "runs", "nodes", every_s=FORECAST_S)
     live.start()
 
 
-def waiting(view: View) -> str:
-    """Return the sentence, then the runs that wait, the next one first."""
+def summary(view: View) -> str:
+    """Return the sentence: how many wait, whose they are, and why the first one does."""
     found = clusters.queue(view.ctx, view.actor)
     if not found:
         return '<p class="ms-sentence">Nobody waits.</p>'
-    queued = RunFilter(project=view.project, states=(RunState.QUEUED.value,), order="oldest")
-    known = {str(one.id): one for one in runs.page(view.ctx, view.actor, queued, limit=MAX_ROWS).items}
     people: dict[str, int] = {}
     for one in found:
         people[one.owner] = people.get(one.owner, 0) + 1
     many = f"{len(found):,} {'run waits' if len(found) == 1 else 'runs wait'}"
     who = ", ".join(f"{number} of {name}" for name, number in sorted(people.items(), key=lambda item: -item[1])[:4])
-    next_one = found[0]
-    because = next_one.reason.sentence if next_one.reason else "It is planned with the next plan."
+    return f'<p class="ms-sentence">{parts.text(f"{many}: {who}.")}</p>'
+
+
+def waiting(view: View) -> str:
+    """Return the runs that wait, the next one first."""
+    found = clusters.queue(view.ctx, view.actor)
+    if not found:
+        return parts.note("Nobody: what is submitted now starts at once where it fits.")
+    expected = forecasts.of_queue(view.ctx, view.actor)
+    order = {run: number for number, run in enumerate(expected)}
+    ranked = sorted(found, key=lambda one: order.get(one.run, len(order)))
+    queued = RunFilter(project=view.project, states=(RunState.QUEUED.value,), order="oldest")
+    known = {str(one.id): one for one in runs.page(view.ctx, view.actor, queued, limit=MAX_ROWS).items}
+    names = {str(one.run): one.name for one in found}
+    has_priority = any(one.priority for one in found)
     rows = []
-    for position, one in enumerate(found[:MAX_ROWS], 1):
+    for position, one in enumerate(ranked[:MAX_ROWS], 1):
         run = known.get(one.run)
         rows.append(
             (
                 str(position),
-                parts.link(one.name, view.url(f"/runs/{one.run}")),
+                f'<div class="ms-name">{parts.link(one.name, view.url(f"/runs/{one.run}"))}</div>{why(view, one, names)}',
+                start(view, one, expected.get(one.run)),
                 parts.text(one.owner),
-                str(one.priority),
                 asks(run) if run else "",
                 parts.span(run.created_at, None) if run else "",
-                f'<div class="ms-why">{parts.text(one.reason.sentence if one.reason else "Not planned yet.")}</div>',
+                *((str(one.priority),) if has_priority else ()),
             )
         )
     table = parts.table(
-        ("Place", "Run", "Owner", "Priority", "Asks for", "Waits for", "Why"),
+        ("Place", "Run, and why it waits", "Starts", "Owner", "Asks for", "Waits for", *(("Priority",) if has_priority else ())),
         rows,
         empty="Nobody waits.",
         label="Waiting runs",
-        numeric=("Priority", "Waits for"),
+        numeric=("Place", "Priority", "Waits for"),
     )
     more = parts.note(f"The first {MAX_ROWS} of {len(found):,}.") if len(found) > MAX_ROWS else ""
-    sentence = f'<p class="ms-sentence">{parts.text(f"{many} ({who}). Next is {next_one.name}: {because}")}</p>'
-    return f'{sentence}<div style="margin-top:16px">{table}{more}</div>'
+    return f"{table}{more}"
+
+
+def why(view: View, one: Waiting, names: Mapping[str, str]) -> str:
+    """Return the reason, with the runs that it names as links."""
+    sentence = parts.text(one.reason.sentence if one.reason else "It is planned with the next plan.")
+
+    def linked(found: re.Match[str]) -> str:
+        id = found["id"]
+        return parts.link(names.get(id, id[:4] + "…" + id[-4:]), view.url(f"/runs/{id}"))
+
+    return f'<div class="ms-why ms-among">{RUN_ID.sub(linked, sentence)}</div>'
+
+
+def start(view: View, one: Waiting, expected: Forecast | None) -> str:
+    """Return the interval in which the run is expected to start, the exact moments on hover."""
+    if expected is None or (one.reason is not None and one.reason.code in NEVER):
+        return '<span class="ms-soft">not foreseen</span>'
+    now = view.ctx.clock.now()
+    soon, late = ((at - now).total_seconds() for at in (expected.earliest, expected.latest))
+    words = parts.between(soon, late)
+    if not expected.is_bounded:
+        words = f"{parts.ahead(soon)} at the soonest"
+    told = f"between {expected.earliest:%H:%M:%S} and {expected.latest:%H:%M:%S} UTC ({expected.confidence:.0%})"
+    return f'<span title="{parts.text(told)}">{parts.text(words)}</span>'

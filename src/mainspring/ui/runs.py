@@ -189,20 +189,21 @@ def row(view: View, one: Run, params: list[str], names: list[str]) -> tuple[str,
 
 def name_cell(view: View, one: Run) -> str:
     """Return the run's name as a link to its page."""
-    return parts.link(one.name, view.url(f"/runs/{one.id}"))
+    return f'<span class="ms-name">{parts.link(one.name, view.url(f"/runs/{one.id}"))}</span>'
 
 
-def state_cell(one: Run) -> str:
+def state_cell(one: Run, *, is_short: bool = False) -> str:
     """Return the state, with the reason of a run that waits, or is out of reach, and the message of one that failed."""
+    why = parts.why_line if is_short else parts.why
     if one.state is RunState.RUNNING and one.reason is not None:
-        return parts.state(one.state.value) + parts.why(one.reason.sentence)
+        return parts.state(one.state.value) + why(one.reason.sentence)
     if one.state is RunState.QUEUED and one.reason is not None:
         word = "paused" if one.desired is Desired.PAUSED else one.state.value
-        return parts.state(word) + parts.why(one.reason.sentence)
+        return parts.state(word) + why(one.reason.sentence)
     if one.cached_from:
-        return parts.state(one.state.value) + parts.why(f"Taken from run {one.cached_from}.")
+        return parts.state(one.state.value) + why(f"Taken from run {one.cached_from}.")
     if one.state is RunState.FAILED and one.outcome is not None:
-        return parts.state(one.state.value) + parts.why(one.outcome.message[:160])
+        return parts.state(one.state.value) + why(one.outcome.message[:160])
     return parts.state(one.state.value)
 
 
