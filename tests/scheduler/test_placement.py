@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mainspring import scheduler
 from mainspring.core.policy import Policy
-from mainspring.core.resources import Device, Resources
+from mainspring.core.reasons import ReasonCode
+from mainspring.core.resources import Device, DeviceShare, Resources
 from mainspring.core.snapshot import DecisionKind, Snapshot
 
 GIB = 2**30
@@ -118,3 +119,23 @@ def test_a_gang_starts_exactly_where_a_domain_holds_it(
     found = _nodes_of(snapshot).get("run_001", [])
     assert len(found) == (most if most >= (least or replicas) else 0)
     assert replicas == 1 or len({domain[name] for name in found}) <= 1
+
+
+def test_reasons_speak_of_the_rack_and_of_the_least(make_node: Any, make_waiting: Any, scene: Any) -> None:
+    """Three would fit the cluster but two one rack; 3..9 needs three; an alternative that may fit later is what counts."""
+    nodes = [make_node("a", gpus=2, labels={"rack": "r1"}), make_node("b", gpus=1, labels={"rack": "r2"})]
+
+    def why(**asked: Any) -> Any:
+        (one,) = scheduler.plan(scene(nodes, [make_waiting(1, gpu_milli=1000, **asked)])).decisions
+        return one.reason
+
+    never = why(replicas=3, same="rack")
+    assert never.code == ReasonCode.CANNOT_FIT
+    assert "one rack" in never.sentence
+    assert why(replicas=9, min_replicas=4).code == ReasonCode.CANNOT_FIT
+    other = Resources(gpu_milli=1000, gpu_models=("H100",))
+    assert why(gpu_models=("H100",), alternatives=(other,)).code == ReasonCode.CANNOT_FIT
+    busy = [make_node("a", gpus=1, used_devices=(DeviceShare(index=0, milli=500),))]
+    fleet = scene(busy, [make_waiting(1, gpu_milli=1000, gpu_models=("H100",), alternatives=(Resources(gpu_milli=1000),))])
+    (one,) = scheduler.plan(fleet).decisions
+    assert one.reason.code == ReasonCode.NO_FREE_GPU

@@ -20,7 +20,7 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Run
-from mainspring.core.specs import Value, ValueKind
+from mainspring.core.specs import Value, ValueKind, asks_for
 from mainspring.core.units import show_bytes, show_seconds
 from mainspring.sdk.resources import to_seconds
 from mainspring.sdk.results import pull_outputs
@@ -159,7 +159,7 @@ def show(run: str, *, as_json: Json = False) -> None:
             ("Id", found.id),
             ("Owner", f"{found.owner}, project {found.project}"),
             ("Runs", called),
-            ("Asks for", spec.resources.show() + (f", {spec.replicas} replicas" if spec.replicas > 1 else "")),
+            ("Asks for", asks_for(spec)),
             ("Submitted", f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(found.created_at)} ago)"),
             ("Took", took(found)),
             ("Priority", str(found.priority) if found.priority else ""),

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 from mainspring.core.codec import encode
+from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
 
 SAME_THING = ("function", "command")
@@ -33,8 +34,8 @@ def cache_parts(spec: RunSpec, secrets: Mapping[str, bytes], version: str) -> di
         "packages": where.packages,
         "lock file": where.lock,
         "image": where.image,
-        "GPUs": f"{asked.gpu_milli} {asked.gpu_memory_bytes} {' '.join(asked.gpu_models)}" if asked.is_gpu() else "",
-        "replicas": str(spec.replicas),
+        "GPUs": " | ".join(_gpus(one) for one in (asked, *spec.alternatives)).strip(" |"),
+        "replicas": f"{spec.min_replicas}..{spec.replicas}" if spec.min_replicas else str(spec.replicas),
         "Mainspring": version,
     }
     parts |= {f"argument {name}": _digest(value) for name, value in spec.args.items()}
@@ -61,3 +62,7 @@ def is_same_thing(parts: Mapping[str, str], earlier: Mapping[str, str]) -> bool:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(encode(value)).hexdigest()
+
+
+def _gpus(asked: Resources) -> str:
+    return f"{asked.gpu_milli} {asked.gpu_memory_bytes} {' '.join(asked.gpu_models)}" if asked.is_gpu() else ""

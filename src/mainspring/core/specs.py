@@ -17,6 +17,7 @@ MAX_PARAMS_BYTES = 1_000_000
 MAX_ENV_BYTES = 256_000
 MAX_REPLICAS = 4096
 MAX_RETRIES = 100
+MAX_ALTERNATIVES = 16
 PRIORITIES = (-1000, 1000)
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -107,6 +108,9 @@ class RunSpec:
     `retries` are tries after user errors, out-of-memory and timeouts; lost nodes have their own limit.
     `params` are what the user calls parameters: shown, searched, changed by `rerun --set`.
     `cache` lets it take the outputs of an earlier run that agrees in all that they depend on (`core/caching.py`).
+    `alternatives` would do as well as `resources`, and are tried in order after them. An elastic gang starts with
+    `min_replicas` (0: all of them) to `replicas` members. `same` is a node label whose value all of them must share
+    (`rack`), or `node` for one machine.
     `secrets` are names; values are put into the environment of the user process under these names.
     """
 
@@ -120,7 +124,10 @@ class RunSpec:
     code: Code = field(default_factory=Code)
     environment: Environment = field(default_factory=Environment)
     resources: Resources = field(default_factory=Resources)
+    alternatives: tuple[Resources, ...] = ()
     replicas: int = 1
+    min_replicas: int = 0
+    same: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     timeout_s: float = 0.0
@@ -133,6 +140,16 @@ class RunSpec:
     disconnect_limit_s: float = 0.0
     cache: bool = False
     link: Link | None = None
+
+
+def asks_for(spec: RunSpec) -> str:
+    """Return what a run asks for as people read it: `1 CPU, 1 GPU of model A100, or 1 CPU, 2 GPUs of model L4; 2..8 replicas`."""
+    said = ", or ".join(asked.show() for asked in (spec.resources, *spec.alternatives))
+    if spec.replicas > 1:
+        said += f"; {spec.min_replicas}..{spec.replicas} replicas" if spec.min_replicas else f"; {spec.replicas} replicas"
+    if spec.same:
+        said += " on one machine" if spec.same == "node" else f" of one {spec.same}"
+    return said
 
 
 def check_spec(spec: RunSpec) -> RunSpec:
@@ -154,6 +171,13 @@ def check_spec(spec: RunSpec) -> RunSpec:
         if "\x00" in word:
             raise _wrong(f"command[{position}]", "The command holds a NUL character.", "Remove it.")
     _between("replicas", spec.replicas, 1, MAX_REPLICAS)
+    _between("min_replicas", spec.min_replicas, 0, spec.replicas)
+    if len(spec.alternatives) > MAX_ALTERNATIVES:
+        raise _wrong("alternatives", f"{len(spec.alternatives)} alternatives are more than {MAX_ALTERNATIVES}.", "Name fewer.")
+    for other in spec.alternatives:
+        check_resources(other)
+    if len(spec.same) > 256 or _CONTROL.search(spec.same):
+        raise _wrong("same", "The label in `same` is too long, or holds control characters.", "Name a label such as rack.")
     _between("retries", spec.retries, 0, MAX_RETRIES)
     _between("priority", spec.priority, *PRIORITIES)
     _between("timeout_s", spec.timeout_s, 0, MAX_SECONDS)

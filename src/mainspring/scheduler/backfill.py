@@ -69,7 +69,12 @@ class Backfill:
         """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
         waited = (self.now - run.submitted_at).total_seconds()
         request = self.placement.request(run.resources, run.sites)
-        kept = self.timeline().earliest(request, run.replicas, is_patient=waited < self.policy.order.aging_s)
+        kept = self.timeline().earliest(
+            request,
+            min(run.min_replicas or run.replicas, run.replicas),
+            is_patient=waited < self.policy.order.aging_s,
+            same=run.same if run.replicas > 1 else "",
+        )
         if kept is None or kept.at_s <= 0:  # 0: it is not room that it waits for
             return False
         self.kept[run.id] = kept

@@ -99,7 +99,7 @@ class Explainer:
         self._started = started
         self._holds: Sequence[Hold] = tuple(room.holds)
         room.release(self._holds)
-        self._known: dict[tuple[Key, int], _Fleet] = {}
+        self._known: dict[tuple[Key, int, str], _Fleet] = {}
         self._holders: Holders | None = None
 
     def why(self, entry: Entry) -> Reason:
@@ -108,11 +108,16 @@ class Explainer:
         held = hold(run, self._snapshot.now)
         if held is not None:
             return held
-        request = self._room.placement.request(run.resources, run.sites)
-        key = (request.key, run.replicas)
-        fleet = self._known.get(key)
-        if fleet is None:
-            fleet = self._known[key] = self._ask(request, run.replicas)
+        fleets = [
+            self._fleet(self._room.placement.request(asked, run.sites), run) for asked in (run.resources, *run.alternatives)
+        ]
+        fleet = min(fleets, key=lambda one: (one.never, one.reason is not None))  # the first choice that comes nearest
+        if run.is_bursting:
+            return Reason(
+                code=ReasonCode.BURSTING,
+                sentence="Waits for a machine that was asked for it at a paid site and has not come yet.",
+                facts={"is_bursting": True},
+            )
         if fleet.never and fleet.reason is not None:
             return fleet.reason
         said = gate(entry, self._tree)
@@ -122,22 +127,30 @@ class Explainer:
             return self._not_yet(entry, fleet)
         return self._unfair(entry, fleet.reason) or fleet.reason
 
-    def _ask(self, request: Request, replicas: int) -> _Fleet:
+    def _fleet(self, request: Request, run: WaitingRun) -> _Fleet:
+        replicas = min(run.min_replicas or run.replicas, run.replicas)
+        same = run.same if run.replicas > 1 else ""
+        key = (request.key, replicas, same)
+        if key not in self._known:
+            self._known[key] = self._ask(request, replicas, same)
+        return self._known[key]
+
+    def _ask(self, request: Request, replicas: int, same: str) -> _Fleet:
         cluster = self._cluster
         if not cluster.is_ready.any():
             return _Fleet(no_cluster(cluster), never=True)
-        never = misfit(cluster, request, replicas)
+        never = misfit(cluster, request, replicas, same)
         if never is not None:
             return _Fleet(never, never=True)
         empty = empty_counts(cluster, request)
         candidates: Bools = cluster.is_ready & (empty > 0)
-        if most_in_one_cluster(cluster, np.where(candidates, empty, 0)) < replicas:
+        if most_in_one_cluster(cluster, np.where(candidates, empty, 0), same) < replicas:
             return _Fleet(not_ready(cluster, request, empty))
-        fits = self._fits(request, candidates, ())
+        fits = self._fits(request, candidates, (), same)
         if fits >= replicas:
             windows = [one for one in self._holds if one.reservation is not None]
             kept_by = [one for one in self._holds if one.reservation is None]
-            if windows and (not kept_by or self._fits(request, candidates, windows) < replicas):
+            if windows and (not kept_by or self._fits(request, candidates, windows, same) < replicas):
                 kept_by = windows
             return _Fleet(None, kept_by=tuple(kept_by))
         if fits:
@@ -153,7 +166,7 @@ class Explainer:
             self._holders = Holders(cluster, self._placed)
         return _Fleet(shortage(cluster, request, candidates, self._holders))
 
-    def _fits(self, request: Request, candidates: Bools, holds: Sequence[Hold]) -> int:
+    def _fits(self, request: Request, candidates: Bools, holds: Sequence[Hold], same: str) -> int:
         cluster = self._cluster
         free, gpu_free = cluster.free, cluster.gpu_free
         if holds:
@@ -163,7 +176,7 @@ class Explainer:
                     free[row] -= need
                     gpu_free[row] -= milli
         counts: Ints = np.where(candidates, request.counts(cluster, free, gpu_free), 0)
-        return most_in_one_cluster(cluster, counts)
+        return most_in_one_cluster(cluster, counts, same)
 
     def _not_yet(self, entry: Entry, fleet: _Fleet) -> Reason:
         """Return why a run waits that would fit: it was not tried, a model is closed to it, or its place is kept."""

@@ -13,10 +13,11 @@ from mainspring.core.units import show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints, build
 from mainspring.scheduler.requests import Request, make_request
 
+MAX_COUNT = 2**20  # replicas on one node
 SHOWN = 6  # names listed in a sentence
 
 
-def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1) -> Reason | None:
+def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, same: str = "") -> Reason | None:
     """Return None if the empty nodes could hold it, else why not: CANNOT_FIT, or NO_CLUSTER when no node is known.
 
     Draining and unreachable nodes count (they may come back), dead ones do not. All replicas go to one cluster.
@@ -24,7 +25,7 @@ def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1) ->
     cluster = build(nodes)
     if not cluster.nodes:
         return no_cluster(cluster)
-    return misfit(cluster, make_request(cluster, resources), replicas)
+    return misfit(cluster, make_request(cluster, resources), replicas, same)
 
 
 def no_cluster(cluster: Cluster) -> Reason:
@@ -41,21 +42,25 @@ def empty_counts(cluster: Cluster, request: Request) -> Ints:
     return request.counts(cluster, cluster.capacity, cluster.gpu_capacity())
 
 
-def most_in_one_cluster(cluster: Cluster, counts: Ints) -> int:
-    """Return the largest sum of `counts` over the nodes of one cluster."""
+def most_in_one_cluster(cluster: Cluster, counts: Ints, same: str = "") -> int:
+    """Return the largest sum of `counts` over the nodes of one cluster, or over those that are the `same` (a label, `node`)."""
+    if same:
+        domain = cluster.domain_of(same)
+        inside = domain >= 0
+        return int(np.bincount(domain[inside], weights=np.minimum(counts[inside], MAX_COUNT)).max(initial=0))
     return max((int(counts[cluster.member == part].sum()) for part in range(len(cluster.clusters))), default=0)
 
 
-def misfit(cluster: Cluster, request: Request, replicas: int) -> Reason | None:
+def misfit(cluster: Cluster, request: Request, replicas: int, same: str = "") -> Reason | None:
     """Return why even the empty `cluster` cannot hold it, saying what it could hold; None if it can."""
     counts = empty_counts(cluster, request)
-    most = most_in_one_cluster(cluster, counts)
+    most = most_in_one_cluster(cluster, counts, same if replicas > 1 else "")
     if most >= replicas:
         return None
     facts: dict[str, object] = {"asked": request.asked.show(), "replicas": replicas, "replicas_at_most": most}
     if most:
         sentence = (
-            f"{replicas} replicas of {request.asked.show()} do not fit into one cluster: at most {most} do. "
+            f"{replicas} replicas of {request.asked.show()} do not fit into one {same or 'cluster'}: at most {most} do. "
             f"Ask for --replicas {most} or less."
         )
     else:

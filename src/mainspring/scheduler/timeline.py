@@ -15,7 +15,7 @@ import numpy as np
 
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.core.snapshot import Place, PlacedRun
-from mainspring.scheduler.cluster import Cluster, Floats, Ints
+from mainspring.scheduler.cluster import Bools, Cluster, Floats, Ints
 from mainspring.scheduler.requests import NEVER, Request
 
 STOPPING_S = 30.0
@@ -81,36 +81,37 @@ class Timeline:
         for (row, taken, milli), (_, held, held_milli) in zip(kept.taken, kept.held, strict=True):
             self._later.append((row, taken - held, milli - held_milli))
 
-    def earliest(self, request: Request, replicas: int, *, is_patient: bool) -> Kept | None:
+    def earliest(self, request: Request, replicas: int, *, is_patient: bool, same: str = "") -> Kept | None:
         """Return the first moment at which all replicas fit one cluster, and their places; None if nobody knows one.
 
         Without patience ends that nobody knows count too: then the places are kept without a promise.
         O(log ends · (nodes + ends)).
         """
+        domain = self._cluster.domain_of(same)
         known = int(np.searchsorted(self._moments, UNKNOWN_S))
         last = known if is_patient else len(self._moments)
         cuts = np.unique(np.searchsorted(self._moments, self._moments[:known], side="right")).tolist()
         cuts = [0, *cuts, *range(known + 1, last + 1)]
         low, high = 0, len(cuts) - 1
-        if self._part(request, replicas, cuts[high]) is None:
+        if self._part(request, replicas, cuts[high], domain) is None:
             return None
         while low < high:  # ends only free, so what fits at one moment fits at all later ones
             middle = (low + high) // 2
-            if self._part(request, replicas, cuts[middle]) is None:
+            if self._part(request, replicas, cuts[middle], domain) is None:
                 low = middle + 1
             else:
                 high = middle
-        part = self._part(request, replicas, cuts[low])
+        part = self._part(request, replicas, cuts[low], domain)
         if part is None:
             return None
         count = cuts[low]
         at = 0.0 if not count else float(self._moments[count - 1])
-        return self._choose(request, replicas, count, part, at)
+        return self._choose(request, replicas, count, domain == part, at)
 
     def at(self, request: Request, replicas: int, moment_s: float) -> Kept:
         """Return the places of as many of the replicas as fit at that moment, in any cluster."""
         count = int(np.searchsorted(self._moments, moment_s, side="right"))
-        return self._choose(request, replicas, count, None, moment_s)
+        return self._choose(request, replicas, count, self._cluster.is_ready, moment_s)
 
     def _free_at(self, count: int) -> tuple[Ints, Ints]:
         free, gpu_free = self._cluster.free.copy(), self._cluster.gpu_free.copy()
@@ -125,20 +126,19 @@ class Timeline:
     def _counts(self, request: Request, free: Ints, gpu_free: Ints) -> Ints:
         return np.where(self._cluster.is_ready, request.counts(self._cluster, free, gpu_free), 0)
 
-    def _part(self, request: Request, replicas: int, count: int) -> int | None:
-        """Return the first cluster that holds all replicas after so many ends."""
+    def _part(self, request: Request, replicas: int, count: int, domain: Ints) -> int | None:
+        """Return the first domain that holds all replicas after so many ends."""
         counts = np.minimum(self._counts(request, *self._free_at(count)), replicas)
-        sums = np.bincount(self._cluster.member, weights=counts, minlength=len(self._cluster.clusters))
+        sums = np.bincount(np.maximum(domain, 0), weights=np.where(domain >= 0, counts, 0), minlength=1)
         able = np.flatnonzero(sums >= replicas)
         return int(able[0]) if len(able) else None
 
-    def _choose(self, request: Request, replicas: int, count: int, part: int | None, at: float) -> Kept:
+    def _choose(self, request: Request, replicas: int, count: int, inside: Bools, at: float) -> Kept:
         """Take the rows that are fullest today, so that what is free today stays free for others."""
         cluster = self._cluster
         free, gpu_free = self._free_at(count)
         counts = self._counts(request, free, gpu_free)
-        if part is not None:
-            counts = np.where(cluster.member == part, counts, 0)
+        counts = np.where(inside, counts, 0)
         today = self._counts(request, cluster.free, cluster.gpu_free)
         rows = sorted(np.flatnonzero(counts).tolist(), key=lambda row: (int(today[row]), row))
         places: list[Place] = []

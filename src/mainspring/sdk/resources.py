@@ -10,7 +10,7 @@ from mainspring.core.errors import UsageError
 from mainspring.core.resources import GPU_MILLI, Resources, check_resources
 from mainspring.core.units import parse_bytes, parse_seconds, to_milli
 
-_NUMBER = re.compile(r"^\s*[0-9]+(?:\.[0-9]+)?\s*\Z")
+_NUMBER = re.compile(r"^\s*-?[0-9]+(?:\.[0-9]+)?\s*\Z")
 
 
 def make_choices(gpus: str | float | None, **others: Any) -> tuple[Resources, ...]:
@@ -33,7 +33,7 @@ def _choice(text: str) -> tuple[float, str]:
     model, _, count = text.strip().rpartition(":")
     if not _NUMBER.match(count):
         raise UsageError(
-            f"gpus {text.strip()[:60]!r} is not a number of GPUs.", hint="Write gpus=2, 'A100:1', or 'A100:1 | L4:2'."
+            f"gpus {text.strip()[:60]!r} is not an amount of GPUs.", hint="Write gpus=2, 'A100:1', or 'A100:1 | L4:2'."
         )
     return float(count), model.strip()
 

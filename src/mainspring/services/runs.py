@@ -53,8 +53,10 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     check_spec(spec)
     _check_secrets(ctx, spec)
     _check_blobs(ctx, spec)
-    misfit = scheduler.would_fit(ctx.store.nodes.all(), spec.resources, spec.replicas)
-    if misfit is not None and misfit.code is ReasonCode.CANNOT_FIT:
+    nodes, least = ctx.store.nodes.all(), spec.min_replicas or spec.replicas
+    misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in (spec.resources, *spec.alternatives)]
+    misfit = misfits[0]
+    if misfit is not None and all(one is not None and one.code is ReasonCode.CANNOT_FIT for one in misfits):
         raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
 
 
