@@ -12,6 +12,7 @@ from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill, put
+from mainspring.scheduler.burst import Offer, burst
 from mainspring.scheduler.cluster import Cluster
 from mainspring.scheduler.demand import typical_of
 from mainspring.scheduler.evict import SOON_S, Evictions
@@ -36,6 +37,7 @@ class Cycle:
     starts: list[Decision] = field(default_factory=list)
     nominations: list[Decision] = field(default_factory=list)
     evictions: list[Decision] = field(default_factory=list)
+    bursts: list[Decision] = field(default_factory=list)
     placed: list[tuple[str, tuple[Place, ...]]] = field(default_factory=list)  # owner and places of the starts
 
     @classmethod
@@ -54,6 +56,9 @@ class Cycle:
             for one in entry.account.path():
                 for place in entry.need.mask:
                     one.asked[place] += entry.need.amounts[place]
+        for placed in snapshot.placed:
+            if placed.resources.gpu_memory_bytes:
+                tree.expect(placed, placement.request(placed.resources, placed.sites))
         tree.settle()
         return cls(snapshot=snapshot, room=room, tree=tree, entries=entries, aside=aside)
 
@@ -79,7 +84,28 @@ class Cycle:
         self.entries = [entry for entry in self.entries if entry.run.id not in settled]
 
     def start(self, entry: Entry) -> bool:
-        """Start the run where it fits; say whether it was."""
+        """Start the run where it fits, by the first of its choices that does; say whether it was."""
+        if entry.run.alternatives or entry.run.min_replicas:
+            return any(self._start(choice) for choice in self._choices(entry))
+        return self._start(entry)
+
+    def _choices(self, entry: Entry) -> Iterator[Entry]:
+        """Give the run with each of its requests, of an elastic gang with as many replicas as its shares may hold."""
+        run, placement = entry.run, self.room.placement
+        for asked in (run.resources, *run.alternatives):
+            request = placement.request(asked, run.sites)
+            for replicas in range(run.replicas, max(1, min(run.min_replicas or run.replicas, run.replicas)) - 1, -1):
+                choice = Entry(
+                    replace(run, resources=asked, alternatives=(), replicas=replicas),
+                    entry.account,
+                    self.tree.need(request, replicas),
+                    entry.kind,
+                )
+                if gate(choice, self.tree) is None:
+                    yield choice
+                    break
+
+    def _start(self, entry: Entry) -> bool:
         if gate(entry, self.tree) is not None:
             return False
         run = entry.run
@@ -135,6 +161,22 @@ class Cycle:
             self._nominate(entry, cleared.places, rule=cleared.rule)
         return left
 
+    def rent(self, blocked: Sequence[Entry]) -> list[Entry]:
+        """Ask for machines at paid sites; return who still waits."""
+        able = [entry for entry in blocked if gate(entry, self.tree) is None]
+        offers = burst(self.snapshot, self.room, able)
+        for entry in able:
+            offer = offers.get(entry.run.id)
+            if offer is not None:
+                self.bursts.append(self._burst(entry, offer))
+        return [entry for entry in blocked if entry.run.id not in offers]
+
+    def used_nodes(self) -> set[str]:
+        """Return the nodes on which this plan starts somebody or keeps places."""
+        kept = (kept.places for kept in self.room.kept.values())
+        decided = (one.places for one in (*self.starts, *self.nominations))
+        return {place.node for places in (*kept, *decided) for place in places}
+
     def wait(self, entry: Entry, reason: Reason) -> Decision:
         """Return the decision that lets a run wait, with its reservation if it has one."""
         run = entry.run
@@ -189,6 +231,28 @@ class Cycle:
                 reason=reason,
                 rule=rule,
             )
+        )
+
+    def _burst(self, entry: Entry, offer: Offer) -> Decision:
+        run = entry.run
+        sentence = (
+            f"Waits for {offer.machines} machine{'s' * (offer.machines > 1)} at {offer.site.name}, there in about "
+            f"{max(1, round(offer.ready_s / 60))} min; {offer.cost} USD are reserved for it."
+        )
+        return Decision(
+            run=run.id,
+            kind=DecisionKind.BURST,
+            version=run.version,
+            reason=Reason(
+                code=ReasonCode.BURSTING,
+                sentence=sentence,
+                facts={"site": offer.site.name, "machines": offer.machines, "cost_usd": str(offer.cost)},
+            ),
+            expected_at=self.snapshot.now + timedelta(seconds=offer.ready_s),
+            site=offer.site.name,
+            cost_usd=str(offer.cost),
+            machines=offer.machines,
+            rule="burst",
         )
 
     def _without(self, asked: Resources, closed: frozenset[str]) -> Resources | None:

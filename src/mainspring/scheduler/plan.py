@@ -2,13 +2,14 @@
 
 The cycle is the one screen below; each step is a file: who comes next (`order.py`) by what each share holds (`shares.py`),
 where a run goes (`placement.py`), what is kept for whom (`backfill.py`, `timeline.py`), who is stopped for whom (`evict.py`),
-why the others wait (`explain.py`). `cycle.py` holds what was decided so far.
+who gets a rented machine (`burst.py`), why the others wait (`explain.py`). `cycle.py` holds what was decided so far.
 """
 
 from __future__ import annotations
 
 from mainspring.core.errors import PlannerError
 from mainspring.core.snapshot import Plan, Snapshot
+from mainspring.scheduler.burst import going_home
 from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
 from mainspring.scheduler.explain import Explainer
@@ -43,7 +44,10 @@ def plan(snapshot: Snapshot) -> Plan:
     # 3. make room for those who are owed more than they hold; what is cleared is kept for them
     blocked = cycle.make_room(queue.blocked)
 
-    # 4. say why, judged by the state that is left
+    # 4. rent machines for those who are worth it; send idle ones home
+    blocked = cycle.rent(blocked)
+
+    # 5. say why, judged by the state that is left
     waiting = [*blocked, *queue.untried, *cycle.aside]
     explain = Explainer(
         snapshot=snapshot,
@@ -54,7 +58,8 @@ def plan(snapshot: Snapshot) -> Plan:
         started=len(cycle.starts),
     )
     waits = [cycle.wait(entry, explain.why(entry)) for entry in waiting]
-    return Plan(fingerprint=fingerprint(snapshot), decisions=(*cycle.starts, *cycle.evictions, *cycle.nominations, *waits))
+    decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts, *waits)
+    return Plan(fingerprint=fingerprint(snapshot), decisions=decided, release=going_home(snapshot, cycle.used_nodes()))
 
 
 def _check(snapshot: Snapshot) -> None:

@@ -19,6 +19,7 @@ from mainspring.scheduler.requests import NEVER, Request
 CPU, MEMORY, GPU = 0, 1, 2
 UNBOUNDED = 2**62
 ROUNDING = 1e-6  # of a milli or a byte
+NEVER_SERVED = 0.0  # seconds of 1970
 LEAST_WEIGHT = 0.1  # past use takes no more than nine tenths of a share's weight: it never starves
 
 
@@ -57,8 +58,10 @@ class Account:
     used: list[int]
     pinned: list[int]
     asked: list[int]
+    unused: list[int] = field(default_factory=list)  # what its placed runs could have taken on other devices
     demand: list[int] = field(default_factory=list)
     depth: int = 0
+    served_s: float = NEVER_SERVED  # when it, or one below it, was last given a start
     weight: float = 1.0
     is_limited: bool = False
     is_held: bool = False  # it or one above it
@@ -144,6 +147,18 @@ class Tree:
             if is_pinned:
                 for place, amount in enumerate(amounts):
                     one.pinned[place] += sign * amount
+
+    def expect(self, run: PlacedRun, request: Request) -> None:
+        """Count what a placed run might take elsewhere, so that starting and stopping it leaves all demand as it is."""
+        need = self.need(request, len(run.places)).amounts[GPU]
+        more = max(0, need - self.held_by(run)[GPU])
+        for one in self.account(run.share or run.owner).path():
+            one.unused[GPU] += more
+
+    def serve(self, account: Account, at_s: float) -> None:
+        """Note that a run of the share was started then."""
+        for one in account.path():
+            one.served_s = max(one.served_s, at_s)
 
     def need(self, request: Request, replicas: int) -> Need:
         """Return what `replicas` of a request take; of a model only when it may be no other."""
@@ -253,6 +268,9 @@ class Tree:
         self._size = len(self.units.names)
         for name in (ROOT, *self._states):
             self._grow(name)
+        for name, state in self._states.items():
+            if state.served_at is not None:
+                self.serve(self.accounts[name], state.served_at.timestamp())
         for kept in snapshot.reservations:
             if kept.begins_at <= snapshot.now < kept.ends_at:  # an open window is a guarantee on top
                 account = self.account(kept.share)
@@ -296,6 +314,7 @@ class Tree:
             used=[0] * size,
             pinned=[0] * size,
             asked=[0] * size,
+            unused=[0] * size,
             depth=depth,
             is_limited=bool(share.limit),
             is_held=share.is_held or (parent is not None and parent.is_held),
@@ -359,7 +378,10 @@ def _demand(account: Account) -> list[int]:
     return [
         min(
             account.limit[place],
-            used + account.asked[place] + sum(one.demand[place] - one.used[place] - one.asked[place] for one in account.children),
+            used
+            + account.asked[place]
+            + account.unused[place]
+            + sum(one.demand[place] - one.used[place] - one.asked[place] - one.unused[place] for one in account.children),
         )
         for place, used in enumerate(account.used)
     ]

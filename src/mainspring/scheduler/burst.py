@@ -1,0 +1,197 @@
+"""Whether a waiting run is worth a rented machine, and which machines go home. All conditions must hold; the first is strict:
+no machine is rented while the gate of the policy is shut (`all_allocated`: any idle part of a GPU that the run may use on
+owned nodes shuts it).
+
+Then, in this order: the run may go to the site (residency), the site has room and has not failed lately, it has waited long
+enough or would wait longer here than the machine takes to come, it is short enough, and every budget on its path covers the
+worst case. Money is Decimal and is reserved within the plan, so that a hundred decisions at once stay within every budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import ROUND_UP, Decimal
+
+import numpy as np
+
+from mainspring.core.policy import BurstMode
+from mainspring.core.shares import ROOT, path_of
+from mainspring.core.snapshot import Rented, Site, Snapshot, WaitingRun
+from mainspring.scheduler.backfill import Backfill
+from mainspring.scheduler.cluster import Bools, build
+from mainspring.scheduler.order import Entry
+from mainspring.scheduler.requests import NEVER, make_request
+
+CENT = Decimal("0.01")
+HOUR = Decimal(3600)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one site asks for one run: so many machines, there after `ready_s`, for at most `cost`."""
+
+    site: Site
+    machines: int
+    gpus: int
+    ready_s: float
+    cost: Decimal
+
+
+@dataclass(slots=True)
+class Burst:
+    """The burst decisions of one plan; what was asked for counts at once."""
+
+    snapshot: Snapshot
+    room: Backfill
+    asked: dict[str, int] = field(default_factory=dict)  # machines by site
+    gpus: int = 0  # rented, over all sites
+    _left: dict[str, Decimal] = field(default_factory=dict)  # of each budget, by share
+    _owned: Bools = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gpus = sum(len(site.machine.devices) * site.running for site in self.snapshot.sites)
+        self._left = budgets(self.snapshot)
+        paid = {site.machine.pool for site in self.snapshot.sites}
+        self._owned = np.array([node.pool not in paid for node in self.room.placement.cluster.nodes], dtype=np.bool_)
+
+    def decide(self, entry: Entry) -> Offer | None:
+        """Return the cheapest offer that is worth it, reserved; None if the run waits here."""
+        run = entry.run
+        if not run.owner or run.is_bursting or not self.is_gate_open(run):
+            return None
+        wait_s = self._expected_wait_s(run)
+        waited_s = (self.snapshot.now - run.submitted_at).total_seconds()
+        policy = self.snapshot.policy.burst
+        for offer in sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name)):
+            if wait_s is None and waited_s < policy.min_wait_s:
+                continue
+            if wait_s is not None and wait_s - offer.ready_s < policy.min_gain_s:
+                continue
+            if self.gpus + offer.gpus > policy.max_gpus or not self._reserve(run, offer.cost):
+                continue
+            self.asked[offer.site.name] = self.asked.get(offer.site.name, 0) + offer.machines
+            self.gpus += offer.gpus
+            return offer
+        return None
+
+    def is_gate_open(self, run: WaitingRun) -> bool:
+        """Say whether the owned nodes are full for this run, by the policy's mode, after all that this plan decided.
+
+        `no_fit`: the run was tried and found no place; idle parts that can host nobody count as allocated.
+        """
+        mode = self.snapshot.policy.burst.mode
+        if mode is BurstMode.NEVER or not run.resources.is_gpu():
+            return False
+        if mode is BurstMode.NO_FIT:
+            return True
+        cluster = self.room.placement.cluster
+        for asked in (run.resources, *run.alternatives):
+            request = self.room.placement.request(asked, run.sites)
+            usable = (cluster.is_ready & request.allowed(cluster) & self._owned)[:, None] & (request.milli(cluster) < NEVER)
+            if (cluster.gpu_free[usable] > 0).any():
+                return False
+        return True
+
+    def _expected_wait_s(self, run: WaitingRun) -> float | None:
+        """Return in how many seconds the run is expected to start here; None if nobody knows."""
+        kept = self.room.kept.get(run.id)
+        if kept is None:
+            request = self.room.placement.request(run.resources, run.sites)
+            kept = self.room.timeline().earliest(request, run.replicas, is_patient=True)
+        return float(kept.at_s) if kept is not None and np.isfinite(kept.at_s) else None
+
+    def _offers(self, run: WaitingRun) -> Iterator[Offer]:
+        policy, now = self.snapshot.policy.burst, self.snapshot.now
+        length_s = run.estimate_s or policy.max_estimate_s  # the worst case where nobody knows
+        if length_s > policy.max_estimate_s:
+            return
+        for site in self.snapshot.sites:
+            is_cooling = site.cooldown_until is not None and site.cooldown_until > now
+            if is_cooling or (run.sites is not None and site.name not in run.sites):
+                continue
+            each = self._replicas_on(site, run)
+            if not each:
+                continue
+            machines = -(-run.replicas // each)
+            if site.running + self.asked.get(site.name, 0) + machines > site.max_machines:
+                continue
+            is_there = site.name in run.data_on or site.machine.pool in run.data_on
+            ready_s = site.ready_s + (0.0 if is_there else run.data_bytes / max(1.0, site.bytes_per_s))
+            yield Offer(
+                site=site,
+                machines=machines,
+                gpus=machines * len(site.machine.devices),
+                ready_s=ready_s,
+                cost=worst_case(site, machines, seconds=length_s * policy.safety + ready_s + policy.idle_s),
+            )
+
+    def _replicas_on(self, site: Site, run: WaitingRun) -> int:
+        """Return how many replicas one machine of a site holds."""
+        machine = build([site.machine])
+        if not machine.nodes:
+            return 0
+        counts = make_request(machine, run.resources).counts(machine, machine.free, machine.gpu_free)
+        return int(counts[0])
+
+    def _reserve(self, run: WaitingRun, cost: Decimal) -> bool:
+        steps = [name for name in path_of(run.share or run.owner) if name in self._left]
+        if any(cost > self._left[name] for name in steps):
+            return False
+        for name in steps:
+            self._left[name] -= cost
+        return True
+
+
+def budgets(snapshot: Snapshot) -> dict[str, Decimal]:
+    """Return what is left of each budget, by share; the root's is that of all."""
+    left: dict[str, Decimal] = {}
+    gone = {one.share.name: Decimal(one.spent_usd) + Decimal(one.reserved_usd) for one in snapshot.shares}
+    for one in snapshot.shares:
+        if one.share.budget_usd:
+            left[one.share.name] = Decimal(one.share.budget_usd) - gone[one.share.name]
+    if snapshot.budget_usd:
+        total = gone.get(ROOT, sum((spent for name, spent in gone.items() if name and "/" not in name), Decimal(0)))
+        left[ROOT] = min(left.get(ROOT, Decimal(snapshot.budget_usd) - total), Decimal(snapshot.budget_usd) - total)
+    return left
+
+
+def worst_case(site: Site, machines: int, *, seconds: float) -> Decimal:
+    """Return what machines cost at most for so long, rounded up to a cent."""
+    price = Decimal(site.machine.price_usd_per_hour)
+    return (price * machines * Decimal(str(round(seconds, 3))) / HOUR).quantize(CENT, rounding=ROUND_UP)
+
+
+def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> dict[str, Offer]:
+    """Return the offers taken, by run, in the order of the queue. What is kept for a run ahead counts as idle."""
+    if not snapshot.sites or snapshot.policy.burst.mode is BurstMode.NEVER:
+        return {}
+    kept = [hold for hold in room.holds if hold.run in room.kept or hold.reservation is not None]
+    room.give(kept)
+    chooser = Burst(snapshot, room)
+    taken: dict[str, Offer] = {}
+    for entry in waiting:
+        if chooser.gpus >= snapshot.policy.burst.max_gpus:
+            break
+        offer = chooser.decide(entry)
+        if offer is not None:
+            taken[entry.run.id] = offer
+    room.take(kept)
+    return taken
+
+
+def going_home(snapshot: Snapshot, used: Collection[str]) -> tuple[str, ...]:
+    """Return the rented nodes that go home: idle for long, old enough, not `used` by this plan; or past their own end."""
+    policy, now = snapshot.policy.burst, snapshot.now
+    held = {place.node for run in snapshot.placed for place in run.places}
+
+    def is_done(one: Rented) -> bool:
+        if one.node in used or one.node in held or one.idle_since is None:
+            return False
+        if one.ends_at is not None and one.ends_at <= now:
+            return True
+        is_old = now - one.born_at >= timedelta(seconds=policy.min_life_s)
+        return is_old and now - one.idle_since >= timedelta(seconds=policy.idle_s)
+
+    return tuple(sorted(one.node for one in snapshot.rented if is_done(one)))
