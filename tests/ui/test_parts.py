@@ -65,7 +65,7 @@ def _standing(name: str, **amounts: int) -> Standing:
 
 def test_the_sentence_of_shares_names_who_is_owed_and_who_borrows() -> None:
     found = [_standing("", held=8000), _standing("ann", held=6000, fair=4000), _standing("bob", held=2000, fair=4000, asked=3000)]
-    assert shares.sentence(found, "gpu") == "bob is owed 2 GPUs more; ann holds 2 GPUs above its fair part."
+    assert shares.sentence(found, "gpu") == "bob is owed 2 GPUs more; ann holds 2 GPUs more than is fair."
     assert (
         shares.sentence([_standing(""), _standing("ann", held=1000, fair=1000)], "gpu")
         == "Everybody who asks holds what is fair."

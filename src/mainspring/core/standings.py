@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from mainspring.core.shares import Amounts
 
@@ -26,3 +28,13 @@ class Standing:
     limit: Amounts = field(default_factory=dict)
     total: Amounts = field(default_factory=dict)
     is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What each share held, on average, in equal stretches of time from `begin` on. Amounts are of `unit` (gpu or cpu, milli)."""
+
+    begin: datetime
+    stretch_s: float
+    unit: str
+    held: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -49,6 +49,13 @@ class Nodes:
         asked = select(allocations).where(allocations.c.freed_at.is_(None)).order_by(allocations.c.opened_at, allocations.c.id)
         return self._db.read(lambda conn: [record_of(Allocation, allocations, row) for row in conn.execute(asked).mappings()])
 
+    def allocations_since(self, moment: datetime, *, limit: int = 20_000) -> list[Allocation]:
+        """Return the allocations that held something after `moment`, the newest `limit` of them."""
+        asked = select(allocations).where(allocations.c.freed_at.is_(None) | (allocations.c.freed_at > moment))
+        newest = asked.order_by(allocations.c.opened_at.desc(), allocations.c.id).limit(limit)
+        rows = self._db.read(lambda conn: conn.execute(newest).mappings().all())
+        return [record_of(Allocation, allocations, row) for row in rows]
+
     def set_state(self, id: str, state: NodeState, *, event: NewEvent | None = None) -> Node:
         """Change what the node takes. Raises NotFoundError."""
 

@@ -68,6 +68,34 @@ def curves(
     }
 
 
+def stacked(title: str, begin_s: float, stretch_s: float, rows: Sequence[Line]) -> dict[str, object]:
+    """Return amounts over time, one band on the other; `begin_s` is in Unix seconds."""
+    series: list[dict[str, object]] = [
+        {
+            "name": row.name,
+            "type": "line",
+            "step": "end",
+            "stack": "all",
+            "showSymbol": False,
+            "lineStyle": {"width": 1},
+            "areaStyle": {"opacity": 0.6},
+            "color": row.colour,
+            "data": [[round((begin_s + (n + 1) * stretch_s) * 1000), amount] for n, (amount,) in enumerate(row.points)],
+        }
+        for row in rows
+    ]
+    return {
+        "animation": False,
+        "grid": {"left": 44, "right": 16, "top": 52, "bottom": 24},
+        "legend": {"top": 0, "left": 0, "textStyle": {"color": WORDS}, "type": "scroll"},
+        "tooltip": {"trigger": "axis", "confine": True},
+        "xAxis": {"type": "time", **AXIS, "splitLine": {"show": False}},
+        "yAxis": {"type": "value", "min": 0, "name": title, "nameTextStyle": {"color": WORDS}, "splitNumber": 4, **AXIS},
+        "series": series,
+        "aria": {"enabled": True, "label": {"description": title}},
+    }
+
+
 def best_so_far(metric: str, trials: Sequence[tuple[int, float]], *, is_maximized: bool) -> dict[str, object]:
     """Return each trial's value as a dot, and the best one up to there as a step line."""
     better = max if is_maximized else min

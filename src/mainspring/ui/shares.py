@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nicegui import run as threads
+from nicegui import ui
+
 from mainspring.core.shares import show_amounts
-from mainspring.core.standings import Standing
+from mainspring.core.standings import History, Standing
 from mainspring.core.units import MILLI, show_bytes
 from mainspring.services import standings
-from mainspring.ui import parts
+from mainspring.ui import charts, parts
 from mainspring.ui.live import Live
-from mainspring.ui.theme import page_frame
+from mainspring.ui.theme import SERIES, page_frame
 from mainspring.ui.view import View
 
 WIDTH = 220
+HOURS = ("6", "24", "168")
+PAST_S = 60.0  # how often the past is drawn again
+MAX_BANDS = 7
 MAX_ROWS = 200
 NUMERIC = ("Hold", "Fair", "Owed", "Ask for", "Weight")
 NAMES = {"gpu": "GPU", "cpu": "CPU", "memory": "memory"}
@@ -24,8 +30,78 @@ async def page(view: View) -> None:
     live = Live(view.ctx, every_s=2.0)
     with page_frame("Shares", view, "/queue"):
         await live.block(lambda: summary(view), every_s=4.0)
-        await live.block(lambda: tree(view), every_s=4.0)
+        with ui.element("section"):
+            await live.block(lambda: tree(view), every_s=4.0)
+        with ui.element("section"):
+            parts.heading(f"Held over the last {hours_of(view)} hours")
+            ui.html(spans(view), sanitize=False)
+            await _past(live, view)
     live.start()
+
+
+def hours_of(view: View) -> int:
+    """Return how far back the address wants to see."""
+    asked = view.query.get("hours", "")
+    return int(asked) if asked in HOURS else int(HOURS[1])
+
+
+def spans(view: View) -> str:
+    """Return links to the spans that can be looked at."""
+    now = str(hours_of(view))
+    words = {"6": "6 hours", "24": "a day", "168": "a week"}
+    return (
+        '<p style="display:flex;gap:16px">'
+        + "".join(f"<b>{words[one]}</b>" if one == now else parts.link(words[one], view.again(hours=one)) for one in HOURS)
+        + "</p>"
+    )
+
+
+async def _past(live: Live, view: View) -> None:
+    """Draw who held how much when, and the sums as a table."""
+    holder = ui.element("div")
+    drawn: list[ui.echart] = []
+
+    async def refresh() -> None:
+        found: History | None = await threads.io_bound(standings.history, view.ctx, view.actor, hours=hours_of(view))
+        if found is None or not found.held:
+            return
+        options = past_chart(found)
+        if drawn:
+            drawn[0].options.update(options)
+            drawn[0].update()
+        else:
+            with holder:
+                drawn.append(ui.echart(options).classes("ms-chart").style("height:260px"))
+
+    await live.add(refresh, also=lambda: (f"clock:{int(view.ctx.clock.monotonic() / PAST_S)}",))
+    await live.block(lambda: sums(view), every_s=PAST_S)
+
+
+def past_chart(found: History) -> dict[str, object]:
+    """Return the bands of those who held most, and one for all others."""
+    bands = list(found.held.items())
+    rest = bands[MAX_BANDS:]
+    if rest:
+        bands = [*bands[:MAX_BANDS], ("others", tuple(map(sum, zip(*(values for _, values in rest), strict=True))))]
+    lines = [
+        charts.Line(name=name, points=[[round(value / MILLI, 2)] for value in values], colour=SERIES[number % len(SERIES)])
+        for number, (name, values) in enumerate(bands)
+    ]
+    return charts.stacked(f"{NAMES[found.unit]}s", found.begin.timestamp(), found.stretch_s, lines)
+
+
+def sums(view: View) -> str:
+    """Return what each person held in all: the chart's twin."""
+    found = standings.history(view.ctx, view.actor, hours=hours_of(view))
+    whole = sum(map(sum, found.held.values())) or 1.0
+    name = f"{NAMES[found.unit]}-hours"
+    rows = [
+        (parts.text(owner), f"{sum(values) * found.stretch_s / 3600 / MILLI:,.2f}", f"{sum(values) / whole:.1%}")
+        for owner, values in found.held.items()
+    ]
+    return parts.table(
+        ("Person", name, "Of all"), rows[:MAX_ROWS], empty="Nobody held anything.", label=name, numeric=(name, "Of all")
+    )
 
 
 def summary(view: View) -> str:
@@ -48,7 +124,7 @@ def sentence(found: Sequence[Standing], unit: str) -> str:
         return "Everybody who asks holds what is fair."
     words = f"{owed.name} is owed {amount(owed_of(owed, unit), unit)} more"
     if more > 0:
-        words += f"; {over.name} holds {amount(more, unit)} above its fair part"
+        words += f"; {over.name} holds {amount(more, unit)} more than is fair"
     return words + "."
 
 
@@ -76,14 +152,19 @@ def tree(view: View) -> str:
     shown = [head for head, is_kept in zip(heads, kept, strict=True) if is_kept]
     table = parts.table(shown, rows, empty="Nobody holds or asks for anything.", label="Shares", numeric=NUMERIC)
     more = parts.note(f"The first {MAX_ROWS} of {len(found):,}.") if len(found) > MAX_ROWS else ""
-    return f"{table}{more}{KEY}"
+    return f"{table}{more}{key(is_promised=is_promised, is_limited=is_limited)}"
 
 
-KEY = (
-    '<div class="ms-legend"><span><i class="ms-share-held"></i>holds</span><span><i class="ms-share-over"></i>above its fair part'
-    '</span><span><i class="ms-share-fair"></i>fair as things are now</span><span><i class="ms-share-promise"></i>promised</span>'
-    '<span><i class="ms-share-limit"></i>limit</span></div>'
-)
+def key(*, is_promised: bool, is_limited: bool) -> str:
+    """Return what the marks of the bars mean."""
+    marks = [("held", "holds"), ("over", "above what is fair"), ("fair", "fair as things are now")]
+    marks += [("promise", "promised")] if is_promised else []
+    marks += [("limit", "limit")] if is_limited else []
+    return (
+        '<div class="ms-legend">'
+        + "".join(f'<span><i class="ms-share-{one}"></i>{words}</span>' for one, words in marks)
+        + "</div>"
+    )
 
 
 def row(one: Standing, unit: str, whole: int) -> tuple[str, ...]:
