@@ -61,13 +61,14 @@ class Burst:
         run = entry.run
         if not run.owner or run.is_bursting or not self.is_gate_open(run):
             return None
-        wait_s = self._expected_wait_s(run)
-        waited_s = (self.snapshot.now - run.submitted_at).total_seconds()
         policy = self.snapshot.policy.burst
+        wait_s = self._expected_wait_s(run)
+        if wait_s is None:  # nobody knows: who has waited for long is expected to wait as long again
+            wait_s = (self.snapshot.now - run.submitted_at).total_seconds()
+            if wait_s < policy.min_wait_s:
+                return None
         for offer in sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name)):
-            if wait_s is None and waited_s < policy.min_wait_s:
-                continue
-            if wait_s is not None and wait_s - offer.ready_s < policy.min_gain_s:
+            if wait_s - offer.ready_s < policy.min_gain_s:
                 continue
             if self.gpus + offer.gpus > policy.max_gpus or not self._reserve(run, offer.cost):
                 continue
