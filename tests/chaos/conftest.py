@@ -51,6 +51,7 @@ class Installation:
     home: Path
     cpus: int = 64
     flags: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     deaths: list[int] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Installation:
         """Start the server and wait until it answers; `fault` is where it dies, `runner_fault` where its runners do."""
         self.starts += 1
         env = {**os.environ, "MAINSPRING_HOME": str(self.home), "MAINSPRING_CPUS": str(self.cpus), "MAINSPRING_HAS_UI": "false"}
-        env |= {"MAINSPRING_SWEEP_GRACE_S": "1", "MAINSPRING_QUIET_BEAT_S": "1"}
+        env |= {"MAINSPRING_SWEEP_GRACE_S": "1", "MAINSPRING_QUIET_BEAT_S": "1", **self.env}
         for name, point in (("MAINSPRING_FAULT", fault), ("MAINSPRING_RUNNER_FAULT", runner_fault)):
             env.pop(name, None)
             if point:
@@ -207,3 +208,9 @@ def on_postgres(installation: Installation, postgres: Any) -> Iterator[Installat
     yield installation
     installation.kill()
     postgres.drop_database(name)
+
+
+@pytest.fixture(name="poll")
+def poll_fixture() -> Callable[..., None]:
+    """`poll(check, timeout_s, what)` waits."""
+    return poll

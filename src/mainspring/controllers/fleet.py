@@ -33,6 +33,7 @@ class Fleet:
     _backends: dict[str, Backend] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
     _asking: set[str] = field(default_factory=set)
+    _troubled: set[str] = field(default_factory=set)  # clusters with nodes that are out of reach: asked more often
     _unlisted: dict[str, float] = field(default_factory=dict)  # node: since when, by a clock that is never set
 
     def backend(self, cluster_id: str) -> Backend:
@@ -66,7 +67,7 @@ class Fleet:
             if cluster.id not in self._asking:  # a slow one is asked again when it has answered
                 self._asking.add(cluster.id)
                 loops.submit(partial(self._ask, cluster), lane=cluster.id)
-        return AGAIN_S if any(node.state is NodeState.UNREACHABLE for node in self.ctx.store.nodes.all()) else INVENTORY_S
+        return AGAIN_S if self._troubled else INVENTORY_S
 
     def take_inventory(self, cluster: Cluster) -> None:
         """Write what there is in a cluster into the rows; blocks for as long as the engine does."""
@@ -92,6 +93,12 @@ class Fleet:
             log.exception("inventory failed", extra={"cluster": cluster.id})
         finally:
             self._asking.discard(cluster.id)
+        is_troubled = any(node.state is NodeState.UNREACHABLE for node in self.ctx.store.nodes.all(cluster.id))
+        if is_troubled and cluster.id not in self._troubled:
+            self._troubled.add(cluster.id)
+            self.ctx.signals.hint("clusters")  # the loop thinks that it may sleep long
+        elif not is_troubled:
+            self._troubled.discard(cluster.id)
 
     def _retire(self, listed: set[str], known: list[Node]) -> None:
         """Let nodes that the inventory lists no longer take nothing, and forget them after a while if nothing is held there."""

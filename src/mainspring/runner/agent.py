@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import outputs, process, setup
-from .beats import GONE_PAUSE_S, Link
+from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import DamagedError, send
 from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, claim, identity, reach, read_json, write_durably, write_whole
@@ -117,6 +117,9 @@ class Agent:
         except (DamagedError, RefusedError, OSError) as wrong:
             folder.say(f"The attempt cannot be set up: {wrong}")
             return _outcome("launch_failed", None, f"The attempt cannot be set up: {wrong}")
+        limit_s = float(work["spec"].get("disconnect_limit_s") or 0.0)
+        if limit_s and boot_time() - self._link.heard_at >= limit_s:
+            self._stop.ask("node_lost", 0.0)  # the server may count on it by now that nothing runs here
         if self._stop.cause:
             return self._stopped(None)
         self._checkpoints = self._take_checkpoints(work)

@@ -120,8 +120,9 @@ class Link:
         is_last = self._exit is not None and self._is_synced and not chunks and not is_more
         if is_last:
             beat.update(state="ended", exit=self._exit, outputs=self._outputs)
+        sent_at = boot_time()
         answer = wire.ask("POST", f"/attempts/{self._attempt}/beat", beat)
-        self.heard_at = boot_time()
+        self.heard_at = sent_at  # the server counts from when it wrote the beat, and from nothing else
         self.is_gone.clear()
         self._take(answer)
         if is_last and answer.get("is_acknowledged"):
@@ -203,7 +204,6 @@ class Link:
             try:
                 answer = wire.ask("GET", path + str(self._done_no), timeout_s=HOLD_S + 15.0)
                 failures = 0
-                self.heard_at = boot_time()
                 self._apply(answer.get("commands") or [])
                 is_followed = bool(answer.get("is_followed"))
                 if is_followed and not self._is_followed:

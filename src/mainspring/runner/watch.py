@@ -30,7 +30,7 @@ class Stop:
     def ask(self, cause: str, deadline_s: float) -> None:
         """Ask user code to end, and kill it after `deadline_s`. Repeatable."""
         with self._lock:
-            until = time.monotonic() + max(0.0, deadline_s)
+            until = boot_time() + max(0.0, deadline_s)  # a grace does not stand still while the machine sleeps
             self._deadline = min(self._deadline, until) if self.cause else until
             if self.cause:
                 return
@@ -49,7 +49,7 @@ class Stop:
     def enforce(self) -> None:
         """Kill the tree when the deadline has passed."""
         with self._lock:
-            if self._pid and self.cause and time.monotonic() >= self._deadline:
+            if self._pid and self.cause and boot_time() >= self._deadline:
                 process.kill_all(self._pid)
 
 
@@ -66,6 +66,7 @@ class Watch(threading.Thread):
         self._disconnect_s = float(spec.get("disconnect_limit_s") or 0.0)
         self._grace_s = float(spec.get("grace_s", 10.0))
         self._is_awaited = True
+        self._is_warned = False
         self._has_gpu: bool | None = None
         self.is_over = threading.Event()
 
@@ -79,8 +80,8 @@ class Watch(threading.Thread):
                 now = time.monotonic()
                 if self._timeout_s and now - began >= self._timeout_s:
                     self._stop.ask("timeout", self._grace_s)
-                if self._disconnect_s and boot_time() - self._link.heard_at >= self._disconnect_s:
-                    self._stop.ask("node_lost", self._grace_s)
+                if self._disconnect_s:
+                    self._fence(boot_time() - self._link.heard_at)
                 self._stop.enforce()
                 if self._is_awaited:
                     self._read_address()
@@ -89,6 +90,15 @@ class Watch(threading.Thread):
                     looked = now
             except Exception as wrong:  # the loop's top: deadlines must be kept whatever a file in /proc looks like
                 self._folder.event("watch_failed", message=repr(wrong)[:300])
+
+    def _fence(self, silent_s: float) -> None:
+        """End user code once no beat was answered for too long (P5); before that, ask it for a checkpoint."""
+        if silent_s >= self._disconnect_s:
+            self._stop.ask("node_lost", self._grace_s)
+        is_near = silent_s >= self._disconnect_s - min(self._grace_s, self._disconnect_s / 2)
+        if is_near and not self._is_warned:
+            append(self._folder.in_spool("checkpoint_requested"), b"")
+        self._is_warned = is_near
 
     def _read_address(self) -> None:
         try:
