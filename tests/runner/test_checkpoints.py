@@ -229,3 +229,13 @@ def test_one_is_asked_for_by_the_server(trainer: Trainer, until: Any) -> None:
     trainer.server.commands = [{"no": 1, "kind": "checkpoint"}]
     assert runner.wait(20) == 0
     assert trainer.server.log == b"False\nFalse\n"
+
+
+def test_a_mark_that_was_set_while_the_writer_held_the_lock_is_taken(trainer: Trainer) -> None:
+    trainer.start(
+        "import fcntl\nlock = open(spool / 'checkpoint.lock', 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "(folder / 'a').write_text('1'); mark(); time.sleep(0.4); lock.close(); until('end')"
+    )
+    trainer.wait(1)
+    assert trainer.files() == {"a": b"1"}
+    trainer.let("end")

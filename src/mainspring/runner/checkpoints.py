@@ -55,6 +55,7 @@ class Checkpoints(threading.Thread):
         self._groups: dict[str, dict[str, Signature]] = {}
         self._digests: dict[Signature, str] = {}
         self._is_due = False
+        self._is_barred = False  # somebody was writing at the last look: no event tells when that ends
         self._made_at = 0.0
         self._is_useless = False
         self._not_before = 0.0
@@ -73,7 +74,7 @@ class Checkpoints(threading.Thread):
             if descriptor >= 0:
                 waited.register(descriptor, select.POLLIN)
         while not self._is_over.is_set():
-            is_quiet = self._events >= 0 and not self._is_due
+            is_quiet = self._events >= 0 and not self._is_due and not self._is_barred
             waited.poll(None if is_quiet else int(LOOK_S * 1000))
             if time.monotonic() < self._not_before:
                 continue
@@ -99,7 +100,8 @@ class Checkpoints(threading.Thread):
         """Take what became complete, unless it is being written. Raises AwayError: it is still due then."""
         self._note_renamed()
         lock = _lock(self._folder)
-        if lock < 0:
+        self._is_barred = lock < 0
+        if self._is_barred:
             return
         try:
             self._note_marked()
