@@ -155,9 +155,9 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
         Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(ctx, owner).tick),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts.tick),
         Loop(name="fleet", topics=("clusters",), tick=partial(fleet.ask_all, running.loops)),
-        Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick),
-        Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick),
-        Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick),
+        Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick, gap_s=0.1),
+        Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick, gap_s=0.1),
+        Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick, gap_s=0.1),
         Loop(name="outbox", topics=("events",), tick=Outbox(ctx).tick),
         Loop(name="garbage", topics=(), tick=Garbage(ctx, fleet).tick),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -221,3 +222,21 @@ def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
     signals.hint("runs")
     assert woken.wait(5), "its topic did not wake it"
     loops.stop()
+
+
+def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
+    signals, ticks = Signals(), []
+    is_over = threading.Event()
+
+    def tick() -> None:
+        ticks.append(time.monotonic())
+        if len(ticks) == 5:
+            is_over.set()
+
+    loops = Loops(signals)
+    loops.start([Loop(name="t", topics=("runs",), tick=tick, gap_s=0.05)])
+    deadline = time.monotonic() + 10
+    while not is_over.wait(0.001) and time.monotonic() < deadline:
+        signals.hint("runs")
+    loops.stop()
+    assert ticks[4] - ticks[0] >= 3 * 0.05, "each rest is counted from the beginning of the tick before"

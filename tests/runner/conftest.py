@@ -42,6 +42,7 @@ class Server:
         self.tokens: set[str] = set()
         self.status = 200
         self.lose = 0
+        self.beat_in_s = 0.5
         self.is_followed = False
         self.is_silent = False  # polls are refused too
         self.lock = threading.Lock()
@@ -82,7 +83,7 @@ class Server:
             return {
                 "ack": {name: len(data) for name, data in self.streams.items()},
                 "commands": self.commands,
-                "beat_in_s": 0.5,
+                "beat_in_s": self.beat_in_s,
                 "is_followed": self.is_followed,
                 "is_acknowledged": beat["state"] == "ended",
             }

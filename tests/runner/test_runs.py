@@ -30,6 +30,13 @@ def test_the_end_is_told_once_with_its_cause(site: Any, server: Any, code: str, 
     assert not (site.root / "work").exists()
 
 
+def test_a_run_that_prints_nothing_beats_once_for_each_state(site: Any, server: Any) -> None:
+    server.beat_in_s = 60
+    site.spec("sleep", "0.2")
+    assert site.run() == 0
+    assert server.states == ["starting", "running", "ended"]
+
+
 def test_user_code_sees_what_it_was_promised(site: Any, server: Any) -> None:
     site.python_code(
         "import json, os; print(json.dumps(dict(os.environ)))", env={"SECRET": "s3cret", "A": "1", "PYTHONPATH": "/nowhere"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,12 +22,16 @@ DEBOUNCE_S = 0.002
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
-    """One background loop. `topics` wake it; `idle_s` is the longest sleep."""
+    """One background loop. `topics` wake it; `idle_s` is the longest sleep, `gap_s` the time from one tick to the next at least.
+
+    A tick that comes after a rest comes at once; of a storm of commits each loop sees a few moments only.
+    """
 
     name: str
     topics: tuple[str, ...]
     tick: Callable[[], float | None]
     idle_s: float = 60.0
+    gap_s: float = 0.02
     failures: int = 0
     ticks: int = 0
 
@@ -69,10 +74,11 @@ class Loops:
         topics = (*loop.topics, "stop")
         while not self._stopping.is_set():
             seen = self.signals.version(*topics)
+            began = time.monotonic()
             pause = self._once(loop)
             if not self._stopping.is_set():
                 self.signals.wait(topics, seen, loop.idle_s if pause is None else pause)
-                self._stopping.wait(DEBOUNCE_S)
+                self._stopping.wait(max(DEBOUNCE_S, loop.gap_s - (time.monotonic() - began)))
 
     def _once(self, loop: Loop) -> float | None:
         try:

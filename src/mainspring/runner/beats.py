@@ -22,7 +22,7 @@ LOOK_S = 0.25
 HOLD_S = 20
 GONE_PAUSE_S = 3600.0
 POLL_GAP_S = 0.2
-LISTEN_AFTER_S = 0.15  # the first beats bring commands too: most short runs need no listener at all
+LISTEN_AFTER_S = 0.5  # the first beats bring commands too: most short runs need no listener at all
 SPOOL_LIMIT_BYTES = 1 << 30
 
 
@@ -124,7 +124,10 @@ class Link:
         answer = wire.ask("POST", f"/attempts/{self._attempt}/beat", beat)
         self.heard_at = sent_at  # the server counts from when it wrote the beat, and from nothing else
         self.is_gone.clear()
+        was_synced = self._is_synced
         self._take(answer)
+        if not was_synced:  # now it is known what is left to send: nothing, unless an earlier runner left a spool
+            is_more = any(stream.size() > stream.acked for stream in self._streams)
         if is_last and answer.get("is_acknowledged"):
             self.is_acknowledged.set()
             return 0.0

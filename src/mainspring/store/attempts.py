@@ -326,7 +326,7 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
     if new.address != member.address:
         tx.topics.add("endpoints")
     moved = advance(attempt, now)
-    if moved is not attempt:
+    if moved is not attempt and not _save(tx, attempt, moved):
         moved = _change(tx, id, lambda current, _at: advance(current, now), None)
     elif new.address != member.address or new.state is not member.state:
         tx.topics.add("attempts")
