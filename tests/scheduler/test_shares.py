@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_gpus_are_shared_by_the_tree(
 ) -> None:
     snapshot = scene([make_node("n", gpus=8)], _asks(make_waiting, **wanted), shares=tuple(shares))
     assert _starts(snapshot, scheduler.plan(snapshot)) == expected
+
+
+def test_equals_take_turns(scene: Any, make_node: Any, make_waiting: Any) -> None:
+    """One GPU, three people who hold nothing: the one served longest ago is next, whoever asked first."""
+    runs = _asks(make_waiting, alice=2, bob=2, carol=2)
+    moment = scene([], []).now
+    served = [
+        replace(_share("alice"), served_at=moment - timedelta(seconds=5)),
+        replace(_share("bob"), served_at=moment - timedelta(seconds=9)),
+        replace(_share("carol"), served_at=moment - timedelta(seconds=1)),
+    ]
+    snapshot = scene([make_node("n", gpus=1)], runs, shares=tuple(served))
+    assert _starts(snapshot, scheduler.plan(snapshot)) == {"bob": 1}
+    never = scene([make_node("n", gpus=1)], runs, shares=tuple(served[:2]))
+    assert _starts(never, scheduler.plan(never)) == {"carol": 1}
 
 
 def test_past_use_counts_against_what_is_borrowed(scene: Any, make_node: Any, make_waiting: Any) -> None:

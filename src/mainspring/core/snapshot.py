@@ -97,12 +97,15 @@ class PlacedRun:
 class ShareState:
     """A share and its past: `history` is its decayed dominant use, as a part (0..1) of all decayed use of its siblings.
 
+    `served_at` is when a run of its was last started: of shares that hold equally much, the one served longest ago is next.
+
     `spent_usd` is what cloud runs of it and of those below it cost in this period, `reserved_usd` what running and requested
     ones may still cost. The state of the root (share name empty) carries the totals; without one they are added up.
     """
 
     share: Share
     history: float = 0.0
+    served_at: datetime | None = None
     spent_usd: str = "0"
     reserved_usd: str = "0"
 

@@ -200,6 +200,7 @@ class Cycle:
         run = entry.run
         amounts = self.tree.granted((place.node, place.granted) for place in places)
         self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
+        self.tree.serve(entry.account, self.snapshot.now.timestamp() + len(self.starts) * 1e-6)  # the next of equals is another
         self.starts.append(Decision(run=run.id, kind=DecisionKind.START, version=run.version, places=places, rule=rule))
         self.placed.append((run.owner, places))
         self.room.started(as_placed(run, places, self.snapshot))

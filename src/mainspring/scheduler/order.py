@@ -25,7 +25,7 @@ from mainspring.scheduler.shares import Account, Need, Tree
 
 CPUS_PER_GPU = 16  # so many CPUs weigh as much as one GPU when a run's size is measured
 Kind: TypeAlias = tuple[object, ...]
-_Rank: TypeAlias = tuple[int, float, int, str]
+_Rank: TypeAlias = tuple[int, float, float, int, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,19 +136,22 @@ class Queue:
 
 
 def _rank(spot: _Spot, head: Entry) -> _Rank:
-    """Return how early a share comes among its siblings: promised amounts first, then the smallest dominant share."""
+    """Return how early a share comes among its siblings: promised amounts first, then the smallest dominant share.
+
+    Of those that hold equally much the one served longest ago comes first: with fewer GPUs than people, they take turns.
+    """
     account, need = spot.account, head.need
     if spot.line:
-        return (1, 0.0, head.run.seq, head.run.id)  # the share's own runs beside those of the shares below it
+        return (1, 0.0, 0.0, head.run.seq, head.run.id)  # the share's own runs beside those of the shares below it
     capacity, used, guarantee = account.capacity, account.used, account.guarantee
     if account.pledged and account.is_promised(need):
         held = max((used[place] / guarantee[place] for place in need.mask if guarantee[place]), default=0.0)
-        return (0, held, head.run.seq, account.name)
+        return (0, held, account.served_s, head.run.seq, account.name)
     most = 0.0
     for place in need.mask:
         if capacity[place]:
             most = max(most, (used[place] - guarantee[place]) / capacity[place])
-    return (1, most / account.weight, head.run.seq, account.name)
+    return (1, most / account.weight, account.served_s, head.run.seq, account.name)
 
 
 def _spot_of(account: Account, spots: dict[str, _Spot], made: list[_Spot]) -> _Spot:
