@@ -1,0 +1,61 @@
+"""A policy is rehearsed on what was run: the same load twice, who wins and who loses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mainspring.core.actors import Actor
+from mainspring.core.errors import AccessDeniedError, NotFoundError, SpecError
+from mainspring.core.policy import OrderPolicy, Policy
+from mainspring.core.resources import Resources
+from mainspring.core.specs import RunSpec
+from mainspring.services import rehearsals, runs
+
+ALICE = Actor(name="alice", is_admin=True)
+BOB = Actor(name="bob", is_admin=True)
+STRICT = Policy(order=OrderPolicy(is_fair=False, is_shortest_first=False))
+
+
+@pytest.fixture
+def busy(house: Any) -> Any:
+    """A house in which alice submitted six runs at once and bob one a second later, each of ten minutes on a GPU."""
+    made = []
+    for number, who in enumerate([ALICE] * 6 + [BOB]):
+        asked = Resources(cpu_milli=100, gpu_milli=1000)
+        house.clock.advance(number == 6)
+        made.append(runs.submit(house.ctx, who, RunSpec(command=("x",), name=f"r{number}", resources=asked))[0])
+    for _ in range(4):
+        house.plan()
+        going = [run for run in made if house.ctx.store.runs.get(run.id).state == "running"]
+        for run in going:
+            house.begin(house.attempt_of(run))
+        house.clock.advance(600)
+        for run in going:
+            house.end(run)
+    return house
+
+
+def test_who_came_late_loses_under_a_strict_order(busy: Any) -> None:
+    found = rehearsals.rehearse(busy.ctx, ALICE, STRICT, days=1)
+    assert (found.runs, found.left_out) == (7, 0)
+    assert found.now.policy == Policy()
+    assert found.then.by_share["bob"].mean_s > found.now.by_share["bob"].mean_s
+    assert found.then.by_share["alice"].mean_s <= found.now.by_share["alice"].mean_s
+    assert found.then.all.runs == 7
+
+
+def test_the_same_policy_changes_nothing(busy: Any) -> None:
+    found = rehearsals.rehearse(busy.ctx, ALICE, Policy(), days=1)
+    assert found.now == found.then
+
+
+def test_what_makes_no_sense_is_told(busy: Any) -> None:
+    with pytest.raises(SpecError, match="half_life_s"):
+        rehearsals.rehearse(busy.ctx, ALICE, Policy(order=OrderPolicy(half_life_s=0)), days=1)
+    with pytest.raises(AccessDeniedError):
+        rehearsals.rehearse(busy.ctx, Actor(name="eve"), Policy())
+    busy.clock.advance(3 * 86_400)
+    with pytest.raises(NotFoundError, match="ended in the last 1 days"):
+        rehearsals.rehearse(busy.ctx, ALICE, Policy(), days=1)
