@@ -1,6 +1,6 @@
 """How much of a cluster can be filled? The protocol of "Beware of Fragmentation" (ATC'23), through our own placement.
 
-python -m benchmarks.placement [--lists default,gpuspec33] [--seeds 42,43] [--scorers pfp,fgd]
+python -m benchmarks.placement [--lists default,gpuspec33] [--seeds 42,43] [--scorers fill,fgd]
 
 Tasks of a list are drawn with replacement until they ask for 130 % of the GPUs; each goes where the scorer wants it, or
 nowhere. Reported is what of the GPUs is not allocated when tasks for 100 % of them have arrived, mean over the seeds.
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lists", default=",".join(LISTS))
     parser.add_argument("--seeds", default="100,101,102,103,104")
-    parser.add_argument("--scorers", default="fgd,pfp")
+    parser.add_argument("--scorers", default="fgd,fill")
     given = parser.parse_args()
     lists, scorers = given.lists.split(","), given.scorers.split(",")
     seeds = [int(seed) for seed in given.seeds.split(",")]
@@ -109,10 +109,10 @@ def read_tasks(name: str) -> list[Resources]:
     made: dict[tuple[str, ...], Resources] = {}
     tasks = []
     for row in rows:
-        key = tuple(row[column] for column in ("cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec"))
+        key = tuple(row.get(column, "") for column in ("cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec"))
         if key not in made:
             milli = int(row["gpu_milli"]) * int(row["num_gpu"])
-            models = tuple(row["gpu_spec"].split("|")) if row["gpu_spec"] and milli else ()
+            models = tuple(key[4].split("|")) if key[4] and milli else ()
             made[key] = Resources(
                 cpu_milli=int(row["cpu_milli"]), memory_bytes=int(row["memory_mib"]) * MIB, gpu_milli=milli, gpu_models=models
             )

@@ -47,7 +47,7 @@ def test_a_share_goes_where_the_rule_says(scorer: str, where: object, make_node:
     assert _chosen(snapshot) == [where]
 
 
-@pytest.mark.parametrize("scorer", ["fgd", "fgd_float", "pfp"])
+@pytest.mark.parametrize("scorer", ["fgd", "fgd_float", "fill"])
 def test_fragmentation_takes_the_device_that_leaves_what_is_usable(
     scorer: str, make_node: Any, make_waiting: Any, scene: Any
 ) -> None:
@@ -64,7 +64,7 @@ def test_scarce_models_are_kept_for_those_who_need_them(make_node: Any, make_wai
     nodes = [t4, make_node("b", gpus=1), make_node("c", gpus=1)]
     picky, free = Resources(gpu_milli=1000, gpu_models=("T4",)), Resources(gpu_milli=1000)
     typical = (Typical(resources=picky, count=1.0), Typical(resources=free, count=1.0))
-    snapshot = scene(nodes, [make_waiting(1, gpu_milli=1000)], policy=Policy(scorer="pfp"), typical=typical)
+    snapshot = scene(nodes, [make_waiting(1, gpu_milli=1000)], policy=Policy(scorer="fill"), typical=typical)
     assert _chosen(snapshot) == [("b", (0,))]
 
 

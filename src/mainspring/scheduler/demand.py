@@ -21,6 +21,8 @@ from mainspring.scheduler.requests import Key, Request, key_of, make_request
 COVERED = 0.95  # rare requests are left out: the most frequent ones up to this part of all
 MOST_KINDS = 400
 MOST_RANKS = 64  # of free CPU that are told apart
+LEVELS = 100  # of a device, when it is filled in thought
+GOOD_FIT = 200.0  # milli left empty that make an end e times less likely
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,32 @@ class Demand:
         return np.asarray(table * np.arange(GPU_MILLI + 1), dtype=np.float64)
 
     @cached_property
+    def fill_worth(self) -> Floats:
+        """As `share_worth`, with what is believed to be filled in the end: runs come until none fits, good fits more likely.
+
+        `fill(f)` is the mean of `g + fill(f - g)` over typical sizes g up to f, each weighed by how often it is asked for and
+        by exp(-milli that stay empty / GOOD_FIT): at random an emptier device looks too bad, by the best fits alone too good.
+        """
+        classes, ranks, _ = self.share_worth.shape
+        sizes = np.zeros((classes, ranks, LEVELS + 1))
+        for place, (group, kind) in enumerate(self._classes[1]):
+            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
+                milli = int(request.milli_of_kind[kind])
+                if request.devices == 1 and milli <= GPU_MILLI and request.is_allowed_group[group]:
+                    sizes[place, self._rank(request) :, -(-milli * LEVELS // GPU_MILLI)] += part
+        asked = np.flatnonzero(sizes.sum(axis=(0, 1)))
+        often = sizes[:, :, asked]
+        fill = np.zeros((classes, ranks, LEVELS + 1))
+        for level in range(1, LEVELS + 1):
+            count = int(np.searchsorted(asked, level, side="right"))
+            ends = asked[:count] + fill[:, :, level - asked[:count]]
+            weight = often[:, :, :count] * np.exp((ends - level) * (GPU_MILLI / LEVELS / GOOD_FIT))
+            fill[:, :, level] = (weight * ends).sum(axis=2) / np.maximum(weight.sum(axis=2), 1e-300)
+        shares = sizes[:, :, :LEVELS].sum(axis=2)[:, :, None]
+        steps = fill[:, :, np.arange(GPU_MILLI + 1) * LEVELS // GPU_MILLI] * (GPU_MILLI / LEVELS)
+        return np.asarray(self.share_worth + shares * steps, dtype=np.float64)
+
+    @cached_property
     def idle_worth(self) -> Floats:
         """(classes, CPU ranks, 0..most devices): milli of so many idle devices that requests of whole GPUs can use."""
         most = self.cluster.gpu_free.shape[1]
@@ -90,11 +118,14 @@ class Demand:
         scaled: Floats = (asked * devices.sum() / total)[self.class_of]
         return scaled
 
-    def usable(self, rows: Rows, cpu: Ints, gpu_free: Ints, idle: Ints) -> Floats:
-        """Return the expected usable milli-GPU of `rows` with so much CPU, milli on each device and idle devices."""
+    def usable(self, worth: Floats, rows: Rows, cpu: Ints, gpu_free: Ints, idle: Ints) -> Floats:
+        """Return the expected usable milli-GPU of `rows` with so much CPU, milli on each device and idle devices.
+
+        `worth` is the table of shares: `share_worth` or `fill_worth`.
+        """
         kind = self.class_of[rows]
         rank = np.searchsorted(self.cpu_steps, cpu, side="right")
-        shares = self.share_worth[kind[:, None], rank[:, None], np.maximum(gpu_free, 0)].sum(axis=1)
+        shares = worth[kind[:, None], rank[:, None], np.maximum(gpu_free, 0)].sum(axis=1)
         return np.asarray(shares + self.idle_worth[kind, rank, idle], dtype=np.float64)
 
     def _rank(self, request: Request) -> int:

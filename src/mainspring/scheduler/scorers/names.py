@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mainspring.core.errors import PlannerError
 from mainspring.scheduler.scorers.fitting import best_fit, dot_product, first_fit, random, spread
-from mainspring.scheduler.scorers.fragmentation import fgd, fgd_float, pfp
+from mainspring.scheduler.scorers.fragmentation import fgd, fgd_float, fill
 from mainspring.scheduler.scorers.gpus import clustering, pack, packing
 from mainspring.scheduler.scorers.scorer import Scorer
 
@@ -16,10 +16,10 @@ SCORERS: Mapping[str, Scorer] = {
     "dot_product": dot_product,
     "fgd": fgd,
     "fgd_float": fgd_float,
+    "fill": fill,
     "first_fit": first_fit,
     "pack": pack,
     "packing": packing,
-    "pfp": pfp,
     "random": random,
     "spread": spread,
 }
