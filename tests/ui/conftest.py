@@ -85,6 +85,7 @@ class Full:
             "pipeline": f"/pipelines/{self.ids['pipeline']}",
             "queue": "/queue",
             "shares": "/shares",
+            "rehearsal": "/rehearsal?go=1&fair=1&shortest=1",
             "clusters": "/clusters",
             "datasets": "/datasets",
             "dataset": "/datasets/flights",

@@ -29,6 +29,7 @@ FIRST_SCREEN = {
     "pipelines": ("nightly", "5 of 5", "refused: value_usd is 7,000"),
     "pipeline": ("5 of 5 steps are done", "refused: value_usd is 7,000", "gate flight-delays", "serve", "skipped"),
     "queue": ("runs wait: 2 of alice", "patient", "Waits for 2 GPUs", "in the order in which starts are expected"),
+    "rehearsal": ("What would another policy have done", "Half-life of past use"),
     "shares": ("alice", "Fair", "Held over the last 24 hours"),
     "clusters": ("1 of 1 node ready", "steady", "Drain"),
     "datasets": ("flights", "v2"),

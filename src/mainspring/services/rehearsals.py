@@ -41,6 +41,12 @@ def rehearse(ctx: Context, actor: Actor, policy: Policy, *, days: float = 7.0) -
     return Rehearsal(now=before, then=after, runs=len(jobs), left_out=total - len(jobs))
 
 
+def in_force(ctx: Context, actor: Actor) -> Policy:
+    """Return the policy that plans are made under now."""
+    del actor
+    return ctx.store.snapshot(ctx.clock.now(), limit=0).policy
+
+
 def emptied(node: Node) -> Node:
     """Return the node as if nobody held anything on it."""
     return replace(node, used_cpu_milli=0, used_memory_bytes=0, used_disk_bytes=0, used_devices=())

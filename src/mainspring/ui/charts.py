@@ -96,6 +96,25 @@ def stacked(title: str, begin_s: float, stretch_s: float, rows: Sequence[Line]) 
     }
 
 
+def pairs(title: str, names: tuple[str, str], rows: Sequence[tuple[str, float, float]]) -> dict[str, object]:
+    """Return two bars for each row, the first row on top."""
+    before, after = [round(row[1], 2) for row in rows], [round(row[2], 2) for row in rows]
+    bars = [
+        {"name": name, "type": "bar", "color": colour, "data": values, "barMaxWidth": 14}
+        for name, colour, values in ((names[0], SERIES[7], before), (names[1], SERIES[0], after))
+    ]
+    return {
+        "animation": False,
+        "grid": {"left": 8, "right": 24, "top": 30, "bottom": 36, "containLabel": True},
+        "legend": {"top": 0, "left": 0, "textStyle": {"color": WORDS}},
+        "tooltip": {"trigger": "axis", "confine": True},
+        "xAxis": {"type": "value", "name": title, "nameLocation": "middle", "nameGap": 24, "min": 0, **AXIS},
+        "yAxis": {"type": "category", "inverse": True, "data": [row[0] for row in rows], **AXIS},
+        "series": bars,
+        "aria": {"enabled": True, "label": {"description": title}},
+    }
+
+
 def best_so_far(metric: str, trials: Sequence[tuple[int, float]], *, is_maximized: bool) -> dict[str, object]:
     """Return each trial's value as a dot, and the best one up to there as a step line."""
     better = max if is_maximized else min

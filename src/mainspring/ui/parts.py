@@ -40,6 +40,9 @@ _LIKE = {
     "stopping": "cancelled",
     "paused": "cancelled",
     "skipped": "cancelled",
+    "wins": "succeeded",
+    "loses": "failed",
+    "stays": "cancelled",
 }
 
 

@@ -32,7 +32,10 @@ async def page(view: View) -> None:
         with ui.element("section"):
             parts.heading("Shares: who holds what, and what would be fair")
             await live.block(lambda: shares.tree(view), every_s=FORECAST_S)
-            ui.html(f"<p>{parts.link('Shares over the last hours', view.url('/shares'))}</p>", sanitize=False)
+            more = [parts.link("Shares over the last hours", view.url("/shares"))]
+            if view.actor.is_admin:
+                more.append(parts.link("Rehearse another policy", view.url("/rehearsal")))
+            ui.html(f"<p>{' · '.join(more)}</p>", sanitize=False)
         with ui.element("section"):
             parts.heading("Who waits, in the order in which starts are expected")
             await live.block(lambda: waiting(view), "runs", "nodes", every_s=FORECAST_S)
