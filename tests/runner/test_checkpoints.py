@@ -233,7 +233,8 @@ def test_one_is_asked_for_by_the_server(trainer: Trainer, until: Any) -> None:
 
 def test_a_mark_that_was_set_while_the_writer_held_the_lock_is_taken(trainer: Trainer) -> None:
     trainer.start(
-        "import fcntl\nlock = open(spool / 'checkpoint.lock', 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "import fcntl; (spool / 'usage').touch()  # nothing else appears there that would wake the runner\n"
+        "lock = open(spool / 'checkpoint.lock', 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "(folder / 'a').write_text('1'); mark(); time.sleep(0.4); lock.close(); until('end')"
     )
     trainer.wait(1)

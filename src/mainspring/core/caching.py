@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mainspring.core.codec import encode
 from mainspring.core.resources import Resources
-from mainspring.core.specs import RunSpec
+from mainspring.core.specs import RunSpec, Value
 
 SAME_THING = ("function", "command")
 
@@ -53,6 +53,18 @@ def cache_key(project: str, parts: Mapping[str, str]) -> str:
 def changed_parts(parts: Mapping[str, str], earlier: Mapping[str, str]) -> list[str]:
     """Return the names of the parts in which two runs differ, sorted."""
     return sorted(name for name in {*parts, *earlier} if parts.get(name) != earlier.get(name))
+
+
+def compare_outputs(first: Mapping[str, Value], second: Mapping[str, Value]) -> dict[str, bool]:
+    """Return, for each name in the outputs of two runs, whether both have it with the same content."""
+    return {
+        name: name in first and name in second and _content(first[name]) == _content(second[name])
+        for name in sorted({*first, *second})
+    }
+
+
+def _content(value: Value) -> tuple[str, str, str]:
+    return str(value.kind), value.digest, _digest(value.json)
 
 
 def is_same_thing(parts: Mapping[str, str], earlier: Mapping[str, str]) -> bool:
