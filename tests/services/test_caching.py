@@ -10,6 +10,7 @@ from mainspring.controllers.pipelines import Pipelines
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.errors import StateError
 from mainspring.core.graphs import Graph, PipelineState, Step, StepKind
+from mainspring.core.ids import RunId
 from mainspring.core.records import Cause, Role, RunState, Secret
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind
@@ -157,6 +158,8 @@ def test_what_does_not_say_what_is_installed_is_not_cached(house, spec) -> None:
 def test_a_source_that_is_removed_meanwhile_is_not_taken(house, spec, first) -> None:
     made = runs.make_run(house.ctx, "ed", spec)
     assert made.cached_from == first.id
+    other, _ = house.ctx.store.runs.submit(replace(made, id=RunId("run-other"), cache_key="0" * 64))
+    assert (other.state, other.cached_from) == (RunState.QUEUED, "")  # the store takes nobody's word for it
     runs.remove(house.ctx, SYSTEM, first.id)
     accepted, _ = house.ctx.store.runs.submit(made)
     assert (accepted.state, accepted.cached_from) == (RunState.QUEUED, "")
