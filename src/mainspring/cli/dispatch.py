@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("show", "runs:show", RUNS, "Show everything about a run."),
     ("cancel", "runs:cancel", RUNS, "Cancel runs."),
     ("rerun", "runs:rerun", RUNS, "Run it again, with changes."),
+    ("verify", "verify:verify", RUNS, "Compute a run again and compare its results."),
     ("pull", "runs:pull", RUNS, "Fetch what a run returned and wrote."),
     ("pause", "runs:pause", RUNS, "Hold runs."),
     ("resume", "runs:resume", RUNS, "Let paused runs go on."),
