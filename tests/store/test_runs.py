@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import select
 
 from mainspring.core.errors import NotFoundError, StateError, UsageError
+from mainspring.core.ids import RunId
 from mainspring.core.queries import RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Cause, Desired, RunState
 from mainspring.core.resources import Resources
+from mainspring.core.snapshot import Decision, DecisionKind, Plan
 from mainspring.core.specs import Code, Entry, Link, Value, ValueKind
 from mainspring.store import NewEvent, tables
 
@@ -254,12 +256,15 @@ def test_reasons_are_recorded_for_queued_runs_only_and_leave_the_version(world):
     queued, running = world.run(), world.run()
     world.start(running, world.node())
     reason = Reason(code=ReasonCode.NO_FREE_CPU, sentence="All CPUs are in use.", facts={"free": 0})
-    world.store.runs.set_reasons({queued.id: reason, running.id: reason, "run-unknown": reason})
+    waits = [
+        Decision(run=id, kind=DecisionKind.WAIT, version=1, reason=reason) for id in (queued.id, running.id, RunId("run-unknown"))
+    ]
+    world.store.apply(Plan(fingerprint="", decisions=tuple(waits)), now=world.clock.now())
     assert world.store.runs.get(queued.id) == replace(queued, reason=reason)
     assert world.store.runs.get(running.id).reason is None
     woken = []
     world.store.on_commit(woken.append)
-    world.store.runs.set_reasons({queued.id: reason})
+    world.store.apply(Plan(fingerprint="", decisions=tuple(waits[:1])), now=world.clock.now())
     assert woken == []
     assert [r.run for r in world.store.runs.waiting()] == [queued.id]
 

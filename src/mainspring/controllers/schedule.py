@@ -4,59 +4,78 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from mainspring import scheduler
 from mainspring.core.codec import encode
+from mainspring.core.snapshot import Snapshot
 from mainspring.plugins import reach
+from mainspring.services import adoption
 from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
-WINDOW = 256  # queued runs that an ordinary plan looks at
-WHOLE_S = 1.0  # how often the whole queue is planned while it is longer than the window
+WINDOW = 256  # queued runs of each person that an ordinary plan looks at
+WHOLE_S = 1.0  # how often the whole queue is planned while somebody's is longer than the window
+BOOK_S = 5.0  # how often, at most, what ended is booked: usage, past use, durations
 NAME = "planner"
 
 
 @dataclass(slots=True)
 class Schedule:
-    """Plans when runs or nodes move. One planner at a time: a lease with a fencing number decides which process.
+    """Plans when runs, nodes, shares or the policy move. One planner at a time: a lease decides which process.
 
-    A long queue is not planned whole each time a run ends: an ordinary plan sees its first `WINDOW` runs, and every
-    `WHOLE_S` one sees all of it, so that a run far behind that would fit now waits that long at most.
+    A long queue is not planned whole each time a run ends: an ordinary plan sees the first `WINDOW` runs of each person, and
+    every `WHOLE_S` one sees all of it, so that a run far behind that would fit now waits that long at most.
     """
 
     ctx: Context
     owner: str
     _leased_until: float = -math.inf
     _whole_at: float = -math.inf
+    _booked_at: float = -math.inf
 
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
         ctx = self.ctx
         if not self._holds_lease():
             return LEASE_S / 2
+        if adoption.is_pending(ctx):
+            return 1.0
         now = ctx.clock.now()
         ticks = ctx.clock.monotonic()
+        self._book()
         is_whole = ticks - self._whole_at >= WHOLE_S
-        snapshot = ctx.store.snapshot(now, limit=None if is_whole else WINDOW)
+        snapshot = ctx.store.snapshot(now, each=None if is_whole else WINDOW)
         if not snapshot.waiting:
             return None
         if is_whole:
             self._whole_at = ticks
         plan = scheduler.plan(snapshot)
+        took_s = ctx.clock.monotonic() - ticks
         reach("before-W2")
         applied = ctx.store.apply(plan, now=now)
         reach("after-W2")
-        if applied.started:
+        ctx.planned.count(took_s, len(plan.decisions))
+        if applied.started or applied.evicted:
             ctx.store.decisions.record(plan, encode(snapshot), now=now)
-            log.info("plan applied", extra={"started": len(applied.started), "waiting": len(snapshot.waiting)})
+            facts = {"started": len(applied.started), "evicted": len(applied.evicted), "waiting": len(snapshot.waiting)}
+            log.info("plan applied", extra=facts)
         if applied.refused:
             return 0.01
-        pauses = [(run.not_before - now).total_seconds() for run in snapshot.waiting if run.not_before and run.not_before > now]
-        if not is_whole and len(snapshot.waiting) == WINDOW:
+        pauses = [_pause(snapshot)]
+        if not is_whole and WINDOW in Counter((run.project, run.owner) for run in snapshot.waiting).values():
             pauses.append(WHOLE_S - (ticks - self._whole_at))
-        return max(0.01, min(pauses)) if pauses else None
+        soonest = min(pauses)
+        return max(0.01, soonest) if soonest < math.inf else None
+
+    def _book(self) -> None:
+        """Book what ended since the last time, so that shares are judged by what they used."""
+        ticks = self.ctx.clock.monotonic()
+        if ticks - self._booked_at >= BOOK_S:
+            self._booked_at = ticks
+            self.ctx.store.usage.book(self.ctx.clock.now(), self.ctx.store.policies.current().policy.order.half_life_s)
 
     def _holds_lease(self) -> bool:
         """Say whether this process may plan; the lease is renewed when half of it is over, not at each plan."""
@@ -67,3 +86,19 @@ class Schedule:
             return False
         self._leased_until = ticks + LEASE_S
         return True
+
+
+def _pause(snapshot: Snapshot) -> float:
+    """Return after how long the world differs by time alone: a back-off, a window or a least run time is over."""
+    at = [run.not_before for run in snapshot.waiting if run.not_before is not None]
+    at += [moment for one in snapshot.reservations for moment in (one.begins_at, one.ends_at)]
+    later = [(moment - snapshot.now).total_seconds() for moment in at if moment > snapshot.now]
+    preemption = snapshot.policy.preemption
+    if preemption.mode != "never":
+        for run in snapshot.placed:
+            if run.is_preemptible and not run.is_stopping:
+                least = preemption.min_run_s if run.checkpointed_at is None else preemption.min_checkpointed_run_s
+                left = least - (snapshot.now - run.since).total_seconds()
+                if left > 0:
+                    later.append(left + 0.01)
+    return min(later, default=math.inf)

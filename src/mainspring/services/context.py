@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from mainspring.blobs.store import BlobStore
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
+from mainspring.services.planned import Planned
 from mainspring.services.signals import Signals
 from mainspring.settings import Settings
 from mainspring.store.store import Store
@@ -24,3 +25,4 @@ class Context:
     signals: Signals
     settings: Settings
     started_at: datetime
+    planned: Planned = field(default_factory=Planned)

@@ -178,16 +178,7 @@ class Attempts:
     def ask_stop(self, id: str, cause: Cause, *, stop_by: datetime, event: NewEvent | None = None) -> Attempt:
         """Record that and why an attempt is to stop. The first cause stands; a later call may only bring `stop_by` forward."""
 
-        def change(attempt: Attempt, at: datetime) -> Attempt:
-            if attempt.state is AttemptState.ENDED:
-                return attempt
-            if attempt.stop_cause is not None:
-                sooner = attempt.stop_by is None or stop_by < attempt.stop_by
-                return replace(attempt, stop_by=stop_by, version=attempt.version + 1) if sooner else attempt
-            stopping, _ = advance_attempt(attempt, AttemptEvent.STOP_ASKED, at)
-            return replace(stopping, stop_cause=cause, stop_by=stop_by)
-
-        return self._db.write(lambda tx: _change(tx, id, change, event))
+        return self._db.write(lambda tx: stop_attempt(tx, id, cause, stop_by=stop_by, event=event))
 
     def ask_checkpoint(self, id: str, *, event: NewEvent | None = None) -> Attempt:
         """Count one more checkpoint that is asked for; nothing changes once the attempt is stopping or has ended."""
@@ -237,6 +228,23 @@ class Attempts:
 
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
+
+
+def stop_attempt(
+    tx: Transaction, id: str, cause: Cause, *, stop_by: datetime, stop_for: str = "", event: NewEvent | None = None
+) -> Attempt:
+    """Record that and why an attempt is to stop, and for which run. The first cause stands."""
+
+    def change(attempt: Attempt, at: datetime) -> Attempt:
+        if attempt.state is AttemptState.ENDED:
+            return attempt
+        if attempt.stop_cause is not None:
+            sooner = attempt.stop_by is None or stop_by < attempt.stop_by
+            return replace(attempt, stop_by=stop_by, version=attempt.version + 1) if sooner else attempt
+        stopping, _ = advance_attempt(attempt, AttemptEvent.STOP_ASKED, at)
+        return replace(stopping, stop_cause=cause, stop_by=stop_by, stop_for=stop_for)
+
+    return _change(tx, id, change, event)
 
 
 def insert_attempt(tx: Transaction, attempt: Attempt) -> None:

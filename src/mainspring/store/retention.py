@@ -59,7 +59,7 @@ def _forget_logs(tx: Transaction, before: datetime) -> int:
 def _forget_runs(tx: Transaction, before: datetime) -> int:
     asked = select(runs.c.id).where(runs.c.archived_at < before, runs.c.ended_at.is_not(None)).limit(_AT_ONCE)
     ids = list(tx.conn.execute(asked).scalars())
-    remove_runs(tx.conn, ids)
+    remove_runs(tx, ids)
     if ids:
         tx.topics.add("runs")
     return len(ids)

@@ -7,19 +7,19 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, bindparam, cast, delete, func, literal, or_, select, update
+from sqlalchemy import Connection, Text, cast, delete, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
 from mainspring.core.ids import RunId
 from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued, take_cached
 from mainspring.core.queries import Page, RunFilter, Waiting
-from mainspring.core.reasons import Reason
 from mainspring.core.records import Desired, Run, RunState
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.pages import page_of_runs
 from mainspring.store.tables import allocations, attempts, checkpoints, metrics, runs
+from mainspring.store.usage import book_of_runs
 
 _CAS_TRIES = 20
 _MIN_PART = 4
@@ -151,18 +151,10 @@ class Runs:
                 raise StateError(
                     f"Run {run.name or id} is {run.state}: only runs that have ended can be removed.", hint="Cancel it first."
                 )
-            remove_runs(tx.conn, [id])
+            remove_runs(tx, [id])
             tx.tell(event, "runs")
 
         self._db.write(work)
-
-    def set_reasons(self, reasons: Mapping[RunId, Reason]) -> None:
-        """Record why runs wait, where they still do and the reason is another. Leaves `version` alone: it is no decision."""
-        asked = select(runs.c.id, runs.c.reason).where(runs.c.state == RunState.QUEUED)
-        known = self._db.read(lambda conn: {id: reason for id, reason in conn.execute(asked).tuples()})
-        changed = {id: reason for id, reason in reasons.items() if id in known and known[id] != reason}
-        if changed:
-            self._db.write(lambda tx: _write_reasons(tx, changed))
 
     def _where(self, *conditions: ColumnElement[bool]) -> list[Run]:
         asked = select(runs).where(*conditions).order_by(runs.c.seq)
@@ -215,7 +207,9 @@ def _copy_metrics(conn: Connection, source: str, run: str) -> None:
 
 def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -> list[Waiting]:
     facts = (runs.c.id, runs.c.name, runs.c.owner, runs.c.project, runs.c.priority, runs.c.reason)
-    asked = select(*facts).where(runs.c.state == RunState.QUEUED, wanted).order_by(runs.c.priority.desc(), runs.c.seq).limit(limit)
+    asked = (
+        select(*facts).where(runs.c.state == RunState.QUEUED, wanted).order_by(runs.c.priority.desc(), runs.c.seq).limit(limit)
+    )
     return [
         Waiting(run=RunId(id), name=name, owner=owner, project=project, priority=priority, reason=reason)
         for id, name, owner, project, priority, reason in conn.execute(asked).tuples()
@@ -276,23 +270,21 @@ def runs_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
     return [record_of(Run, runs, row, metrics=last.get(row["id"], {})) for row in rows]
 
 
-def remove_runs(conn: Connection, ids: Sequence[str]) -> None:
-    """Remove runs with all that hangs on them (replicas, allocations, streams and chunks go with their attempts)."""
+def remove_runs(tx: Transaction, ids: Sequence[str]) -> None:
+    """Remove runs with all that hangs on them (replicas, allocations, streams and chunks go with their attempts).
+
+    What they used stays in the books.
+    """
+    conn = tx.conn
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
+        book_of_runs(tx, some)
         of_runs = select(attempts.c.id).where(attempts.c.run.in_(some))
         conn.execute(delete(allocations).where(allocations.c.attempt.in_(of_runs)))
         conn.execute(delete(attempts).where(attempts.c.run.in_(some)))
         conn.execute(delete(metrics).where(metrics.c.run.in_(some)))
         conn.execute(delete(checkpoints).where(checkpoints.c.run.in_(some)))
         conn.execute(delete(runs).where(runs.c.id.in_(some)))
-
-
-def _write_reasons(tx: Transaction, reasons: Mapping[RunId, Reason]) -> None:
-    queued = (runs.c.id == bindparam("run")) & (runs.c.state == RunState.QUEUED)
-    changed = update(runs).where(queued).values(reason=bindparam("because"))
-    tx.conn.execute(changed, [{"run": id, "because": reason} for id, reason in reasons.items()])
-    tx.topics.add("runs")
 
 
 def _find(conn: Connection, text: str, project: str) -> list[Run]:

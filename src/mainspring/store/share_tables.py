@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, PrimaryKeyConstraint, Table, false
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, PrimaryKeyConstraint, Table, false
 
 from mainspring.core.policy import Policy
 from mainspring.core.resources import Resources
@@ -90,4 +90,17 @@ durations = Table(
     Column("at", Moment, nullable=False),
     Column("median_s", Float, nullable=False),
     Column("samples", Json(tuple[float, ...]), nullable=False),
+)
+
+# What each waiting run was told of its start, to be held against what happened.
+forecasts = Table(
+    "forecasts",
+    metadata,
+    Column("run", Plain, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("told_at", Moment, nullable=False),
+    Column("earliest", Moment, nullable=False),
+    Column("median", Moment, nullable=False),
+    Column("latest", Moment, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Index("ix_forecasts_told_at", "told_at"),
 )

@@ -1,192 +1,265 @@
-"""The planner's two doors: what it sees (one consistent read) and what it decided (W2, all or nothing for each run)."""
+"""What the planner sees: nodes, queue, runs that hold something, shares and policy, in one consistent read."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
-from mainspring.core.errors import CapacityError, ConflictError, StateError
-from mainspring.core.ids import AttemptId, RunId
-from mainspring.core.lifecycle import place_run
-from mainspring.core.records import Allocation, Attempt, AttemptState, Desired, Node, Replica, RunState
-from mainspring.core.snapshot import Applied, Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
+from mainspring.core.durations import estimate, keys_of
+from mainspring.core.ids import RunId
+from mainspring.core.policy import Policy
+from mainspring.core.records import AttemptState, Desired, Node, NodeState, RunState
+from mainspring.core.resources import Resources
+from mainspring.core.shares import Share, leaf_of, with_ancestors
+from mainspring.core.snapshot import Place, PlacedRun, ShareState, Snapshot, WaitingRun
 from mainspring.core.specs import RunSpec
-from mainspring.plugins import reach
-from mainspring.store.attempts import insert_attempt
-from mainspring.store.columns import values_of
-from mainspring.store.database import Database, NewEvent, Transaction
-from mainspring.store.nodes import all_nodes, hold
-from mainspring.store.runs import Runs, load_run, save_run
-from mainspring.store.tables import allocations, attempts, runs
+from mainspring.core.usage import history_of, usd
+from mainspring.store.database import Database
+from mainspring.store.durations import medians_of
+from mainspring.store.nodes import all_nodes
+from mainspring.store.policies import current_policy
+from mainspring.store.shares import all_reservations, all_shares, shares_of_projects
+from mainspring.store.tables import allocations, attempts, runs, unadopted
+from mainspring.store.usage import part_of, past_of, spent_of
 
-logger = logging.getLogger(__name__)
-
-
-def take_snapshot(db: Database, now: datetime, limit: int | None = None) -> Snapshot:
-    """Return the world of one instant: nodes, queued runs (the first `limit` in line), runs that hold something."""
-
-    def ask(conn: Connection) -> Snapshot:
-        return Snapshot(
-            now=now,
-            nodes=tuple(all_nodes(conn)),
-            waiting=tuple(_waiting(conn, limit)),
-            placed=tuple(_placed(conn)),
-        )
-
-    return db.read(ask)
+_AT_ONCE = 500  # SQLite binds a limited number of values
+_KEPT = 50_000  # specifications remembered beyond those of the last look
 
 
-def apply_plan(db: Database, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
-    """Carry the plan out: each START alone succeeds or is refused (somebody wrote first); reasons are recorded."""
-    starts = [decision for decision in plan.decisions if decision.kind is DecisionKind.START]
-    outcomes = db.write_all([partial(_start, decision=decision, now=now, actor=event_actor) for decision in starts])
-    started: list[RunId] = []
-    refused: list[RunId] = []
-    for decision, outcome in zip(starts, outcomes, strict=True):
-        if outcome is None:
-            started.append(decision.run)
-        elif isinstance(outcome, ConflictError | CapacityError):
-            logger.info("decision refused", extra={"run": decision.run, "why": outcome.message})
-            refused.append(decision.run)
-        else:
-            raise outcome
-    waits = {d.run: d.reason for d in plan.decisions if d.kind is DecisionKind.WAIT and d.reason is not None}
-    if waits:
-        Runs(db).set_reasons(waits)
-    return Applied(started=tuple(started), refused=tuple(refused))
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What of a specification the planner looks at; it never changes, so it is decoded once."""
+
+    resources: Resources
+    replicas: int
+    alternatives: tuple[Resources, ...]
+    min_replicas: int
+    same: str
+    is_preemptible: bool
+    timeout_s: float
+    data_bytes: int
+    keys: tuple[str, ...]
 
 
-def _start(tx: Transaction, *, decision: Decision, now: datetime, actor: str) -> None:
-    run = load_run(tx.conn, decision.run)
-    if run is None or run.version != decision.version:
-        raise StateError(f"Run {decision.run} was changed since it was planned.")
-    placed = place_run(run, now)
-    if not save_run(tx, run, placed):
-        raise StateError(f"Run {decision.run} was changed while it was placed.")
-    if not decision.places:
-        raise CapacityError(f"Run {decision.run} is started nowhere.")
-    node_of = _hold_all(tx, decision.places)
-    clusters = {node.cluster for node in node_of.values()}
-    if len(clusters) != 1:
-        raise CapacityError(f"Run {decision.run} is spread over several clusters.")
-    places = sorted(decision.places, key=lambda place: place.replica)
-    attempt = Attempt(
-        id=AttemptId(tx.ids.new("att")),
-        run=run.id,
-        number=placed.attempt,
-        cluster=clusters.pop(),
-        created_at=now,
-        replicas=tuple(Replica(index=place.replica, node=place.node, granted=place.granted) for place in places),
-    )
-    insert_attempt(tx, attempt)
-    reach("inside-W2")
-    for place in places:
-        held = Allocation(
-            id=tx.ids.new("alloc"),
-            attempt=attempt.id,
-            replica=place.replica,
-            run=run.id,
-            owner=run.owner,
-            node=place.node,
-            granted=place.granted,
-            opened_at=now,
-        )
-        tx.conn.execute(allocations.insert(), values_of(held, allocations))
-    facts: dict[str, object] = {"attempt": attempt.id, "number": attempt.number, "nodes": [place.node for place in places]}
-    tx.tell(NewEvent(actor, "run.placed", run.id, run.project, facts), "runs", "attempts", "nodes")
+@dataclass(slots=True)
+class Snapshots:
+    """Takes snapshots. Rows are read each time, specifications once."""
 
+    db: Database
+    _known: dict[RunId, _Asked] = field(default_factory=dict)
 
-def _hold_all(tx: Transaction, places: Iterable[Place]) -> dict[str, Node]:
-    by_node: dict[str, list[Place]] = defaultdict(list)
-    for place in places:
-        by_node[place.node].append(place)
-    # in order of id: two gangs that want the same nodes must not wait for each other
-    return {id: hold(tx, id, (place.granted for place in by_node[id])) for id in sorted(by_node)}
+    def take(self, now: datetime, *, limit: int | None = None, each: int | None = None) -> Snapshot:
+        """Return the world of one instant: the first `limit` queued runs in line, or the first `each` of each person's."""
 
-
-def _waiting(conn: Connection, limit: int | None) -> list[WaitingRun]:
-    unconfirmed = set(conn.execute(select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED).distinct()).scalars())
-    asked = (
-        select(
-            runs.c.id,
-            runs.c.owner,
-            runs.c.project,
-            runs.c.seq,
-            runs.c.priority,
-            runs.c.created_at,
-            runs.c.version,
-            runs.c.desired,
-            runs.c.not_before,
-            runs.c.avoid,
-            runs.c.spec,
-        )
-        .where(runs.c.state == RunState.QUEUED)
-        .order_by(runs.c.priority.desc(), runs.c.seq)
-        .limit(limit)
-    )
-    found = []
-    for row in conn.execute(asked):
-        spec: RunSpec = row.spec
-        found.append(
-            WaitingRun(
-                id=row.id,
-                owner=row.owner,
-                project=row.project,
-                seq=row.seq,
-                priority=row.priority,
-                submitted_at=row.created_at,
-                resources=spec.resources,
-                replicas=spec.replicas,
-                alternatives=spec.alternatives,
-                min_replicas=spec.min_replicas,
-                same=spec.same,
-                version=row.version,
-                is_held=row.desired is not Desired.RUN,
-                is_preemptible=spec.is_preemptible,
-                not_before=row.not_before,
-                is_unconfirmed=row.id in unconfirmed,
-                avoid=row.avoid,
+        def ask(conn: Connection) -> Snapshot:
+            policy = current_policy(conn).policy
+            nodes = tuple(all_nodes(conn))
+            share_of = shares_of_projects(conn)
+            waiting = self._waiting(conn, share_of, limit, each)
+            placed = self._placed(conn, share_of)
+            return Snapshot(
+                now=now,
+                nodes=nodes,
+                waiting=waiting,
+                placed=placed,
+                policy=policy,
+                shares=_states(conn, now, policy, nodes, placed),
+                reservations=tuple(all_reservations(conn, now)),
             )
+
+        return self.db.read(ask)
+
+    def _waiting(
+        self, conn: Connection, share_of: Mapping[str, str], limit: int | None, each: int | None
+    ) -> tuple[WaitingRun, ...]:
+        rows = _queued(conn, limit, each)
+        asked = self._asked_of(conn, rows)
+        medians = medians_of(conn, {key for one in asked.values() for key in one.keys})
+        open_runs = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
+        unconfirmed = {*conn.execute(open_runs).scalars(), *conn.execute(select(unadopted.c.run)).scalars()}
+        found = []
+        for row in rows:
+            spec = asked[row.id]
+            found.append(
+                WaitingRun(
+                    id=row.id,
+                    owner=row.owner,
+                    project=row.project,
+                    seq=row.seq,
+                    priority=row.priority,
+                    submitted_at=row.created_at,
+                    resources=spec.resources,
+                    replicas=spec.replicas,
+                    version=row.version,
+                    share=leaf_of(share_of.get(row.project, ""), row.owner),
+                    estimate_s=estimate(spec.keys, medians, spec.timeout_s),
+                    alternatives=spec.alternatives,
+                    min_replicas=spec.min_replicas,
+                    same=spec.same,
+                    data_bytes=spec.data_bytes,
+                    nominated=row.nominated or (),
+                    is_held=row.desired is not Desired.RUN,
+                    is_preemptible=spec.is_preemptible,
+                    not_before=row.not_before,
+                    is_unconfirmed=row.id in unconfirmed,
+                    avoid=row.avoid,
+                )
+            )
+        if len(self._known) > len(asked) + _KEPT:
+            self._known = dict(asked)
+        return tuple(found)
+
+    def _placed(self, conn: Connection, share_of: Mapping[str, str]) -> tuple[PlacedRun, ...]:
+        grouped = defaultdict(list)
+        for row in conn.execute(_HELD):
+            grouped[row.id].append(row)
+        asked = self._asked_of(conn, [rows[0] for rows in grouped.values()])
+        return tuple(
+            PlacedRun(
+                id=id,
+                owner=rows[0].owner,
+                project=rows[0].project,
+                priority=rows[0].priority,
+                seq=rows[0].seq,
+                since=rows[0].opened_at,
+                is_preemptible=asked[id].is_preemptible,
+                places=tuple(Place(replica=row.replica, node=row.node, granted=row.granted) for row in rows),
+                version=rows[0].version,
+                resources=asked[id].resources,
+                same=asked[id].same,
+                submitted_at=rows[0].created_at,
+                share=leaf_of(share_of.get(rows[0].project, ""), rows[0].owner),
+                estimate_s=rows[0].estimate_s,
+                checkpointed_at=rows[0].checkpoint_at,
+                is_stopping=rows[0].stop_cause is not None,
+            )
+            for id, rows in grouped.items()
         )
+
+    def _asked_of(self, conn: Connection, rows: Iterable[Any]) -> dict[RunId, _Asked]:
+        wanted = {row.id: row for row in rows}
+        known = {id: self._known[id] for id in wanted if id in self._known}
+        missing = [id for id in wanted if id not in known]
+        for start in range(0, len(missing), _AT_ONCE):
+            some = select(runs.c.id, runs.c.spec).where(runs.c.id.in_(missing[start : start + _AT_ONCE]))
+            for id, spec in conn.execute(some).tuples():
+                known[id] = self._known[id] = _asked(spec, wanted[id].project, wanted[id].owner)
+        return known
+
+
+_QUEUED = select(
+    runs.c.id,
+    runs.c.owner,
+    runs.c.project,
+    runs.c.seq,
+    runs.c.priority,
+    runs.c.created_at,
+    runs.c.version,
+    runs.c.desired,
+    runs.c.not_before,
+    runs.c.avoid,
+    runs.c.nominated,
+).where(runs.c.state == RunState.QUEUED)
+
+_HELD = (
+    select(
+        runs.c.id,
+        runs.c.owner,
+        runs.c.project,
+        runs.c.priority,
+        runs.c.seq,
+        runs.c.version,
+        runs.c.created_at,
+        attempts.c.estimate_s,
+        attempts.c.checkpoint_at,
+        attempts.c.stop_cause,
+        allocations.c.replica,
+        allocations.c.node,
+        allocations.c.granted,
+        allocations.c.opened_at,
+    )
+    .join_from(allocations, runs, runs.c.id == allocations.c.run)
+    .join(attempts, attempts.c.id == allocations.c.attempt)
+    .where(allocations.c.freed_at.is_(None))
+    .order_by(runs.c.seq, allocations.c.opened_at, allocations.c.replica)
+)
+
+
+def _queued(conn: Connection, limit: int | None, each: int | None) -> list[Any]:
+    in_line: Select[Any] = _QUEUED.order_by(runs.c.priority.desc(), runs.c.seq)
+    if each is None:
+        return list(conn.execute(in_line.limit(limit)))
+    who = select(runs.c.project, runs.c.owner).where(runs.c.state == RunState.QUEUED).distinct()
+    found: list[Any] = []
+    for project, owner in conn.execute(who).tuples().all():
+        found += conn.execute(in_line.where(runs.c.project == project, runs.c.owner == owner).limit(each))
+    return sorted(found, key=lambda row: (-row.priority, row.seq))
+
+
+def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
+    return _Asked(
+        resources=spec.resources,
+        replicas=spec.replicas,
+        alternatives=spec.alternatives,
+        min_replicas=spec.min_replicas,
+        same=spec.same,
+        is_preemptible=spec.is_preemptible,
+        timeout_s=spec.timeout_s,
+        data_bytes=sum(value.size_bytes for value in spec.args.values()),
+        keys=keys_of(project, owner, spec),
+    )
+
+
+def _states(
+    conn: Connection, now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...]
+) -> tuple[ShareState, ...]:
+    """Return every share that was configured or was ever used, with its past."""
+    configured = {share.name: share for share in all_shares(conn)}
+    ready = [node for node in nodes if node.state is NodeState.READY]
+    capacity = (
+        float(sum(len(node.devices) for node in ready)),
+        sum(node.cpu_milli for node in ready) / 1000,
+        sum(node.memory_bytes for node in ready) / (1 << 30),
+    )
+    history = history_of(past_of(conn, now, policy.order.half_life_s), capacity) if policy.order.history else {}
+    spent = _up_the_tree({name: Decimal(micros) for name, micros in spent_of(conn, now).items()})
+    reserved = _up_the_tree(_to_come(now, policy, nodes, placed))
+    names = sorted(with_ancestors([*configured, *history, *spent, *reserved]))
+    return tuple(
+        ShareState(
+            share=configured.get(name, Share(name=name)),
+            history=history.get(name, 0.0),
+            spent_usd=usd(int(spent.get(name, 0))),
+            reserved_usd=usd(int(reserved.get(name, 0))),
+        )
+        for name in names
+        if name in configured or history.get(name) or spent.get(name) or reserved.get(name)
+    )
+
+
+def _to_come(now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...]) -> dict[str, Decimal]:
+    """Return what running runs on paid machines may still cost, by leaf, in millionths of a dollar."""
+    priced = {node.id: node for node in nodes if Decimal(node.price_usd_per_hour or "0") > 0}
+    found: dict[str, Decimal] = defaultdict(Decimal)
+    for run in placed:
+        left_s = max(0.0, run.estimate_s * policy.burst.safety - (now - run.since).total_seconds())
+        for place in run.places:
+            node = priced.get(place.node)
+            if node is not None and left_s:
+                part = part_of(place.granted, node.devices, node.cpu_milli)
+                found[run.share] += part * Decimal(node.price_usd_per_hour) * Decimal(left_s) / 3600 * 1_000_000
     return found
 
 
-def _placed(conn: Connection) -> list[PlacedRun]:
-    asked = (
-        select(
-            runs.c.id,
-            runs.c.owner,
-            runs.c.project,
-            runs.c.priority,
-            runs.c.seq,
-            runs.c.spec,
-            allocations.c.replica,
-            allocations.c.node,
-            allocations.c.granted,
-            allocations.c.opened_at,
-        )
-        .join_from(allocations, runs, runs.c.id == allocations.c.run)
-        .where(allocations.c.freed_at.is_(None))
-        .order_by(runs.c.seq, allocations.c.opened_at, allocations.c.replica)
-    )
-    grouped = defaultdict(list)
-    for row in conn.execute(asked):
-        grouped[row.id].append(row)
-    return [
-        PlacedRun(
-            id=id,
-            owner=rows[0].owner,
-            project=rows[0].project,
-            priority=rows[0].priority,
-            seq=rows[0].seq,
-            since=rows[0].opened_at,
-            is_preemptible=rows[0].spec.is_preemptible,
-            places=tuple(Place(replica=row.replica, node=row.node, granted=row.granted) for row in rows),
-        )
-        for id, rows in grouped.items()
-    ]
+def _up_the_tree(by_leaf: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = defaultdict(Decimal)
+    for leaf, amount in by_leaf.items():
+        for name in with_ancestors([leaf]):
+            found[name] += amount
+    return found

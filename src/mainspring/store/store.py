@@ -9,6 +9,7 @@ from datetime import datetime
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
 from mainspring.core.snapshot import Applied, Plan, Snapshot
+from mainspring.store.apply import apply_plan
 from mainspring.store.attempts import Attempts
 from mainspring.store.backup import back_up
 from mainspring.store.blobs import NamedBlobs
@@ -19,6 +20,7 @@ from mainspring.store.datasets import Datasets
 from mainspring.store.decisions import Decisions
 from mainspring.store.endpoints import Endpoints
 from mainspring.store.events import Events
+from mainspring.store.forecasts import Forecasts
 from mainspring.store.gates import Gates
 from mainspring.store.installation import keep_key, move_cursor, prepare, read_cursor, read_installation
 from mainspring.store.leases import Leases
@@ -28,14 +30,17 @@ from mainspring.store.models import Models
 from mainspring.store.nodes import Nodes
 from mainspring.store.ownership import Ownership
 from mainspring.store.pipelines import Pipelines
+from mainspring.store.policies import Policies
 from mainspring.store.projects import Projects
 from mainspring.store.retention import Retention
 from mainspring.store.runs import Runs
 from mainspring.store.secrets import Secrets
 from mainspring.store.shares import Shares
-from mainspring.store.snapshot import apply_plan, take_snapshot
+from mainspring.store.snapshot import Snapshots
 from mainspring.store.sweeps import Sweeps
 from mainspring.store.tokens import Tokens
+from mainspring.store.unadopted import UnadoptedAttempts
+from mainspring.store.usage import Usage
 from mainspring.store.users import Users
 
 
@@ -68,7 +73,12 @@ class Store:
         self.blobs = NamedBlobs(db)
         self.leases = Leases(db)
         self.decisions = Decisions(db)
+        self.unadopted = UnadoptedAttempts(db)
         self.shares = Shares(db)
+        self.usage = Usage(db)
+        self.policies = Policies(db)
+        self.forecasts = Forecasts(db)
+        self._snapshots = Snapshots(db)
         self.retention = Retention(db)
 
     @classmethod
@@ -112,9 +122,12 @@ class Store:
         """
         return self._db.listen(callback)
 
-    def snapshot(self, now: datetime, *, limit: int | None = None) -> Snapshot:
-        """Return what the planner sees, read at one instant; with `limit` only so many queued runs, first in line first."""
-        return take_snapshot(self._db, now, limit)
+    def snapshot(self, now: datetime, *, limit: int | None = None, each: int | None = None) -> Snapshot:
+        """Return what the planner sees, read at one instant.
+
+        With `limit` only the first so many queued runs in line, with `each` the first so many of each person's.
+        """
+        return self._snapshots.take(now, limit=limit, each=each)
 
     def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""

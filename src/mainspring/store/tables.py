@@ -118,6 +118,15 @@ runs = Table(
     Index("ix_runs_project_name", "project", "name"),
     Index("ix_runs_link_id", "link_id"),
     Index(
+        "ix_runs_queued",
+        "project",
+        "owner",
+        "priority",
+        "seq",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
         "ix_runs_cache_key",
         "project",
         "cache_key",

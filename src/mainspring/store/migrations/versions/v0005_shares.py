@@ -10,6 +10,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+QUEUED = sa.text("state = 'queued'")
 UNBOOKED = sa.text("freed_at IS NOT NULL AND NOT is_booked")
 
 
@@ -43,6 +44,8 @@ def upgrade() -> None:
     op.add_column("projects", _text("share"))
     op.add_column("projects", sa.Column("priority_role", sa.Text(), nullable=False, server_default="owner"))
     op.add_column("runs", sa.Column("nominated", sa.Text()))
+    queue = ["project", "owner", "priority", "seq"]
+    op.create_index("ix_runs_queued", "runs", queue, sqlite_where=QUEUED, postgresql_where=QUEUED)
     op.add_column("attempts", _float("estimate_s"))
     op.add_column("attempts", _text("stop_for"))
     op.add_column("allocations", _text("share"))

@@ -1,0 +1,51 @@
+"""How long runs of each kind took: few samples a kind, and their median, read by key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from mainspring.core.durations import keys_of, typical, with_sample
+from mainspring.core.records import Cause
+from mainspring.store.share_tables import durations
+
+_AT_ONCE = 500  # SQLite binds a limited number of values
+
+
+def medians_of(conn: Connection, keys: Iterable[str]) -> dict[str, float]:
+    """Return the median duration of each of these kinds that is known."""
+    wanted = sorted(set(keys))
+    found: dict[str, float] = {}
+    for start in range(0, len(wanted), _AT_ONCE):
+        asked = select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(wanted[start : start + _AT_ONCE]))
+        found.update({key: float(seconds) for key, seconds in conn.execute(asked).tuples()})
+    return found
+
+
+def learn(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:
+    """Take the durations of user code of succeeded attempts from the allocations that are booked (one replica counts)."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        is_told = row["replica"] == 0 and row["outcome"] is not None and row["outcome"].cause is Cause.SUCCEEDED
+        if is_told and row["started_at"] is not None and row["ended_at"] is not None:
+            seconds = max(0.0, (row["ended_at"] - row["started_at"]).total_seconds())
+            for key in keys_of(row["project"], row["owner"], row["spec"]):
+                samples[key].append(seconds)
+    keys = sorted(samples)
+    known: dict[str, tuple[float, ...]] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        asked = select(durations.c.key, durations.c.samples).where(durations.c.key.in_(keys[start : start + _AT_ONCE]))
+        known.update(dict(conn.execute(asked).tuples().all()))
+    for key in keys:
+        kept = known.get(key, ())
+        for seconds in samples[key]:
+            kept = with_sample(kept, seconds)
+        values = {"at": now, "median_s": typical(kept), "samples": kept}
+        if key in known:
+            conn.execute(update(durations).where(durations.c.key == key).values(**values))
+        else:
+            conn.execute(durations.insert(), {"key": key} | values)
