@@ -27,8 +27,10 @@ from mainspring.blobs.store import BlobStore
 from mainspring.controllers.attempts import Attempts
 from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.loop import Loop, Loops
+from mainspring.controllers.observations import note_strangers
 from mainspring.controllers.outbox import Outbox
 from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
@@ -37,7 +39,7 @@ from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import AuthError, UsageError
 from mainspring.core.ids import make_id
 from mainspring.core.records import Cluster
-from mainspring.services import projects, tokens, users
+from mainspring.services import adoption, projects, tokens, users
 from mainspring.services.context import Context
 from mainspring.services.signals import Signals
 from mainspring.settings import VERSION, Settings, load_settings
@@ -138,6 +140,7 @@ def build(settings: Settings, *, url: str, shutdown: threading.Event) -> Running
     """Build everything for a server that is reached at `url`; starts no loop."""
     ctx = build_context(settings)
     name = prepare(ctx)
+    ctx.store.key(adoption.KEY)  # from the first backup on: runners that outlive it are known by it
     fleet = Fleet(ctx, settings.home / "clusters")
     loops = Loops(ctx.signals)
     api = build_api(ctx, url=url, shutdown=shutdown.set)
@@ -158,6 +161,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick, gap_s=0.1),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick, gap_s=0.1),
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick, gap_s=0.1),
+        Loop(name="forecasts", topics=("runs",), tick=Forecasts(ctx).tick, gap_s=10.0),
         Loop(name="outbox", topics=("events",), tick=Outbox(ctx).tick),
         Loop(name="garbage", topics=(), tick=Garbage(ctx, fleet).tick),
     ]
@@ -196,6 +200,7 @@ def serve(
     for cluster in running.ctx.store.clusters.all():
         if running.fleet.is_local(cluster.id):  # others are asked in the background: an engine may be slow, or away
             running.fleet.take_inventory(cluster)
+            note_strangers(running.ctx, running.fleet, cluster.id)
     with _announced(settings, url):
         running.loops.start(loops_of(running, url=url))
         # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer

@@ -14,8 +14,8 @@ from mainspring.api.auth import Ctx, Runner
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
 from mainspring.core.beats import LINE_STREAMS, Beat, BeatAnswer, Work
-from mainspring.core.errors import SpecError
-from mainspring.services import attempts
+from mainspring.core.errors import GoneError, SpecError
+from mainspring.services import adoption, attempts
 
 router = APIRouter(prefix=PREFIX, tags=["runners"])
 MAX_HOLD_S = 60.0
@@ -35,7 +35,12 @@ def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
 @shaped(takes=Beat, gives=BeatAnswer)
 def beat(ctx: Ctx, attempt: Runner, body: Annotated[Beat, Depends(body_of(Beat))]) -> Response:
     """Take what a runner says, and tell it what to do."""
-    return answer(attempts.beat(ctx, attempts.find(ctx, attempt), _checked(body)))
+    try:
+        found = attempts.find(ctx, attempt)
+    except GoneError:
+        adoption.note(ctx, attempt, _checked(body))
+        raise
+    return answer(attempts.beat(ctx, found, _checked(body)))
 
 
 @router.get("/attempts/{attempt_id}/commands")

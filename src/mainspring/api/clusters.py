@@ -12,8 +12,8 @@ from starlette.responses import Response
 from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.core.actors import Actor
-from mainspring.core.records import Node
-from mainspring.services import clusters
+from mainspring.core.records import Node, Run, Unadopted
+from mainspring.services import adoption, clusters
 from mainspring.services.clusters import ClusterView
 from mainspring.services.context import Context
 
@@ -49,6 +49,20 @@ def queue(ctx: Ctx, actor: Who) -> Response:
     last = ctx.store.decisions.latest()
     planned = {"planned_at": last.at if last else None, "fingerprint": last.plan.fingerprint if last else ""}
     return answer({"waiting": clusters.queue(ctx, actor), **planned})
+
+
+@router.get("/unadopted")
+@shaped(gives=Unadopted, is_list=True)
+def all_unadopted(ctx: Ctx, actor: Who) -> Response:
+    """Return the attempts whose runners live and that nobody knows: an older backup was restored."""
+    return answer(adoption.all(ctx, actor))
+
+
+@router.post("/unadopted/{attempt_id}/adopt")
+@shaped(gives=Run)
+def adopt(ctx: Ctx, actor: Who, attempt_id: str) -> Response:
+    """Make the rows of such an attempt again; its runner then sends what it kept."""
+    return answer(adoption.adopt(ctx, actor, attempt_id))
 
 
 def _function(action: NodeAction) -> Callable[[Context, Actor, str], Node]:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from mainspring.cli.options import Json, Yes
-from mainspring.cli.output import emit_json, say, state, table
+from mainspring.cli.output import age, emit_json, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
@@ -50,6 +50,27 @@ def dead(node: str, /, *, yes: Yes = False) -> None:
     """Declare that a node is gone for good and nothing runs there any more: its runs start again elsewhere."""
     confirm(f"Is {node} surely off? Exclusive runs would run twice if it is not.", is_yes=yes)
     say(f"{connect().clusters.act(node, 'dead').name} is declared dead.")
+
+
+def adopt(attempt: str | None = None, /, *, as_json: Json = False) -> None:
+    """List the attempts whose runners outlived a restored backup, or take one in again: `mainspring adopt ATTEMPT`.
+
+    One that is not adopted is ended after 24 hours.
+    """
+    clusters = connect().clusters
+    if attempt is not None:
+        run = clusters.adopt(attempt)
+        if as_json:
+            emit_json(run)
+        else:
+            say(f"{run.name} goes on as attempt {run.attempt} of {run.id}.")
+        return
+    found = clusters.unadopted()
+    if as_json:
+        emit_json(found)
+        return
+    rows = [(one.attempt, one.run or "not told yet", one.host, age(one.first_seen_at), age(one.seen_at)) for one in found]
+    table(("attempt", "run", "host", "first seen", "last seen"), rows, empty="Every runner is known.")
 
 
 def _row(cluster: Cluster, node: Node, holders: list[dict[str, Any]]) -> tuple[Text | str, ...]:

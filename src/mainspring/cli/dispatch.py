@@ -41,6 +41,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("ui", "server:ui", FLEET, "Open the web page."),
     ("backup", "server:backup", FLEET, "Copy the database while the server runs."),
     ("restore", "server:restore", FLEET, "Put a backup in place."),
+    ("adopt", "clusters:adopt", FLEET, "Take in runners that outlived a restored backup."),
     ("login", "people:login", PEOPLE, "Use a server elsewhere."),
     ("completion", "completion:completion", FLEET, "Print the completion script of a shell."),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mainspring.client.transport import Transport, to_record
-from mainspring.core.records import Node
+from mainspring.core.records import Node, Run, Unadopted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,14 @@ class Clusters:
         """`drain`, `resume` or `dead`: declare what an operator knows of a node."""
         plain = self.transport.post(f"/nodes/{quote(node, safe='')}/{action}", is_repeatable=True).plain()
         return to_record(plain, Node)
+
+    def unadopted(self) -> list[Unadopted]:
+        """Return the attempts whose runners live and that nobody knows."""
+        return [to_record(one, Unadopted) for one in self.transport.get("/unadopted").plain()]
+
+    def adopt(self, attempt: str) -> Run:
+        """Make the rows of such an attempt again; return its run."""
+        return to_record(self.transport.post(f"/unadopted/{quote(attempt, safe='')}/adopt").plain(), Run)
 
     def queue(self) -> dict[str, Any]:
         """Return `{waiting, planned_at, fingerprint}`."""

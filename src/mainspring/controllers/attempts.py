@@ -289,6 +289,7 @@ def sweep(ctx: Context, fleet: Fleet, first_seen: dict[tuple[str, int], float]) 
             grace_s = ctx.settings.sweep_grace_s if attempt is not None else 86400.0
             if now - first_seen.setdefault(key, now) >= grace_s:
                 fleet.backend(cluster.id).stop(handle, 10.0)
+                ctx.store.unadopted.forget(handle.attempt)
                 ctx.store.events.append(said(SYSTEM, "attempt.swept", handle.attempt, "", cluster=cluster.name))
                 ended += 1
     return ended

@@ -17,7 +17,7 @@ from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
-from mainspring.core.records import Attempt, AttemptState, Cause, Node, NodeState, Outcome, Replica
+from mainspring.core.records import Attempt, AttemptState, Cause, Node, NodeState, Outcome, Replica, Unadopted
 from mainspring.core.silence import patience_s
 from mainspring.services import attempts
 from mainspring.services.context import Context
@@ -222,6 +222,16 @@ class Observations:
     def _lost(self, attempt: Attempt, replica: Replica, message: str) -> None:
         outcome = Outcome(cause=attempt.stop_cause or Cause.NODE_LOST, message=message)
         attempts.finish(self.ctx, attempt, replica.index, outcome, {})
+
+
+def note_strangers(ctx: Context, fleet: Fleet, cluster: str) -> int:
+    """Note the living runners that no row knows (an older backup was restored); return how many. Before the first plan."""
+    now, found = ctx.clock.now(), 0
+    for one in fleet.backend(cluster).owned():
+        if ctx.store.attempts.get(one.attempt) is None:
+            ctx.store.unadopted.note(Unadopted(attempt=one.attempt, first_seen_at=now, seen_at=now))
+            found += 1
+    return found
 
 
 def _has_bare(pairs: Pairs) -> bool:

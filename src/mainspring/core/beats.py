@@ -43,6 +43,7 @@ class Beat:
     outputs: Mapping[str, Value] = field(default_factory=dict)
     host: str = ""
     pid: int = 0
+    claim: str = ""  # once nobody knew the attempt: what the server signed when it gave out the work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,3 +84,4 @@ class Work:
     limits: Mapping[str, int] = field(default_factory=dict)
     world_size: int = 1
     checkpoint: str = ""
+    claim: str = ""

@@ -156,6 +156,26 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unadopted:
+    """An attempt that no row knows though its runner lives. `run` and `claim` are empty until the runner has told them."""
+
+    attempt: str
+    first_seen_at: datetime
+    seen_at: datetime
+    host: str = ""
+    run: str = ""
+    claim: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a runner is about, signed by the installation that gave out the work."""
+
+    run: Run
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """What a replica holds on a node; open while `freed_at` is None. At most one open for each (attempt, replica)."""
 

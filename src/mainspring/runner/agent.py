@@ -99,6 +99,7 @@ class Agent:
             return {"outcome": _outcome(cause, None, f"The server gave no work: {refused}")}
         if not is_known:
             return {"outcome": self._stopped(None)}
+        write_whole(self._folder.at("claim.json"), {"claim": work.get("claim", "")})
         is_task = work["spec"].get("kind") == "task"
         return {"outcome": self._carry_out(work), "is_task": is_task}
 

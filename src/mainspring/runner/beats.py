@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .folder import Folder
+from .folder import Folder, read_json
 from .spool import LINE_STREAMS, MAX_BEAT_BYTES, Stream
 from .wire import AwayError, RefusedError, Wire, pause_after
 
@@ -20,7 +20,7 @@ FOLLOWED_S = 0.1
 FLOWING_S = 1.0
 LOOK_S = 0.25
 HOLD_S = 20
-GONE_PAUSE_S = 3600.0
+GONE_PAUSE_S = 30.0
 POLL_GAP_S = 0.2
 LISTEN_AFTER_S = 0.5  # the first beats bring commands too: most short runs need no listener at all
 SPOOL_LIMIT_BYTES = 1 << 30
@@ -96,8 +96,10 @@ class Link:
 
     def _refused(self, refused: RefusedError, failures: int) -> float:
         if refused.status == 410:
+            was_gone = self.is_gone.is_set()
             self.is_gone.set()
-            return GONE_PAUSE_S
+            self._is_synced = False
+            return GONE_PAUSE_S if was_gone else 0.5  # it is told at once what the server signed, in case it is to be adopted
         if refused.status == 409 and self._exit is not None:
             self.wants_outputs.set()
         self._is_synced = False  # ask again where to resume
@@ -117,6 +119,8 @@ class Link:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
+        if self.is_gone.is_set():
+            beat["claim"] = (read_json(self._folder.at("claim.json")) or {}).get("claim", "")
         is_last = self._exit is not None and self._is_synced and not chunks and not is_more
         if is_last:
             beat.update(state="ended", exit=self._exit, outputs=self._outputs)

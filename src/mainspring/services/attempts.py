@@ -17,7 +17,7 @@ from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Repli
 from mainspring.core.silence import unreachable
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
-from mainspring.services import secrets
+from mainspring.services import adoption, secrets
 from mainspring.services.context import Context
 from mainspring.services.runs import stop_attempt
 
@@ -82,6 +82,7 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
         limits=limits,
         world_size=len(attempt.replicas),  # of an elastic gang those that found room
         checkpoint=_checkpoint(ctx, run.id, replica),
+        claim=adoption.seal(ctx, run, attempt),
     )
 
 
