@@ -9,6 +9,16 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 
+def test_the_record_is_told(cli, server) -> None:
+    assert set(json.loads(cli("forecast", "--record", "--json", home=server).stdout)) == {
+        "told",
+        "inside",
+        "confidence",
+        "asked",
+        "median_error",
+    }
+
+
 def test_choices_are_compared_and_nothing_is_submitted(cli, server, tmp_path) -> None:
     (tmp_path / "later.py").write_text("pass")
     told = cli("forecast", "later.py", "--gpus", "1", home=server)

@@ -57,3 +57,44 @@ def test_asking_takes_the_rights_of_submitting(house) -> None:
         forecasts.prospects(house.ctx, STRANGER, [Choice(label="", spec=spec(1))])
     with pytest.raises(UsageError, match="choices"):
         forecasts.prospects(house.ctx, EDITOR, [])
+
+
+def test_what_was_told_is_held_against_what_happened(house) -> None:
+    first, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    house.plan()
+    house.begin(house.attempt_of(first))
+    soon, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    assert forecasts.tell(house.ctx) == 1
+    assert forecasts.tell(house.ctx) == 0  # once is enough
+    assert forecasts.calibration(house.ctx).told == 0
+    told = forecasts.of_run(house.ctx, EDITOR, soon.id)
+    house.clock.advance((told.median - house.clock.now()).total_seconds())
+    house.end(first)
+    assert house.plan() == [soon.id]
+    late, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    forecasts.tell(house.ctx)
+    house.clock.advance(90 * 86400)
+    house.end(soon)
+    assert house.plan() == [late.id]
+    found = forecasts.calibration(house.ctx)
+    assert (found.told, found.inside) == (2, 1)
+    assert found.median_error > 0.3
+    runs.remove(house.ctx, EDITOR, house.end(late).id)
+    assert forecasts.calibration(house.ctx).told == 1  # what is removed is not remembered
+
+
+def test_past_runs_of_a_task_make_the_estimate(house) -> None:
+    for _ in range(3):
+        done, _ = runs.submit(house.ctx, EDITOR, spec(2))
+        house.plan()
+        house.begin(house.attempt_of(done))
+        house.clock.advance(100)
+        house.end(done)
+    house.ctx.store.usage.book(house.clock.now(), 604_800.0)
+    running, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    house.plan()
+    house.begin(house.attempt_of(running))
+    (prospect,) = forecasts.prospects(house.ctx, EDITOR, [Choice(label="", spec=spec(1))])
+    assert prospect.forecast is not None
+    wait_s = (prospect.forecast.median - house.clock.now()).total_seconds()
+    assert 20 < wait_s < 400  # a hundred seconds each, not the half hour of the unknown

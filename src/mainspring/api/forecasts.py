@@ -11,7 +11,7 @@ from starlette.responses import Response
 from mainspring.api.answers import PREFIX, answer, answer_all, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
-from mainspring.core.forecasts import Choice, Forecast, Prospect
+from mainspring.core.forecasts import Calibration, Choice, Forecast, Prospect
 from mainspring.services import forecasts
 
 router = APIRouter(prefix=PREFIX, tags=["forecasts"])
@@ -36,6 +36,14 @@ def of_run(ctx: Ctx, actor: Who, ref: str) -> Response:
 def of_queue(ctx: Ctx, actor: Who) -> Response:
     """Return `{run: Forecast}` of the first waiting runs, the soonest first."""
     return answer(forecasts.of_queue(ctx, actor))
+
+
+@router.get("/forecasts/record")
+@shaped(gives=Calibration)
+def record(ctx: Ctx, actor: Who) -> Response:
+    """Return how often the intervals held."""
+    del actor  # any user may know
+    return answer(forecasts.calibration(ctx))
 
 
 @router.post("/forecasts")

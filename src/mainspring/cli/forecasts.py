@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
 from mainspring.cli.flags import SCRIPTS, Command, RunFlags, spec_of
-from mainspring.cli.options import Json
+from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import emit_json, say, table
 from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
@@ -26,12 +26,20 @@ SOON_S = 2.0
 def forecast(
     *what: Annotated[str, Parameter(allow_leading_hyphen=False, help="A waiting run, or a script with the flags of `run`.")],
     flags: Annotated[RunFlags, Parameter(name="*")] = RunFlags(),  # noqa: B008 frozen
+    record: Annotated[bool, Flag] = False,
     as_json: Json = False,
 ) -> int:
     """Say when a waiting run is expected to start, or when one would that is not submitted yet.
 
     Examples: `mainspring forecast RUN`, `mainspring forecast train.py --gpus 4`.
+
+    Parameters
+    ----------
+    record
+        Tell how often former forecasts were right.
     """
+    if record:
+        return _record(as_json=as_json)
     if not what:
         raise UsageError("Of what?", hint="mainspring forecast RUN, or mainspring forecast train.py --gpus 4")
     client = connect()
@@ -107,6 +115,21 @@ def _told(prospect: Prospect) -> str:
     if prospect.forecast is None:
         return prospect.refusal
     return f"It would start {sentence(prospect.forecast)}."
+
+
+def _record(*, as_json: bool) -> int:
+    """Tell how often former forecasts were right."""
+    found = connect().forecasts.record()
+    if as_json:
+        emit_json(found)
+    elif not found.told:
+        say("No run that had to wait has started yet: there is nothing to compare.")
+    else:
+        say(
+            f"{found.inside} of {found.told} starts lay within their interval ({found.inside / found.told:.0%}; "
+            f"{found.confidence:.0%} were promised); the median was off by {found.median_error:.0%} of the wait."
+        )
+    return 0
 
 
 def _smaller(what: tuple[str, ...], flags: RunFlags) -> list[Choice]:

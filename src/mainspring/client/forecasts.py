@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from mainspring.client.transport import Transport, to_record
-from mainspring.core.forecasts import Choice, Forecast, Prospect
+from mainspring.core.forecasts import Calibration, Choice, Forecast, Prospect
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class Forecasts:
     def of_queue(self) -> dict[str, Forecast]:
         """Return the forecasts of the first waiting runs by id, the soonest first."""
         return {run: to_record(one, Forecast) for run, one in self.transport.get("/forecasts").plain().items()}
+
+    def record(self) -> Calibration:
+        """Return how often the intervals held."""
+        return self.transport.get("/forecasts/record").record(Calibration)
 
     def prospects(self, choices: Sequence[Choice]) -> list[Prospect]:
         """Return what each choice would give were it submitted now; nothing is submitted."""

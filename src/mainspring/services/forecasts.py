@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from statistics import median
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError, SpecError, StateError, UsageError
-from mainspring.core.forecasts import Choice, Forecast, Prospect
+from mainspring.core.forecasts import CONFIDENCE, Calibration, Choice, Forecast, Prospect
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Role, RunState
+from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import RunSpec
-from mainspring.scheduler.forecast import Past, Sampled, by_run, sampled
+from mainspring.scheduler.forecast import Past, Sampled, by_run, recalibrated, sampled
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, get, make_run
+from mainspring.store.forecasts import Arrival
 
 SEED = 7  # the same question at the same moment has the same answer
 MOST_WAITING = 1000  # the front of the queue: who stands behind it waits for all of these
 MOST_CHOICES = 32
+LATELY = timedelta(hours=6)  # who came then may come again
+SLACK = timedelta(seconds=1)  # nobody notices
 
 
 def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
@@ -27,20 +34,20 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
     run = get(ctx, actor, ref)
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.name} does not wait: it is {run.state}.", hint=f"mainspring why {run.id}")
-    found = _sample(ctx).forecast(run.id)
+    found = _sample(ctx).forecast(run.id, calibration(ctx).asked)
     if found is None:
         raise NotFoundError(
             f"Run {run.name} stands behind the first {MOST_WAITING} waiting runs: nobody can say yet when it starts.",
             hint=f"mainspring why {run.id}",
         )
-    return found
+    return _as_promised(found)
 
 
 def of_queue(ctx: Context, actor: Actor) -> dict[str, Forecast]:
     """Return when the first waiting runs that the actor may see are expected to start, soonest first."""
     sample = _sample(ctx)
     seen = {run.id for run in sample.snapshot.waiting if actor.may(run.project, Role.VIEWER)}
-    told = [(str(run), forecast) for run, forecast in by_run(sample).items() if run in seen]
+    told = [(str(run), _as_promised(one)) for run, one in by_run(sample, calibration(ctx).asked).items() if run in seen]
     return dict(sorted(told, key=lambda one: (not one[1].is_bounded, one[1].median)))
 
 
@@ -52,8 +59,69 @@ def prospects(ctx: Context, actor: Actor, choices: Sequence[Choice]) -> list[Pro
     return [_prospect(ctx, actor, sample, choice) for choice in choices]
 
 
+def calibration(ctx: Context) -> Calibration:
+    """Return how often the intervals held, over the newest forecasts whose runs have started."""
+    told = ctx.store.forecasts.record()
+    inside = [one.earliest - SLACK <= one.started_at <= one.latest + SLACK for one in told]
+    errors = [
+        abs((one.median - one.started_at).total_seconds()) / max(1.0, (one.started_at - one.told_at).total_seconds())
+        for one in told
+    ]
+    return Calibration(
+        told=len(told),
+        inside=sum(inside),
+        confidence=CONFIDENCE,
+        asked=round(recalibrated(CONFIDENCE, inside), 4),
+        median_error=round(median(errors), 4) if errors else 0.0,
+    )
+
+
+def tell(ctx: Context) -> int:
+    """Keep a forecast for each waiting run that has none yet; return how many. It is held against the start later."""
+    snapshot = ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING)
+    untold = ctx.store.forecasts.untold([run.id for run in snapshot.waiting])
+    if not untold:
+        return 0
+    asked = calibration(ctx).asked
+    found = by_run(sampled(snapshot, _past(ctx), seed=SEED), asked)
+    told = {run: replace(one, confidence=CONFIDENCE) for run, one in found.items() if run in untold and one.is_bounded}
+    ctx.store.forecasts.tell(told, snapshot.now)
+    return len(told)
+
+
 def _sample(ctx: Context) -> Sampled:
-    return sampled(ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING), Past(), seed=SEED)
+    return sampled(ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING), _past(ctx), seed=SEED)
+
+
+def _past(ctx: Context) -> Past:
+    """Return how long runs last against what was believed, and who came in the last hours."""
+    now = ctx.clock.now()
+    share_of = {project.name: project.share for project in ctx.store.projects.all()}
+    arrivals = tuple(
+        ((now - one.created_at).total_seconds(), _coming(one, leaf_of(share_of.get(one.project, ""), one.owner)))
+        for one in ctx.store.forecasts.arrivals(now - LATELY)
+    )
+    return Past(ratios=ctx.store.forecasts.ratios(), arrivals=arrivals)
+
+
+def _coming(one: Arrival, share: str) -> WaitingRun:
+    return WaitingRun(
+        id=one.id,
+        owner=one.owner,
+        project=one.project,
+        seq=2**61,
+        priority=one.priority,
+        submitted_at=one.created_at,
+        resources=one.spec.resources,
+        replicas=one.spec.replicas,
+        share=share,
+        estimate_s=one.spec.timeout_s,
+    )
+
+
+def _as_promised(told: Forecast) -> Forecast:
+    """Return the interval with the confidence that the record makes it hold, not the one that the sampler was asked for."""
+    return replace(told, confidence=CONFIDENCE)
 
 
 def _prospect(ctx: Context, actor: Actor, sample: Sampled, choice: Choice) -> Prospect:
@@ -66,15 +134,18 @@ def _prospect(ctx: Context, actor: Actor, sample: Sampled, choice: Choice) -> Pr
     never = scheduler.would_fit(sample.snapshot.nodes, run.resources, run.replicas)
     if never is not None and never.code is ReasonCode.CANNOT_FIT:
         return Prospect(label=choice.label, refusal=never.sentence)
-    return Prospect(label=choice.label, forecast=sample.ask(run))
+    return Prospect(label=choice.label, forecast=_as_promised(sample.ask(run, calibration(ctx).asked)))
 
 
 def _as_waiting(ctx: Context, actor: Actor, spec: RunSpec) -> WaitingRun:
     run = make_run(ctx, actor.name, spec, is_fresh=True)
+    project = ctx.store.projects.get(run.project)
     return WaitingRun(
         id=RunId(run.id),
         owner=run.owner,
         project=run.project,
+        share=leaf_of(project.share if project is not None else "", run.owner),
+        estimate_s=ctx.store.forecasts.estimate(run.project, run.owner, spec),
         seq=2**62,  # behind everybody who waits
         priority=run.priority,
         submitted_at=run.created_at,
