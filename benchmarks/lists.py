@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks.installation import PREFIX, installation
 from benchmarks.report import percentile, report
@@ -40,7 +41,7 @@ def main() -> None:
         last = listed["items"][0]["id"]
         pages = {"web page": "/runs", "web page of a waiting run": f"/runs/{last}", "web page of the queue": "/queue"}
         for name, path in pages.items():
-            times = timed(lambda path=path: server.open_page(path))
+            times = timed(partial(server.open_page, path))
             report("lists", f"{name} p50", percentile(times, 0.5), "ms", conditions=conditions)
         server.http.post(f"{PREFIX}/runs/{holder}/cancel", json={"grace_s": 0})
 

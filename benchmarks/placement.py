@@ -28,7 +28,7 @@ from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.scorers import find_scorer
 
 TRACES = Path(__file__).resolve().parent / "traces" / "openb-2023"
-LISTS = ("default", "cpu050", "cpu100", "cpu200", "gpushare40", "gpushare60", "gpushare100")
+LISTS: tuple[str, ...] = ("default", "cpu050", "cpu100", "cpu200", "gpushare40", "gpushare60", "gpushare100")
 LISTS += ("gpuspec10", "gpuspec20", "gpuspec33", "multigpu20", "multigpu30", "multigpu50")
 PUBLISHED = {"random": "Random", "dot_product": "DotProd", "clustering": "GpuClustering", "packing": "GpuPacking"}
 PUBLISHED |= {"best_fit": "BestFit", "fgd": "FGD"}

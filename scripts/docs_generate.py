@@ -89,7 +89,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "advance_reservation": (
         "What is free is kept for a share, in the window that the sentence names.",
-        "Wait until the window is over, or give a `--timeout` that ends before it begins. `mainspring reservation ls` lists them.",
+        "Wait until the window is over, or give a `--timeout` that ends before it begins. See `mainspring reservation ls`.",
     ),
     "nominated": (
         "Runs were asked to stop so that this one can start; their places are kept for it.",
