@@ -24,10 +24,13 @@ BENCHES = {
     "serving": ("serving", "requests to a replica and through the gateway"),
     "placement": ("placement", "how full a cluster gets: 13 published task lists, our scorers and theirs"),
     "plan": ("plan", "one plan over growing fleets and queues"),
+    "queueing": ("queueing", "waits on the Philly trace: published policies, our planner alone and pooled"),
+    "burst": ("burst", "how much wait how much cloud buys, on the Philly trace"),
+    "team": ("team", "ten people, 8 GPUs, 500 trials: fairness, makespan, the gate of the cloud"),
     "chaos": ("chaos", "rounds of killing at fault points"),
 }
 NO_PEER = {"peer": "", "peer_value": None, "ratio": None}
-NOT_IN_ALL = frozenset({"chaos"})  # it has no end of its own
+NOT_IN_ALL = frozenset({"chaos", "queueing", "burst", "team"})  # no end of its own, or half an hour and more
 
 
 def main(words: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from mainspring.core.records import Node
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
 from mainspring.scheduler import plan as default_planner
 from mainspring.testing.simulator.jobs import Done, Job
+from mainspring.testing.simulator.past import Past
 from mainspring.testing.simulator.world import Progress, World
 
 Planner: TypeAlias = Callable[[Snapshot], Plan]
@@ -83,7 +84,7 @@ class _Loop:
         self.world = World(
             policy=setting.policy,
             nodes={node.id: node for node in setting.nodes},
-            shares=setting.shares,
+            past=Past(half_life_s=setting.policy.order.half_life_s, configured=setting.shares),
             sites={site.name: site for site in setting.sites},
             typical=setting.typical,
             budget_usd=setting.budget_usd,

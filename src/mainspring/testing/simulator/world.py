@@ -14,8 +14,9 @@ from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, DeviceShare
-from mainspring.core.snapshot import Place, PlacedRun, Rented, ShareState, Site, Snapshot, Typical, WaitingRun
+from mainspring.core.snapshot import Place, PlacedRun, Rented, Site, Snapshot, Typical, WaitingRun
 from mainspring.testing.simulator.jobs import Job
+from mainspring.testing.simulator.past import Past
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -55,7 +56,7 @@ class World:
 
     policy: Policy
     nodes: dict[str, Node]
-    shares: tuple[ShareState, ...] = ()
+    past: Past
     sites: dict[str, Site] = field(default_factory=dict)
     typical: tuple[Typical, ...] = ()
     budget_usd: str = ""
@@ -82,7 +83,7 @@ class World:
             waiting=tuple(self.waiting.values()),
             placed=tuple(self.placed.values()),
             policy=self.policy,
-            shares=self.shares,
+            shares=self.past.states(now_s),
             sites=tuple(self.sites.values()),
             rented=tuple(self.rented.values()),
             typical=self.typical,
@@ -115,6 +116,8 @@ class World:
         if len(places) != one.replicas:
             raise PlannerError(f"{run} has {one.replicas} replicas and was given {len(places)} places.")
         self._change(places, 1)
+        self.past.change(one.share or one.owner, _gpus(places), now_s)
+        self.past.serve(one.share or one.owner, self.wall(now_s))
         self.placed[run] = PlacedRun(
             id=one.id,
             owner=one.owner,
@@ -135,6 +138,7 @@ class World:
         """Take back what a run holds, and notice rented machines that are idle now."""
         gone = self.placed.pop(run)
         self._change(gone.places, -1)
+        self.past.change(gone.share or gone.owner, -_gpus(gone.places), now_s)
         for place in gone.places:
             machine = self.rented.get(place.node)
             if machine is not None and not self._held[place.node].devices:
@@ -188,3 +192,7 @@ class World:
             used_devices=tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(held.devices.items())),
             version=node.version + 1,
         )
+
+
+def _gpus(places: Sequence[Place]) -> float:
+    return sum(share.milli for place in places for share in place.granted.devices) / GPU_MILLI

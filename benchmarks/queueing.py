@@ -1,0 +1,117 @@
+"""How long do jobs queue? Philly, October and November 2017, virtual clusters resized to 80 % load, on the simulator.
+
+python -m benchmarks.queueing [--months 10,11] [--policies fifo,qssf,alone,pooled] [--seeds 1]
+
+B5 is `alone` (our planner on each virtual cluster by itself, noisy estimates), B4 is `pooled` (one pool, each cluster's
+machines as its guarantee), both against partitioned FIFO. Planner and policy are the product's; `--policies` also knows
+the published ones: fifo, easy, qssf, qssf_gpus, sjf, qssf_easy, tiresias, pooled_fifo, pooled_qssf.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from statistics import fmean, pstdev
+from time import perf_counter
+
+from benchmarks import baselines, philly
+from benchmarks.report import report
+from mainspring.core.policy import BurstMode, BurstPolicy, Policy
+from mainspring.testing.simulator import (
+    Done,
+    Job,
+    Planner,
+    Setting,
+    simulate,
+    waits,
+    waits_by_share,
+    with_noise,
+    worse_than_alone,
+)
+
+DEFAULT = "fifo,easy,qssf,qssf_gpus,sjf,qssf_easy,pooled_fifo,pooled_qssf,alone,pooled"
+PUBLISHED = {"qssf": 7.3}  # times less queueing than FIFO, Helios on Philly (SC'21)
+AT_HOME = BurstPolicy(mode=BurstMode.NEVER)
+OURS = Policy(burst=AT_HOME)
+ORACLES = frozenset({"fifo", "easy", "sjf", "pooled_fifo"})  # told the truth, or nothing
+PARTITIONED: dict[str, Callable[[], Planner]] = {
+    "fifo": lambda: baselines.ordered(baselines.fifo),
+    "easy": lambda: baselines.easy(baselines.fifo),
+    "qssf": lambda: baselines.ordered(baselines.shortest),
+    "qssf_gpus": lambda: baselines.ordered(baselines.smallest),
+    "sjf": lambda: baselines.ordered(baselines.shortest),
+    "qssf_easy": lambda: baselines.easy(baselines.shortest),
+    "tiresias": baselines.tiresias,
+}
+POOLED: dict[str, Callable[[], Planner]] = {
+    "pooled_fifo": lambda: baselines.ordered(baselines.fifo),
+    "pooled_qssf": lambda: baselines.ordered(baselines.shortest),
+}
+
+
+def main() -> None:
+    """Report each policy, mean over the seeds of the noise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--months", default="10,11")
+    parser.add_argument("--policies", default=DEFAULT)
+    parser.add_argument("--seeds", default="1")
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    truth = philly.read_jobs([int(month) for month in given.months.split(",")])
+    noisy = [with_noise(truth, seed) for seed in seeds]
+    conditions: dict[str, object] = {"months": given.months, "jobs": len(truth), "seeds": given.seeds}
+    base: float | None = None
+    alone: list[Sequence[Done]] = []
+    for name in given.policies.split(","):
+        began = perf_counter()
+        histories = [run(name, jobs) for jobs in ([truth] if name in ORACLES else noisy)]
+        found = [waits(done) for done in histories]
+        means = [one.mean_s for one in found]
+        told = {**conditions, "seconds": round(perf_counter() - began), "sd": round(pstdev(means), 1)}
+        told |= {"p50": round(found[0].p50_s), "p90": round(found[0].p90_s), "p99": round(found[0].p99_s)}
+        report("queueing", f"{name}, mean wait", fmean(means), "s", conditions=told | {"jct": round(found[0].completion_s)})
+        if name == "fifo":
+            base = means[0]
+        elif base is not None:
+            gain = base / fmean(means)
+            report("queueing", f"fifo / {name}", gain, "x", peer="Helios", peer_value=PUBLISHED.get(name), conditions=conditions)
+        if name == "alone":
+            alone = histories
+        if name == "pooled":
+            costs(histories, alone, conditions)
+
+
+def run(name: str, jobs: Sequence[Job]) -> Sequence[Done]:
+    """Return what becomes of the jobs under a policy of that name."""
+    counts = philly.machines_by_share()
+    pool = philly.machines(sum(counts.values()))
+    if name == "pooled":
+        return simulate(jobs, Setting(nodes=pool, policy=OURS, shares=philly.guarantees())).done
+    if name in POOLED:
+        return simulate(jobs, Setting(nodes=pool, tick_s=0), POOLED[name]()).done
+    found: list[Done] = []
+    for share, count in counts.items():
+        mine = [job for job in jobs if job.share == share]
+        if mine and name == "alone":
+            found += simulate(mine, Setting(nodes=philly.machines(count), policy=OURS)).done
+        elif mine:
+            found += simulate(mine, Setting(nodes=philly.machines(count), tick_s=0), PARTITIONED[name]()).done
+    return found
+
+
+def costs(histories: Sequence[Sequence[Done]], alone: Sequence[Sequence[Done]], conditions: dict[str, object]) -> None:
+    """Report what the pool costs: work lost, and whoever would wait less without it."""
+    done = histories[0]
+    work = sum(one.job.duration_s * one.job.gpus for one in done)
+    lost = sum(one.lost_s * one.job.gpus for one in done) / work
+    told = {**conditions, "evictions": sum(one.evictions for one in done)}
+    report("queueing", "pooled, GPU-hours lost", 100 * lost, "%", conditions=told)
+    if alone:
+        pooled, own = waits_by_share(done), waits_by_share(alone[0])
+        worse = worse_than_alone(pooled, own)
+        told = {**conditions, "worse": " ".join(f"{one} {pooled[one].mean_s:.0f}>{own[one].mean_s:.0f}" for one in worse)}
+        report("queueing", "virtual clusters worse than alone", float(len(worse)), "of 11", conditions=told)
+
+
+if __name__ == "__main__":
+    main()
