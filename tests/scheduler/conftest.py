@@ -13,10 +13,22 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from mainspring.core.ids import RunId
-from mainspring.core.policy import Policy
+from mainspring.core.policy import BackfillPolicy, BurstMode, BurstPolicy, OrderPolicy, Policy, PreemptionPolicy
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
-from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
+from mainspring.core.shares import Share, path_of
+from mainspring.core.snapshot import (
+    Decision,
+    DecisionKind,
+    Place,
+    PlacedRun,
+    Plan,
+    Reservation,
+    ShareState,
+    Site,
+    Snapshot,
+    WaitingRun,
+)
 from mainspring.scheduler.scorers import SCORERS
 
 GIB = 2**30
@@ -231,6 +243,139 @@ class Naive:
     def waits(plan: Plan) -> list[Decision]:
         """Return the decisions that let a run wait."""
         return [one for one in plan.decisions if one.kind is DecisionKind.WAIT]
+
+
+def _worlds(pick: Pick, most_runs: int) -> Snapshot:
+    """Make a busy world: a tree of shares, running and waiting runs of whole and shared GPUs, gangs, estimates, a paid site."""
+    width = pick([2, 4])
+    nodes = [_node(f"n{one}", cpus=16, gpus=width, pool=pick(["default", "default", "big"])) for one in range(pick([1, 2, 3]))]
+    leaves = pick([("alice", "bob"), ("a/x", "a/y", "b/z"), ("a/x", "b/y", "carl"), ("o/a/x", "o/a/y", "o/b/z", "q/w")])
+    free = {node.id: {"cpu": 16_000} | {f"gpu{one}": 1000 for one in range(width)} for node in nodes}
+    placed = [run for number in range(pick(range(most_runs + 1))) if (run := _placed(pick, number, nodes, free, leaves))]
+    held: dict[str, list[Granted]] = {}
+    for run in placed:
+        for place in run.places:
+            held.setdefault(place.node, []).append(place.granted)
+    used = [_holding(node, held.get(node.id, [])) for node in nodes]
+    waiting = [_asking(pick, number, leaves) for number in range(pick(range(1, most_runs + 1)))]
+    names = sorted({name for leaf in leaves for name in path_of(leaf) if name})
+    window = Reservation(
+        id="w",
+        share=pick(names),
+        begins_at=NOW + timedelta(hours=pick([-1, -1, 1])),
+        ends_at=NOW + timedelta(hours=2),
+        resources=Resources(cpu_milli=10, gpu_milli=1000),
+        replicas=pick([1, 2]),
+    )
+    machine = _node("machine", cpus=16, gpus=2, pool="cloud", cluster="cloud", price_usd_per_hour="2.5")
+    site = Site(name="cloud", machine=machine, max_machines=pick([0, 1, 3]), running=0, ready_s=pick([60.0, 1200.0]))
+    return Snapshot(
+        now=NOW,
+        nodes=tuple(used),
+        placed=tuple(placed),
+        waiting=tuple(waiting),
+        shares=tuple(_state(pick, name) for name in names if pick([True, False])),
+        reservations=pick([(), (), (), (window,)]),
+        sites=pick([(), (site,)]),
+        budget_usd=pick(["", "10", "3"]),
+        policy=_policies(pick),
+    )
+
+
+def _policies(pick: Pick) -> Policy:
+    return Policy(
+        scorer=pick(["pack", "spread"]),
+        order=OrderPolicy(history=pick([0.0, 0.5])),
+        backfill=BackfillPolicy(reserved=pick([0, 1, 1, 2])),
+        preemption=PreemptionPolicy(mode=pick(["reclaim", "reclaim", "priority", "never"]), min_run_s=pick([1.0, 600.0, 5000.0])),
+        burst=BurstPolicy(mode=pick(list(BurstMode)), max_gpus=pick([2, 64])),
+    )
+
+
+def _state(pick: Pick, name: str) -> ShareState:
+    guarantee = pick([{}, {}, {"gpu": 1000}, {"gpu": 2000, "cpu": 4000}, {"gpu": 20_000}, {"gpu:a100": 2000}])
+    limit = pick([{}, {}, {}, {"gpu": max(3000, guarantee.get("gpu", 0))}, {"gpu": 1000, "cpu": 8000} if not guarantee else {}])
+    share = Share(
+        name=name,
+        weight=pick([1.0, 1.0, 2.0]),
+        guarantee=guarantee,
+        limit=limit,
+        budget_usd=pick(["", "", "5"]),
+        is_held=pick([False] * 9 + [True]),
+    )
+    return ShareState(share=share, history=pick([0.0, 0.3]), spent_usd=pick(["0", "1.5"]))
+
+
+def _asking(pick: Pick, number: int, leaves: Sequence[str]) -> WaitingRun:
+    leaf = pick(leaves)
+    run = _waiting(
+        number,
+        owner=leaf.rpartition("/")[2],
+        share=leaf,
+        gpu_milli=pick([0, 500, 1000, 1000, 1000, 2000]),
+        cpu_milli=pick([10, 1000, 3000]),
+        replicas=pick([1, 1, 1, 2, 3]),
+        priority=pick([0, 0, 5]),
+        estimate_s=pick([0.0, 60.0, 1800.0, 7200.0]),
+        is_preemptible=pick([True, True, True, False]),
+        submitted_at=NOW - timedelta(seconds=pick([0, 600, 7200, 90_000])),
+        sites=pick([None, None, (), ("cloud",)]),
+    )
+    return replace(run, id=RunId(f"run_w{number}"))
+
+
+def _placed(
+    pick: Pick, number: int, nodes: Sequence[Node], free: dict[str, dict[str, int]], leaves: Sequence[str]
+) -> PlacedRun | None:
+    """Place one run of one or two replicas by first fit, None where it does not fit."""
+    asked = Resources(cpu_milli=pick([10, 1000]), gpu_milli=pick([500, 1000, 1000, 2000, 0]))
+    places: list[Place] = []
+    for replica in range(pick([1, 1, 1, 2])):
+        for node in nodes:
+            granted = Naive().grant(node, free[node.id] | {"memory": 0, "disk": 0}, asked)
+            if granted is not None:
+                break
+        else:
+            return None
+        free[node.id]["cpu"] -= granted.cpu_milli
+        for share in granted.devices:
+            free[node.id][f"gpu{share.index}"] -= share.milli
+        places.append(Place(replica=replica, node=node.id, granted=granted))
+    leaf = pick(leaves)
+    age = pick([0, 100, 1000, 10_000])
+    return PlacedRun(
+        id=RunId(f"run_p{number}"),
+        owner=leaf.rpartition("/")[2],
+        project="p",
+        priority=pick([0, 0, -5]),
+        seq=-100 + number,
+        since=NOW - timedelta(seconds=age),
+        is_preemptible=pick([True, True, True, False]),
+        places=tuple(places),
+        resources=asked,
+        share=leaf,
+        estimate_s=pick([0.0, 50.0, 5000.0, 20_000.0]),
+        checkpointed_at=pick([None, None, NOW - timedelta(seconds=min(age, 50))]),
+        submitted_at=NOW - timedelta(seconds=age),
+    )
+
+
+def _holding(node: Node, grants: Sequence[Granted]) -> Node:
+    devices: dict[int, int] = {}
+    for share in (share for one in grants for share in one.devices):
+        devices[share.index] = devices.get(share.index, 0) + share.milli
+    shares = tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(devices.items()))
+    return replace(node, used_cpu_milli=sum(one.cpu_milli for one in grants), used_devices=shares)
+
+
+@pytest.fixture(scope="session")
+def worlds() -> SearchStrategy[Snapshot]:
+    """Give a strategy of busy worlds under every part of the policy."""
+
+    def made(seed: int) -> Snapshot:
+        return _worlds(Random(seed).choice, 7)
+
+    return st.integers(0, 2**32).map(made)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,8 @@ class Backfill:
     kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
     _started: list[PlacedRun] = field(default_factory=list)
     _timeline: Timeline | None = None
+    _seen: int = 0  # starts that the timeline knows
+    _later: list[Kept] = field(default_factory=list)  # what the timeline counts on
     _failed: dict[tuple[int, ...], dict[Key, int]] = field(default_factory=dict)  # by the holds that were given back
 
     def place(self, run: WaitingRun, account: Account) -> tuple[Place, ...] | None:
@@ -78,7 +80,7 @@ class Backfill:
         if kept is None or kept.at_s <= 0:  # 0: it is not room that it waits for
             return False
         self.kept[run.id] = kept
-        self.timeline().keep(kept)
+        self._keep(kept)
         self._hold(Hold(until_s=kept.at_s if np.isfinite(kept.at_s) else 0.0, held=kept.held, run=run.id))
         return True
 
@@ -106,15 +108,24 @@ class Backfill:
         for kept in sorted(snapshot.reservations, key=lambda one: (one.begins_at, one.id)):
             if kept.ends_at <= self.now:
                 continue
-            account = tree.account(kept.share)
-            until = max(0.0, (kept.begins_at - self.now).total_seconds())
-            left = kept.replicas - (_used(account, kept) if until == 0.0 else 0)
-            request = self.placement.request(kept.resources)
-            if left <= 0:
-                continue
-            found = self.timeline().at(request, left, until)
-            self.timeline().keep(found)
-            self._hold(Hold(until_s=until, held=found.held, reservation=kept, account=account))
+            self._open(kept, tree.account(kept.share))
+
+    def _open(self, kept: Reservation, account: Account) -> None:
+        until = max(0.0, (kept.begins_at - self.now).total_seconds())
+        left = kept.replicas - (_used(account, kept) if until == 0.0 else 0)
+        if left <= 0:
+            return
+        found = self.timeline().at(self.placement.request(kept.resources), left, until)
+        if until:  # an open window holds today all that it takes
+            self._keep(found)
+        self._hold(Hold(until_s=until, held=found.held, reservation=kept, account=account))
+
+    def relay(self, account: Account) -> None:
+        """Lay the open windows of a share anew, after it was charged with a run that started in them."""
+        for hold in [one for one in self.holds if self.is_for(one, account)]:
+            self.release([hold])
+            if hold.reservation is not None and hold.account is not None:
+                self._open(hold.reservation, hold.account)
 
     def started(self, run: PlacedRun) -> None:
         """Count on the end of a run that this plan starts."""
@@ -152,14 +163,22 @@ class Backfill:
 
     def timeline(self) -> Timeline:
         """Return the believed ends, those of the starts until now too."""
-        if self._timeline is None:
+        if self._timeline is None or self._seen < len(self._started):
             self._timeline = Timeline(
                 cluster=self.placement.cluster,
                 placed=[*self.placed, *self._started],
                 now=self.now,
                 safety=self.policy.backfill.safety,
             )
+            self._seen = len(self._started)
+            for kept in self._later:
+                self._timeline.keep(kept)
         return self._timeline
+
+    def _keep(self, kept: Kept) -> None:
+        timeline = self.timeline()
+        self._later.append(kept)
+        timeline.keep(kept)
 
     def _may_pass(self, hold: Hold, run: WaitingRun, account: Account) -> bool:
         if hold.until_s <= 0:

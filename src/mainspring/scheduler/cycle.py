@@ -204,6 +204,7 @@ class Cycle:
         self.starts.append(Decision(run=run.id, kind=DecisionKind.START, version=run.version, places=places, rule=rule))
         self.placed.append((run.owner, places))
         self.room.started(as_placed(run, places, self.snapshot))
+        self.room.relay(entry.account)
 
     def _is_shut(self, entry: Entry) -> bool:
         """Say whether no eviction could let the run start."""

@@ -144,7 +144,7 @@ def _rank(spot: _Spot, head: Entry) -> _Rank:
     if spot.line:
         return (1, 0.0, 0.0, head.run.seq, head.run.id)  # the share's own runs beside those of the shares below it
     capacity, used, guarantee = account.capacity, account.used, account.guarantee
-    if account.pledged and account.is_promised(need):
+    if account.is_promised(need):
         held = max((used[place] / guarantee[place] for place in need.mask if guarantee[place]), default=0.0)
         return (0, held, account.served_s, head.run.seq, account.name)
     most = 0.0
