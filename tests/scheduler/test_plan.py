@@ -51,7 +51,8 @@ def test_a_blocked_run_does_not_block_those_behind(scene: Any, make_node: Any, m
 
 def test_pack_fills_what_is_begun(scene: Any, make_node: Any, make_waiting: Any) -> None:
     begun = make_node("z", gpus=2, used_devices=(DeviceShare(index=1, milli=400),), used_cpu_milli=1000)
-    snapshot = scene([make_node("a", gpus=2), begun], [make_waiting(1, gpu_milli=500), make_waiting(2, gpu_milli=500)])
+    halves = [make_waiting(1, gpu_milli=500), make_waiting(2, gpu_milli=500)]
+    snapshot = scene([make_node("a", gpus=2), begun], halves, policy=Policy(scorer="pack"))
     places = [one.places[0] for one in scheduler.plan(snapshot).decisions]
     assert (places[0].node, places[0].granted.devices) == ("z", (DeviceShare(index=1, milli=500),))
     assert (places[1].node, places[1].granted.devices) == ("z", (DeviceShare(index=0, milli=500),))

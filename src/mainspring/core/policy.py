@@ -73,7 +73,7 @@ class BurstPolicy:
 class Policy:
     """All of them. `scorer` places (`mainspring policy show` lists the names); `max_starts` bounds one plan."""
 
-    scorer: str = "pack"
+    scorer: str = "fill"
     max_starts: int = 10_000
     order: OrderPolicy = field(default_factory=OrderPolicy)
     backfill: BackfillPolicy = field(default_factory=BackfillPolicy)

@@ -22,7 +22,8 @@ COVERED = 0.95  # rare requests are left out: the most frequent ones up to this 
 MOST_KINDS = 400
 MOST_RANKS = 64  # of free CPU that are told apart
 LEVELS = 100  # of a device, when it is filled in thought
-GOOD_FIT = 200.0  # milli left empty that make an end e times less likely
+GOOD_FIT = 300.0  # milli left empty that make an end e times less likely
+FILLED = 0.5  # weight of what is believed to be filled, beside what can be used at once
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Demand:
             fill[:, :, level] = (weight * ends).sum(axis=2) / np.maximum(weight.sum(axis=2), 1e-300)
         shares = sizes[:, :, :LEVELS].sum(axis=2)[:, :, None]
         steps = fill[:, :, np.arange(GPU_MILLI + 1) * LEVELS // GPU_MILLI] * (GPU_MILLI / LEVELS)
-        return np.asarray(self.share_worth + shares * steps, dtype=np.float64)
+        return np.asarray(self.share_worth + FILLED * shares * steps, dtype=np.float64)
 
     @cached_property
     def idle_worth(self) -> Floats:

@@ -11,7 +11,7 @@ from mainspring.scheduler.requests import Request
 from mainspring.scheduler.scorers.gpus import CPU_PER_GPU
 from mainspring.scheduler.scorers.scorer import idle_devices
 
-PACK = 0.008  # milli-GPU of fragments that one idle milli-GPU on the node is worth
+PACK = 0.006  # milli-GPU of fragments that one idle milli-GPU on the node is worth
 SCARCE = 1000.0  # milli-GPU of fragments that a GPU of a model under full pressure is worth
 SHUT_IN = 0.05  # milli-GPU of fragments that an idle milli-GPU is worth to a run without GPU
 
