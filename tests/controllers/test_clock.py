@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from mainspring.controllers.attempts import Attempts
-from mainspring.controllers.loop import Loops
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle, LaunchRequest, Observation, ObservedState
@@ -88,6 +89,9 @@ class Graces:
     def launch(self, request: LaunchRequest) -> Handle:
         return Handle(attempt=request.attempt, replica=request.replica)
 
+    def submit(self, work: Callable[[], None], *, lane: str) -> None:
+        work()
+
     def stop(self, handle: Handle, grace_s: float) -> None:
         self.told.append((self.clock.monotonic(), grace_s))
 
@@ -98,7 +102,7 @@ def test_a_grace_is_neither_cut_nor_stretched(house, jump_s: float) -> None:
     house.begin(house.attempt_of(run))
     runs.cancel(house.ctx, SYSTEM, run.id, grace_s=60)
     fleet = Graces(house.clock)
-    loop = Attempts(house.ctx, fleet, Loops(house.ctx.signals), "me", "http://127.0.0.1:1")  # type: ignore[arg-type]
+    loop = Attempts(house.ctx, fleet, fleet, "me", "http://127.0.0.1:1")  # type: ignore[arg-type]
     began = house.clock.monotonic()
     loop.tick()
     house.clock.jump(jump_s)
