@@ -5,5 +5,6 @@ from mainspring.scheduler.fingerprint import fingerprint
 from mainspring.scheduler.fit import would_fit
 from mainspring.scheduler.plan import plan
 from mainspring.scheduler.standings import standings
+from mainspring.scheduler.why import why
 
-__all__ = ["apply_plan", "fingerprint", "plan", "standings", "would_fit"]
+__all__ = ["apply_plan", "fingerprint", "plan", "standings", "why", "would_fit"]
