@@ -26,6 +26,15 @@ class NewProject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectChange:
+    """What to change of a project; None leaves it. `share` is what its runs count to (empty: each person's own)."""
+
+    description: str | None = None
+    share: str | None = None
+    priority_role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """The role to give."""
 
@@ -44,6 +53,14 @@ def all_projects(ctx: Ctx, actor: Who) -> Response:
 def add(ctx: Ctx, actor: Who, body: Annotated[NewProject, Depends(body_of(NewProject))]) -> Response:
     """Add a project; who adds it owns it."""
     return answer(projects.add(ctx, actor, body.name, description=body.description), status=201)
+
+
+@router.patch("/projects/{name}")
+@shaped(takes=ProjectChange, gives=Project)
+def edit(ctx: Ctx, actor: Who, name: str, body: Annotated[ProjectChange, Depends(body_of(ProjectChange))]) -> Response:
+    """Change a project's description, share, or who may raise priorities in it."""
+    changed = projects.edit(ctx, actor, name, description=body.description, share=body.share, priority_role=body.priority_role)
+    return answer(changed)
 
 
 @router.get("/projects/{name}/members")

@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("resume", "runs:resume", RUNS, "Let paused runs go on."),
     ("checkpoint", "runs:checkpoint", RUNS, "Ask running code for a checkpoint."),
     ("tag", "runs:tag", RUNS, "Tag a run."),
+    ("priority", "runs:priority", RUNS, "Let a waiting run go earlier or later in its share."),
     ("archive", "runs:archive", RUNS, "Put ended runs out of sight."),
     ("rm", "runs:rm", RUNS, "Delete ended runs."),
     ("sweep", "sweeps:sweep", RUNS, "Run many trials and look for the best."),
@@ -39,6 +40,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("status", "server:status", FLEET, "Show where the server is and what it does."),
     ("doctor", "doctor:doctor", FLEET, "Look at what goes wrong most often."),
     ("ui", "server:ui", FLEET, "Open the web page."),
+    ("share", "shares:share", PEOPLE, "Show who holds and is owed what, or configure a share."),
+    ("usage", "shares:usage", PEOPLE, "Tell what was used in a month, and what it cost."),
     ("backup", "server:backup", FLEET, "Copy the database while the server runs."),
     ("restore", "server:restore", FLEET, "Put a backup in place."),
     ("adopt", "clusters:adopt", FLEET, "Take in runners that outlived a restored backup."),
@@ -58,9 +61,16 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
     ("node", "What an operator declares about a node.", FLEET, (
         ("drain", "clusters:drain"), ("resume", "clusters:resume"), ("dead", "clusters:dead"),
     )),
+    ("policy", "The rules by which plans are made.", FLEET, (
+        ("show", "policies:show"), ("check", "policies:check"), ("set", "policies:change"), ("history", "policies:history"),
+    )),
+    ("reservation", "Resources kept for a share in a window.", FLEET, (
+        ("ls", "shares:reservation_ls"), ("add", "shares:reservation_add"), ("rm", "shares:reservation_rm"),
+    )),
     ("user", "Users.", PEOPLE, (("ls", "people:user_ls"), ("add", "people:user_add"), ("edit", "people:user_edit"))),
     ("project", "Projects and their members.", PEOPLE, (
         ("ls", "people:project_ls"), ("add", "people:project_add"), ("show", "people:project_show"),
+        ("edit", "people:project_edit"),
         ("grant", "people:project_grant"), ("revoke", "people:project_revoke"),
     )),
     ("token", "API tokens.", PEOPLE, (("ls", "people:token_ls"), ("add", "people:token_add"), ("rm", "people:token_rm"))),

@@ -15,7 +15,7 @@ from mainspring.cli.options import Flag, Project, pairs
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Environment, RunSpec, check_spec
 from mainspring.sdk.code import code_root
-from mainspring.sdk.resources import make_choices, to_replicas, to_seconds
+from mainspring.sdk.resources import make_choices, to_priority, to_replicas, to_seconds
 
 SCRIPTS = (".py", ".sh", ".R", ".jl", ".pl", ".rb")
 Command: TypeAlias = Annotated[
@@ -59,7 +59,7 @@ class RunFlags:
     retries
         Tries after the script failed; lost machines do not count.
     priority
-        Higher goes first.
+        high, normal, low or a number: higher goes first in its share. Above normal is a right in a project.
     tag
         A tag to find the run by (may be repeated).
     replicas
@@ -87,7 +87,7 @@ class RunFlags:
     timeout: str | None = None
     grace: str = "10s"
     retries: int = 0
-    priority: int = 0
+    priority: str = "normal"
     tag: Many = ()
     replicas: str = "1"
     same: str = ""
@@ -124,7 +124,7 @@ def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | 
         timeout_s=to_seconds(flags.timeout, "timeout"),
         grace_s=to_seconds(flags.grace, "grace"),
         retries=flags.retries,
-        priority=flags.priority,
+        priority=to_priority(flags.priority),
         tags=flags.tag,
         is_exclusive=flags.exclusive,
     )

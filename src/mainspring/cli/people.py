@@ -95,6 +95,33 @@ def project_show(name: str, /, *, as_json: Json = False) -> None:
     _members(connect().people.members(name), as_json)
 
 
+def project_edit(
+    name: str,
+    /,
+    *,
+    description: str | None = None,
+    share: str | None = None,
+    priority_role: str | None = None,
+    as_json: Json = False,
+) -> None:
+    """Change a project.
+
+    Example: `mainspring project edit vision --share research/team-a`.
+
+    Parameters
+    ----------
+    share
+        What its runs count to (administrators); empty: each person's own.
+    priority_role
+        Who may ask for a priority above normal: viewer, editor or owner (administrators).
+    """
+    changed = connect().people.edit_project(name, description=description, share=share, priority_role=priority_role)
+    if as_json:
+        emit_json(changed)
+    else:
+        say(f"{changed.name}: share {changed.share or 'of each person'}, priorities above normal: {changed.priority_role}.")
+
+
 def project_grant(project: str, user: str, role: str, /, *, as_json: Json = False) -> None:
     """Give a user a role in a project: viewer, editor or owner."""
     if role not in set(Role):

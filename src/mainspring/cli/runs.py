@@ -22,7 +22,7 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Run
 from mainspring.core.specs import Value, ValueKind, asks_for
 from mainspring.core.units import show_bytes, show_seconds
-from mainspring.sdk.resources import to_seconds
+from mainspring.sdk.resources import to_priority, to_seconds
 from mainspring.sdk.results import pull_outputs
 
 TAIL_BYTES = 64 << 10
@@ -206,6 +206,15 @@ def checkpoint(run: str, /, *more: str, as_json: Json = False) -> None:
     """Ask running code for a checkpoint now: its `should_checkpoint()` is true once. What it saves is sent while it goes on."""
     client = connect()
     _tell([client.runs.checkpoint(ref) for ref in (run, *more)], as_json, "is asked for a checkpoint", "was already over")
+
+
+def priority(run: str, level: str, /, *, as_json: Json = False) -> None:
+    """Let a waiting run go earlier or later in its share: high, normal, low or a number. Above normal is a right."""
+    changed = connect().runs.edit(run, priority=to_priority(level))
+    if as_json:
+        emit_json(changed)
+    else:
+        say(f"{changed.name} has priority {changed.priority}.")
 
 
 def archive(run: str, /, *more: str, undo: Annotated[bool, Flag] = False, as_json: Json = False) -> None:

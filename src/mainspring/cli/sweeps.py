@@ -21,7 +21,7 @@ from mainspring.core.records import Dimension, Trial
 from mainspring.core.spaces import parse_dimension
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind
 from mainspring.sdk.datasets import dataset
-from mainspring.sdk.resources import make_resources, to_seconds
+from mainspring.sdk.resources import make_resources, to_priority, to_seconds
 from mainspring.sdk.sweeps import Study, start
 
 _WORDS = ("log:", "loguniform:", "uniform:", "float:", "int:", "choice:")
@@ -46,7 +46,7 @@ def sweep(
     pool: str | None = None,
     timeout: str | None = None,
     retries: int = 0,
-    priority: int = 0,
+    priority: str = "normal",
     detach: Annotated[bool, Parameter(name=["--detach", "-d"], negative=())] = False,
     as_json: Json = False,
     yes: Yes = False,
@@ -85,7 +85,7 @@ def sweep(
         resources=make_resources(cpus=cpus, memory=memory, gpus=gpus, gpu_memory=gpu_memory, pool=pool),
         timeout_s=to_seconds(timeout, "timeout"),
         retries=retries,
-        priority=priority,
+        priority=to_priority(priority),
     )
     with busy("Starting the server"):
         client = connect()

@@ -20,7 +20,9 @@ from mainspring.client.forecasts import Forecasts
 from mainspring.client.models import Models
 from mainspring.client.people import People
 from mainspring.client.pipelines import Pipelines
+from mainspring.client.policies import Policies
 from mainspring.client.runs import POLL_S, Runs
+from mainspring.client.shares import Shares
 from mainspring.client.streams import follow_log_async
 from mainspring.client.sweeps import Sweeps
 from mainspring.client.transport import AsyncTransport, Transport
@@ -43,6 +45,8 @@ class Client:
     pipelines: Pipelines = field(init=False)
     clusters: Clusters = field(init=False)
     people: People = field(init=False)
+    shares: Shares = field(init=False)
+    policies: Policies = field(init=False)
     forecasts: Forecasts = field(init=False)
     _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = field(init=False, repr=False)
 
@@ -57,6 +61,8 @@ class Client:
         self.pipelines = Pipelines(self.transport)
         self.clusters = Clusters(self.transport)
         self.people = People(self.transport)
+        self.shares = Shares(self.transport)
+        self.policies = Policies(self.transport)
         self.forecasts = Forecasts(self.transport)
         self._of_loop = WeakKeyDictionary()
 

@@ -45,6 +45,13 @@ class People:
         """Add a project."""
         return self.transport.post("/projects", {"name": name, "description": description}).record(Project)
 
+    def edit_project(
+        self, name: str, *, description: str | None = None, share: str | None = None, priority_role: str | None = None
+    ) -> Project:
+        """Change a project: its description, the share that its runs count to, who may raise priorities."""
+        body = {"description": description, "share": share, "priority_role": priority_role}
+        return self.transport.send("PATCH", f"/projects/{_quoted(name)}", body=body, is_repeatable=True).record(Project)
+
     def members(self, project: str) -> dict[str, str]:
         """Return the role of each member."""
         return dict(self.transport.get(f"/projects/{_quoted(project)}/members").plain()["members"])

@@ -12,6 +12,8 @@ from mainspring.core.units import parse_bytes, parse_seconds, to_milli
 
 _NUMBER = re.compile(r"^\s*-?[0-9]+(?:\.[0-9]+)?\s*\Z")
 
+PRIORITY = {"high": 100, "normal": 0, "low": -100}
+
 
 def make_choices(gpus: str | float | None, **others: Any) -> tuple[Resources, ...]:
     """Return the request and its alternatives, first choice first; `others` are those of `make_resources`.
@@ -79,6 +81,17 @@ def make_resources(
             labels=dict(labels or {}),
         )
     )
+
+
+def to_priority(value: str | int) -> int:
+    """Return the priority of `high`, `normal`, `low` or a number. Raises UsageError."""
+    text = str(value).strip()
+    if text in PRIORITY:
+        return PRIORITY[text]
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{text[:40]!r} is no priority.", hint="Say high, normal, low or a number from -1000 to 1000.") from None
 
 
 def to_seconds(value: str | float | None, field: str) -> float:

@@ -23,7 +23,7 @@ from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Va
 from mainspring.sdk.code import code_root, send_code
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.recording import StepResult, active
-from mainspring.sdk.resources import make_choices, to_replicas, to_seconds
+from mainspring.sdk.resources import make_choices, to_priority, to_replicas, to_seconds
 from mainspring.sdk.runs import Run
 from mainspring.sdk.values import is_json, pickled, to_value
 
@@ -50,7 +50,7 @@ class Options:
     retries: int = 0
     timeout: str | float | None = None
     grace: str | float = 10.0
-    priority: int = 0
+    priority: int | str = 0
     env: Mapping[str, str] | None = None
     secrets: Sequence[str] = ()
     cache: bool = False
@@ -263,7 +263,7 @@ def _template(function: Callable[..., Any], options: Options) -> RunSpec:
         timeout_s=to_seconds(options.timeout, "timeout"),
         grace_s=to_seconds(options.grace, "grace"),
         retries=options.retries,
-        priority=options.priority,
+        priority=to_priority(options.priority),
         tags=tuple(options.tags),
         is_exclusive=options.exclusive,
         is_preemptible=options.preemptible,

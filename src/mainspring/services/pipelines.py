@@ -24,6 +24,7 @@ def start(ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str =
     for step in graph.steps:
         if step.template is not None:
             runs.check_wanted(ctx, replace(step.template, project=project))
+            runs.check_priority(ctx, actor, project, step.template.priority)
     pipeline = PipelineRun(
         id=ctx.ids.new("pipeline"),
         project=project,

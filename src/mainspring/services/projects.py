@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.errors import ConflictError, NotFoundError, StateError, UsageError
 from mainspring.core.ids import check_name
 from mainspring.core.records import Project, Role
-from mainspring.services import tokens, users
+from mainspring.services import shares, tokens, users
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, said
 
@@ -48,6 +50,34 @@ def get(ctx: Context, actor: Actor, name: str) -> Project:
     if found is None:
         raise NotFoundError(f"There is no project {name[:60]!r}.", hint="mainspring project ls")
     return found
+
+
+def edit(
+    ctx: Context,
+    actor: Actor,
+    name: str,
+    *,
+    description: str | None = None,
+    share: str | None = None,
+    priority_role: Role | None = None,
+) -> Project:
+    """Change a project (owners); the share that its runs count to, and who may raise priorities, are up to administrators."""
+    project = get(ctx, actor, name)
+    actor.need(name, Role.OWNER)
+    if share is not None or priority_role is not None:
+        actor.need_admin()
+    if description is not None and len(description) > MAX_DESCRIPTION:
+        raise UsageError(f"The description has {len(description):,} characters; the limit is {MAX_DESCRIPTION:,}.")
+    new = replace(
+        project,
+        description=project.description if description is None else description,
+        share=project.share if share is None else (shares.get(ctx, actor, share).name if share else ""),
+        priority_role=project.priority_role if priority_role is None else priority_role,
+    )
+    if new == project:
+        return project
+    event = said(actor, "project.edited", name, name, share=new.share, priority_role=new.priority_role)
+    return ctx.store.projects.edit(new, event=event)
 
 
 def members(ctx: Context, actor: Actor, name: str) -> dict[str, Role]:

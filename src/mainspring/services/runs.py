@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
-from mainspring.core.errors import CannotFitError, ConflictError, NotFoundError, SpecError, StateError, UsageError
+from mainspring.core.errors import AccessDeniedError, CannotFitError, ConflictError, NotFoundError, SpecError, StateError, UsageError
 from mainspring.core.ids import RunId, check_name
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest, read_manifest
@@ -39,6 +39,7 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh
     actor.need(spec.project, Role.EDITOR)
     run = make_run(ctx, actor.name, spec, is_fresh=is_fresh)
     check_wanted(ctx, spec)
+    check_priority(ctx, actor, spec.project, spec.priority)
     reach("before-W1")
     accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
     reach("after-W1")
@@ -154,14 +155,14 @@ def edit(
     remove_tags: Sequence[str] = (),
     priority: int | None = None,
 ) -> Run:
-    """Change tags and priority. Who raises a priority above zero must be an owner: it is a right, not a habit."""
+    """Change tags and priority. To raise one above zero is a right, not a habit (`check_priority`)."""
     run = _editable(ctx, actor, ref)
     for tag in add_tags:
         check_name(tag, "tag")
     if priority is not None:
         check_spec(replace(run.spec, priority=priority))
-        if priority > max(run.priority, 0):
-            actor.need(run.project, Role.OWNER)
+        if priority > run.priority:
+            check_priority(ctx, actor, run.project, priority)
     event = said(actor, "run.edited", run.id, run.project, priority=priority, add=list(add_tags), remove=list(remove_tags))
     return ctx.store.runs.edit(run.id, priority=priority, add_tags=tuple(add_tags), remove_tags=tuple(remove_tags), event=event)
 
@@ -254,6 +255,17 @@ def native(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "attempt": last.id,
         "replicas": [{"index": one.index, "node": one.node, "object": one.handle} for one in last.replicas],
     }
+
+
+def check_priority(ctx: Context, actor: Actor, name: str, priority: int) -> None:
+    """Raise AccessDeniedError unless the actor may ask for this priority in the project: above 0 takes its `priority_role`."""
+    project = ctx.store.projects.get(name) if priority > 0 else None
+    if project is not None and not actor.may(name, project.priority_role):
+        raise AccessDeniedError(
+            f"{actor.name} may not ask for priority {priority}: project {name!r} leaves that to the role {project.priority_role}.",
+            hint="Leave it out, or ask who may to raise it: mainspring priority RUN N",
+            details={"priority": priority, "needs": project.priority_role},
+        )
 
 
 def check_project(ctx: Context, name: str) -> None:

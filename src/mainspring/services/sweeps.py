@@ -25,6 +25,7 @@ def start(ctx: Context, actor: Actor, spec: SweepSpec, *, key: str = "") -> Swee
     check_project(ctx, project)
     actor.need(project, Role.EDITOR)
     runs.check_wanted(ctx, spec.template)
+    runs.check_priority(ctx, actor, project, spec.template.priority)
     check_space(spec.space)
     plugins.load("samplers", spec.sampler)
     if not 1 <= spec.trials <= MAX_TRIALS or spec.parallel < 0:

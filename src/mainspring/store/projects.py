@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from mainspring.core.errors import ConflictError, NotFoundError
 from mainspring.core.records import Project, Role
@@ -25,6 +25,19 @@ class Projects:
                 raise ConflictError(f"There is a project {project.name!r} already.")
             tx.conn.execute(projects.insert(), values_of(project, projects))
             tx.tell(event)
+            return project
+
+        return self._db.write(work)
+
+    def edit(self, project: Project, *, event: NewEvent | None = None) -> Project:
+        """Write what may be changed of a project. Raises NotFoundError."""
+
+        def work(tx: Transaction) -> Project:
+            row = values_of(project, projects)
+            del row["name"], row["created_at"]
+            if tx.conn.execute(update(projects).where(projects.c.name == project.name).values(**row)).rowcount == 0:
+                raise NotFoundError(f"There is no project {project.name!r}.")
+            tx.tell(event, "nodes")
             return project
 
         return self._db.write(work)

@@ -1,0 +1,173 @@
+"""Shares, policies, the bill and rights over priorities: who may do what, and what is said about nonsense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from mainspring.core.actors import SYSTEM, Actor
+from mainspring.core.errors import AccessDeniedError, ConflictError, NotFoundError, SpecError, UsageError
+from mainspring.core.policy_file import parse_policy, show_policy
+from mainspring.core.records import Role
+from mainspring.core.resources import Resources
+from mainspring.core.specs import RunSpec
+from mainspring.services import policies, projects, runs, shares, standings, usage
+from mainspring.services.shares import NewReservation, ShareChange
+from mainspring.services.usage import By
+
+ALICE = Actor(name="alice", roles={"default": Role.EDITOR})
+SPEC = RunSpec(command=("python", "train.py"), resources=Resources(cpu_milli=1000, gpu_milli=1000))
+
+
+def test_only_administrators_configure(house):
+    for act in (
+        lambda: shares.change(house.ctx, ALICE, "lab", ShareChange(weight=2)),
+        lambda: shares.remove(house.ctx, ALICE, "lab"),
+        lambda: policies.change(house.ctx, ALICE, ""),
+        lambda: projects.edit(house.ctx, replace(ALICE, roles={"default": Role.OWNER}), "default", share="lab"),
+    ):
+        with pytest.raises(AccessDeniedError):
+            act()
+    assert (shares.all(house.ctx, ALICE), policies.current(house.ctx, ALICE).number) == ([], 0)
+
+
+def test_a_share_is_found_by_its_last_part_and_moved_with_what_is_below(house):
+    ctx = house.ctx
+    shares.change(ctx, SYSTEM, "research", ShareChange(weight=3))
+    made = shares.change(ctx, SYSTEM, "team-a", ShareChange(parent="research", guarantee={"gpu": 1000})).share
+    assert (made.name, shares.get(ctx, ALICE, "team-a")) == ("research/team-a", made)
+    with pytest.raises(ConflictError, match="cycle"):
+        shares.change(ctx, SYSTEM, "research", ShareChange(parent="research/team-a"))
+    shares.change(ctx, SYSTEM, "research", ShareChange(parent="org"))
+    assert [one.name for one in shares.all(ctx, ALICE)] == ["org/research", "org/research/team-a"]
+    kept = shares.change(ctx, SYSTEM, "team-a", ShareChange(is_held=True)).share
+    assert (kept.name, kept.guarantee, kept.is_held) == ("org/research/team-a", {"gpu": 1000}, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (ShareChange(weight=-1), "weight"),
+        (ShareChange(weight=float("nan")), "weight"),
+        (ShareChange(guarantee={"bananas": 1}), "guarantee"),
+        (ShareChange(limit={"gpu": -1}), "limit"),
+        (ShareChange(guarantee={"gpu": 2000}, limit={"gpu": 1000}), "limit"),
+        (ShareChange(budget_usd="-3"), "budget_usd"),
+    ],
+)
+def test_nonsense_is_refused_by_the_field(house, change, path):
+    with pytest.raises(SpecError) as wrong:
+        shares.change(house.ctx, SYSTEM, "lab", change)
+    assert wrong.value.details["path"] == path
+    assert shares.all(house.ctx, ALICE) == []
+
+
+def test_too_much_promised_and_unknown_models_are_noticed_not_refused(house):
+    shares.change(house.ctx, SYSTEM, "one", ShareChange(guarantee={"gpu": 1000}))
+    changed = shares.change(house.ctx, SYSTEM, "two", ShareChange(guarantee={"gpu": 2000, "gpu:h900": 1000}))
+    assert len(changed.notices) == 2
+    assert "h900" in changed.notices[0]
+    assert "3gpu" in changed.notices[1]
+
+
+def test_runs_of_a_project_count_to_its_share(house):
+    ctx = house.ctx
+    shares.change(ctx, SYSTEM, "lab", ShareChange(limit={"gpu": 1000}))
+    projects.edit(ctx, SYSTEM, "default", share="lab")
+    for _ in range(2):
+        runs.submit(ctx, ALICE, SPEC)
+    assert len(house.plan()) == 1
+    told = {one.name: one for one in standings.standings(ctx, ALICE)}
+    assert (told["lab"].held["gpu"], told["lab/alice"].asked["gpu"]) == (1000, 1000)
+    waiting = ctx.store.runs.waiting()
+    assert len(waiting) == 1
+    with pytest.raises(ConflictError, match="default"):
+        shares.remove(ctx, SYSTEM, "lab")
+
+
+def test_a_held_share_starts_nothing(house):
+    shares.change(house.ctx, SYSTEM, "alice", ShareChange(is_held=True))
+    run, _ = runs.submit(house.ctx, ALICE, SPEC)
+    assert house.plan() == []
+    assert house.ctx.store.runs.get(run.id).reason.code == "share_held"
+    shares.change(house.ctx, SYSTEM, "alice", ShareChange(is_held=False))
+    assert house.plan() == [run.id]
+
+
+def test_the_bill_adds_up_at_every_level(house):
+    ctx = house.ctx
+    shares.change(ctx, SYSTEM, "lab", ShareChange())
+    projects.edit(ctx, SYSTEM, "default", share="lab")
+    run, _ = runs.submit(ctx, ALICE, SPEC)
+    house.plan()
+    house.clock.advance(1800)
+    hours = {row.key: row.gpu_hours for row in usage.usage(ctx, ALICE)}
+    assert hours == {"": 0.5, "lab": 0.5, "lab/alice": 0.5}
+    house.end(run)
+    house.clock.advance(1800)
+    for by, key in ((By.USER, "alice"), (By.PROJECT, "default")):
+        assert [(row.key, row.gpu_hours) for row in usage.usage(ctx, ALICE, by=by)] == [(key, 0.5)]
+    assert usage.usage(ctx, Actor(name="eve"), by=By.PROJECT) == []
+    for month in ("1999", "2026-13", "x", "2026-1"):
+        with pytest.raises(UsageError):
+            usage.usage(ctx, ALICE, month=month)
+
+
+def test_priorities_above_normal_are_a_right(house):
+    ctx = house.ctx
+    with pytest.raises(AccessDeniedError, match="priority 5"):
+        runs.submit(ctx, ALICE, replace(SPEC, priority=5))
+    low, _ = runs.submit(ctx, ALICE, replace(SPEC, priority=-5))
+    assert runs.edit(ctx, ALICE, low.id, priority=0).priority == 0
+    with pytest.raises(AccessDeniedError):
+        runs.edit(ctx, ALICE, low.id, priority=1)
+    projects.edit(ctx, SYSTEM, "default", priority_role=Role.EDITOR)
+    assert runs.submit(ctx, ALICE, replace(SPEC, priority=5))[0].priority == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path", "said"),
+    [
+        ("[order]\nhalf_life = 3\n", 2, "order.half_life", "half_life_s"),
+        ("\n[ordr]\n", 2, "ordr", "order"),
+        ("[order]\n\nhistory = 7\n", 3, "order.history", "between 0 and 1"),
+        ('[backfill]\ndepth = "x"\n', 2, "backfill.depth", "int"),
+        ('scorer = "nobody"\n', 1, "scorer", "nobody"),
+        ("[order\n", 1, "", "TOML"),
+        ("half_life_s = 5\n", 1, "half_life_s", "order.half_life_s"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_its_line_and_stops_nothing(house, text, line, path, said):
+    good = policies.change(house.ctx, SYSTEM, "[order]\nhistory = 0.5\n")
+    with pytest.raises(SpecError) as wrong:
+        policies.change(house.ctx, SYSTEM, text)
+    assert (wrong.value.details["line"], wrong.value.details["path"]) == (line, path)
+    assert said in str(wrong.value)
+    assert policies.current(house.ctx, ALICE) == good
+    assert house.ctx.store.snapshot(house.clock.now()).policy.order.history == 0.5
+
+
+def test_a_policy_is_shown_as_it_is_read(house):
+    text = policies.current(house.ctx, ALICE).text
+    assert show_policy(parse_policy(text)) == text
+    assert parse_policy("[preemption]\nmin_run_s = 60\n").preemption.min_run_s == 60.0
+
+
+def test_windows_that_make_no_sense_are_refused(house):
+    now = house.clock.now()
+    good = NewReservation(share="lab", begins_at=now, ends_at=now + timedelta(hours=1))
+    for bad in (
+        replace(good, ends_at=now),
+        replace(good, ends_at=(now + timedelta(hours=1)).replace(tzinfo=None)),
+        replace(good, replicas=0),
+        replace(good, share="no name!"),
+    ):
+        with pytest.raises(SpecError):
+            shares.reserve(house.ctx, SYSTEM, bad)
+    made = shares.reserve(house.ctx, SYSTEM, good)
+    assert shares.reservations(house.ctx, ALICE) == [made]
+    shares.release(house.ctx, SYSTEM, made.id)
+    with pytest.raises(NotFoundError):
+        shares.release(house.ctx, SYSTEM, made.id)
