@@ -21,6 +21,8 @@ from mainspring.scheduler.requests import Key
 from mainspring.scheduler.shares import CPU, GPU, Account, Tree
 from mainspring.scheduler.timeline import Kept, Timeline, taken_by
 
+MOST_TRIES = 8  # blocked runs without a known moment that are passed over when places are kept
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hold:
@@ -48,6 +50,7 @@ class Backfill:
     kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
     _started: list[PlacedRun] = field(default_factory=list)
     _timeline: Timeline | None = None
+    _tries: int = 0  # blocked runs for which a moment was looked for
     _seen: int = 0  # starts that the timeline knows
     _later: list[Kept] = field(default_factory=list)  # what the timeline counts on
     _failed: dict[tuple[int, ...], dict[Key, int]] = field(default_factory=dict)  # by the holds that were given back
@@ -69,12 +72,15 @@ class Backfill:
 
     def reserve(self, run: WaitingRun) -> bool:
         """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
-        waited = (self.now - run.submitted_at).total_seconds()
+        is_patient = (self.now - run.submitted_at).total_seconds() < self.policy.order.aging_s
+        if self._tries >= self.policy.backfill.reserved + MOST_TRIES or (is_patient and not self._is_any_end_known()):
+            return False
+        self._tries += 1
         request = self.placement.request(run.resources, run.sites)
         kept = self.timeline().earliest(
             request,
             min(run.min_replicas or run.replicas, run.replicas),
-            is_patient=waited < self.policy.order.aging_s,
+            is_patient=is_patient,
             same=run.same if run.replicas > 1 else "",
         )
         if kept is None or kept.at_s <= 0:  # 0: it is not room that it waits for
@@ -174,6 +180,9 @@ class Backfill:
             for kept in self._later:
                 self._timeline.keep(kept)
         return self._timeline
+
+    def _is_any_end_known(self) -> bool:
+        return any(run.estimate_s > 0 or run.is_stopping for placed in (self.placed, self._started) for run in placed)
 
     def _keep(self, kept: Kept) -> None:
         timeline = self.timeline()

@@ -28,7 +28,7 @@ from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
 from mainspring.scheduler.timeline import taken_by
 
 SOON_S = 60.0  # a run that starts so soon without it stops nobody
-MOST_ROWS = 256  # rows looked at for one replica, the cheapest first
+MOST_ROWS = 64  # rows looked at for one replica, the cheapest first
 May: TypeAlias = Callable[["Victim"], bool]
 
 
