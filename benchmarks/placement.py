@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, pstdev
 from time import perf_counter
 
+from benchmarks.bound import bound
 from benchmarks.report import report
 from mainspring.core.ids import RunId
 from mainspring.core.records import Node
@@ -33,6 +34,7 @@ LISTS += ("gpuspec10", "gpuspec20", "gpuspec33", "multigpu20", "multigpu30", "mu
 PUBLISHED = {"random": "Random", "dot_product": "DotProd", "clustering": "GpuClustering", "packing": "GpuPacking"}
 PUBLISHED |= {"best_fit": "BestFit", "fgd": "FGD"}
 INFLATED = 1.30
+BOUND = "bound by linear program"
 MIB = 2**20
 
 
@@ -50,6 +52,9 @@ def main() -> None:
     means: dict[str, list[float]] = {}
     for name in lists:
         tasks = read_tasks(name)
+        least = mean(bound(nodes, arrived(inflate(tasks, nodes, seed), nodes)) for seed in seeds[:2])
+        means.setdefault(BOUND, []).append(least)
+        report(f"placement {name}", BOUND, least, "%", conditions={"seeds": ",".join(str(seed) for seed in seeds[:2])})
         for scorer in scorers:
             figures, seconds, arrivals = [], 0.0, 0
             for seed in seeds:
@@ -73,6 +78,9 @@ def main() -> None:
                 },
             )
     for scorer, figures in means.items():
+        if scorer == BOUND:
+            report("placement", f"{BOUND}, mean of {len(lists)} lists", mean(figures), "%")
+            continue
         peer = PUBLISHED.get(scorer, "FGD")
         known = [published[name, peer] for name in lists if (name, peer) in published]
         value = mean(known) if len(known) == len(lists) else None
@@ -133,19 +141,30 @@ def inflate(tasks: Sequence[Resources], nodes: Sequence[Node], seed: int) -> lis
     return arrivals
 
 
+def arrived(arrivals: Sequence[Resources], nodes: Sequence[Node]) -> list[Resources]:
+    """Return the tasks that have come when they ask for all GPUs."""
+    asked, taken, capacity = 0, [], capacity_milli(nodes)
+    for task in arrivals:
+        asked += task.gpu_milli
+        if asked > capacity:
+            break
+        taken.append(task)
+    return taken
+
+
 def unallocated(nodes: Sequence[Node], tasks: Sequence[Resources], arrivals: Sequence[Resources], scorer: str) -> float:
     """Return the percentage of GPUs not allocated, mean over the arrivals at which 100 % (rounded) have arrived."""
     cluster = build(nodes)
     placement = Placement(cluster=cluster, scorer=find_scorer(scorer), typical=[(task, 1.0) for task in tasks])
     capacity = capacity_milli(nodes)
     runs = {id(task): _run(number, task) for number, task in enumerate(tasks)}
-    arrived = allocated = 0
+    come = allocated = 0
     seen = []
     for task in arrivals:
-        arrived += task.gpu_milli
+        come += task.gpu_milli
         if placement.place(runs[id(task)]) is not None:
             allocated += task.gpu_milli
-        percent = round(100 * arrived / capacity)
+        percent = round(100 * come / capacity)
         if percent == 100:
             seen.append(100 - 100 * allocated / capacity)
         elif percent > 100:

@@ -1,64 +1,78 @@
-"""How fast is the planner? Prints JSON lines {bench, metric, value, unit, conditions}; nothing gates on them.
+"""How fast is the planner? Whole plans, cold, by their CPU time on one core: many runs, a full cluster, gangs, one more run.
 
-python benchmarks/plan.py [--nodes 5000] [--runs 10000] [--distinct 91]
+python -m benchmarks.plan [--nodes 5000] [--runs 10000] [--distinct 91] [--scorers fill,pack]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
+from time import process_time
 
+from benchmarks.report import percentile, report
 from mainspring import scheduler
 from mainspring.core.ids import RunId
+from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import Device, Resources
 from mainspring.core.snapshot import DecisionKind, Plan, Snapshot, WaitingRun
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GIB = 2**30
+PEER = "kube-scheduler 1.34, same shape, with its API server"
+PEER_PER_SECOND = 366.0
+REPLANS = 20
 
 
 def main() -> None:
-    """Time whole plans, cold: many runs on many nodes, gangs, a full cluster, and one more run after that."""
+    """Report each shape for each scorer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--distinct", type=int, default=91)
+    parser.add_argument("--scorers", default="fill,pack")
     given = parser.parse_args()
+    for scorer in given.scorers.split(","):
+        measure(scorer, given.nodes, given.runs, given.distinct)
+
+
+def measure(scorer: str, nodes: int, count: int, distinct: int) -> None:
+    """Time whole plans with one scorer."""
     draw = random.Random(20_260_101)
-    nodes = tuple(_node(number) for number in range(given.nodes))
-    kinds = [_resources(draw) for _ in range(given.distinct)]
-    runs = tuple(_run(number, draw.choice(kinds)) for number in range(given.runs))
-    snapshot = Snapshot(now=NOW, nodes=nodes, waiting=runs)
-    where = {"nodes": given.nodes, "devices": 8 * given.nodes, "runs": given.runs, "distinct": given.distinct}
-    plan = _timed("plan", snapshot, where)
-    full = scheduler.apply_plan(snapshot, plan)
-    more = tuple(_run(given.runs + number, draw.choice(kinds)) for number in range(given.runs * 5))
-    crowded = Snapshot(now=NOW, nodes=full.nodes, waiting=(*full.waiting, *more), placed=full.placed)
-    _timed("plan_crowded", crowded, where | {"runs": len(crowded.waiting), "placed": len(crowded.placed)})
-    last = Snapshot(now=NOW, nodes=full.nodes, waiting=(_run(10**6, kinds[0]),), placed=full.placed)
-    _timed("plan_one_more", last, where | {"runs": 1, "placed": len(last.placed)})
-    gang = Resources(cpu_milli=1000, gpu_milli=1000)
-    gangs = tuple(_run(number, gang, replicas=9) for number in range(given.runs // 10))
-    _timed("plan_gangs", Snapshot(now=NOW, nodes=nodes, waiting=gangs), where | {"runs": len(gangs), "replicas": 9})
+    kinds = [_resources(draw) for _ in range(distinct)]
+    runs = tuple(_run(number, draw.choice(kinds)) for number in range(count))
+    policy = Policy(scorer=scorer)
+    empty = Snapshot(now=NOW, nodes=tuple(_node(number) for number in range(nodes)), waiting=runs, policy=policy)
+    plan = _timed(f"{scorer}: {count} runs wait", empty, distinct)
+    full = scheduler.apply_plan(empty, plan)
+    more = tuple(_run(count + number, draw.choice(kinds)) for number in range(count * 5))
+    _timed(f"{scorer}: {5 * count} runs wait, nodes in use", replace(full, waiting=(*full.waiting, *more)), distinct)
+    asked = Resources(cpu_milli=1000, gpu_milli=1000)
+    gangs = tuple(_run(number, asked, replicas=9) for number in range(count // 10))
+    _timed(f"{scorer}: {len(gangs)} gangs of 9 wait", replace(empty, waiting=gangs), 1)
+    events = [replace(full, waiting=(*full.waiting, _run(10**6 + one, draw.choice(kinds)))) for one in range(REPLANS)]
+    seconds = [_seconds(one)[1] for one in events]
+    told: dict[str, object] = {"nodes": nodes, "placed": len(full.placed), "plans": REPLANS}
+    report("plan", f"{scorer}: one more run, p99", percentile(seconds, 0.99) * 1000, "ms", conditions=told)
 
 
-def _timed(bench: str, snapshot: Snapshot, conditions: dict[str, int]) -> Plan:
-    began = perf_counter()
-    plan = scheduler.plan(snapshot)
-    seconds = perf_counter() - began
+def _timed(metric: str, snapshot: Snapshot, distinct: int) -> Plan:
+    plan, seconds = _seconds(snapshot)
     starts = sum(one.kind is DecisionKind.START for one in plan.decisions)
-    told = {**conditions, "starts": starts, "python": platform.python_version(), "machine": platform.machine()}
-    for metric, value, unit in (
-        ("seconds", round(seconds, 4), "s"),
-        ("decisions_per_second", round(len(plan.decisions) / seconds, 1), "1/s"),
-    ):
-        print(json.dumps({"bench": bench, "metric": metric, "value": value, "unit": unit, "conditions": told}))
+    told: dict[str, object] = {"nodes": len(snapshot.nodes), "devices": 8 * len(snapshot.nodes), "distinct": distinct}
+    told |= {"placed": len(snapshot.placed), "starts": starts}
+    per_second = len(plan.decisions) / seconds
+    report("plan", f"{metric}, decisions", per_second, "1/s", peer=PEER, peer_value=PEER_PER_SECOND, conditions=told)
+    report("plan", f"{metric}, whole plan", seconds, "s", conditions=told)
     return plan
+
+
+def _seconds(snapshot: Snapshot) -> tuple[Plan, float]:
+    began = process_time()
+    plan = scheduler.plan(snapshot)
+    return plan, process_time() - began
 
 
 def _node(number: int) -> Node:
