@@ -31,6 +31,18 @@ assert ask(spec, [], 1, plugins.load("samplers", "middle")) == {"x": 0.5}
 notifier = plugins.load("notifiers", "file")({"path": "told"})
 notifier.notify(Event(seq=7, at=datetime.now(UTC), actor="a", kind="k", subject="s"), "it works")
 assert Path("told").read_text() == "7 it works\\n"
+from mainspring import scheduler
+from mainspring.app import add_scorers
+from mainspring.core.policy import Policy
+from mainspring.core.records import Node
+from mainspring.core.resources import Resources
+from mainspring.core.snapshot import Snapshot, WaitingRun
+add_scorers()
+now = datetime.now(UTC)
+nodes = tuple(Node(id=name, cluster="c", name=name, cpu_milli=1000, memory_bytes=1) for name in ("old", "new", "zoo"))
+run = WaitingRun(id="run_1", owner="o", project="p", seq=1, priority=0, submitted_at=now, resources=Resources())
+(start,) = scheduler.plan(Snapshot(now=now, nodes=nodes, waiting=(run,), policy=Policy(scorer="newest"))).decisions
+assert start.places[0].node == "zoo", start
 try:
     plugins.load("backends", "broken")
 except ServerError as wrong:

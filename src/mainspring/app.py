@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from mainspring import plugins
 from mainspring.api.app import build_api
 from mainspring.api.streams import drain
 from mainspring.blobs.store import BlobStore
@@ -36,9 +38,10 @@ from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
-from mainspring.core.errors import AuthError, UsageError
+from mainspring.core.errors import AuthError, PlannerError, ServerError, UsageError
 from mainspring.core.ids import make_id
 from mainspring.core.records import Cluster
+from mainspring.scheduler.scorers import Scorer, add_scorer
 from mainspring.services import adoption, projects, tokens, users
 from mainspring.services.context import Context
 from mainspring.services.signals import Signals
@@ -92,6 +95,7 @@ class Running:
 def build_context(settings: Settings) -> Context:
     """Open the stores and return what every use case needs. Raises StoreError when another process owns the database."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    add_scorers()
     clock = SystemClock()
     database = settings.database_url or f"sqlite:///{settings.home / 'mainspring.db'}"
     store = Store.open(database, clock=clock, ids=SystemIds())
@@ -109,6 +113,15 @@ def build_context(settings: Settings) -> Context:
         settings=settings,
         started_at=clock.now(),
     )
+
+
+def add_scorers() -> None:
+    """Let policies name the scorers of plug-ins. One that is broken is left out, and said in the log."""
+    for name in plugins.names("scorers"):
+        try:
+            add_scorer(name, cast(Scorer, plugins.load("scorers", name)))
+        except (PlannerError, ServerError) as wrong:
+            log.warning(wrong.message, extra={"scorer": name})
 
 
 def prepare(ctx: Context) -> str:

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from mainspring.core.errors import NotFoundError, ServerError
 
-KINDS = ("backends", "samplers", "notifiers")
+KINDS = ("backends", "samplers", "notifiers", "scorers")
 _FAULT = os.environ.get("MAINSPRING_FAULT", "")
 _reached = 0
 _lock = threading.Lock()
