@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     blob_grace_s: float = Field(default=86400, gt=0, description="How long a blob that no record names is kept.")
     logs_days: float = Field(default=90, gt=0, description="How long logs of ended runs are kept.")
     events_days: float = Field(default=365, gt=0, description="How long events are kept.")
+    decisions_days: float = Field(default=7, gt=0, description="How long plans and their snapshots are kept.")
     archived_days: float = Field(default=365, gt=0, description="How long archived runs are kept.")
     checkpoint_limit_bytes: int = Field(default=64 << 30, gt=0, description="A larger checkpoint of a run is not kept.")
     python: str = Field(default=sys.executable, description="Interpreter of serving replicas.")

@@ -400,17 +400,17 @@ def test_decisions_are_kept_when_they_say_something_new(world):
             decisions=(Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=reason),),
         )
 
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b"one") is True
+    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b'{"n":1}') is True
     world.clock.move(1)
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b"two") is False
-    assert decisions.record(waits(ReasonCode.NO_FREE_CPU), b"three") is True
+    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b'{"n":2}') is False
+    assert decisions.record(waits(ReasonCode.NO_FREE_CPU), b'{"n":3}') is True
     start = Plan(fingerprint="s", decisions=(world.decision(run, (world.node(), 1)),))
-    assert decisions.record(start, b"four") is True
-    assert decisions.record(start, b"five") is True
+    assert decisions.record(start, b'{"n":4}') is True
+    assert decisions.record(start, b'{"n":5}') is True
     latest = decisions.latest()
-    assert (latest.plan, latest.snapshot, latest.at) == (start, b"five", world.clock.now())
+    assert (latest.plan, latest.snapshot, latest.at) == (start, b'{"n":5}', world.clock.now())
     world.clock.move(8 * 86400)
-    decisions.record(start, b"six")
+    decisions.record(start, b'{"n":6}')
     kept = world.store._db.read(lambda conn: conn.execute(select(tables.decisions.c.at)).scalars().all())
     assert kept == [world.clock.now()]
 

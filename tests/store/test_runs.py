@@ -325,12 +325,9 @@ def test_a_page_of_ten_thousand_runs_is_read_at_once(sqlite_home, world_of):
     assert page.total > 100
 
 
-def test_the_queue_is_in_the_order_of_planning_and_a_run_knows_who_is_ahead(world):
+def test_the_queue_is_listed_by_priority_then_submission(world):
     wanted = (("slow", -1), ("first", 0), ("second", 0), ("urgent", 5))
     slow, first, second, urgent = (world.run(name=name, priority=priority) for name, priority in wanted)
     gone = world.run(name="gone")
     world.store.runs.set_desired(gone.id, Desired.CANCELLED)
     assert [one.run for one in world.store.runs.waiting()] == [urgent.id, first.id, second.id, slow.id]
-    assert world.store.runs.ahead_of(urgent, 5) == ([], 0)
-    ahead, count = world.store.runs.ahead_of(slow, 2)
-    assert ([one.name for one in ahead], count) == (["urgent", "first"], 3)

@@ -63,7 +63,9 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
     )),
     ("policy", "The rules by which plans are made.", FLEET, (
         ("show", "policies:show"), ("check", "policies:check"), ("set", "policies:change"), ("history", "policies:history"),
+        ("rehearse", "policies:rehearse"),
     )),
+    ("plan", "Recorded plans: shown, and made again.", FLEET, (("show", "plans:show"), ("replay", "plans:replay"))),
     ("reservation", "Resources kept for a share in a window.", FLEET, (
         ("ls", "shares:reservation_ls"), ("add", "shares:reservation_add"), ("rm", "shares:reservation_rm"),
     )),

@@ -17,6 +17,7 @@ from mainspring.cli.submit import INTERRUPTED, busy, conclude
 from mainspring.cli.submit import follow as follow_run
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
+from mainspring.core.codec import parse_time
 from mainspring.core.errors import UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Run
@@ -131,10 +132,12 @@ def why(run: str, *, as_json: Json = False) -> None:
         emit_json(told)
         return
     say(f"{told.get('name', run)} is {told['state']}: {told['sentence']}")
+    if told.get("expected_at"):
+        say(f"Expected to start at {parse_time(str(told['expected_at'])).astimezone():%H:%M:%S}.")
     ahead = told.get("ahead") or []
     if ahead:
         rows = [(str(one.get("name", "")), short(str(one["run"])), str(one.get("owner", ""))) for one in ahead]
-        say(f"Ahead of it ({told.get('ahead_count', len(rows))}):")
+        say(f"Ahead of it ({told.get('ahead_count', len(rows))} of {told.get('waiting_count', len(rows))} that wait):")
         table(("name", "id", "owner"), rows)
 
 
@@ -349,6 +352,7 @@ def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str, str, str]:
         seconds = show_seconds(max(0.0, (one.ended_at - one.started_at).total_seconds()))
     nodes = ", ".join(sorted({replica.node for replica in one.replicas}))
     end = f"{one.outcome.cause}: {one.outcome.message}" if one.outcome is not None else ""
+    end += f" (for {short(one.stop_for)})" if one.stop_for else ""
     saved = f"{one.checkpoint_at.astimezone():%H:%M:%S}" if one.checkpoint_at is not None else ""
     lost = show_seconds(one.lost_s) if one.lost_s else ""
     return str(one.number), output.state(one.state), nodes, seconds, saved, lost, end

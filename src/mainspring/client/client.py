@@ -20,6 +20,7 @@ from mainspring.client.forecasts import Forecasts
 from mainspring.client.models import Models
 from mainspring.client.people import People
 from mainspring.client.pipelines import Pipelines
+from mainspring.client.plans import Plans
 from mainspring.client.policies import Policies
 from mainspring.client.runs import POLL_S, Runs
 from mainspring.client.shares import Shares
@@ -47,6 +48,7 @@ class Client:
     people: People = field(init=False)
     shares: Shares = field(init=False)
     policies: Policies = field(init=False)
+    plans: Plans = field(init=False)
     forecasts: Forecasts = field(init=False)
     _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = field(init=False, repr=False)
 
@@ -63,6 +65,7 @@ class Client:
         self.people = People(self.transport)
         self.shares = Shares(self.transport)
         self.policies = Policies(self.transport)
+        self.plans = Plans(self.transport)
         self.forecasts = Forecasts(self.transport)
         self._of_loop = WeakKeyDictionary()
 

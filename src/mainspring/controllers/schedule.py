@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 
 from mainspring import scheduler
 from mainspring.core.codec import encode
@@ -59,7 +60,8 @@ class Schedule:
         reach("after-W2")
         ctx.planned.count(took_s, len(plan.decisions))
         if applied.started or applied.evicted:
-            ctx.store.decisions.record(plan, encode(snapshot), now=now)
+            kept = timedelta(days=ctx.settings.decisions_days)
+            ctx.store.decisions.record(plan, encode(snapshot), now=now, kept=kept)
             facts = {"started": len(applied.started), "evicted": len(applied.evicted), "waiting": len(snapshot.waiting)}
             log.info("plan applied", extra=facts)
         if applied.refused:

@@ -10,7 +10,15 @@ from pathlib import PurePath
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
-from mainspring.core.errors import AccessDeniedError, CannotFitError, ConflictError, NotFoundError, SpecError, StateError, UsageError
+from mainspring.core.errors import (
+    AccessDeniedError,
+    CannotFitError,
+    ConflictError,
+    NotFoundError,
+    SpecError,
+    StateError,
+    UsageError,
+)
 from mainspring.core.ids import RunId, check_name
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest, read_manifest
@@ -18,10 +26,11 @@ from mainspring.core.queries import Page, RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
 from mainspring.core.silence import patience_s, silent_replica, unreachable
+from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
 from mainspring.plugins import reach
-from mainspring.services import caching
+from mainspring.services import caching, plans
 from mainspring.services.context import Context
 from mainspring.store.events import NewEvent
 
@@ -223,7 +232,8 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         reason = Reason(
             code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
         )
-    ahead, count = ctx.store.runs.ahead_of(run, MAX_AHEAD) if run.state is RunState.QUEUED else ([], 0)
+    line = plans.line_of(ctx, run.id) if run.state is RunState.QUEUED else None
+    ahead = _told(ctx, actor, line.ahead[:MAX_AHEAD]) if line is not None else []
     silent = silent_replica(last)
     if last is not None and silent is not None and run.state is RunState.RUNNING:
         patience = patience_s(run.spec, silent, ctx.settings.lost_after_s)
@@ -234,8 +244,11 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "state": run.state,
         "sentence": _sentence(ctx, run, reason, last),
         "reason": reason,
-        "ahead": [{"run": other.run, "name": other.name, "owner": other.owner} for other in ahead],
-        "ahead_count": count,
+        "ahead": ahead,
+        "ahead_count": len(line.ahead) if line is not None else 0,
+        "waiting_count": line.waiting if line is not None else 0,
+        "expected_at": line.decision.expected_at if line is not None else None,
+        "stopped_for": _needed_by(ctx, last),
         "attempt": last,
         "cache": caching.tell(ctx, run),
     }
@@ -262,7 +275,7 @@ def check_priority(ctx: Context, actor: Actor, name: str, priority: int) -> None
     project = ctx.store.projects.get(name) if priority > 0 else None
     if project is not None and not actor.may(name, project.priority_role):
         raise AccessDeniedError(
-            f"{actor.name} may not ask for priority {priority}: project {name!r} leaves that to the role {project.priority_role}.",
+            f"{actor.name} may not ask for priority {priority}: in project {name!r} that takes the role {project.priority_role}.",
             hint="Leave it out, or ask who may to raise it: mainspring priority RUN N",
             details={"priority": priority, "needs": project.priority_role},
         )
@@ -283,7 +296,7 @@ def said(actor: Actor, kind: str, subject: str, project: str, **data: object) ->
 def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | None) -> str:
     match run.state:
         case RunState.QUEUED:
-            return reason.sentence if reason else ""
+            return (reason.sentence if reason else "") + _for_whom(ctx, last)
         case RunState.SUCCEEDED:
             return f"It took the outputs of run {run.cached_from}." if run.cached_from else "It succeeded."
         case RunState.CANCELLED | RunState.FAILED:
@@ -295,9 +308,30 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
                 return reason.sentence
             if last.stop_by is not None and last.state is not AttemptState.ENDED:
                 left = max(0.0, (last.stop_by - ctx.clock.now()).total_seconds())
-                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left."
+                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left." + _for_whom(ctx, last)
             where = ", ".join(sorted({one.node for one in last.replicas}))
             return f"It is {last.state} on {where} (attempt {last.number})."
+
+
+def _told(ctx: Context, actor: Actor, waiting: Sequence[WaitingRun]) -> list[dict[str, object]]:
+    """Return runs for people: all are counted, only those that the actor may see are named."""
+    known = ctx.store.runs.some([one.id for one in waiting])
+    found: list[dict[str, object]] = []
+    for one in waiting:
+        run = known.get(one.id) if actor.may(one.project, Role.VIEWER) else None
+        found.append({"run": run.id if run else "", "name": run.name if run else "", "owner": one.owner})
+    return found
+
+
+def _needed_by(ctx: Context, attempt: Attempt | None) -> dict[str, object] | None:
+    """Return the run that an attempt was stopped for."""
+    run = ctx.store.runs.get(attempt.stop_for) if attempt is not None and attempt.stop_for else None
+    return None if run is None else {"run": run.id, "name": run.name, "owner": run.owner}
+
+
+def _for_whom(ctx: Context, attempt: Attempt | None) -> str:
+    found = _needed_by(ctx, attempt)
+    return "" if found is None else f" Its place was needed by {found['name']} of {found['owner']}."
 
 
 def _editable(ctx: Context, actor: Actor, ref: str) -> Run:

@@ -1,4 +1,7 @@
-"""What the planner decided and on what: kept for seven days, so that any decision can be replayed."""
+"""What the planner decided and on what: kept for some days, so that any decision can be replayed.
+
+A snapshot is kept whole now and then, those after it are told against it.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,108 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, Select, delete, func, select
 
 from mainspring.core.codec import encode
 from mainspring.core.snapshot import DecisionKind, Plan
 from mainspring.store.columns import unpack
 from mainspring.store.database import Database, Transaction
+from mainspring.store.deltas import delta, patched
 from mainspring.store.tables import decisions
 
 KEPT = timedelta(days=7)
+WHOLE_EACH = 64  # so many decisions are told against one whole snapshot
+WHOLE_AFTER = timedelta(minutes=10)
+_ACTS = (DecisionKind.START, DecisionKind.EVICT, DecisionKind.BURST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """One plan as recorded. `snapshot` is the JSON of the snapshot that it was made from."""
 
+    number: int
     at: datetime
     plan: Plan
     snapshot: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    number: int
+    at: datetime
+    snapshot: bytes
+
+
 class Decisions:
-    """Reads and writes of plans."""
+    """Reads and writes of plans. One process records: the one that plans."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._base: _Base | None = None
 
-    def record(self, plan: Plan, snapshot: bytes, *, now: datetime | None = None) -> bool:
-        """Keep the plan if it starts something or gives another reason than the last one kept; say whether it was."""
-        last = self.latest()
-        if last is not None and not _starts(plan) and _reasons(last.plan) == _reasons(plan):
-            return False
-        packed_plan, packed_snapshot = zlib.compress(encode(plan), 1), zlib.compress(snapshot, 1)
+    def record(self, plan: Plan, snapshot: bytes, *, now: datetime | None = None, kept: timedelta = KEPT) -> bool:
+        """Keep the plan if it does something or gives another reason than the last one kept; say whether it was."""
+        if not any(decision.kind in _ACTS for decision in plan.decisions):
+            last = self.latest()
+            if last is not None and _reasons(last.plan) == _reasons(plan):
+                return False
+        at = now or self._db.clock.now()
+        base = self._base
+        packed_plan = zlib.compress(encode(plan), 1)
+        told = (
+            None
+            if base is None or at - base.at > WHOLE_AFTER or at < base.at
+            else zlib.compress(delta(base.snapshot, snapshot), 1)
+        )
 
-        def work(tx: Transaction) -> bool:
-            at = now or tx.clock.now()
-            number = int(tx.conn.execute(select(func.coalesce(func.max(decisions.c.id), 0))).scalar_one()) + 1
-            row = {"id": number, "at": at, "fingerprint": plan.fingerprint, "plan": packed_plan, "snapshot": packed_snapshot}
+        def work(tx: Transaction) -> int | None:
+            last = int(tx.conn.execute(select(func.coalesce(func.max(decisions.c.id), 0))).scalar_one())
+            is_whole = base is None or told is None or last + 1 - base.number > WHOLE_EACH or not _is_there(tx.conn, base)
+            row = {
+                "id": last + 1,
+                "at": at,
+                "fingerprint": plan.fingerprint,
+                "plan": packed_plan,
+                "base": None if is_whole or base is None else base.number,
+                "snapshot": zlib.compress(snapshot, 1) if is_whole or told is None else told,
+            }
             tx.conn.execute(decisions.insert(), row)
-            tx.conn.execute(delete(decisions).where(decisions.c.at < at - KEPT))
-            return True
+            old = (decisions.c.at < at - kept - WHOLE_AFTER) | ((decisions.c.at < at - kept) & decisions.c.base.is_not(None))
+            tx.conn.execute(delete(decisions).where(old))
+            return last + 1 if is_whole else None
 
-        return self._db.write(work)
+        number = self._db.write(work)
+        if number is not None:
+            self._base = _Base(number, at, snapshot)
+        return True
 
-    def latest(self) -> Recorded | None:
-        """Return the last plan kept."""
+    def latest(self, at: datetime | None = None) -> Recorded | None:
+        """Return the last plan kept, or the last one made at `at` or before."""
+        asked = select(decisions).order_by(decisions.c.id.desc()).limit(1)
+        return self._one(asked if at is None else asked.where(decisions.c.at <= at))
 
+    def get(self, number: int) -> Recorded | None:
+        """Return a plan by its number."""
+        return self._one(select(decisions).where(decisions.c.id == number))
+
+    def _one(self, asked: Select[tuple[object, ...]]) -> Recorded | None:
         def ask(conn: Connection) -> Recorded | None:
-            row = conn.execute(select(decisions).order_by(decisions.c.id.desc()).limit(1)).one_or_none()
-            if row is None:
-                return None
-            return Recorded(at=row.at, plan=unpack(zlib.decompress(row.plan), Plan), snapshot=zlib.decompress(row.snapshot))
+            row = conn.execute(asked).one_or_none()
+            return None if row is None else _recorded(conn, row)
 
         return self._db.read(ask)
 
 
-def _starts(plan: Plan) -> bool:
-    return any(decision.kind is DecisionKind.START for decision in plan.decisions)
+def _recorded(conn: Connection, row: Row[tuple[object, ...]]) -> Recorded:
+    snapshot = zlib.decompress(row.snapshot)
+    if row.base is not None:
+        whole = conn.execute(select(decisions.c.snapshot).where(decisions.c.id == row.base)).scalar_one()
+        snapshot = patched(zlib.decompress(whole), snapshot)
+    return Recorded(number=row.id, at=row.at, plan=unpack(zlib.decompress(row.plan), Plan), snapshot=snapshot)
+
+
+def _is_there(conn: Connection, base: _Base) -> bool:
+    return conn.execute(select(decisions.c.id).where(decisions.c.id == base.number)).first() is not None
 
 
 def _reasons(plan: Plan) -> dict[str, str]:

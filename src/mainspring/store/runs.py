@@ -83,13 +83,6 @@ class Runs:
         """Return the queue: the more urgent first, then in order of submission."""
         return self._db.read(lambda conn: _waiting(conn, literal(True), None))
 
-    def ahead_of(self, run: Run, limit: int) -> tuple[list[Waiting], int]:
-        """Return the first `limit` of those that come before `run` in the queue, and how many do."""
-        urgent = runs.c.priority > run.priority
-        before = urgent | ((runs.c.priority == run.priority) & (runs.c.seq < run.seq))
-        asked = select(func.count()).where(runs.c.state == RunState.QUEUED, before)
-        return self._db.read(lambda conn: (_waiting(conn, before, limit), int(conn.execute(asked).scalar_one())))
-
     def by_link(self, kind: str, id: str) -> list[Run]:
         """Return the runs of a sweep, a pipeline run or an endpoint in order of submission."""
         return self._where(runs.c.link_id == id, runs.c.link_kind == kind)

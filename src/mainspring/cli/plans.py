@@ -1,0 +1,97 @@
+"""Recorded plans on the command line: shown, saved for a bug report, made again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from mainspring import scheduler
+from mainspring.cli.options import Json
+from mainspring.cli.output import emit_json, say, short, table
+from mainspring.client.connection import connect
+from mainspring.core.codec import decode, encode, parse_time
+from mainspring.core.errors import ConflictError, SpecError, UsageError
+from mainspring.core.replays import PlanRecord
+
+
+def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> None:
+    """Show what was decided last, or at a time (administrators).
+
+    Parameters
+    ----------
+    at
+        The last plan at this time, such as 2026-03-01T09:00; local where no time zone is said.
+    save
+        Write the plan with its snapshot to this file: `mainspring plan replay FILE` makes it again anywhere.
+    """
+    found = _recorded(at, has_snapshot=save is not None)
+    if save is not None:
+        save.write_bytes(encode(found))
+        say(f"Plan {found.number} and its snapshot are in {save}.")
+        return
+    if as_json:
+        emit_json(found)
+        return
+    say(f"Plan {found.number} of {found.at.astimezone():%Y-%m-%d %H:%M:%S}, fingerprint {found.plan.fingerprint[:16]}")
+    rows = [
+        (
+            one.kind,
+            short(one.run),
+            one.rule,
+            ", ".join(sorted({place.node for place in one.places})),
+            f"for {short(one.beneficiary)}" if one.beneficiary else one.reason.sentence if one.reason else "",
+        )
+        for one in found.plan.decisions
+    ]
+    table(("decision", "run", "rule", "nodes", "reason"), rows, empty="It decided nothing.")
+
+
+def replay(file: Path | None = None, /, *, at: str = "", as_json: Json = False) -> None:
+    """Make a recorded plan again from its snapshot, and compare: equal to the byte, or an error.
+
+    Parameters
+    ----------
+    file
+        What `mainspring plan show --save FILE` wrote; without it the server's record.
+    at
+        The server's last plan at this time.
+    """
+    found = _read(file) if file is not None else _recorded(at, has_snapshot=True)
+    if found.snapshot is None:
+        raise SpecError("The record has no snapshot.", hint="mainspring plan show --save FILE")
+    again = scheduler.plan(found.snapshot)
+    is_same_world = again.fingerprint == found.plan.fingerprint
+    is_same = encode(again) == encode(found.plan)
+    if as_json:
+        emit_json({"number": found.number, "same_snapshot": is_same_world, "same_plan": is_same, "plan": again})
+    if not is_same_world:
+        raise ConflictError("The snapshot is not the one that the plan was made from.", hint="The file was changed.")
+    if not is_same:
+        before, after = ({encode(one) for one in plan.decisions} for plan in (found.plan, again))
+        raise ConflictError(
+            f"The plan is another one: {len(before ^ after)} decisions are in one of them only.",
+            hint="It was made by another version?",
+        )
+    if not as_json:
+        say(f"Plan {found.number} is made again, byte for byte: {len(again.decisions)} decisions.")
+
+
+def _recorded(at: str, *, has_snapshot: bool) -> PlanRecord:
+    return connect().plans.recorded(_time(at) if at else None, has_snapshot=has_snapshot)
+
+
+def _read(file: Path) -> PlanRecord:
+    try:
+        return decode(file.read_bytes(), PlanRecord)
+    except OSError as wrong:
+        raise UsageError(f"{file} cannot be read: {wrong}.", hint="mainspring plan show --save FILE") from wrong
+    except SpecError as wrong:
+        raise SpecError(f"{file} is no recorded plan, or is damaged: {wrong.message}", hint=wrong.hint) from wrong
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return parse_time(text)
+    return found.astimezone() if found.tzinfo is None else found
