@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from mainspring import scheduler
-from mainspring.core.policy import BurstMode, OrderPolicy, Policy, PreemptionPolicy
+from mainspring.core.policy import BackfillPolicy, BurstMode, OrderPolicy, Policy, PreemptionPolicy
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.shares import path_of
 from mainspring.core.snapshot import Decision, DecisionKind, PlacedRun, Plan, ShareState, Snapshot
@@ -220,9 +220,10 @@ def _weight(snapshot: Snapshot, name: str) -> Fraction:
 @settings(often, max_examples=200)
 @given(data=st.data())
 def test_invariant_10_every_victim_is_needed(data: DataObject, worlds: Any, naive: Any) -> None:
+    """Without limits and reservations, which a placement would have to respect as well."""
     drawn = data.draw(worlds)
-    preemption = replace(drawn.policy.preemption, max_tried=1)
-    snapshot = replace(drawn, policy=replace(drawn.policy, preemption=preemption), reservations=(), shares=_unlimited(drawn))
+    policy = replace(drawn.policy, preemption=replace(drawn.policy.preemption, max_tried=1), backfill=BackfillPolicy(reserved=0))
+    snapshot = replace(drawn, policy=policy, reservations=(), shares=_unlimited(drawn))
     plan = scheduler.plan(snapshot)
     for spared in _of(plan, DecisionKind.EVICT):
         if spared.rule == "move":

@@ -152,6 +152,15 @@ class Backfill:
         self.holds = [hold for hold in self.holds if hold.run != run]
         self.kept.pop(run, None)
 
+    def start_over(self) -> None:
+        """Give back all reservations of runs: who comes first has changed."""
+        self.release([hold for hold in self.holds if hold.run in self.kept])
+        self._later = [one for one in self._later if one not in self.kept.values()]
+        self.kept.clear()
+        self._timeline, self._tries = None, 0
+        self._failed.clear()
+        self.placement.forget()
+
     def adopt(self, run: str, places: Sequence[Place]) -> None:
         """Keep places that were put already for a run that will start there later."""
         self.holds.append(Hold(until_s=0.0, held=tuple(taken_by(self.placement.cluster, places)), run=run))

@@ -17,7 +17,7 @@ from mainspring.scheduler.cluster import Cluster
 from mainspring.scheduler.demand import typical_of
 from mainspring.scheduler.evict import SOON_S, Evictions
 from mainspring.scheduler.explain import gate, hold
-from mainspring.scheduler.order import Entry, Kind
+from mainspring.scheduler.order import Entry, Kind, Queue
 from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.requests import Key, key_of
 from mainspring.scheduler.scorers import find_scorer
@@ -39,6 +39,7 @@ class Cycle:
     evictions: list[Decision] = field(default_factory=list)
     bursts: list[Decision] = field(default_factory=list)
     placed: list[tuple[str, tuple[Place, ...]]] = field(default_factory=list)  # owner and places of the starts
+    _started_before: int = 0
 
     @classmethod
     def begin(cls, snapshot: Snapshot, cluster: Cluster) -> Cycle:
@@ -82,6 +83,28 @@ class Cycle:
                 continue
             settled.add(run.id)
         self.entries = [entry for entry in self.entries if entry.run.id not in settled]
+
+    def place_all(self, entries: Sequence[Entry]) -> Queue:
+        """Start whoever fits, in fair order; return who was blocked and who was not tried."""
+        policy = self.snapshot.policy
+        self._started_before = len(self.starts)
+        queue = Queue(entries=entries, tree=self.tree, policy=policy.order, depth=policy.backfill.depth, now=self.snapshot.now)
+        while (entry := queue.next()) is not None:
+            if len(self.starts) >= policy.max_starts:
+                queue.rest()
+            elif self.start(entry):
+                queue.started()
+            else:
+                queue.failed()
+                self.reserve(entry)
+        return queue
+
+    def is_unsettled(self) -> bool:
+        """Say whether reservations may have gone to others than now come first; if so, give them back."""
+        if not self.room.kept or len(self.starts) == self._started_before:
+            return False
+        self.room.start_over()
+        return True
 
     def start(self, entry: Entry) -> bool:
         """Start the run where it fits, by the first of its choices that does; say whether it was."""

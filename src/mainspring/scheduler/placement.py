@@ -75,6 +75,10 @@ class Placement:
                 return places
         return None
 
+    def forget(self) -> None:
+        """Forget what did not fit: more is free now."""
+        self._too_many.clear()
+
     def _place(self, run: WaitingRun, request: Request, too_many: dict[Key, int]) -> tuple[Place, ...] | None:
         key = (*request.key, run.same)
         least = min(run.min_replicas or run.replicas, run.replicas)

@@ -14,7 +14,6 @@ from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
 from mainspring.scheduler.explain import Explainer
 from mainspring.scheduler.fingerprint import fingerprint
-from mainspring.scheduler.order import Queue
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -24,22 +23,15 @@ def plan(snapshot: Snapshot) -> Plan:
     O(runs · (depth of the tree · log shares + log nodes touched) + kinds of request · nodes).
     """
     _check(snapshot)
-    policy = snapshot.policy
     # 1. the state to plan on: nodes, shares with what is fair, and what is kept for somebody
     cycle = Cycle.begin(snapshot, build(snapshot.nodes))
-    cycle.room.open_windows(snapshot, cycle.tree)
     cycle.start_nominated()
+    cycle.room.open_windows(snapshot, cycle.tree)
 
     # 2. place whoever fits, in fair order; the first who are blocked get a reservation, later ones fill what it leaves
-    queue = Queue(entries=cycle.entries, tree=cycle.tree, policy=policy.order, depth=policy.backfill.depth, now=snapshot.now)
-    while (entry := queue.next()) is not None:
-        if len(cycle.starts) >= policy.max_starts:
-            queue.rest()
-        elif cycle.start(entry):
-            queue.started()
-        else:
-            queue.failed()
-            cycle.reserve(entry)
+    queue = cycle.place_all(cycle.entries)
+    while cycle.is_unsettled():  # what was started changed who is owed most: reserve for those, see who fits then
+        queue = cycle.place_all([*queue.blocked, *queue.untried])
 
     # 3. make room for those who are owed more than they hold; what is cleared is kept for them
     blocked = cycle.make_room(queue.blocked)
