@@ -32,7 +32,7 @@ BENCHES = {
     "chaos": ("chaos", "rounds of killing at fault points"),
 }
 NO_PEER = {"peer": "", "peer_value": None, "ratio": None}
-NOT_IN_ALL = frozenset({"chaos", "queueing", "burst", "team", "kueue", "invariants"})  # no end of its own, or half an hour and more
+NOT_IN_ALL = frozenset({"chaos", "queueing", "burst", "team", "kueue", "invariants"})  # endless, or half an hour and more
 
 
 def main(words: Sequence[str]) -> int:
