@@ -134,6 +134,18 @@ def test_gangs_take_and_are_taken_as_a_whole(scene: Any, make_node: Any, gpu_run
     assert _evicted(alone) == {}  # all four devices of the gang for two: alice would fall below her part
 
 
+def test_a_gang_of_one_rack_has_one_rack_cleared(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
+    """The cheapest victims are on two racks; those of one rack go, and the gang is kept that rack."""
+    racks = {"a": "r1", "b": "r2", "c": "r2"}
+    nodes = [make_node(name, gpus=1, labels={"rack": rack}) for name, rack in racks.items()]
+    before = scene(nodes, [gpu_run(one) for one in (3, 2, 1)], policy=Policy(scorer="first_fit"))
+    snapshot = later(before, gpu_run(9, "bob", replicas=2, same="rack"))
+    guaranteed = (ShareState(share=Share(name="bob", guarantee=parse_amounts("2gpu"))),)
+    plan = scheduler.plan(replace(snapshot, shares=guaranteed))
+    nominated = next(one for one in plan.decisions if one.kind is DecisionKind.NOMINATE)
+    assert [racks[place.node] for place in nominated.places] == ["r2", "r2"]
+
+
 def test_priority_takes_inside_a_share_only(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
     start = scene([make_node("n", gpus=2)], [gpu_run(1), gpu_run(2, "bob")], policy=PRIORITY)
     snapshot = later(start, gpu_run(9, priority=5))
@@ -162,6 +174,20 @@ def test_a_run_that_lost_little_moves_aside(scene: Any, make_node: Any, gpu_run:
     assert [rule for rule, _ in _evicted(fresh).values()] == ["move"]
     after = scheduler.apply_plan(fresh, plan)
     assert len([one for one in scheduler.plan(after).decisions if one.kind is DecisionKind.START]) == 2
+
+
+def test_nobody_moves_unless_all_find_a_place(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
+    """Each of two would fit on the other node, which has the CPU for one of them."""
+    nodes = [make_node("a", gpus=2, labels={"zone": "x"}), make_node("b", cpus=1, gpus=2)]
+    runs = [replace(gpu_run(one), resources=replace(gpu_run(one).resources, cpu_milli=1000)) for one in (1, 2)]
+    snapshot = later(scene(nodes[:1], runs), gpu_run(9, "bob", 2, labels={"zone": "x"}))
+
+    def moved(other: Any) -> set[str]:
+        fresh = tuple(replace(run, checkpointed_at=snapshot.now) for run in snapshot.placed)
+        return {rule for rule, _ in _evicted(replace(snapshot, nodes=(*snapshot.nodes, other), placed=fresh)).values()}
+
+    assert moved(nodes[1]) == set()
+    assert moved(make_node("b", cpus=2, gpus=2)) == {"move"}
 
 
 def test_places_being_cleared_are_not_cleared_twice(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:

@@ -20,14 +20,15 @@ import numpy as np
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Place, PlacedRun, WaitingRun
 from mainspring.scheduler.backfill import Backfill, Hold, put
-from mainspring.scheduler.cluster import Cluster, Ints
-from mainspring.scheduler.fit import most_in_one_cluster
+from mainspring.scheduler.cluster import Bools, Cluster, Ints
+from mainspring.scheduler.fit import empty_counts, most_in_one_cluster
 from mainspring.scheduler.order import CPUS_PER_GPU, Entry
 from mainspring.scheduler.requests import Request
 from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
 from mainspring.scheduler.timeline import taken_by
 
 SOON_S = 60.0  # a run that starts so soon without it stops nobody
+MOST_DOMAINS = 64  # racks or machines that are looked at for one run
 MOST_ROWS = 64  # rows looked at for one replica, the cheapest first
 May: TypeAlias = Callable[["Victim"], bool]
 
@@ -118,11 +119,18 @@ class Evictions:
             self.room.take(own)
         return None if not chosen else self._carry_out(entry, rule, chosen, own)
 
-    def _parts(self, entry: Entry) -> Iterable[int | None]:
-        parts = len(self.room.placement.cluster.clusters)
-        return range(parts) if entry.run.replicas > 1 and parts > 1 else (None,)
+    def _parts(self, entry: Entry) -> Iterable[Bools | None]:
+        """Give the rows that all replicas may share: each cluster, or each rack or machine that could hold them empty."""
+        run, cluster = entry.run, self.room.placement.cluster
+        if run.replicas == 1 or (len(cluster.clusters) == 1 and not run.same):
+            return (None,)
+        domain = cluster.domain_of(run.same)
+        counts = empty_counts(cluster, self.room.placement.request(run.resources, run.sites))
+        counts = np.where(cluster.is_ready & (domain >= 0), np.minimum(counts, run.replicas), 0)
+        able = np.flatnonzero(np.bincount(np.maximum(domain, 0), weights=counts) >= run.replicas)
+        return (domain == one for one in able[:MOST_DOMAINS].tolist())
 
-    def _choose(self, entry: Entry, may: May, part: int | None) -> list[Victim]:
+    def _choose(self, entry: Entry, may: May, part: Bools | None) -> list[Victim]:
         """Return the cheapest victims found that let all replicas fit, as few as can be; none if none do."""
         cluster = self.room.placement.cluster
         request = self.room.placement.request(entry.run.resources, entry.run.sites)
@@ -151,7 +159,7 @@ class Evictions:
             for victim in chosen:
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False)
 
-    def _is_enough(self, entry: Entry, request: Request, free: Ints, gpu_free: Ints, part: int | None) -> bool:
+    def _is_enough(self, entry: Entry, request: Request, free: Ints, gpu_free: Ints, part: Bools | None) -> bool:
         if self.tree.over_limit(entry.account, entry.need) is not None:
             return False
         return _fitting(self.room.placement.cluster, request, free, gpu_free, part) >= entry.run.replicas
@@ -163,7 +171,7 @@ class Evictions:
         chosen: Sequence[Victim],
         free: Ints,
         gpu_free: Ints,
-        part: int | None,
+        part: Bools | None,
     ) -> list[Victim]:
         """Return the victims that make room for one more replica on one row (or below a limit) at the least loss."""
         cluster, taken = self.room.placement.cluster, set(chosen)
@@ -172,7 +180,7 @@ class Evictions:
         after = request.counts(cluster, free + freeable[0], gpu_free + freeable[1])
         able = cluster.is_ready & (after > before)
         if part is not None:
-            able &= cluster.member == part
+            able &= part
         best: tuple[float, int, int, list[Victim]] | None = None
         rows = [row for row in np.flatnonzero(able).tolist() if row in self._of_row]
         rows.sort(key=lambda row: (self._of_row[row][0].lost, row))
@@ -291,10 +299,10 @@ def _may_preempt(entry: Entry, victim: Victim) -> bool:
     return victim.account is entry.account and victim.run.priority < entry.run.priority
 
 
-def _fitting(cluster: Cluster, request: Request, free: Ints, gpu_free: Ints, part: int | None) -> int:
+def _fitting(cluster: Cluster, request: Request, free: Ints, gpu_free: Ints, part: Bools | None) -> int:
     counts = np.where(cluster.is_ready, request.counts(cluster, free, gpu_free), 0)
     if part is not None:
-        return int(counts[cluster.member == part].sum())
+        return int(counts[part].sum())
     return most_in_one_cluster(cluster, counts)
 
 
