@@ -5,12 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from rich.text import Text
+
 from mainspring.cli.options import Json
 from mainspring.cli.output import age, emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.policy_file import parse_policy, show_policy
+from mainspring.core.rehearsals import Outlook
+from mainspring.core.units import show_seconds
+from mainspring.sdk.resources import to_seconds
 
 
 def show(*, as_json: Json = False) -> None:
@@ -44,6 +49,35 @@ def change(file: Path, /, *, as_json: Json = False) -> None:
         say(f"  {line}")
 
 
+def rehearse(file: Path, /, *, last: str = "7d", as_json: Json = False) -> None:
+    """Try a policy file on the runs of the last days: waits, fairness, and who wins or loses. Nothing changes.
+
+    Example: `mainspring policy rehearse new.toml --last 7d`.
+
+    Parameters
+    ----------
+    last
+        How far back, such as 12h or 7d.
+    """
+    found = connect().policies.rehearse(_read(file), days=to_seconds(last, "last") / 86_400)
+    if as_json:
+        emit_json(found)
+        return
+    rows = [_compared("everybody", found.now.all, found.then.all)]
+    rows += [
+        _compared(share, found.now.by_share[share], outlook)
+        for share, outlook in sorted(found.then.by_share.items())
+        if share in found.now.by_share
+    ]
+    table(("share", "runs", "mean wait now", "then", "p90 now", "then", "change"), rows)
+    say(
+        f"Fairness (Jain) {found.now.jain:.3f} now, {found.then.jain:.3f} then; stopped for others {found.now.evictions} now, "
+        f"{found.then.evictions} then; worked twice {found.now.lost:.2%} now, {found.then.lost:.2%} then."
+    )
+    if found.left_out:
+        note(f"{found.left_out} runs are left out: older than the newest {found.runs}, or they fit nowhere now.")
+
+
 def history(*, as_json: Json = False) -> None:
     """List the policies that were set, newest first."""
     found = connect().policies.history()
@@ -52,6 +86,14 @@ def history(*, as_json: Json = False) -> None:
         return
     rows = [(str(one["number"]), str(one["actor"]), age(datetime.fromisoformat(str(one["at"])))) for one in found]
     table(("number", "by", "age"), rows, empty="The built-in policy has always been in force.")
+
+
+def _compared(share: str, now: Outlook, then: Outlook) -> tuple[str | Text, ...]:
+    change = then.mean_s - now.mean_s
+    word, style = ("same", "default") if abs(change) < 1 else ("wins", "green") if change < 0 else ("loses", "red")
+    shown = Text(f"{word} {show_seconds(abs(change))}" if word != "same" else word, style=style)
+    times = (now.mean_s, then.mean_s, now.p90_s, then.p90_s)
+    return (share, str(then.runs), *(show_seconds(one) for one in times), shown)
 
 
 def _differences(client: Client, number: int) -> list[str]:

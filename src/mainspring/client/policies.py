@@ -7,6 +7,7 @@ from typing import Any
 
 from mainspring.client.transport import Transport, to_record
 from mainspring.core.policy import Policy
+from mainspring.core.rehearsals import Rehearsal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,7 @@ class Policies:
     def set(self, text: str, *, after: int | None = None) -> dict[str, Any]:
         """Put a policy in force; `after` refuses when another than that number was set meanwhile."""
         return dict(self.transport.send("PUT", "/policy", body={"text": text, "after": after}).plain())
+
+    def rehearse(self, text: str, *, days: float = 7.0) -> Rehearsal:
+        """Return what a policy would have done with the runs of the last days, beside the one in force."""
+        return self.transport.post("/policy/rehearse", {"text": text, "days": days}, is_repeatable=True).record(Rehearsal)

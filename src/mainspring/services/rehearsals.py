@@ -13,6 +13,7 @@ from mainspring.core.policy import Policy, check_policy
 from mainspring.core.queries import RunFilter
 from mainspring.core.records import Node, NodeState, Run
 from mainspring.core.rehearsals import Outlook, Rehearsal, Rehearsed
+from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Snapshot
 from mainspring.services.context import Context
 from mainspring.testing.simulator import Job, Setting, Waits, figures, simulate
@@ -32,7 +33,12 @@ def rehearse(ctx: Context, actor: Actor, policy: Policy, *, days: float = 7.0) -
     snapshot = ctx.store.snapshot(now, limit=0)
     nodes = [emptied(node) for node in snapshot.nodes if node.state is NodeState.READY]
     found, total = _ended(ctx, now - timedelta(days=days))
-    jobs = [job_of(run) for run in found if scheduler.would_fit(nodes, run.spec.resources, run.spec.replicas) is None]
+    share_of = {project.name: project.share for project in ctx.store.projects.all()}
+    jobs = [
+        job_of(run, leaf_of(share_of.get(run.project, ""), run.owner), _believed(ctx, run))
+        for run in found
+        if scheduler.would_fit(nodes, run.spec.resources, run.spec.replicas) is None
+    ]
     if not jobs:
         raise NotFoundError(f"No run that would fit ended in the last {days:g} days.", hint="Rehearse a longer time.")
     start = min(job.submit_s for job in jobs)
@@ -52,15 +58,16 @@ def emptied(node: Node) -> Node:
     return replace(node, used_cpu_milli=0, used_memory_bytes=0, used_disk_bytes=0, used_devices=())
 
 
-def job_of(run: Run) -> Job:
-    """Return a run that ended as the simulator takes it: the planner is told its time limit, never its true duration."""
+def job_of(run: Run, share: str, believed_s: float) -> Job:
+    """Return a run that ended as the simulator takes it: the planner is told what was believed, never its true duration."""
     begun, ended = run.started_at or run.created_at, run.ended_at or run.created_at
     return Job(
         id=str(run.id),
-        share=run.owner,
+        share=share,
+        owner=run.owner,
         submit_s=run.created_at.timestamp(),
         duration_s=max((ended - begun).total_seconds(), 0.001),
-        estimate_s=run.spec.timeout_s,
+        estimate_s=believed_s,
         resources=run.spec.resources,
         replicas=run.spec.replicas,
         priority=run.priority,
@@ -81,6 +88,12 @@ def _ended(ctx: Context, since: datetime) -> tuple[list[Run], int]:
         cursor = page.cursor
         if not cursor or len(recent) < len(page.items):
             return found, total
+
+
+def _believed(ctx: Context, run: Run) -> float:
+    """Return how long the run was believed to take when it was placed, else its time limit; 0 when nobody knew."""
+    placed = ctx.store.attempts.of_run(run.id)
+    return placed[0].estimate_s if placed and placed[0].estimate_s > 0 else run.spec.timeout_s
 
 
 def _under(policy: Policy, jobs: Sequence[Job], nodes: Sequence[Node], snapshot: Snapshot) -> Rehearsed:
