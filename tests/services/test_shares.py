@@ -10,8 +10,9 @@ import pytest
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.errors import AccessDeniedError, ConflictError, NotFoundError, SpecError, UsageError
 from mainspring.core.policy_file import parse_policy, show_policy
-from mainspring.core.records import Role
+from mainspring.core.records import Cause, Role
 from mainspring.core.resources import Resources
+from mainspring.core.shares import parse_amounts
 from mainspring.core.specs import RunSpec
 from mainspring.services import policies, projects, runs, shares, standings, usage
 from mainspring.services.shares import NewReservation, ShareChange
@@ -38,6 +39,8 @@ def test_a_share_is_found_by_its_last_part_and_moved_with_what_is_below(house):
     shares.change(ctx, SYSTEM, "research", ShareChange(weight=3))
     made = shares.change(ctx, SYSTEM, "team-a", ShareChange(parent="research", guarantee={"gpu": 1000})).share
     assert (made.name, shares.get(ctx, ALICE, "team-a")) == ("research/team-a", made)
+    assert shares.change(ctx, SYSTEM, "team-a/alice", ShareChange(limit={"gpu": 1000})).share.name == "research/team-a/alice"
+    shares.remove(ctx, SYSTEM, "team-a/alice")
     with pytest.raises(ConflictError, match="cycle"):
         shares.change(ctx, SYSTEM, "research", ShareChange(parent="research/team-a"))
     shares.change(ctx, SYSTEM, "research", ShareChange(parent="org"))
@@ -171,3 +174,30 @@ def test_windows_that_make_no_sense_are_refused(house):
     shares.release(house.ctx, SYSTEM, made.id)
     with pytest.raises(NotFoundError):
         shares.release(house.ctx, SYSTEM, made.id)
+
+
+@pytest.mark.parametrize("text", ["3foo", "gpu", "-1gpu", "4gpu:", "8gpu, 2gpu", "4cpu:a100"])
+def test_amounts_of_unknown_units_are_named(text):
+    with pytest.raises(SpecError, match=r"no amount|second time"):
+        parse_amounts(text)
+
+
+def test_a_run_that_was_stopped_for_another_says_for_whom(house):
+    ctx = house.ctx
+    first = [runs.submit(ctx, ALICE, SPEC)[0] for _ in range(2)]
+    assert house.plan() == [run.id for run in first]
+    for run in first:
+        house.begin(house.attempt_of(run))
+    house.clock.advance(3600)
+    bob = Actor(name="bob", roles={"default": Role.EDITOR})
+    wants, _ = runs.submit(ctx, bob, replace(SPEC, name="urgent"))
+    assert house.plan() == []
+    (victim,) = [run for run in first if house.attempt_of(run).stop_for]
+    told = runs.why(ctx, ALICE, victim.id)
+    assert (told["stopped_for"]["run"], told["stopped_for"]["owner"]) == (wants.id, "bob")
+    assert "urgent of bob" in told["sentence"]
+    assert ctx.store.runs.get(wants.id).reason.code == "nominated"
+    assert house.plan() == []  # nobody else is stopped, the place is kept
+    house.end(victim, Cause.PREEMPTED)
+    assert house.plan() == [wants.id]
+    assert "urgent of bob" in runs.why(ctx, ALICE, victim.id)["sentence"]

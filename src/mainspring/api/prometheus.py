@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mainspring.api.auth import Ctx, Who
-from mainspring.services import status
+from mainspring.core.actors import Actor
+from mainspring.services import standings, status
+from mainspring.services.context import Context
+from mainspring.services.planned import BUCKETS_S, Planned
 
 router = APIRouter(include_in_schema=False)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -35,6 +43,16 @@ class Measured:
             registry=self.registry,
         )
         self.runs = Gauge("mainspring_runs", "Runs by state.", ("state",), registry=self.registry)
+        self.waiting = Gauge("mainspring_waiting", "Waiting runs by reason.", ("reason",), registry=self.registry)
+        self.shares = Gauge(
+            "mainspring_share",
+            "GPUs, CPUs and bytes of each share: held, fair, guaranteed, asked for.",
+            ("share", "resource", "kind"),
+            registry=self.registry,
+        )
+        self.longest = Gauge(
+            "mainspring_longest_wait_seconds", "How long the oldest waiting run has waited.", registry=self.registry
+        )
         self.gpus = Gauge("mainspring_gpus", "GPUs, total and used.", ("kind",), registry=self.registry)
 
     def answered(self, method: str, code: int) -> None:
@@ -61,4 +79,40 @@ def tell_figures(request: Request, ctx: Ctx, actor: Who) -> Response:
     if isinstance(gpus, dict):
         for kind, number in gpus.items():
             measured.gpus.labels(kind).set(number)
-    return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
+    _tell_queue(measured, ctx, actor)
+    text = generate_latest(measured.registry) + generate_latest(_Planner(ctx.planned))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+class _Planner(Collector):
+    """The planner's counters as Prometheus reads them."""
+
+    def __init__(self, planned: Planned) -> None:
+        self._planned = planned
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the histogram of plans and the count of decisions."""
+        planned = self._planned
+        total = 0
+        buckets = []
+        for bound, count in zip((*(str(one) for one in BUCKETS_S), "+Inf"), list(planned.counts), strict=True):
+            total += count
+            buckets.append((bound, total))
+        yield HistogramMetricFamily(
+            "mainspring_plan_seconds", "From snapshot to decisions.", buckets=buckets, sum_value=planned.seconds
+        )
+        yield CounterMetricFamily("mainspring_decisions", "Decisions about waiting runs.", value=planned.decisions)
+
+
+def _tell_queue(measured: Measured, ctx: Context, actor: Actor) -> None:
+    """Set what the rows say of the queue and the shares: whole, since fairness is everybody's business."""
+    measured.waiting.clear()
+    reasons, oldest = ctx.store.runs.why_waiting()
+    for reason, number in reasons.items():
+        measured.waiting.labels(reason or "not_planned_yet").set(number)
+    measured.longest.set(0.0 if oldest is None else max(0.0, (ctx.clock.now() - oldest).total_seconds()))
+    measured.shares.clear()
+    for one in standings.standings(ctx, actor):
+        for kind, amounts in (("held", one.held), ("fair", one.fair), ("guarantee", one.guarantee), ("asked", one.asked)):
+            for resource, amount in amounts.items():
+                measured.shares.labels(one.name or "/", resource, kind).set(amount if resource == "memory" else amount / 1000)

@@ -18,7 +18,8 @@ from mainspring.services.context import Context
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
 WINDOW = 256  # queued runs of each person that an ordinary plan looks at
-WHOLE_S = 1.0  # how often the whole queue is planned while somebody's is longer than the window
+WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
+WHOLE_PART = 10  # and so many times as seldom as it takes long
 BOOK_S = 5.0  # how often, at most, what ended is booked: usage, past use, durations
 NAME = "planner"
 
@@ -28,7 +29,7 @@ class Schedule:
     """Plans when runs, nodes, shares or the policy move. One planner at a time: a lease decides which process.
 
     A long queue is not planned whole each time a run ends: an ordinary plan sees the first `WINDOW` runs of each person, and
-    every `WHOLE_S` one sees all of it, so that a run far behind that would fit now waits that long at most.
+    now and then (`WHOLE_S`) one sees all of it, so that a run far behind that would fit now waits that long at most.
     """
 
     ctx: Context
@@ -36,6 +37,7 @@ class Schedule:
     _leased_until: float = -math.inf
     _whole_at: float = -math.inf
     _booked_at: float = -math.inf
+    _whole_s: float = WHOLE_S
 
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
@@ -47,7 +49,7 @@ class Schedule:
         now = ctx.clock.now()
         ticks = ctx.clock.monotonic()
         self._book()
-        is_whole = ticks - self._whole_at >= WHOLE_S
+        is_whole = ticks - self._whole_at >= self._whole_s
         snapshot = ctx.store.snapshot(now, each=None if is_whole else WINDOW)
         if not snapshot.waiting:
             return None
@@ -55,6 +57,8 @@ class Schedule:
             self._whole_at = ticks
         plan = scheduler.plan(snapshot)
         took_s = ctx.clock.monotonic() - ticks
+        if is_whole:
+            self._whole_s = max(WHOLE_S, WHOLE_PART * took_s)
         reach("before-W2")
         applied = ctx.store.apply(plan, now=now)
         reach("after-W2")
@@ -68,7 +72,7 @@ class Schedule:
             return 0.01
         pauses = [_pause(snapshot)]
         if not is_whole and WINDOW in Counter((run.project, run.owner) for run in snapshot.waiting).values():
-            pauses.append(WHOLE_S - (ticks - self._whole_at))
+            pauses.append(self._whole_s - (ticks - self._whole_at))
         soonest = min(pauses)
         return max(0.01, soonest) if soonest < math.inf else None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
-from mainspring.core.errors import SpecError
+from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.units import MILLI, parse_bytes, show_bytes, show_milli
 
 ROOT = ""
@@ -76,7 +76,7 @@ def parse_amounts(text: str) -> dict[str, int]:
         elif unit and not model:
             try:
                 key, amount = "memory", parse_bytes(part)
-            except SpecError as wrong:
+            except UsageError as wrong:
                 raise _wrong(part) from wrong
         else:
             raise _wrong(part)

@@ -70,7 +70,7 @@ def change(ctx: Context, actor: Actor, ref: str, wanted: ShareChange) -> Changed
     if wanted.parent is not None:
         share = _moved(ctx, actor, known, share, ref, wanted.parent)
         known = all(ctx, actor)
-    share = share or Share(name=ref, version=0)
+    share = share or Share(name=_path(known, ref), version=0)
     new = replace(
         share,
         weight=share.weight if wanted.weight is None else wanted.weight,
@@ -132,11 +132,18 @@ def release(ctx: Context, actor: Actor, id: str) -> None:
 
 def _found(known: list[Share], ref: str) -> Share | None:
     exact = [share for share in known if share.name == ref]
-    named = exact or [share for share in known if share.name.rpartition("/")[2] == ref]
+    named = exact or [share for share in known if share.name.endswith("/" + ref)]
     if len(named) > 1:
         names = ", ".join(share.name for share in named)
         raise ConflictError(f"{ref!r} may be any of {len(named)} shares: {names}.", hint="Write its whole path.")
     return named[0] if named else None
+
+
+def _path(known: list[Share], ref: str) -> str:
+    """Return the path of a share that is new: what stands before its last part may be the end of another's path."""
+    above, _, last = ref.rpartition("/")
+    found = _found(known, above) if above else None
+    return f"{found.name}/{last}" if found is not None else ref
 
 
 def _moved(ctx: Context, actor: Actor, known: list[Share], share: Share | None, ref: str, parent: str) -> Share:

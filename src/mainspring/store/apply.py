@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection, Text, null, select, type_coerce, update
+from sqlalchemy import Connection, Text, bindparam, null, select, type_coerce, update
 
 from mainspring.core.codec import encode, parse_time, to_plain
 from mainspring.core.durations import estimate, keys_of
@@ -215,7 +215,7 @@ def _with_expectation(reason: Reason, expected_at: datetime | None, was: str | N
 
 def _write_reasons(tx: Transaction, changed: Sequence[tuple[Decision, Reason]]) -> None:
     """Leave `version` alone: a reason is no decision."""
-    for one, reason in changed:
-        same = (runs.c.id == one.run) & (runs.c.version == one.version) & (runs.c.state == RunState.QUEUED)
-        tx.conn.execute(update(runs).where(same).values(reason=reason, nominated=null()))
+    same = (runs.c.id == bindparam("run")) & (runs.c.version == bindparam("seen")) & (runs.c.state == RunState.QUEUED)
+    written = update(runs).where(same).values(reason=bindparam("because"), nominated=null())
+    tx.conn.execute(written, [{"run": one.run, "seen": one.version, "because": reason} for one, reason in changed])
     tx.topics.add("runs")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, delete, func, literal, or_, select, update
+from sqlalchemy import Connection, Text, cast, delete, func, literal, or_, select, type_coerce, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
@@ -25,6 +27,7 @@ _CAS_TRIES = 20
 _MIN_PART = 4
 _MAX_FOUND = 50
 _MAX_SEARCH = 4000
+_CODE = re.compile(r'"code":"([a-z_]+)"')  # of a reason as canonical JSON
 UNSET = object()
 
 
@@ -78,6 +81,21 @@ class Runs:
         if project:
             asked = asked.where(runs.c.project == project)
         return self._db.read(lambda conn: {str(state): int(n) for state, n in conn.execute(asked).tuples()})
+
+    def why_waiting(self) -> tuple[dict[str, int], datetime | None]:
+        """Return how many runs wait for each reason (empty: none yet), and since when the first of them waits."""
+
+        def ask(conn: Connection) -> tuple[dict[str, int], datetime | None]:
+            found: Counter[str] = Counter()
+            oldest = None
+            asked = select(type_coerce(runs.c.reason, Text), runs.c.created_at).where(runs.c.state == RunState.QUEUED)
+            for reason, created_at in conn.execute(asked).tuples():
+                code = _CODE.search(reason) if reason else None
+                found[code[1] if code is not None else ""] += 1
+                oldest = created_at if oldest is None else min(oldest, created_at)
+            return dict(found), oldest
+
+        return self._db.read(ask)
 
     def waiting(self) -> list[Waiting]:
         """Return the queue: the more urgent first, then in order of submission."""
