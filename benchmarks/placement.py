@@ -62,7 +62,7 @@ def main() -> None:
                 drawn = inflate(tasks, nodes, seed)
                 figures.append(unallocated(nodes, tasks, drawn, scorer))
                 seconds += perf_counter() - began
-                arrivals += len(drawn)
+                arrivals += len(arrived(drawn, nodes))
             means.setdefault(scorer, []).append(mean(figures))
             report(
                 f"placement {name}",
