@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 USER = """
 import os, time
@@ -35,7 +34,7 @@ def submit(site: Any, name: str) -> str:
 def cli(site: Any, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "mainspring.cli.main", *words],
-        env={**dict(site.env), "MAINSPRING_HOME": str(site.home), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        env={**os.environ, **dict(site.env), "MAINSPRING_HOME": str(site.home), "COLUMNS": "200"},
         capture_output=True,
         timeout=60,
         check=False,
@@ -104,13 +103,3 @@ def test_a_run_that_the_backup_does_not_know_comes_back_whole(installation: Any,
     poll(lambda: site.call("GET", f"/runs/{run}").json()["state"] == "succeeded", 60, "the end")
     assert site.call("GET", f"/runs/{run}/logs").text.splitlines()[0] == "line 0"
     poll(lambda: not site.runners(), 15, "the end of every runner")
-
-
-@pytest.mark.parametrize("claim", ["", "bm9ib2R5.00", "not base64 at all"])
-def test_a_claim_that_was_not_signed_here_is_not_believed(installation: Any, claim: str) -> None:
-    installation.start()
-    answer = installation.call(
-        "POST", "/attempts/att-forged/beat", json={"claim": claim}, headers={"Authorization": "Bearer " + "f" * 64}
-    )
-    assert answer.status_code in (401, 403)
-    assert installation.call("GET", "/unadopted").json() == []

@@ -15,14 +15,12 @@ from functools import partial
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
 from mainspring.controllers.observations import Observations
-from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 from mainspring.core.records import Attempt, AttemptState, Cause, Node, Outcome, Replica
 from mainspring.plugins import reach
 from mainspring.services import attempts
 from mainspring.services.context import Context
-from mainspring.services.runs import said
 from mainspring.store.attempts import Lease
 
 log = logging.getLogger(__name__)
@@ -265,31 +263,3 @@ class Attempts:
 
 def _handle(attempt: Attempt, replica: Replica) -> Handle:
     return Handle(attempt=attempt.id, replica=replica.index, data=replica.handle)
-
-
-def sweep(ctx: Context, fleet: Fleet, first_seen: dict[tuple[str, int], float]) -> int:
-    """End what carries our installation id and belongs to no living row, after a grace; return how many were ended.
-
-    An attempt that the database does not know at all (an older backup was restored) is left alone for a day.
-    """
-    now = ctx.clock.monotonic()
-    ended = 0
-    for cluster in ctx.store.clusters.all():
-        try:
-            owned = fleet.backend(cluster.id).owned()
-        except (UnreachableError, CredentialsError) as wrong:
-            fleet.note(cluster.id, wrong.message)
-            continue
-        for handle in owned:
-            attempt = ctx.store.attempts.get(handle.attempt)
-            key = (handle.attempt, handle.replica)
-            if attempt is not None and attempt.state is not AttemptState.ENDED:
-                first_seen.pop(key, None)
-                continue
-            grace_s = ctx.settings.sweep_grace_s if attempt is not None else 86400.0
-            if now - first_seen.setdefault(key, now) >= grace_s:
-                fleet.backend(cluster.id).stop(handle, 10.0)
-                ctx.store.unadopted.forget(handle.attempt)
-                ctx.store.events.append(said(SYSTEM, "attempt.swept", handle.attempt, "", cluster=cluster.name))
-                ended += 1
-    return ended

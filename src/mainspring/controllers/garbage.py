@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from mainspring.controllers.attempts import sweep
 from mainspring.controllers.fleet import Fleet
+from mainspring.core.actors import SYSTEM
+from mainspring.core.backend import Handle
+from mainspring.core.errors import CredentialsError, UnreachableError
+from mainspring.core.records import AttemptState, Cluster
+from mainspring.services import adoption
 from mainspring.services.context import Context
+from mainspring.services.runs import said
 from mainspring.store.retention import Rules
 
 log = logging.getLogger(__name__)
 SWEEP_S = 60.0
 COLLECT_S = 3600.0
+UNADOPTED_S = 86400.0  # how long an attempt that the database does not know may go on, for an admin to adopt it
+STOP_GRACE_S = 10.0
+Key = tuple[str, int]
 
 
 @dataclass(slots=True)
 class Garbage:
-    """Sweeps processes every minute, rows and blobs every hour."""
+    """Sweeps processes every minute, rows and blobs every hour. Counts by a clock that is never set, anew in each process."""
 
     ctx: Context
     fleet: Fleet
-    _first_seen: dict[tuple[str, int], float] = field(default_factory=dict)
+    _seen_since: dict[Key, float] = field(default_factory=dict)  # replicas without a living row
+    _gone_since: dict[str, tuple[datetime, float]] = field(default_factory=dict)  # unadopted attempts that no engine shows
     _collected_at: float | None = None
 
     def tick(self) -> float | None:
         """Sweep once."""
-        sweep(self.ctx, self.fleet, self._first_seen)
+        self._sweep()
         now = self.ctx.clock.monotonic()
         if self._collected_at is None:
             self._collected_at = now  # not at start: a restart loop must not scan the store each time
@@ -34,6 +44,60 @@ class Garbage:
             self._collected_at = now
             self._collect()
         return SWEEP_S
+
+    def _sweep(self) -> None:
+        """End what carries our installation id and belongs to no living row, after a grace.
+
+        An attempt that the database does not know at all (an older backup was restored) is left alone for a day.
+        """
+        owned: set[Key] = set()
+        answered: set[str] = set()
+        clusters = self.ctx.store.clusters.all()
+        for cluster in clusters:
+            try:
+                for handle in self.fleet.backend(cluster.id).owned():
+                    owned.add((handle.attempt, handle.replica))
+                    self._judge(cluster, handle)
+                answered.add(cluster.id)
+            except (UnreachableError, CredentialsError) as wrong:
+                self.fleet.note(cluster.id, wrong.message)
+        if len(answered) == len(clusters):
+            self._seen_since = {key: since for key, since in self._seen_since.items() if key in owned}
+        self._forget_gone({attempt for attempt, _ in owned}, answered, is_all=len(answered) == len(clusters))
+
+    def _judge(self, cluster: Cluster, handle: Handle) -> None:
+        now = self.ctx.clock.monotonic()
+        key = (handle.attempt, handle.replica)
+        attempt = self.ctx.store.attempts.get(handle.attempt)
+        if attempt is not None and attempt.state is not AttemptState.ENDED:
+            self._seen_since.pop(key, None)
+            return
+        grace_s = self.ctx.settings.sweep_grace_s if attempt is not None else UNADOPTED_S
+        if now - self._seen_since.setdefault(key, now) >= grace_s:
+            self.fleet.backend(cluster.id).stop(handle, STOP_GRACE_S)
+            self.ctx.store.events.append(said(SYSTEM, "attempt.swept", handle.attempt, "", cluster=cluster.name))
+
+    def _forget_gone(self, owned: set[str], answered: set[str], *, is_all: bool) -> None:
+        """Forget unadopted attempts of which nothing is left: only then may their runs be tried again.
+
+        That an engine was told to stop one is not enough, nor that it shows nothing while a runner still speaks.
+        """
+        now = self.ctx.clock.monotonic()
+        waiting = self.ctx.store.unadopted.all()
+        for one in waiting:
+            cluster = adoption.cluster_of(self.ctx, one)
+            if one.attempt in owned or not (cluster in answered if cluster else is_all):
+                self._gone_since.pop(one.attempt, None)
+                continue
+            heard_at, since = self._gone_since.get(one.attempt, (None, now))
+            if heard_at != one.seen_at:
+                heard_at, since = one.seen_at, now
+            self._gone_since[one.attempt] = (heard_at, since)
+            if now - since >= self.ctx.settings.sweep_grace_s:
+                event = said(SYSTEM, "attempt.vanished", one.attempt, "", run=one.run)
+                self.ctx.store.unadopted.forget(one.attempt, event=event)
+        known = {one.attempt for one in waiting}
+        self._gone_since = {attempt: since for attempt, since in self._gone_since.items() if attempt in known}
 
     def _collect(self) -> None:
         settings = self.ctx.settings

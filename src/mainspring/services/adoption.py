@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 from dataclasses import replace
@@ -16,7 +17,7 @@ from datetime import timedelta
 from mainspring.core.actors import Actor
 from mainspring.core.beats import Beat
 from mainspring.core.codec import decode, encode
-from mainspring.core.errors import AuthError, NotFoundError, SpecError
+from mainspring.core.errors import AuthError, MainspringError, NotFoundError, SpecError
 from mainspring.core.records import Attempt, Claim, Run, Unadopted
 from mainspring.services.context import Context
 from mainspring.services.runs import said
@@ -64,6 +65,14 @@ def is_pending(ctx: Context) -> bool:
     """Say whether a runner was seen that has not told yet which run it is about: starting that run would run it twice."""
     since = ctx.clock.now() - timedelta(seconds=NAMELESS_S)
     return any(not one.run and one.first_seen_at > since for one in ctx.store.unadopted.all())
+
+
+def cluster_of(ctx: Context, seen: Unadopted) -> str:
+    """Return the cluster where an attempt was placed, empty while its runner has not told, or not so that it can be read."""
+    if seen.claim:
+        with contextlib.suppress(MainspringError):  # an upgrade, or another backup, lay between
+            return str(_open(ctx, seen.attempt, seen.claim).attempt.cluster)
+    return ""
 
 
 def _open(ctx: Context, attempt: str, claim: str) -> Claim:

@@ -42,9 +42,14 @@ class UnadoptedAttempts:
 
         self._db.write(work)
 
-    def forget(self, attempt: str) -> None:
-        """Drop one that was ended, or whose runner is gone."""
-        self._db.write(lambda tx: tx.conn.execute(delete(unadopted).where(unadopted.c.attempt == attempt)).rowcount)
+    def forget(self, attempt: str, *, event: NewEvent) -> None:
+        """Drop one of which nothing is left: its run may be started again."""
+
+        def work(tx: Transaction) -> None:
+            if tx.conn.execute(delete(unadopted).where(unadopted.c.attempt == attempt)).rowcount:
+                tx.tell(event, "runs")
+
+        self._db.write(work)
 
     def adopt(self, run: Run, attempt: Attempt, *, now: datetime, event: NewEvent) -> Run:
         """Make the rows of an attempt again, and of its run where that is missing; it holds its places from now on.
