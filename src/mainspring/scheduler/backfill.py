@@ -50,6 +50,7 @@ class Backfill:
     kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
     _started: list[PlacedRun] = field(default_factory=list)
     _timeline: Timeline | None = None
+    _knows_end: bool | None = None
     _tries: int = 0  # blocked runs for which a moment was looked for
     _seen: int = 0  # starts that the timeline knows
     _later: list[Kept] = field(default_factory=list)  # what the timeline counts on
@@ -136,6 +137,8 @@ class Backfill:
     def started(self, run: PlacedRun) -> None:
         """Count on the end of a run that this plan starts."""
         self._started.append(run)
+        if run.estimate_s > 0:
+            self._knows_end = True
 
     def give(self, which: Iterable[Hold]) -> None:
         """Give holds back for a while."""
@@ -191,7 +194,9 @@ class Backfill:
         return self._timeline
 
     def _is_any_end_known(self) -> bool:
-        return any(run.estimate_s > 0 or run.is_stopping for placed in (self.placed, self._started) for run in placed)
+        if self._knows_end is None:
+            self._knows_end = any(run.estimate_s > 0 or run.is_stopping for run in (*self.placed, *self._started))
+        return self._knows_end
 
     def _keep(self, kept: Kept) -> None:
         timeline = self.timeline()

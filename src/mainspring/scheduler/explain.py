@@ -7,6 +7,7 @@ scarce (`shortage.py`). What the fleet says is the same for all runs of one kind
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from mainspring.scheduler.cluster import Bools, Ints
 from mainspring.scheduler.fit import empty_counts, misfit, most_in_one_cluster, no_cluster
 from mainspring.scheduler.order import Entry
 from mainspring.scheduler.requests import Key, Request
-from mainspring.scheduler.shares import CPU, GPU, MEMORY, Account, Tree
+from mainspring.scheduler.shares import CPU, GPU, MEMORY, ROUNDING, Account, Tree
 from mainspring.scheduler.shortage import Holders, not_ready, shortage
 
 LONGEST_BACKOFF = timedelta(minutes=10)  # a moment farther off was written before the clock was set back: it holds nobody
@@ -101,6 +102,8 @@ class Explainer:
         room.release(self._holds)
         self._known: dict[tuple[Key, int, str], _Fleet] = {}
         self._holders: Holders | None = None
+        self._owed: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self._unfair_to: dict[tuple[str, int, int], Reason] = {}
 
     def why(self, entry: Entry) -> Reason:
         """Return the one primary reason of a run that this plan does not start."""
@@ -220,17 +223,32 @@ class Explainer:
             if one.parent is None or one.used[unit] + need.amounts[unit] <= one.fair[unit]:
                 continue
             missing = max(0.0, one.fair[unit] - one.used[unit])
-            owed = {other.name: other.fair[unit] - other.used[unit] for other in one.parent.children if other is not one}
-            owed = {name: amount for name, amount in owed.items() if amount > missing + 1e-6}
-            if owed:
-                return _fair(one, unit, owed, scarce, self._tree)
+            owed = self._owed_below(one.parent, unit)
+            count = bisect_left(owed, (-missing - ROUNDING, ""))  # itself is not among them: it misses just as much
+            if count:
+                return self._say_fair(one, unit, owed[: min(count, SHOWN)], count, scarce)
         return None
 
+    def _owed_below(self, parent: Account, unit: int) -> list[tuple[float, str]]:
+        """Return (minus what it is owed, name) of those below a share that are owed something, the most owed first."""
+        key = (parent.name, unit)
+        if key not in self._owed:
+            gaps = ((one.used[unit] - one.fair[unit], one.name) for one in parent.children)
+            self._owed[key] = sorted(gap for gap in gaps if gap[0] < 0)
+        return self._owed[key]
 
-def _fair(account: Account, unit: int, owed: dict[str, float], scarce: Reason, tree: Tree) -> Reason:
-    first = min(owed, key=lambda name: (-owed[name], name))
+    def _say_fair(self, account: Account, unit: int, owed: Sequence[tuple[float, str]], count: int, scarce: Reason) -> Reason:
+        key = (account.name, unit, id(scarce))  # runs of one kind share the reason of what is scarce
+        if key not in self._unfair_to:
+            amounts = {name: int(-gap) for gap, name in owed}
+            self._unfair_to[key] = _fair(account, unit, amounts, count, scarce, self._tree)
+        return self._unfair_to[key]
+
+
+def _fair(account: Account, unit: int, owed: dict[str, int], count: int, scarce: Reason, tree: Tree) -> Reason:
+    first = next(iter(owed))
     held, fair = _show(tree, unit, account.used[unit]), _show(tree, unit, int(account.fair[unit]))
-    others = f" and {len(owed) - 1} more are" if len(owed) > 1 else " is"
+    others = f" and {count - 1} more are" if count > 1 else " is"
     return Reason(
         code=ReasonCode.FAIR_SHARE,
         sentence=f"Waits because share {account.name} holds {held} and its fair part is {fair}, while {first}{others} owed more.",
@@ -241,7 +259,7 @@ def _fair(account: Account, unit: int, owed: dict[str, float], scarce: Reason, t
             "unit": tree.units.names[unit],
             "used": account.used[unit],
             "fair": int(account.fair[unit]),
-            "owed": {name: int(owed[name]) for name in sorted(owed, key=lambda one: (-owed[one], one))[:SHOWN]},
+            "owed": owed,
         },
     )
 
