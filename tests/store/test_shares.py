@@ -106,12 +106,19 @@ def test_usage_is_split_at_the_end_of_a_month(world):
 def test_past_use_is_told_as_a_part_of_all_siblings(world):
     world.store.projects.add(Project(name="vision", created_at=world.clock.now(), share="lab"))
     node = world.node(gpus=1)
+    served = {}
     for project, owner, hours in (("vision", "bob", 3), ("default", "ada", 1)):
         attempt = hold(world, world.run(project=project, owner=owner), node)
+        served[owner] = world.clock.now()
         world.clock.move(hours * 3600)
         world.end(attempt)
     for _ in range(2):
-        states = {one.share.name: one.history for one in world.store.snapshot(world.clock.now()).shares}
+        shares = world.store.snapshot(world.clock.now()).shares
+        assert {one.share.name: one.served_at for one in shares if one.served_at} == {
+            "lab/bob": served["bob"],
+            "ada": served["ada"],
+        }
+        states = {one.share.name: one.history for one in shares}
         assert states["lab"] == pytest.approx(0.75, abs=0.01)
         assert (states["lab/bob"], states["ada"]) == (1.0, pytest.approx(0.25, abs=0.01))
         world.store.usage.book(world.clock.now(), HALF_LIFE)  # booked or not, it is the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -95,9 +95,13 @@ def usd(micros: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastUse:
-    """What a leaf used, in seconds of whole GPUs, whole CPUs and GiB, with what is `half_life_s` ago counted half, at `at`."""
+    """What a leaf used, in seconds of whole GPUs, whole CPUs and GiB, with what is `half_life_s` ago counted half, at `at`.
+
+    `served_at` is when it was last given something.
+    """
 
     at: datetime
+    served_at: datetime | None = None
     gpu_s: float = 0.0
     cpu_s: float = 0.0
     memory_s: float = 0.0
@@ -110,7 +114,7 @@ class PastUse:
 def decayed(past: PastUse, now: datetime, half_life_s: float) -> PastUse:
     """Return what is left of it at `now`."""
     part = 0.5 ** (max(0.0, (now - past.at).total_seconds()) / half_life_s)
-    return PastUse(at=now, gpu_s=past.gpu_s * part, cpu_s=past.cpu_s * part, memory_s=past.memory_s * part)
+    return replace(past, at=now, gpu_s=past.gpu_s * part, cpu_s=past.cpu_s * part, memory_s=past.memory_s * part)
 
 
 def with_use(past: PastUse, granted: Granted, since: datetime, until: datetime, half_life_s: float) -> PastUse:
@@ -122,6 +126,7 @@ def with_use(past: PastUse, granted: Granted, since: datetime, until: datetime, 
     whole_s = half_life_s / 0.6931471805599453 * (0.5 ** (ago_s / half_life_s)) * (1 - 0.5 ** (held_s / half_life_s))
     return PastUse(
         at=now,
+        served_at=max(since, past.served_at or since),
         gpu_s=left.gpu_s + whole_s * sum(one.milli for one in granted.devices) / 1000,
         cpu_s=left.cpu_s + whole_s * granted.cpu_milli / 1000,
         memory_s=left.memory_s + whole_s * granted.memory_bytes / (1 << 30),

@@ -55,6 +55,7 @@ past_use = Table(
     metadata,
     Column("leaf", Plain, primary_key=True),
     Column("at", Moment, nullable=False),
+    Column("served_at", Moment),  # when it was last given something
     Column("gpu_s", Float, nullable=False, server_default="0"),
     Column("cpu_s", Float, nullable=False, server_default="0"),
     Column("memory_s", Float, nullable=False, server_default="0"),

@@ -227,19 +227,21 @@ def _states(
         sum(node.cpu_milli for node in ready) / 1000,
         sum(node.memory_bytes for node in ready) / (1 << 30),
     )
-    history = history_of(past_of(conn, now, policy.order.half_life_s), capacity) if policy.order.history else {}
+    past = past_of(conn, now, policy.order.half_life_s)
+    history = history_of(past, capacity)
     spent = _up_the_tree({name: Decimal(micros) for name, micros in spent_of(conn, now).items()})
     reserved = _up_the_tree(_to_come(now, policy, nodes, placed))
-    names = sorted(with_ancestors([*configured, *history, *spent, *reserved]))
+    names = sorted(with_ancestors([*configured, *past, *spent, *reserved]))
     return tuple(
         ShareState(
             share=configured.get(name, Share(name=name)),
             history=history.get(name, 0.0),
+            served_at=past[name].served_at if name in past else None,
             spent_usd=usd(int(spent.get(name, 0))),
             reserved_usd=usd(int(reserved.get(name, 0))),
         )
         for name in names
-        if name in configured or history.get(name) or spent.get(name) or reserved.get(name)
+        if name in configured or name in past or history.get(name) or spent.get(name) or reserved.get(name)
     )
 
 

@@ -190,7 +190,7 @@ def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime
         for row in rows:
             if row["share"] == leaf:
                 past = with_use(past, row["granted"], row["opened_at"], row["freed_at"], half_life_s)
-        values = {"at": past.at, "gpu_s": past.gpu_s, "cpu_s": past.cpu_s, "memory_s": past.memory_s}
+        values = asdict(past)
         if leaf in known:
             conn.execute(update(past_use).where(past_use.c.leaf == leaf).values(**values))
         else:

@@ -25,3 +25,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", name=op.f("pk_forecasts")),
     )
     op.create_index("ix_forecasts_told_at", "forecasts", ["told_at"])
+    op.add_column("past_use", sa.Column("served_at", sa.BigInteger()))
