@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
@@ -30,13 +31,13 @@ def bound(nodes: Sequence[Node], arrived: Sequence[Resources]) -> float:
     values: list[float] = []
     gains: list[float] = []
     tops: list[float] = []
-    names: dict[object, int] = {}  # of constraints
+    names: dict[tuple[Any, ...], int] = {}  # of constraints
     equal: set[int] = set()
 
-    def row(name: object) -> int:
+    def row(name: tuple[Any, ...]) -> int:
         return names.setdefault(name, len(names))
 
-    def variable(gain: float, top: float, entries: Sequence[tuple[object, float]]) -> None:
+    def variable(gain: float, top: float, entries: Sequence[tuple[tuple[Any, ...], float]]) -> None:
         for name, value in entries:
             rows.append(row(name))
             columns.append(len(gains))
@@ -49,26 +50,24 @@ def bound(nodes: Sequence[Node], arrived: Sequence[Resources]) -> float:
             milli, cpu, allowed = kind
             if allowed and model not in allowed:
                 continue
-            used: list[tuple[object, float]] = [(("task", kind), 1.0), (("cpu", model), cpu / 1000)]
+            used: list[tuple[tuple[Any, ...], float]] = [(("task", kind), 1.0), (("cpu", model), cpu / 1000)]
             used.append((("gpu", model), milli / GPU_MILLI) if milli >= GPU_MILLI else (("size", model, milli), 1.0))
             variable(milli / GPU_MILLI, float(count), used)
         for size in sorted({milli for milli, _, _ in counts if milli < GPU_MILLI}):
             for level in range(levels - size // unit + 1):  # a share of `size` on top of `level`
                 end = level + size // unit
-                arc: list[tuple[object, float]] = [(("size", model, size), -1.0), (("level", model, end), -1.0)]
+                arc: list[tuple[tuple[Any, ...], float]] = [(("size", model, size), -1.0), (("level", model, end), -1.0)]
                 arc.append((("level", model, level), 1.0) if level else (("gpu", model), 1.0))
                 variable(0.0, np.inf, arc)
     limits = np.zeros(len(names))
+    of_model: dict[str, dict[str, float]] = {"gpu": {**gpus}, "cpu": {model: milli / 1000 for model, milli in cpus.items()}}
     for name, number in names.items():
-        match name:
-            case ("task", kind):
-                limits[number] = counts[kind]
-            case ("cpu", model):
-                limits[number] = cpus[model] / 1000
-            case ("gpu", model):
-                limits[number] = gpus[model]
-            case ("size", *_):
-                equal.add(number)
+        if name[0] == "task":
+            limits[number] = counts[name[1]]
+        elif name[0] == "size":
+            equal.add(number)
+        elif name[0] in of_model:
+            limits[number] = of_model[name[0]][name[1]]
     matrix = coo_matrix((values, (rows, columns)), shape=(len(names), len(gains))).tocsr()
     same, less = sorted(equal), sorted(set(range(len(names))) - equal)
     found = linprog(
@@ -80,7 +79,7 @@ def bound(nodes: Sequence[Node], arrived: Sequence[Resources]) -> float:
         bounds=list(zip([0.0] * len(gains), tops, strict=True)),
         method="highs",
     )
-    return 100 * (1 + found.fun / sum(gpus.values()))
+    return float(100 * (1 + found.fun / sum(gpus.values())))
 
 
 def _kind(task: Resources) -> tuple[int, int, tuple[str, ...]]:
