@@ -82,7 +82,7 @@ def _groups(plan: Plan) -> list[tuple[Decision, list[Decision]]]:
 def _start(tx: Transaction, *, decision: Decision, now: datetime, actor: str, share_of: Mapping[str, str]) -> None:
     run = _unchanged(tx.conn, decision)
     placed = place_run(run, now)
-    if not save_run(tx, run, placed, nominated=null()):
+    if not save_run(tx, run, placed, nominated=None):
         raise StateError(f"Run {decision.run} was changed while it was placed.")
     if not decision.places:
         raise CapacityError(f"Run {decision.run} is started nowhere.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from mainspring.core.checkpoints import lost_work
 from mainspring.core.errors import NotFoundError, StaleWriteError
@@ -229,6 +229,21 @@ class Attempts:
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
+# Made once: to build such a statement and to find what was compiled for it costs more than to run it.
+_BY_ID = select(attempts).where(attempts.c.id == bindparam("of"))
+_WHERE_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
+_TOUCH = update(attempts).where(attempts.c.id == bindparam("of")).values(version=attempts.c.version + bindparam("by"))
+_FIRST_FAILURE = select(attempts.c.first_failure).where(attempts.c.id == bindparam("of"))
+_MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
+_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
+_OUTPUTS = select(replicas.c.outputs).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index.desc())
+_FREE = (
+    update(allocations)
+    .where(allocations.c.attempt == bindparam("of"), allocations.c.replica == bindparam("at"), allocations.c.freed_at.is_(None))
+    .values(freed_at=bindparam("freed"))
+    .returning(allocations.c.node, allocations.c.granted)
+)
+
 
 def stop_attempt(
     tx: Transaction, id: str, cause: Cause, *, stop_by: datetime, stop_for: str = "", event: NewEvent | None = None
@@ -256,7 +271,7 @@ def insert_attempt(tx: Transaction, attempt: Attempt) -> None:
 
 def load_attempt(conn: Connection, id: str) -> Attempt | None:
     """Return the attempt with this id."""
-    found = _attempts_of(conn, conn.execute(select(attempts).where(attempts.c.id == id)).mappings().all())
+    found = _attempts_of(conn, conn.execute(_BY_ID, {"of": id}).mappings().all())
     return found[0] if found else None
 
 
@@ -271,8 +286,7 @@ def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[At
     members: dict[str, list[Replica]] = {row["id"]: [] for row in rows}
     ids = list(members)
     for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
-        asked = select(replicas).where(replicas.c.attempt.in_(ids[start : start + 500])).order_by(replicas.c.index)
-        for row in conn.execute(asked).mappings():
+        for row in conn.execute(_MEMBERS, {"of": ids[start : start + 500]}).mappings():
             members[row["attempt"]].append(record_of(Replica, replicas, row))
     return [record_of(Attempt, attempts, row, replicas=tuple(members[row["id"]])) for row in rows]
 
@@ -284,11 +298,9 @@ def _held(lease: Lease) -> Any:
 def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None, **more: Any) -> bool:
     row = values_of(new, attempts) | more
     del row["id"]
-    written = update(attempts).where(attempts.c.id == old.id, attempts.c.version == old.version)
-    if lease is not None:
-        written = written.where(_held(lease))
+    written = _WHERE_SAME if lease is None else _WHERE_SAME.where(_held(lease))
     tx.topics.add("attempts")
-    return tx.conn.execute(written.values(**row)).rowcount == 1
+    return tx.conn.execute(written, row | {"of": old.id, "seen": old.version}).rowcount == 1
 
 
 def _change(tx: Transaction, id: str, change: Callable[[Attempt, datetime], Attempt], event: NewEvent | None) -> Attempt:
@@ -359,18 +371,17 @@ def _finish(
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
     # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
-    tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version + 1))
+    tx.conn.execute(_TOUCH, {"of": id, "by": 1})
     attempt = _need_attempt(tx.conn, id)
     run = need_run(tx.conn, attempt.run)
     member = _member(attempt, index)
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
-        tx.conn.execute(update(attempts).where(attempts.c.id == id).values(version=attempts.c.version - 1))
+        tx.conn.execute(_TOUCH, {"of": id, "by": -1})
         return replace(attempt, version=attempt.version - 1), run
     since = None if is_seen else member.unknown_since
     ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
-    mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
     row = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
-    tx.conn.execute(mine.values(**row, outputs=outputs))
+    tx.conn.execute(_MEMBER, row | {"outputs": outputs, "of": id, "at": index})
     _free(tx, id, index, ending.at)
     reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
@@ -389,20 +400,17 @@ def _finish(
 
 def _first_failure(tx: Transaction, attempt: Attempt, outcome: Outcome) -> Outcome | None:
     """Return the failure that the attempt ends with, recording it if it is the first: what follows are its echoes."""
-    row = attempts.c.id == attempt.id
-    known: Outcome | None = tx.conn.execute(select(attempts.c.first_failure).where(row)).scalar_one()
+    known: Outcome | None = tx.conn.execute(_FIRST_FAILURE, {"of": attempt.id}).scalar_one()
     if known is not None or outcome.cause is Cause.SUCCEEDED:
         return known
     # what ends badly while it is being stopped ends for the reason that it was stopped for
     found = outcome if attempt.stop_cause is None else replace(outcome, cause=attempt.stop_cause)
-    tx.conn.execute(update(attempts).where(row).values(first_failure=found))
+    tx.conn.execute(update(attempts).where(attempts.c.id == attempt.id).values(first_failure=found))
     return found
 
 
 def _free(tx: Transaction, attempt: str, index: int, at: datetime) -> None:
-    held = (allocations.c.attempt == attempt) & (allocations.c.replica == index) & allocations.c.freed_at.is_(None)
-    freed = update(allocations).where(held).values(freed_at=at).returning(allocations.c.node, allocations.c.granted)
-    for node, granted in tx.conn.execute(freed).all():
+    for node, granted in tx.conn.execute(_FREE, {"of": attempt, "at": index, "freed": at}).all():
         free(tx, node, [granted])
 
 
@@ -430,9 +438,8 @@ def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, a
 
 def _outputs(conn: Connection, attempt: str) -> dict[str, Value]:
     """Return the outputs of all replicas; of two with the same name that of the lowest number."""
-    asked = select(replicas.c.outputs).where(replicas.c.attempt == attempt).order_by(replicas.c.index.desc())
     merged: dict[str, Value] = {}
-    for outputs in conn.execute(asked).scalars():
+    for outputs in conn.execute(_OUTPUTS, {"of": attempt}).scalars():
         merged.update(outputs or {})
     return merged
 

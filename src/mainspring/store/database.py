@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, cast, create_engine, event, exc, func, literal, update
+from sqlalchemy import Connection, Engine, Float, bindparam, cast, create_engine, event, exc, func, literal, update
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql import ColumnElement
@@ -41,6 +41,12 @@ _READERS = 4
 # serialization failure, deadlock, unique violation (a number or a key that somebody took first: look again)
 _RETRIED = frozenset({"40001", "40P01", "23505"})
 _DISK_FULL_STATES = frozenset({"53100"})
+_COUNT = (
+    update(tables.counters)
+    .where(tables.counters.c.name == bindparam("of"))
+    .values(value=tables.counters.c.value + bindparam("by"))
+    .returning(tables.counters.c.value)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,7 @@ class Transaction:
 
     def count(self, counter: str, by: int = 1) -> int:
         """Return the counter's value after adding `by`; its row stays locked until the commit, so values commit in order."""
-        column = tables.counters.c.value
-        grown = update(tables.counters).where(tables.counters.c.name == counter).values(value=column + by).returning(column)
-        return int(self.conn.execute(grown).scalar_one())
+        return int(self.conn.execute(_COUNT, {"of": counter, "by": by}).scalar_one())
 
     def flush_events(self) -> int:
         """Write the events; return the last number, 0 without any. Comes last, so that locks are always taken in one order."""

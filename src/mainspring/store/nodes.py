@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
 from mainspring.core.records import Allocation, Node, NodeState
@@ -110,10 +110,14 @@ class Nodes:
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
+# Made once: to build such a statement and to find what was compiled for it costs more than to run it.
+_BY_ID = select(nodes).where(nodes.c.id == bindparam("of"))
+_WHERE_SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
+
 
 def load_node(conn: Connection, id: str) -> Node | None:
     """Return the node with this id."""
-    row = conn.execute(select(nodes).where(nodes.c.id == id)).mappings().one_or_none()
+    row = conn.execute(_BY_ID, {"of": id}).mappings().one_or_none()
     return None if row is None else _node(row)
 
 
@@ -125,21 +129,23 @@ def all_nodes(conn: Connection) -> list[Node]:
 def hold(tx: Transaction, id: str, granted: Iterable[Granted]) -> Node:
     """Take `granted` on the node. Raises CapacityError when it is not ready or has not so much left."""
     wanted = list(granted)
-    return _change(tx, id, lambda node: _with_more(node, wanted))
+    node = _change(tx, id, lambda node: _with_more(node, wanted))
+    if node is None:
+        raise CapacityError(f"There is no node {id}.")
+    return node
 
 
 def free(tx: Transaction, id: str, granted: Iterable[Granted]) -> None:
     """Give `granted` back; a node that was removed holds nothing."""
     given = list(granted)
-    if load_node(tx.conn, id) is not None:
-        _change(tx, id, lambda node: _with_less(node, given))
+    _change(tx, id, lambda node: _with_less(node, given))
 
 
-def _change(tx: Transaction, id: str, change: Any) -> Node:
+def _change(tx: Transaction, id: str, change: Any) -> Node | None:
     for _ in range(_CAS_TRIES):
         node = load_node(tx.conn, id)
         if node is None:
-            raise CapacityError(f"There is no node {id}.")
+            return None
         new: Node = replace(change(node), version=node.version + 1)
         if _save(tx, node, new):
             tx.topics.add("nodes")
@@ -190,7 +196,7 @@ def _used(node: Node, cpu: int, memory: int, disk: int, devices: Mapping[int, in
 def _save(tx: Transaction, old: Node, new: Node) -> bool:
     row = values_of(new, nodes)
     del row["id"]
-    return tx.conn.execute(update(nodes).where(nodes.c.id == old.id, nodes.c.version == old.version).values(**row)).rowcount == 1
+    return tx.conn.execute(_WHERE_SAME, row | {"of": old.id, "seen": old.version}).rowcount == 1
 
 
 def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None) -> Node:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, delete, func, literal, or_, select, type_coerce, update
+from sqlalchemy import Connection, Text, bindparam, cast, delete, func, literal, or_, select, type_coerce, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
@@ -174,6 +174,13 @@ class Runs:
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
+# Made once: to build such a statement and to find what was compiled for it costs more than to run it.
+_BY_ID = select(runs).where(runs.c.id == bindparam("of"))
+_WHERE_SAME = update(runs).where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen"))
+_LAST = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
+    metrics.c.run.in_(bindparam("of", expanding=True)), metrics.c.last.is_not(None), metrics.c.odd == ""
+)
+
 
 def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -> tuple[Run, bool]:
     """Write a new run, or return the one that has this key already.
@@ -229,7 +236,7 @@ def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -
 
 def load_run(conn: Connection, id: str) -> Run | None:
     """Return the run with this id."""
-    row = conn.execute(select(runs).where(runs.c.id == id)).mappings().one_or_none()
+    row = conn.execute(_BY_ID, {"of": id}).mappings().one_or_none()
     return None if row is None else runs_of(conn, [row])[0]
 
 
@@ -248,9 +255,8 @@ def save_run(tx: Transaction, old: Run, new: Run, **more: Any) -> bool:
         row.pop(fixed)
     if new.tags != old.tags:
         row["search"] = _search_text(new)
-    written = tx.conn.execute(update(runs).where(runs.c.id == old.id, runs.c.version == old.version).values(**row))
     tx.topics.add("runs")
-    return written.rowcount == 1
+    return tx.conn.execute(_WHERE_SAME, row | {"of": old.id, "seen": old.version}).rowcount == 1
 
 
 def change_run(tx: Transaction, id: str, change: Callable[[Run, datetime], Run], *, event: NewEvent | None) -> Run:
@@ -273,10 +279,7 @@ def runs_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
     last: dict[str, dict[str, float]] = {}
     ids = [row["id"] for row in rows]
     for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
-        asked = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
-            metrics.c.run.in_(ids[start : start + 500]), metrics.c.last.is_not(None), metrics.c.odd == ""
-        )
-        for run, name, value in conn.execute(asked).tuples():
+        for run, name, value in conn.execute(_LAST, {"of": ids[start : start + 500]}).tuples():
             last.setdefault(run, {})[name] = value
     return [record_of(Run, runs, row, metrics=last.get(row["id"], {})) for row in rows]
 
