@@ -27,6 +27,12 @@ from mainspring.sdk.resources import to_priority, to_seconds
 from mainspring.sdk.results import pull_outputs
 
 TAIL_BYTES = 64 << 10
+RULES = {
+    "share": "its share is owed more",
+    "priority": "it has a higher priority",
+    "earlier": "it was submitted earlier",
+    "shorter": "it is believed to be shorter",
+}
 
 
 def ps(
@@ -136,9 +142,14 @@ def why(run: str, *, as_json: Json = False) -> None:
         say(f"Expected to start at {parse_time(str(told['expected_at'])).astimezone():%H:%M:%S}.")
     ahead = told.get("ahead") or []
     if ahead:
-        rows = [(str(one.get("name", "")), short(str(one["run"])), str(one.get("owner", ""))) for one in ahead]
-        say(f"Ahead of it ({told.get('ahead_count', len(rows))} of {told.get('waiting_count', len(rows))} that wait):")
-        table(("name", "id", "owner"), rows)
+        rows = [
+            (str(one.get("name", "")), short(str(one["run"])), str(one.get("owner", "")), RULES.get(one.get("rule", ""), ""))
+            for one in ahead
+        ]
+        say(f"It is number {told.get('ahead_count', 0) + 1} of {told.get('waiting_count', len(rows))} that wait. Before it:")
+        table(("name", "id", "owner", "because"), rows)
+    for one in told.get("changes") or []:
+        say(f"What would change it: it {one['sentence']}." if one["at"] is None else f"It would start {one['sentence']}.")
 
 
 def show(run: str, *, as_json: Json = False) -> None:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
 from mainspring.core.codec import decode
 from mainspring.core.errors import NotFoundError
+from mainspring.core.ids import RunId
 from mainspring.core.replays import PlanRecord
-from mainspring.core.snapshot import Decision, DecisionKind, Snapshot, WaitingRun
+from mainspring.core.snapshot import Snapshot, WaitingRun
+from mainspring.core.whys import Why
 from mainspring.services.context import Context
 
 EACH = 256  # runs of each person that are looked at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """Where a run stands: `ahead` are the runs that a plan would try before it, first come first; `decision` is its own."""
+def why_of(ctx: Context, run_id: str) -> tuple[Why, Mapping[RunId, WaitingRun]] | None:
+    """Return the long answer for a waiting run by a plan made now, and the runs that it speaks of.
 
-    ahead: tuple[WaitingRun, ...]
-    waiting: int
-    decision: Decision
-
-
-def line_of(ctx: Context, run_id: str) -> Line | None:
-    """Return where a waiting run stands by a plan made now; None when it stands behind too many of its own owner."""
+    None when it stands behind too many of its own owner, or would be started now.
+    """
     snapshot = ctx.store.snapshot(ctx.clock.now(), each=EACH)
-    plan = scheduler.plan(snapshot)
-    waiting = {run.id: run for run in snapshot.waiting}
-    tried = [one for one in plan.decisions if one.kind is not DecisionKind.EVICT]
-    for place, decision in enumerate(tried):
-        if decision.run == run_id:
-            return Line(ahead=tuple(waiting[one.run] for one in tried[:place]), waiting=len(tried), decision=decision)
-    return None
+    found = scheduler.why(snapshot, run_id)
+    return None if found is None else (found, {run.id: run for run in snapshot.waiting})
 
 
 def recorded(ctx: Context, actor: Actor, *, at: datetime | None = None, has_snapshot: bool = False) -> PlanRecord:

@@ -29,12 +29,12 @@ from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
+from mainspring.core.whys import Why
 from mainspring.plugins import reach
 from mainspring.services import caching, plans
 from mainspring.services.context import Context
 from mainspring.store.events import NewEvent
 
-MAX_AHEAD = 20
 _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
 
 
@@ -232,8 +232,8 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         reason = Reason(
             code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
         )
-    line = plans.line_of(ctx, run.id) if run.state is RunState.QUEUED else None
-    ahead = _told(ctx, actor, line.ahead[:MAX_AHEAD]) if line is not None else []
+    found = plans.why_of(ctx, run.id) if run.state is RunState.QUEUED else None
+    line = found[0] if found is not None else None
     silent = silent_replica(last)
     if last is not None and silent is not None and run.state is RunState.RUNNING:
         patience = patience_s(run.spec, silent, ctx.settings.lost_after_s)
@@ -244,10 +244,11 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "state": run.state,
         "sentence": _sentence(ctx, run, reason, last),
         "reason": reason,
-        "ahead": ahead,
-        "ahead_count": len(line.ahead) if line is not None else 0,
+        "ahead": _told(ctx, actor, *found) if found is not None else [],
+        "ahead_count": line.position - 1 if line is not None else 0,
         "waiting_count": line.waiting if line is not None else 0,
-        "expected_at": line.decision.expected_at if line is not None else None,
+        "expected_at": line.expected_at if line is not None else None,
+        "changes": line.changes if line is not None else (),
         "stopped_for": _needed_by(ctx, last),
         "attempt": last,
         "cache": caching.tell(ctx, run),
@@ -313,13 +314,15 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
             return f"It is {last.state} on {where} (attempt {last.number})."
 
 
-def _told(ctx: Context, actor: Actor, waiting: Sequence[WaitingRun]) -> list[dict[str, object]]:
-    """Return runs for people: all are counted, only those that the actor may see are named."""
-    known = ctx.store.runs.some([one.id for one in waiting])
+def _told(ctx: Context, actor: Actor, why: Why, waiting: Mapping[RunId, WaitingRun]) -> list[dict[str, object]]:
+    """Return the last runs before it, first come first, each with the rule; only those that the actor may see are named."""
+    known = ctx.store.runs.some([one.run for one in why.ahead])
     found: list[dict[str, object]] = []
-    for one in waiting:
-        run = known.get(one.id) if actor.may(one.project, Role.VIEWER) else None
-        found.append({"run": run.id if run else "", "name": run.name if run else "", "owner": one.owner})
+    for one in reversed(why.ahead):
+        here = waiting[one.run]
+        run = known.get(one.run) if actor.may(here.project, Role.VIEWER) else None
+        named = {"run": run.id if run else "", "name": run.name if run else ""}
+        found.append({**named, "owner": here.owner, "rule": one.rule})
     return found
 
 
