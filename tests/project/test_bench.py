@@ -41,3 +41,13 @@ def test_a_bench_that_fails_says_so(project_command: Callable[..., Any]) -> None
     failed = project_command("scripts/bench", "plan", "--json", "--", "--nodes", "many")
     assert failed.returncode == 1
     assert "plan ended with" in failed.stderr
+
+
+def test_kueues_workloads_play_to_their_end(project_command: Callable[..., Any]) -> None:
+    told = project_command("scripts/bench", "kueue", "--json", "--", "--part", "0.001")
+    assert told.returncode == 0, told.stderr
+    rows = {row["metric"]: row for row in map(json.loads, told.stdout.splitlines())}
+    assert rows["wall"]["conditions"]["workloads"] == 90  # 30 queues, three classes
+    assert 0 < rows["use of the quota"]["value"] <= 100
+    assert rows["wall"]["value"] > 1  # a large one alone runs for a second
+    assert {"time to admission, large", "time to admission, medium", "time to admission, small"} <= set(rows)
