@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Plan, Snapshot, WaitingRun
-from mainspring.testing.simulator import Planner
+from mainspring.simulator import Planner
 
 Key: TypeAlias = Callable[[WaitingRun], tuple[float, ...]]
 

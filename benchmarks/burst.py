@@ -16,7 +16,7 @@ from benchmarks.report import report
 from mainspring.core.policy import BurstMode, BurstPolicy, Policy
 from mainspring.core.resources import Device
 from mainspring.core.snapshot import Site
-from mainspring.testing.simulator import Setting, figures, simulate, with_noise
+from mainspring.simulator import Setting, figures, simulate, with_noise
 
 USD_PER_GPU_HOUR = 2.0
 READY_S = 300.0

@@ -25,7 +25,7 @@ from mainspring.core.forecasts import CONFIDENCE, Forecast
 from mainspring.core.ids import RunId
 from mainspring.core.snapshot import DecisionKind, Plan, Snapshot, WaitingRun
 from mainspring.scheduler.forecast import Past, by_run, recalibrated, sampled
-from mainspring.testing.simulator import Job, Setting, simulate, with_noise
+from mainspring.simulator import Job, Setting, simulate, with_noise
 
 LATELY = timedelta(hours=6)
 LEARNED = 500

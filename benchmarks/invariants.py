@@ -24,11 +24,11 @@ from mainspring.services import projects
 from mainspring.services.context import Context
 from mainspring.services.signals import Signals
 from mainspring.settings import Settings
+from mainspring.simulator import Job
 from mainspring.store.store import Store
 from mainspring.testing.clock import FakeClock
+from mainspring.testing.house import HouseFaults, HouseSimulation
 from mainspring.testing.ids import FakeIds
-from mainspring.testing.simulator import Job
-from mainspring.testing.simulator.house import HouseFaults, HouseSimulation
 
 FAULTS = HouseFaults(crash=0.01, death=0.01, deaf=0.2, jump=0.02)
 RUNS, NODES, GPUS = 40, 3, 4

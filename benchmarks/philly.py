@@ -18,7 +18,7 @@ from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, Device, Resources
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import ShareState
-from mainspring.testing.simulator import Job
+from mainspring.simulator import Job
 
 TRACE = Path(__file__).resolve().parent / "traces" / "philly-2017" / "philly_jobs_2017-10_2017-11.csv.gz"
 BEGIN, END = datetime.fromisoformat("2017-10-01"), datetime.fromisoformat("2017-12-01")

@@ -17,7 +17,7 @@ from time import perf_counter
 from benchmarks import baselines, philly
 from benchmarks.report import report
 from mainspring.core.policy import BurstMode, BurstPolicy, Policy
-from mainspring.testing.simulator import (
+from mainspring.simulator import (
     Done,
     Job,
     Planner,

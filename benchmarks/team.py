@@ -19,7 +19,7 @@ from mainspring.core.policy import BurstMode, BurstPolicy, Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, Device, Resources
 from mainspring.core.snapshot import DecisionKind, Plan, Site, Snapshot
-from mainspring.testing.simulator import Job, Setting, figures, simulate
+from mainspring.simulator import Job, Setting, figures, simulate
 
 GPUS, PEOPLE = 8, 10
 GIB = 2**30

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from mainspring.core.resources import Resources
-from mainspring.testing.simulator import Job
-from mainspring.testing.simulator.house import Broken, HouseFaults, HouseSimulation
+from mainspring.simulator import Job
+from mainspring.testing.house import Broken, HouseFaults, HouseSimulation
 
 FAULTS = HouseFaults(crash=0.01, death=0.01, deaf=0.2, jump=0.02)
 

@@ -8,7 +8,7 @@ import pytest
 
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import ShareState
-from mainspring.testing.simulator.past import Past
+from mainspring.simulator.past import Past
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

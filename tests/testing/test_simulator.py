@@ -13,7 +13,7 @@ from mainspring.core.records import Node
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan, ShareState, Snapshot
-from mainspring.testing.simulator import Done, Faults, Job, Setting, figures, simulate, waits, with_noise, worse_than_alone
+from mainspring.simulator import Done, Faults, Job, Setting, figures, simulate, waits, with_noise, worse_than_alone
 
 AT_HOME = Policy(burst=BurstPolicy(mode=BurstMode.NEVER))
 

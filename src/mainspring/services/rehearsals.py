@@ -16,7 +16,7 @@ from mainspring.core.rehearsals import Outlook, Rehearsal, Rehearsed
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Snapshot
 from mainspring.services.context import Context
-from mainspring.testing.simulator import Job, Setting, Waits, figures, simulate
+from mainspring.simulator import Job, Setting, Waits, figures, simulate
 
 MAX_RUNS = 1000  # so that a page or a command has its answer in seconds
 PAGE = 500

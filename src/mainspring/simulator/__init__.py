@@ -1,8 +1,8 @@
 """A simulator of scheduling under the real planner: see `simulate.py`."""
 
-from mainspring.testing.simulator.figures import Figures, Waits, figures, waits, waits_by_share, worse_than_alone
-from mainspring.testing.simulator.jobs import Done, Job, with_noise
-from mainspring.testing.simulator.simulate import Faults, History, Planner, Setting, simulate
+from mainspring.simulator.figures import Figures, Waits, figures, waits, waits_by_share, worse_than_alone
+from mainspring.simulator.jobs import Done, Job, with_noise
+from mainspring.simulator.simulate import Faults, History, Planner, Setting, simulate
 
 __all__ = [
     "Done",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mainspring.scheduler.fairness import Served, fairness
-from mainspring.testing.simulator.jobs import Done
-from mainspring.testing.simulator.simulate import History
+from mainspring.simulator.jobs import Done
+from mainspring.simulator.simulate import History
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

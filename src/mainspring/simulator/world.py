@@ -15,8 +15,8 @@ from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, DeviceShare
 from mainspring.core.snapshot import Place, PlacedRun, Rented, Site, Snapshot, Typical, WaitingRun
-from mainspring.testing.simulator.jobs import Job
-from mainspring.testing.simulator.past import Past
+from mainspring.simulator.jobs import Job
+from mainspring.simulator.past import Past
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -14,9 +14,9 @@ from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
 from mainspring.scheduler import plan as default_planner
-from mainspring.testing.simulator.jobs import Done, Job
-from mainspring.testing.simulator.past import Past
-from mainspring.testing.simulator.world import Progress, World
+from mainspring.simulator.jobs import Done, Job
+from mainspring.simulator.past import Past
+from mainspring.simulator.world import Progress, World
 
 Planner: TypeAlias = Callable[[Snapshot], Plan]
 Watch: TypeAlias = Callable[[Snapshot, Plan], None]

@@ -24,11 +24,11 @@ from mainspring.core.resources import GPU_MILLI
 from mainspring.core.specs import RunSpec
 from mainspring.services import attempts, runs
 from mainspring.services.context import Context
+from mainspring.simulator.jobs import Job
 from mainspring.store import apply as stored_plans
 from mainspring.store import attempts as stored_attempts
 from mainspring.testing.clock import FakeClock
-from mainspring.testing.simulator.engine import Engine, Fleet, Runner
-from mainspring.testing.simulator.jobs import Job
+from mainspring.testing.engine import Engine, Fleet, Runner
 
 WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_attempts, stored_plans)
 LEASES_END_S = 31.0
