@@ -222,7 +222,7 @@ def database(which: str, folder: Path) -> Iterator[str]:
         yield ""
         return
     sys.path.append(str(SCRIPTS))
-    with importlib.import_module("engines.postgres").share(folder / "postgresql") as server:
+    with importlib.import_module("engines.postgres").share(folder / "postgresql", is_durable=True) as server:
         yield server.url(server.new_database())
 
 

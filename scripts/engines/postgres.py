@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,9 @@ from engines.sharing import end, free_ports, shared
 READY_S = 60.0
 _USER = "mainspring"
 _GENTLY = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-# what is in it need not outlive the tests
+# what tests write need not outlive them
+_NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _SETTINGS = (
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
     "max_connections=300",
@@ -74,12 +73,13 @@ def find() -> Path | None:
     return Path(program).resolve().parent if program else None
 
 
-def share(folder: Path) -> AbstractContextManager[Postgres]:
+def share(folder: Path, *, is_durable: bool = False) -> AbstractContextManager[Postgres]:
     """Share the server of `folder` with the other users of it. Blocks up to a minute."""
-    return shared(folder, _start, lambda engine: end(engine.pid, _GENTLY), Postgres)
+    settings = _SETTINGS if is_durable else _SETTINGS + _NOT_DURABLE
+    return shared(folder, lambda: _start(settings), lambda engine: end(engine.pid, _GENTLY), Postgres)
 
 
-def _start() -> Postgres:
+def _start(settings: Sequence[str]) -> Postgres:
     programs = find()
     if programs is None:
         raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
@@ -91,16 +91,16 @@ def _start() -> Postgres:
     if made.returncode:
         raise RuntimeError(f"initdb failed:\n{made.stderr[-2000:]}")
     for _ in range(3):  # a free port may be taken by somebody else before the server has it
-        server = _try_start(programs, folder, data, drop)
+        server = _try_start(programs, folder, data, drop, settings)
         if server is not None:
             return server
     raise RuntimeError("PostgreSQL does not start:\n" + (folder / "postgres.log").read_text()[-2000:])
 
 
-def _try_start(programs: Path, folder: Path, data: Path, drop: list[str]) -> Postgres | None:
+def _try_start(programs: Path, folder: Path, data: Path, drop: list[str], settings: Sequence[str]) -> Postgres | None:
     (port,) = free_ports(1)
     command = [*drop, str(programs / "postgres"), "-D", str(data), "-p", str(port)]
-    for setting in _SETTINGS:
+    for setting in settings:
         command += ["-c", setting]
     with (folder / "postgres.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder)

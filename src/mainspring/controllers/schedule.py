@@ -17,7 +17,7 @@ from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
-WINDOW = 256  # queued runs of each person that an ordinary plan looks at
+WINDOW = 32  # queued runs of each person that an ordinary plan looks at
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
 WHOLE_PART = 10  # and so many times as seldom as it takes long
 BOOK_S = 5.0  # how often, at most, what ended is booked: usage, past use, durations

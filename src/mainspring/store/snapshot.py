@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.ids import RunId
@@ -191,15 +191,16 @@ _HELD = (
 )
 
 
+_IN_LINE = _QUEUED.order_by(runs.c.priority.desc(), runs.c.seq)
+_PLACE = func.row_number().over(partition_by=(runs.c.project, runs.c.owner), order_by=(runs.c.priority.desc(), runs.c.seq))
+_EACH = select(runs.c.id, _PLACE.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
+_FIRST = _IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each"))
+
+
 def _queued(conn: Connection, limit: int | None, each: int | None) -> list[Any]:
-    in_line: Select[Any] = _QUEUED.order_by(runs.c.priority.desc(), runs.c.seq)
     if each is None:
-        return list(conn.execute(in_line.limit(limit)))
-    who = select(runs.c.project, runs.c.owner).where(runs.c.state == RunState.QUEUED).distinct()
-    found: list[Any] = []
-    for project, owner in conn.execute(who).tuples().all():
-        found += conn.execute(in_line.where(runs.c.project == project, runs.c.owner == owner).limit(each))
-    return sorted(found, key=lambda row: (-row.priority, row.seq))
+        return list(conn.execute(_IN_LINE.limit(limit)))
+    return list(conn.execute(_FIRST, {"each": each}))
 
 
 def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
