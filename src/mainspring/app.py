@@ -31,6 +31,7 @@ from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
+from mainspring.controllers.leader import Leader
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.observations import note_strangers
 from mainspring.controllers.outbox import Outbox
@@ -38,7 +39,7 @@ from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
-from mainspring.core.errors import AuthError, PlannerError, ServerError, UsageError
+from mainspring.core.errors import AuthError, PlannerError, ServerError, StoreError, UsageError
 from mainspring.core.ids import make_id
 from mainspring.core.records import Cluster
 from mainspring.scheduler.scorers import Scorer, add_scorer
@@ -88,6 +89,7 @@ class Running:
     ctx: Context
     fleet: Fleet
     loops: Loops
+    leader: Leader
     api: FastAPI
     user: str
 
@@ -159,24 +161,28 @@ def build(settings: Settings, *, url: str, shutdown: threading.Event) -> Running
     api = build_api(ctx, url=url, shutdown=shutdown.set)
     if settings.has_ui:
         attach_waking_ui(api, ctx)
-    return Running(ctx=ctx, fleet=fleet, loops=loops, api=api, user=name)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    leader = Leader(ctx, owner, is_alone=not ctx.store.is_postgres)
+    return Running(ctx=ctx, fleet=fleet, loops=loops, leader=leader, api=api, user=name)
 
 
 def loops_of(running: Running, *, url: str) -> list[Loop]:
-    """Return the background loops of a server."""
-    ctx, fleet = running.ctx, running.fleet
-    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    attempts = Attempts(ctx, fleet, running.loops, owner, url)
+    """Return the background loops of a server. Only those of the one that leads act."""
+    ctx, fleet, leader = running.ctx, running.fleet, running.leader
+    owner, led = leader.owner, leader.led
+    ask_all = partial(fleet.ask_all, running.loops)
+    attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, url).tick)
     return [
-        Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(ctx, owner).tick),
-        Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts.tick),
-        Loop(name="fleet", topics=("clusters",), tick=partial(fleet.ask_all, running.loops)),
-        Loop(name="sweeps", topics=("runs", "sweeps"), tick=Sweeps(ctx).tick, gap_s=0.1),
-        Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=Pipelines(ctx).tick, gap_s=0.1),
-        Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=Endpoints(ctx).tick, gap_s=0.1),
-        Loop(name="forecasts", topics=("runs",), tick=Forecasts(ctx).tick, gap_s=10.0),
-        Loop(name="outbox", topics=("events",), tick=Outbox(ctx).tick),
-        Loop(name="garbage", topics=(), tick=Garbage(ctx, fleet).tick),
+        Loop(name="leader", topics=(), tick=leader.tick),
+        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx, owner).tick)),
+        Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
+        Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
+        Loop(name="sweeps", topics=("runs", "sweeps"), tick=led(lambda: Sweeps(ctx).tick), gap_s=0.1),
+        Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=led(lambda: Pipelines(ctx).tick), gap_s=0.1),
+        Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=led(lambda: Endpoints(ctx).tick), gap_s=0.1),
+        Loop(name="forecasts", topics=("runs",), tick=led(lambda: Forecasts(ctx).tick), gap_s=10.0),
+        Loop(name="outbox", topics=("events",), tick=led(lambda: Outbox(ctx).tick)),
+        Loop(name="garbage", topics=(), tick=led(lambda: Garbage(ctx, fleet).tick)),
     ]
 
 
@@ -215,6 +221,7 @@ def serve(
             running.fleet.take_inventory(cluster)
             note_strangers(running.ctx, running.fleet, cluster.id)
     with _announced(settings, url):
+        running.leader.tick()
         running.loops.start(loops_of(running, url=url))
         # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer
         server.handle_exit = lambda *_: shutdown.set()  # type: ignore[method-assign]
@@ -224,6 +231,8 @@ def serve(
             server.run(sockets=[listening])
         finally:
             running.loops.stop()
+            with contextlib.suppress(StoreError):  # without a database the lease runs out by itself
+                running.leader.resign()
             running.ctx.store.close()
 
 

@@ -135,8 +135,9 @@ def test_a_runner_that_speaks_is_there_whatever_its_engine_shows(yard: Yard) -> 
     yard.engine.alive.clear()
     for _ in range(10):
         yard.pass_time(60)
+        assert yard.listed() == [attempt]
+        assert yard.house.plan() == []
         yard.beat("")
-    assert yard.listed() == [attempt]
 
 
 def test_what_an_ended_attempt_left_is_ended_after_the_grace_and_a_living_one_is_not(yard: Yard) -> None:

@@ -30,7 +30,7 @@ def test_ctrl_c_leaves_the_run_running(site: Site, tmp_path: Path, until: Callab
         follower = subprocess.Popen(words, env=site.environ(), stdout=told, stderr=told, cwd=tmp_path)
         until(lambda: b"up" in out.read_bytes(), "the first line")
         follower.send_signal(signal.SIGINT)
-        assert follower.wait(10) == 130
+        assert follower.wait(30) == 130
     text = out.read_text()
     assert "Traceback" not in text
     assert "mainspring logs -f" in text
