@@ -27,7 +27,7 @@ def _drain(stream: Stream, limit: int) -> bytes:
     return found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60)
 @given(sizes=st.lists(st.integers(1, 4000), max_size=6), limit=st.integers(1, 3000), stop=st.integers(0, 20000))
 def test_a_log_with_holes_reads_the_same_in_any_pieces(folder: Folder, sizes: list[int], limit: int, stop: int) -> None:
     text = bytes(n % 251 for n in range(40_000))  # more than the sizes and holes below can be

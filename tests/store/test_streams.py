@@ -39,7 +39,7 @@ def line(name, value, step=None, at=1.0):
     return json.dumps([name, value, step, at]).encode() + b"\n"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_split_repetition_and_order_gives_the_same_bytes(world, node_for_streams, data):
     attempt = world.start(world.run(), node_for_streams)
