@@ -20,7 +20,7 @@ LEASE_S = 30.0
 WINDOW = 32  # queued runs of each person that an ordinary plan looks at
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
 WHOLE_PART = 10  # and so many times as seldom as it takes long
-BOOK_S = 5.0  # how often, at most, what ended is booked: usage, past use, durations
+BOOK_S = 1.0  # how often, at most, what ended is booked: usage, past use, durations
 NAME = "planner"
 
 
@@ -49,10 +49,10 @@ class Schedule:
         now = ctx.clock.now()
         ticks = ctx.clock.monotonic()
         self._book()
+        if not ctx.store.is_waiting():
+            return None
         is_whole = ticks - self._whole_at >= self._whole_s
         snapshot = ctx.store.snapshot(now, each=None if is_whole else WINDOW)
-        if not snapshot.waiting:
-            return None
         if is_whole:
             self._whole_at = ticks
         plan = scheduler.plan(snapshot)

@@ -75,6 +75,11 @@ class Snapshots:
 
         return self.db.read(ask)
 
+    def is_due(self) -> bool:
+        """Say whether anything waits: if not there is nothing to plan, and no need to read the world."""
+        asked = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
+        return self.db.read(lambda conn: conn.execute(asked).first()) is not None
+
     def _waiting(
         self, conn: Connection, share_of: Mapping[str, str], limit: int | None, each: int | None
     ) -> tuple[WaitingRun, ...]:

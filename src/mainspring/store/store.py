@@ -129,6 +129,10 @@ class Store:
         """
         return self._snapshots.take(now, limit=limit, each=each)
 
+    def is_waiting(self) -> bool:
+        """Say whether any run waits: cheaper than a snapshot without one."""
+        return self._snapshots.is_due()
+
     def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
         return apply_plan(self._db, plan, now=now, event_actor=event_actor)
