@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from mainspring.core.durations import keys_of, typical, with_sample
 from mainspring.core.records import Cause
 from mainspring.store.share_tables import durations
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
+_MEDIANS = select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(bindparam("of", expanding=True)))
 
 
 def medians_of(conn: Connection, keys: Iterable[str]) -> dict[str, float]:
@@ -21,8 +22,8 @@ def medians_of(conn: Connection, keys: Iterable[str]) -> dict[str, float]:
     wanted = sorted(set(keys))
     found: dict[str, float] = {}
     for start in range(0, len(wanted), _AT_ONCE):
-        asked = select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(wanted[start : start + _AT_ONCE]))
-        found.update({key: float(seconds) for key, seconds in conn.execute(asked).tuples()})
+        rows = conn.execute(_MEDIANS, {"of": wanted[start : start + _AT_ONCE]}).tuples()
+        found.update({key: float(seconds) for key, seconds in rows})
     return found
 
 
