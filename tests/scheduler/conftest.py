@@ -368,6 +368,12 @@ def _holding(node: Node, grants: Sequence[Granted]) -> Node:
     return replace(node, used_cpu_milli=sum(one.cpu_milli for one in grants), used_devices=shares)
 
 
+@pytest.fixture
+def worlds_by_seed() -> Callable[[int], Snapshot]:
+    """Give the busy world of a number."""
+    return lambda seed: _worlds(Random(seed).choice, 7)
+
+
 @pytest.fixture(scope="session")
 def worlds() -> SearchStrategy[Snapshot]:
     """Give a strategy of busy worlds under every part of the policy."""

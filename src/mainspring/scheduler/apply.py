@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from mainspring.core.errors import PlannerError
 from mainspring.core.records import Node
 from mainspring.core.resources import DeviceShare, Granted
-from mainspring.core.snapshot import DecisionKind, PlacedRun, Plan, Snapshot
+from mainspring.core.shares import Share
+from mainspring.core.snapshot import DecisionKind, PlacedRun, Plan, ShareState, Snapshot
 from mainspring.scheduler.cycle import as_placed
 from mainspring.scheduler.evict import waits_again
 
@@ -52,9 +54,20 @@ def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
         nodes=nodes,
         waiting=tuple(waiting.values()),
         placed=(*placed.values(), *started),
+        shares=_served(snapshot, started),
         sites=tuple(replace(site, running=site.running + asked.get(site.name, 0)) for site in snapshot.sites),
         rented=tuple(one for one in snapshot.rented if one.node not in plan.release),
     )
+
+
+def _served(snapshot: Snapshot, started: Sequence[PlacedRun]) -> tuple[ShareState, ...]:
+    """Return the shares, each with its last start; one that nobody configured is remembered as it is."""
+    states = {state.share.name: state for state in snapshot.shares}
+    for number, run in enumerate(started):
+        name = run.share or run.owner
+        state = states.get(name) or ShareState(share=Share(name=name))
+        states[name] = replace(state, served_at=snapshot.now + timedelta(microseconds=number))
+    return tuple(states.values())
 
 
 def _with(node: Node, changes: Sequence[tuple[Granted, int]]) -> Node:

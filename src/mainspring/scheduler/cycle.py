@@ -54,6 +54,8 @@ class Cycle:
         tree = Tree(snapshot, cluster)
         entries, aside = _entries(snapshot, tree, placement)
         for entry in entries:
+            if entry.account.is_held:
+                continue  # nothing of it starts: what it asks for is nobody's to keep free
             for one in entry.account.path():
                 for place in entry.need.mask:
                     one.asked[place] += entry.need.amounts[place]

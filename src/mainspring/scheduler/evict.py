@@ -42,6 +42,7 @@ class Victim:
     amounts: list[int]
     taken: list[tuple[int, Ints, Ints]]
     lost: float
+    level: int  # its priority, where that decides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +98,10 @@ class Evictions:
                 continue
             amounts = self.tree.held_by(run)
             size = max(amounts[GPU], amounts[CPU] / CPUS_PER_GPU) / GPU_MILLI
-            victims.append(Victim(run, account, amounts, taken_by(cluster, run.places), size * idle))
-        victims.sort(key=lambda one: (one.lost, one.run.priority, -one.run.seq, one.run.id))
+            # where priority decides, whoever is stopped would stop those below it in turn: the lowest go first
+            level = run.priority if policy.mode == "priority" else 0
+            victims.append(Victim(run, account, amounts, taken_by(cluster, run.places), size * idle, level))
+        victims.sort(key=lambda one: (one.level, one.lost, one.run.priority, -one.run.seq, one.run.id))
         for victim in victims:
             for row, need, milli in victim.taken:
                 self._of_row.setdefault(row, []).append(victim)
@@ -181,16 +184,17 @@ class Evictions:
         able = cluster.is_ready & (after > before)
         if part is not None:
             able &= part
-        best: tuple[float, int, int, list[Victim]] | None = None
+        best: tuple[int, float, int, int, list[Victim]] | None = None
         rows = [row for row in np.flatnonzero(able).tolist() if row in self._of_row]
-        rows.sort(key=lambda row: (self._of_row[row][0].lost, row))
+        rows.sort(key=lambda row: (self._of_row[row][0].level, self._of_row[row][0].lost, row))
         for row in rows[:MOST_ROWS]:
             found = self._on_row(request, row, [one for one in self._of_row[row] if one not in taken], may, free, gpu_free)
             if found:
-                rank = (sum(victim.lost for victim in found), len(found), row, found)
-                if best is None or rank[:3] < best[:3]:
+                level = max(victim.level for victim in found)
+                rank = (level, sum(victim.lost for victim in found), len(found), row, found)
+                if best is None or rank[:4] < best[:4]:
                     best = rank
-        return best[3] if best is not None else []
+        return best[4] if best is not None else []
 
     def _on_row(
         self, request: Request, row: int, victims: Sequence[Victim], may: May, free: Ints, gpu_free: Ints
