@@ -94,6 +94,17 @@ def test_rerun_replaces_arguments(cli, server, script):
     assert "['--x']" in cli("rerun", "-f", "again", "--", "--x", home=server).stdout
 
 
+def test_a_sweep_asks_for_what_its_task_declares(cli, server, script):
+    script("import mainspring as ms\nN = 1\n@ms.task(gpus=2, memory='64MiB', cpus=N)\ndef f(x):\n    return x\n", "declared.py")
+    words = ("sweep", "declared.py:f", "-n", "1", "--maximize", "score", "x=uniform:0:1", "--detach", "--json", "--yes")
+    asked = json.loads(cli(*words, home=server).stdout)["spec"]["template"]["resources"]
+    assert (asked["gpu_milli"], asked["memory_bytes"], asked["cpu_milli"]) == (2000, 64 << 20, 1000)
+    told = cli(*words, "--gpus", "0.5", "--memory", "32MiB", home=server)
+    assert "cpus=N of f is computed" in told.stderr
+    asked = json.loads(told.stdout)["spec"]["template"]["resources"]
+    assert (asked["gpu_milli"], asked["memory_bytes"]) == (500, 32 << 20)
+
+
 def test_a_sweep_of_a_task(cli, server, script):
     script("import mainspring as ms\n@ms.task\ndef f(x: float, k: int):\n    ms.log_metric('score', k - x)\n", "jobs.py")
     words = ("sweep", "jobs.py:f", "-n", "2", "--maximize", "score", "--sampler", "random", "x=uniform:0:1", "k=3", "--json")

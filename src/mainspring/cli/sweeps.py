@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -21,9 +21,10 @@ from mainspring.core.records import Dimension, Trial
 from mainspring.core.spaces import parse_dimension
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind
 from mainspring.sdk.datasets import dataset
-from mainspring.sdk.resources import make_resources, to_priority, to_seconds
+from mainspring.sdk.resources import make_choices, to_priority, to_seconds
 from mainspring.sdk.sweeps import Study, start
 
+RESOURCES = frozenset({"cpus", "memory", "gpus", "gpu_memory", "gpu_model", "disk", "pool", "labels"})
 _WORDS = ("log:", "loguniform:", "uniform:", "float:", "int:", "choice:")
 
 
@@ -39,7 +40,7 @@ def sweep(
     seed: int = 0,
     name: str = "",
     project: Project = "default",
-    gpus: float | None = None,
+    gpus: str | None = None,
     gpu_memory: str | None = None,
     cpus: float | None = None,
     memory: str | None = None,
@@ -60,7 +61,7 @@ def sweep(
     Parameters
     ----------
     target
-        FILE.py:FUNCTION, or a script that takes --NAME VALUE.
+        FILE.py:FUNCTION (with the resources that its @ms.task names), or a script that takes --NAME VALUE.
     trials
         How many.
     maximize
@@ -78,11 +79,16 @@ def sweep(
         return _look_after(target, space, project, as_json)
     dimensions, fixed = _read_space(space)
     file, _, function = target.partition(":")
+    flags = {"cpus": cpus, "memory": memory, "gpus": gpus, "gpu_memory": gpu_memory, "pool": pool}
+    asked = _declared(Path(file), function) if function else {}
+    asked |= {key: value for key, value in flags.items() if value is not None}
+    resources, *others = make_choices(asked.pop("gpus", None), **asked)
     template = RunSpec(
         name=function,
         project=project,
         environment=Environment(interpreter=active_python()),
-        resources=make_resources(cpus=cpus, memory=memory, gpus=gpus, gpu_memory=gpu_memory, pool=pool),
+        resources=resources,
+        alternatives=tuple(others),
         timeout_s=to_seconds(timeout, "timeout"),
         retries=retries,
         priority=to_priority(priority),
@@ -175,11 +181,8 @@ def _read_space(words: tuple[str, ...]) -> tuple[list[Dimension], dict[str, str]
 
 def _task(client: Client, template: RunSpec, file: str, function: str, fixed: dict[str, str], yes: bool) -> RunSpec:
     path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"{file} is not a file here.", hint=f"This is {Path.cwd()}.")
     if not path.stem.isidentifier():
         raise UsageError(f"{path.name} cannot be imported: its name is no Python name.", hint="Rename it.")
-    _check_function(path, function)
     code = send(client, path.resolve().parent, is_confirmed=yes)
     args = {name: _argument(client, text) for name, text in fixed.items()}
     params = {name: value.json for name, value in args.items() if value.kind is ValueKind.JSON}
@@ -201,12 +204,28 @@ def _argument(client: Client, text: str) -> Value:
     return Value(kind=ValueKind.JSON, json=scalar(text))
 
 
-def _check_function(path: Path, function: str) -> None:
-    """Raise UsageError unless `path` defines `function`; by reading, not by importing it here."""
+def _declared(path: Path, function: str) -> dict[str, Any]:
+    """Return the resources that the task's decorator names; by reading the file, not by importing it here.
+
+    Raises UsageError unless the file defines the function.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file here.", hint=f"This is {Path.cwd()}.")
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as wrong:
         raise UsageError(f"{path} cannot be read as Python: {wrong}.") from wrong
-    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    if function not in names:
-        raise UsageError(f"{path} has no function {function!r}.", hint="It has: " + (", ".join(names) or "none") + ".")
+    found = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    if function not in found:
+        raise UsageError(f"{path} has no function {function!r}.", hint="It has: " + (", ".join(found) or "none") + ".")
+    declared: dict[str, Any] = {}
+    for decorator in found[function].decorator_list:
+        if not isinstance(decorator, ast.Call) or not ast.unparse(decorator.func).endswith("task"):
+            continue
+        for keyword in decorator.keywords:
+            if keyword.arg in RESOURCES:
+                try:
+                    declared[keyword.arg] = ast.literal_eval(keyword.value)
+                except ValueError:
+                    note(f"notice: {keyword.arg}={ast.unparse(keyword.value)} of {function} is computed; give it as a flag.")
+    return declared
