@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -103,22 +103,29 @@ def share(
         note(f"notice: {one}")
 
 
-def usage(*, by: str = "share", month: str = "", as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
-          as_json: Json = False) -> None:  # fmt: skip
+def usage(
+    *,
+    by: Literal["share", "user", "project"] = "share",
+    month: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
+    as_json: Json = False,
+) -> None:
     """Tell what was used in a month: GPU hours, CPU hours, memory, and what paid machines cost.
 
-    Example: `mainspring usage --by user --month 2026-01 --csv`.
+    Examples: `mainspring usage --by share --month`, `mainspring usage --by user --month 2026-01 --csv`.
 
     Parameters
     ----------
     by
         share, user or project. A share counts what is below it too.
     month
-        Such as 2026-01; default this month (UTC).
+        Such as 2026-01; default, and without a value, this month (UTC).
     as_csv
         Print CSV, for the bill.
     """
-    rows = connect().shares.usage(by=by, month=month)
+    if len(month) > 1:
+        raise UsageError(f"--month has {len(month)} values.", hint="One month, such as --month 2026-01.")
+    rows = connect().shares.usage(by=by, month=month[0] if month else "")
     if as_json:
         emit_json(rows)
         return
@@ -207,7 +214,7 @@ def _show_tree(client: Client, name: str, as_json: bool) -> None:
         return
     unit = "gpu" if any(one.total.get("gpu") for one in found) else "cpu"
     rows = [_row(one, unit) for one in found]
-    table(("share", unit.upper() + "s held", "", "fair", "guarantee", "limit", "asks for", "weight"), rows)
+    table(("share", unit.upper() + "s held", "", "fair", "guarantee", "limit", "asks for", "weight now"), rows)
 
 
 def _row(one: Standing, unit: str) -> tuple[Text | str, ...]:
