@@ -7,7 +7,6 @@ runner once it holds the folder's lock. Whoever launches twice starts a second r
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -20,16 +19,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mainspring.backends.deadlines import Deadlines
+from mainspring.backends.grants import granted_env
+from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.local import cgroups, processes
-from mainspring.backends.local.deadlines import Deadlines
 from mainspring.backends.local.forks import UNKNOWN, Child, Forks
-from mainspring.backends.local.grants import granted_env
 from mainspring.backends.local.inventory import this_node
 from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
 from mainspring.core.errors import LaunchError
 from mainspring.core.ids import AttemptId
-from mainspring.core.records import Cause, Cluster, Outcome
-from mainspring.runner.bundle import build_bundle
+from mainspring.core.records import Cluster
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "USER", "TZ", "SSL_CERT_FILE")
 PASSED_ON_PREFIXES = ("CUDA", "NVIDIA")
@@ -153,20 +152,7 @@ class LocalBackend:
 
     def read_exit(self, handle: Handle) -> ExitRecord | None:
         """Return what the runner wrote before it ended."""
-        record = processes.read_record(_folder(handle) / "exit.json")
-        told = record.get("outcome")
-        if not isinstance(told, dict):
-            return None
-        code = told.get("exit_code")
-        outcome = Outcome(
-            cause=Cause(str(told.get("cause"))),
-            exit_code=code if isinstance(code, int) else None,
-            message=str(told.get("message", "")),
-        )
-        outputs = record.get("outputs")
-        return ExitRecord(
-            outcome=outcome, outputs=outputs if isinstance(outputs, dict) else {}, is_final=bool(record.get("is_final"))
-        )
+        return exit_record(processes.read_record(_folder(handle) / "exit.json"))
 
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder and groups."""
@@ -227,18 +213,13 @@ class LocalBackend:
         cache = self.folder / "cache"
         cache.mkdir(exist_ok=True, mode=0o700)
         _write_private(place / "token", request.token)
-        told = {
-            "installation": request.installation,
-            "attempt": request.attempt,
-            "run": request.run,
-            "replica": request.replica,
-            "server_url": request.server_url,
-            "grace_s": request.grace_s,
-            "cache_dir": str(cache),
-            "cgroup": str(groups[0]) if groups else "",
-            "cgroups": [str(group) for group in groups],
-            "env": granted_env(request.granted),
-        }
+        told = launch_record(
+            request,
+            str(cache),
+            granted_env(request.granted),
+            cgroup=str(groups[0]) if groups else "",
+            cgroups=[str(group) for group in groups],
+        )
         _write_private(place / "launch.json", json.dumps(told))
 
     def _env(self, request: LaunchRequest) -> dict[str, str]:
@@ -261,19 +242,9 @@ class LocalBackend:
             return self._forks
 
     def _runner(self) -> Path:
-        """Return the runner's zip, built once for each process.
-
-        Its name has its digest and no other is ever put in its place: a runner of an older version reads its own to its end.
-        """
+        """Return the runner's zip, built once for each process."""
         if self._bundle is None or not self._bundle.exists():
-            fresh = build_bundle(self.folder / f".runner-{os.getpid()}.zip")
-            data = fresh.read_bytes()
-            target = self.folder / f"runner-{hashlib.sha256(data).hexdigest()[:16]}.zip"
-            if target.exists() and target.read_bytes() == data:  # a power cut may have left it short
-                fresh.unlink()
-            else:
-                fresh.replace(target)
-            self._bundle = target
+            self._bundle = runner_zip(self.folder)
         return self._bundle
 
     def _attempts(self) -> Path:

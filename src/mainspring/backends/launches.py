@@ -1,0 +1,63 @@
+"""What every engine gives a runner and reads back from its folder: `launch.json`, the zip, `exit.json`. It names no engine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from mainspring.core.backend import ExitRecord, LaunchRequest
+from mainspring.core.records import Cause, Outcome
+from mainspring.runner.bundle import build_bundle
+
+
+def launch_record(request: LaunchRequest, cache_dir: str, env: Mapping[str, str], **more: object) -> dict[str, object]:
+    """Return what `launch.json` holds. The token is a file of its own beside it."""
+    return {
+        "installation": request.installation,
+        "attempt": request.attempt,
+        "run": request.run,
+        "replica": request.replica,
+        "server_url": request.server_url,
+        "grace_s": request.grace_s,
+        "cache_dir": cache_dir,
+        "env": dict(env),
+        **more,
+    }
+
+
+def exit_record(told: Mapping[str, object]) -> ExitRecord | None:
+    """Return what a runner wrote into `exit.json`; None when there is no outcome in it."""
+    outcome = told.get("outcome")
+    if not isinstance(outcome, dict):
+        return None
+    code = outcome.get("exit_code")
+    outputs = told.get("outputs")
+    return ExitRecord(
+        outcome=Outcome(
+            cause=Cause(str(outcome.get("cause"))),
+            exit_code=code if isinstance(code, int) else None,
+            message=str(outcome.get("message", "")),
+        ),
+        outputs=outputs if isinstance(outputs, dict) else {},
+        is_final=bool(told.get("is_final")),
+    )
+
+
+def runner_zip(folder: Path) -> Path:
+    """Return the runner's zip in `folder`, built if it is not there.
+
+    Its name has its digest and no other is ever put in its place: a runner of an older version reads its own to its end.
+    """
+    fresh = build_bundle(folder / f".runner-{os.getpid()}-{threading.get_ident()}.zip")
+    data = fresh.read_bytes()
+    target = folder / f"runner-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+    with contextlib.suppress(OSError):
+        if target.read_bytes() == data:  # a power cut may have left it short
+            fresh.unlink()
+            return target
+    fresh.replace(target)
+    return target
