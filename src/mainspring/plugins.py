@@ -8,6 +8,7 @@ import threading
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from mainspring.core.backend import Engine
 from mainspring.core.errors import NotFoundError, ServerError
 
 KINDS = ("backends", "samplers", "notifiers", "scorers")
@@ -47,6 +48,19 @@ def load(kind: str, name: str) -> object:
         raise ServerError(
             f"The plug-in {name!r} of {owner} cannot be loaded: {wrong}.", hint=f"Reinstall or remove {owner}."
         ) from wrong
+
+
+def engine(kind: str) -> Engine:
+    """Return an engine kind; a plug-in that names a bare `create(cluster, folder, installation)` has no options.
+
+    Raises as `load`.
+    """
+    found = load("backends", kind)
+    if isinstance(found, Engine):
+        return found
+    if not callable(found):
+        raise ServerError(f"The plug-in {kind!r} names neither an Engine nor a function.", hint="Reinstall or remove it.")
+    return Engine(create=found)
 
 
 def reach(point: str) -> None:

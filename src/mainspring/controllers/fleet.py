@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from mainspring import plugins
 from mainspring.controllers.loop import Loops
@@ -42,7 +40,7 @@ class Fleet:
             cluster = self.ctx.store.clusters.get(cluster_id)
             if cluster is None:
                 raise NotFoundError(f"There is no cluster {cluster_id}.")
-            create = cast("Callable[[Cluster, Path, str], Backend]", plugins.load("backends", cluster.backend))
+            create = plugins.engine(cluster.backend).create
             folder = self.folder / cluster.name
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._backends[cluster_id] = create(cluster, folder, self.ctx.store.installation)
@@ -82,7 +80,7 @@ class Fleet:
                 nodes.sight(node.id, is_reachable=False, event=said(SYSTEM, "node.unreachable", node.id, ""))
             return
         self._retire({node.id for node in found}, nodes.all(cluster.id))
-        message = " ".join(probe.notices)
+        message = " ".join(notice.text for notice in probe.notices)
         if message != cluster.message:
             self.note(cluster.id, message)
 

@@ -8,13 +8,14 @@ known, try later. CredentialsError: an operator must act.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from mainspring.core.ids import AttemptId, RunId
-from mainspring.core.records import Node, Outcome
+from mainspring.core.records import Cluster, Node, Outcome
 from mainspring.core.resources import Granted
 
 
@@ -28,6 +29,8 @@ class Capabilities:
     exec: bool = False
     launch_many: bool = False
     limits: bool = False  # memory and CPU limits are enforced
+    images: bool = False  # a run may name a container image
+    needs_network: bool = False  # runners cannot reach a server that listens on loopback alone: no shared host, no tunnel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,9 @@ class LaunchRequest:
 
     `server_url` is where the runner dials, `token` its one-attempt secret: pass it by file or standard input, never in
     arguments or a listing. `installation` and `attempt` must be findable from outside afterwards (name, label, tag).
+    `server_fingerprint` is the sha256 of the server's own certificate for a `https` address (empty: an authority vouches for
+    it); it goes into `launch.json` as it is. `overrides` are what the user asked of this engine kind, unchecked: refuse an
+    unknown one with LaunchError. `timeout_s` 0: no limit; enforced by the runner, an engine may plan with it.
     """
 
     installation: str
@@ -48,6 +54,13 @@ class LaunchRequest:
     token: str
     grace_s: float = 10.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    server_fingerprint: str = ""
+    name: str = ""  # the run's, for people who look at the engine
+    owner: str = ""
+    image: str = ""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    world_size: int = 1
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +99,26 @@ class ExitRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What an operator should know of a cluster, as a sentence; `command` is the exact command that mends it, if one does."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Whether the engine answers, its version, and notices for the operator ("no cgroup: memory limits are not enforced")."""
+    """Whether the engine can be used, its version, and notices ("no cgroup: memory limits are not enforced").
+
+    Not ready: the notices say what is missing; the cluster is refused. `facts` are what was found beside the nodes, for people,
+    in the order in which they are shown: `{"flavour": "OpenShift 4.16", "driver": "550.54", "free disk": "312 GiB"}`.
+    Facts that change with each look (latency, free bytes to the digit) do not belong there.
+    """
 
     is_ready: bool
     version: str = ""
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +129,7 @@ class Inventory:
 
 
 class Backend(Protocol):
-    """One registered cluster of one engine kind. A plug-in's factory builds it: `create(cluster, folder, installation)`."""
+    """One registered cluster of one engine kind, built by `Engine.create`."""
 
     capabilities: Capabilities
 
@@ -148,3 +175,50 @@ class Backend(Protocol):
     def forget(self, handle: Handle) -> None:
         """Remove what an acknowledged, ended attempt left on the engine (its folder, its object). Idempotent."""
         ...
+
+
+class OptionKind(StrEnum):
+    """What an option of `cluster add` takes: text, a number, nothing (it is set or not), a path, several texts, or a secret.
+
+    A path is made absolute where the command is typed. A secret is kept encrypted and is in no listing.
+    """
+
+    TEXT = "text"
+    NUMBER = "number"
+    FLAG = "flag"
+    PATH = "path"
+    LIST = "list"
+    SECRET = "secret"  # noqa: S105  (its name, not one)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of an engine kind: `--gpu-model` for the name `gpu_model`. Its value is `cluster.config[name]`.
+
+    The value is a str (TEXT, PATH, SECRET), an int or a float (NUMBER), a bool (FLAG) or a list of str (LIST); one that was
+    not given is absent unless it has a `default`. `is_required` refuses a cluster without it.
+    """
+
+    name: str
+    help: str
+    kind: OptionKind = OptionKind.TEXT
+    default: object = None
+    is_required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine kind: what an entry point of the group `mainspring.backends` names (or a bare `create` without options).
+
+    `create(cluster, folder, installation)` builds the backend of one registered cluster; it may read files of `folder`, which is
+    the cluster's own, and talks to nobody: `Backend.probe` does. It is built again after a restart of the server.
+    `targets` names what stands behind the kind in `mainspring cluster add ssh gpu01 gpu02` ("HOST"): these words are in
+    `cluster.config["targets"]`, a list; empty: the kind takes none. `min_targets`, `max_targets`: how many (0: no limit).
+    """
+
+    create: Callable[[Cluster, Path, str], Backend]
+    help: str = ""
+    options: tuple[Option, ...] = ()
+    targets: str = ""
+    min_targets: int = 0
+    max_targets: int = 0

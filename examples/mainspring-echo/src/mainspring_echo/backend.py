@@ -11,6 +11,7 @@ from mainspring.core.backend import (
     Handle,
     Inventory,
     LaunchRequest,
+    Notice,
     Observation,
     ObservedState,
     Probe,
@@ -29,7 +30,7 @@ class EchoBackend:
 
     def probe(self) -> Probe:
         """Say that it is an echo."""
-        return Probe(is_ready=True, version="echo", notices=("Nothing is run here.",))
+        return Probe(is_ready=True, version="echo", notices=(Notice(text="Nothing is run here."),))
 
     def inventory(self) -> Inventory:
         """Return one node of one CPU."""

@@ -25,7 +25,17 @@ from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.local import cgroups, processes
 from mainspring.backends.local.forks import UNKNOWN, Child, Forks
 from mainspring.backends.local.inventory import this_node
-from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
+from mainspring.core.backend import (
+    Capabilities,
+    ExitRecord,
+    Handle,
+    Inventory,
+    LaunchRequest,
+    Notice,
+    Observation,
+    ObservedState,
+    Probe,
+)
 from mainspring.core.errors import LaunchError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cluster
@@ -71,7 +81,7 @@ class LocalBackend:
 
     def probe(self) -> Probe:
         """Say that the machine is there, and what does not hold on it."""
-        notices = (self.groups.notice,) if self.groups.notice else ()
+        notices = (Notice(text=self.groups.notice),) if self.groups.notice else ()
         return Probe(is_ready=True, version=f"{platform.system()} {platform.release()}", notices=notices)
 
     def inventory(self) -> Inventory:
