@@ -48,3 +48,19 @@ def test_a_changed_file_is_told(record, capsys, was, becomes, code, said):
     record.write_text(text.replace(was, becomes))
     assert run_cli(["plan", "replay", str(record)]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["plan", "show", "--at", "some day"], "--at"),
+        (["reservation", "add", "lab", "1gpu", "--begin", "some day", "--end", "14:00"], "--begin"),
+        (["reservation", "add", "lab", "1gpu", "--begin", "14:00", "--end", "some day"], "--end"),
+        (["policy", "rehearse", "/dev/null", "--last", "7y"], "--last=90s"),
+    ],
+)
+def test_what_is_no_time_is_told_by_its_flag(words, flag, capsys):
+    assert run_cli(words) == 2
+    said = capsys.readouterr().err
+    assert flag in said
+    assert "JSON" not in said

@@ -158,6 +158,13 @@ def test_a_policy_is_shown_as_it_is_read(house):
     assert parse_policy("[preemption]\nmin_run_s = 60\n").preemption.min_run_s == 60.0
 
 
+def test_a_share_that_is_not_there_cannot_be_forgotten(house):
+    with pytest.raises(NotFoundError) as wrong:
+        shares.remove(house.ctx, SYSTEM, "nothere")
+    assert "--weight" not in wrong.value.hint
+    assert "mainspring share" in wrong.value.hint
+
+
 def test_windows_that_make_no_sense_are_refused(house):
     now = house.clock.now()
     good = NewReservation(share="lab", begins_at=now, ends_at=now + timedelta(hours=1))
@@ -169,11 +176,31 @@ def test_windows_that_make_no_sense_are_refused(house):
     ):
         with pytest.raises(SpecError):
             shares.reserve(house.ctx, SYSTEM, bad)
-    made = shares.reserve(house.ctx, SYSTEM, good)
+    made = shares.reserve(house.ctx, SYSTEM, good).reservation
     assert shares.reservations(house.ctx, ALICE) == [made]
     shares.release(house.ctx, SYSTEM, made.id)
     with pytest.raises(NotFoundError):
         shares.release(house.ctx, SYSTEM, made.id)
+
+
+def test_a_window_above_the_fleet_is_kept_and_noticed(house):
+    now = house.clock.now()
+    one_gpu = NewReservation(
+        share="lab", begins_at=now, ends_at=now + timedelta(hours=1), resources=Resources(cpu_milli=100, gpu_milli=1000)
+    )
+    later = replace(one_gpu, begins_at=one_gpu.ends_at, ends_at=now + timedelta(hours=2))
+    for fits in (replace(one_gpu, replicas=2), replace(later, replicas=2)):
+        assert shares.reserve(house.ctx, SYSTEM, fits).notices == ()
+    (both,) = shares.reserve(house.ctx, SYSTEM, one_gpu).notices
+    assert "3gpu" in both
+    assert "the fleet has 2gpu" in both
+    (unknown,) = shares.reserve(
+        house.ctx, SYSTEM, replace(one_gpu, resources=Resources(gpu_milli=1000, gpu_models=("h900",)))
+    ).notices
+    assert "h900" in unknown
+    (large,) = shares.reserve(house.ctx, SYSTEM, replace(one_gpu, resources=Resources(cpu_milli=10**6))).notices
+    assert "8 CPUs" in large
+    assert len(shares.reservations(house.ctx, ALICE)) == 5
 
 
 @pytest.mark.parametrize("text", ["3foo", "gpu", "-1gpu", "4gpu:", "8gpu, 2gpu", "4cpu:a100"])

@@ -15,7 +15,7 @@ from mainspring.core.snapshot import Reservation
 from mainspring.core.standings import Standing
 from mainspring.core.usage import UsageRow
 from mainspring.services import shares, standings, usage
-from mainspring.services.shares import Changed, NewReservation, ShareChange
+from mainspring.services.shares import Changed, NewReservation, Reserved, ShareChange
 from mainspring.services.usage import By
 
 router = APIRouter(prefix=PREFIX, tags=["shares"])
@@ -65,7 +65,7 @@ def all_reservations(ctx: Ctx, actor: Who) -> Response:
 
 
 @router.post("/reservations", status_code=201)
-@shaped(takes=NewReservation, gives=Reservation, status=201)
+@shaped(takes=NewReservation, gives=Reserved, status=201)
 def reserve(ctx: Ctx, actor: Who, body: Annotated[NewReservation, Depends(body_of(NewReservation))]) -> Response:
     """Keep resources for a share in a window."""
     return answer(shares.reserve(ctx, actor, body), status=201)

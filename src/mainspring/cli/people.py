@@ -158,7 +158,7 @@ def token_add(name: str, /, *, user: str = "", expires: str = "", as_json: Json 
         When it ends, such as 30d; default never.
     """
     plain, record = connect().people.issue_token(
-        name, user=user, expires_in_s=to_seconds(expires, "expires") if expires else None
+        name, user=user, expires_in_s=to_seconds(expires, "--expires") if expires else None
     )
     if as_json:
         emit_json({"token": plain, "record": record})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mainspring import scheduler
 from mainspring.cli.options import Json
 from mainspring.cli.output import emit_json, say, short, table
 from mainspring.client.connection import connect
-from mainspring.core.codec import decode, encode, parse_time
+from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ConflictError, SpecError, UsageError
+from mainspring.core.moments import parse_moment
 from mainspring.core.replays import PlanRecord
 
 
@@ -20,7 +21,7 @@ def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> No
     Parameters
     ----------
     at
-        The last plan at this time, such as 2026-03-01T09:00; local where no time zone is said.
+        The last plan at this time, such as `14:05`, `2h ago` or 2026-03-01T09:00; local where no time zone is said.
     save
         Write the plan with its snapshot to this file: `mainspring plan replay FILE` makes it again anywhere.
     """
@@ -77,7 +78,8 @@ def replay(file: Path | None = None, /, *, at: str = "", as_json: Json = False) 
 
 
 def _recorded(at: str, *, has_snapshot: bool) -> PlanRecord:
-    return connect().plans.recorded(_time(at) if at else None, has_snapshot=has_snapshot)
+    moment = parse_moment(at, datetime.now(UTC), "--at") if at else None
+    return connect().plans.recorded(moment, has_snapshot=has_snapshot)
 
 
 def _read(file: Path) -> PlanRecord:
@@ -87,11 +89,3 @@ def _read(file: Path) -> PlanRecord:
         raise UsageError(f"{file} cannot be read: {wrong}.", hint="mainspring plan show --save FILE") from wrong
     except SpecError as wrong:
         raise SpecError(f"{file} is no recorded plan, or is damaged: {wrong.message}", hint=wrong.hint) from wrong
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return parse_time(text)
-    return found.astimezone() if found.tzinfo is None else found

@@ -59,7 +59,8 @@ def rehearse(file: Path, /, *, last: str = "7d", as_json: Json = False) -> None:
     last
         How far back, such as 12h or 7d.
     """
-    found = connect().policies.rehearse(_read(file), days=to_seconds(last, "last") / 86_400)
+    text, days = _read(file), to_seconds(last, "--last") / 86_400
+    found = connect().policies.rehearse(text, days=days)
     if as_json:
         emit_json(found)
         return

@@ -200,7 +200,7 @@ def cancel(run: str, /, *more: str, grace: str = "", as_json: Json = False) -> N
         How long they may take to end by themselves, such as 30s.
     """
     client = connect()
-    done = [client.runs.cancel(ref, grace_s=to_seconds(grace, "grace") if grace else None) for ref in (run, *more)]
+    done = [client.runs.cancel(ref, grace_s=to_seconds(grace, "--grace") if grace else None) for ref in (run, *more)]
     _tell(done, as_json, "is being cancelled", "was already over")
 
 

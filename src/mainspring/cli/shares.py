@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -16,8 +16,8 @@ from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
-from mainspring.core.codec import parse_time
 from mainspring.core.errors import SpecError, UsageError
+from mainspring.core.moments import parse_moment
 from mainspring.core.resources import GPU_MILLI, Resources
 from mainspring.core.shares import Amounts, parse_amounts, show_amounts
 from mainspring.core.standings import Standing
@@ -154,23 +154,28 @@ def reservation_ls(*, as_json: Json = False) -> None:
 def reservation_add(share: str, what: str, /, *, begin: str, end: str, as_json: Json = False) -> None:
     """Keep resources for a share in a window (administrators).
 
-    Example: `mainspring reservation add team-a 4gpu:A100 --begin 2026-03-01T09:00 --end 2026-03-01T18:00`.
+    Examples: `mainspring reservation add team-a 4gpu:A100 --begin 2026-03-01T09:00 --end 2026-03-01T18:00`,
+    `mainspring reservation add team-a 4gpu --begin "tomorrow 9:00" --end "tomorrow 18:00"`.
 
     Parameters
     ----------
     what
         Whole GPUs, such as 4gpu or 4gpu:A100, or CPUs and memory of one machine, such as `16cpu, 64GiB`.
     begin
-        When it begins; local time where no time zone is said.
+        When it begins, such as `14:05`, `tomorrow 9:00`, `in 30m`; local time where no time zone is said.
     end
         When it ends.
     """
     resources, replicas = to_reserved(what)
-    made = connect().shares.reserve(share, _time(begin), _time(end), resources, replicas=replicas)
+    now = datetime.now(UTC)
+    begins_at, ends_at = parse_moment(begin, now, "--begin"), parse_moment(end, now, "--end")
+    made, notices = connect().shares.reserve(share, begins_at, ends_at, resources, replicas=replicas)
     if as_json:
-        emit_json(made)
-    else:
-        say(f"{made.id}: {what} for {made.share} from {_moment(made.begins_at)} to {_moment(made.ends_at)}.")
+        emit_json({"reservation": made, "notices": notices})
+        return
+    say(f"{made.id}: {what} for {made.share} from {_moment(made.begins_at)} to {_moment(made.ends_at)}.")
+    for one in notices:
+        note(f"notice: {one}")
 
 
 def reservation_rm(reservation: str, /) -> None:
@@ -243,14 +248,6 @@ def _cells(amount: int, total: int) -> int:
 
 def _amounts(amounts: Amounts) -> str:
     return show_amounts({name: amount for name, amount in amounts.items() if amount})
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return parse_time(text)
-    return found.astimezone() if found.tzinfo is None else found
 
 
 def _moment(moment: datetime) -> str:

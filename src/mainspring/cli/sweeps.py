@@ -89,7 +89,7 @@ def sweep(
         environment=Environment(interpreter=active_python()),
         resources=resources,
         alternatives=tuple(others),
-        timeout_s=to_seconds(timeout, "timeout"),
+        timeout_s=to_seconds(timeout, "--timeout"),
         retries=retries,
         priority=to_priority(priority),
     )

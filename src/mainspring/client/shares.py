@@ -67,10 +67,11 @@ class Shares:
 
     def reserve(
         self, share: str, begins_at: datetime, ends_at: datetime, resources: Resources, *, replicas: int = 1
-    ) -> Reservation:
-        """Keep `resources` x `replicas` for a share between two moments."""
+    ) -> tuple[Reservation, tuple[str, ...]]:
+        """Keep `resources` x `replicas` for a share between two moments; return that, and what is worth knowing about it."""
         body = {"share": share, "begins_at": begins_at, "ends_at": ends_at, "resources": resources, "replicas": replicas}
-        return self.transport.post("/reservations", body).record(Reservation)
+        plain = self.transport.post("/reservations", body).plain()
+        return to_record(plain["reservation"], Reservation), tuple(plain["notices"])
 
     def release(self, reservation: str) -> None:
         """Give an advance reservation up."""

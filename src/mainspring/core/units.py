@@ -43,7 +43,9 @@ def parse_seconds(text: str, field: str = "duration") -> float:
     """Return the seconds of `text` such as `90s`, `15m`, `2h`, `1d`; 0 <= result <= ten years. Raises UsageError."""
     found = _SPAN.match(text) if isinstance(text, str) else None
     if found is None:
-        raise UsageError(f"{field} {text!r} is not a duration.", hint=f"Write a number and a unit: {field}=90s or 2h.")
+        raise UsageError(
+            f"{field} {text!r} is not a duration.", hint=f"Write a number and a unit (s, m, h, d or w): {field}=90s or 2h."
+        )
     value = float(found[1]) * _SECONDS[found[2]]
     if value > MAX_SECONDS:
         raise UsageError(f"{field} {text!r} is longer than ten years.", hint="Leave it out for no limit.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from mainspring import scheduler
 from mainspring.core.actors import Actor
 from mainspring.core.errors import ConflictError, NotFoundError, SpecError
 from mainspring.core.records import Node, NodeState
@@ -46,6 +47,14 @@ class NewReservation:
     ends_at: datetime
     resources: Resources = field(default_factory=Resources)
     replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """An advance reservation, and what is worth knowing about it."""
+
+    reservation: Reservation
+    notices: tuple[str, ...] = ()
 
 
 def all(ctx: Context, actor: Actor) -> list[Share]:
@@ -89,7 +98,9 @@ def change(ctx: Context, actor: Actor, ref: str, wanted: ShareChange) -> Changed
 def remove(ctx: Context, actor: Actor, ref: str) -> None:
     """Forget what was configured for a share (administrators). Raises ConflictError while something belongs to it."""
     actor.need_admin()
-    share = get(ctx, actor, ref)
+    share = _found(all(ctx, actor), ref)
+    if share is None:
+        raise NotFoundError(f"There is no share {ref[:80]!r}.", hint="`mainspring share` shows those that there are.")
     ctx.store.shares.remove(share.name, event=_said(actor, "share.removed", share))
 
 
@@ -99,7 +110,7 @@ def reservations(ctx: Context, actor: Actor) -> list[Reservation]:
     return ctx.store.shares.reservations()
 
 
-def reserve(ctx: Context, actor: Actor, wanted: NewReservation) -> Reservation:
+def reserve(ctx: Context, actor: Actor, wanted: NewReservation) -> Reserved:
     """Keep resources for a share in a window (administrators). Raises SpecError."""
     actor.need_admin()
     check_resources(wanted.resources)
@@ -120,7 +131,9 @@ def reserve(ctx: Context, actor: Actor, wanted: NewReservation) -> Reservation:
         replicas=wanted.replicas,
     )
     event = said(actor, "reservation.made", made.id, "", share=made.share)
-    return ctx.store.shares.reserve(made, actor.name, event=event)
+    others = ctx.store.shares.reservations()
+    kept = ctx.store.shares.reserve(made, actor.name, event=event)
+    return Reserved(reservation=kept, notices=tuple(_unkeepable(kept, others, ctx.store.nodes.all())))
 
 
 def release(ctx: Context, actor: Actor, id: str) -> None:
@@ -168,6 +181,48 @@ def _moved(ctx: Context, actor: Actor, known: list[Share], share: Share | None, 
 
 def _notices(share: Share, others: list[Share], nodes: list[Node]) -> Iterator[str]:
     """Give what a wise person would look at again. Nothing of it is refused: machines come and go."""
+    capacity = _capacity(nodes)
+    models = sorted(name[4:] for name in capacity if name.startswith("gpu:"))
+    for name in sorted({*share.guarantee, *share.limit}):
+        if name.startswith("gpu:") and name not in capacity:
+            yield f"No node has a GPU of model {name[4:]}; known models: {', '.join(models) or 'none'}."
+    siblings = [one for one in others if parent_of(one.name) == parent_of(share.name)]
+    for name, amount in sorted(share.guarantee.items()):
+        promised = amount + sum(one.guarantee.get(name, 0) for one in siblings)
+        if promised > capacity.get(name, 0) and (name in capacity or not name.startswith("gpu:")):
+            yield (
+                f"It and its siblings have {show_amounts({name: promised})} guaranteed; the fleet has "
+                f"{show_amounts({name: capacity.get(name, 0)})}: guarantees are scaled down."
+            )
+
+
+def _unkeepable(made: Reservation, others: list[Reservation], nodes: list[Node]) -> Iterator[str]:
+    """Say so if the fleet, were it empty, could not keep all that is reserved for the window. Kept is what there is."""
+    misfit = scheduler.would_fit(nodes, made.resources)
+    if misfit is not None:
+        yield f"Nothing can be kept as the fleet is. {misfit.sentence}"
+        return
+    capacity = _capacity(nodes)
+    meanwhile = [made, *(one for one in others if one.begins_at < made.ends_at and made.begins_at < one.ends_at)]
+    for name, amount in _reserved(made).items():
+        wanted = amount + sum(_reserved(one).get(name, 0) for one in meanwhile[1:])
+        if wanted > capacity.get(name, 0):
+            yield (
+                f"{show_amounts({name: wanted})} would be reserved at a time, by all windows that overlap; the fleet has "
+                f"{show_amounts({name: capacity.get(name, 0)})}: no more than that is kept."
+            )
+
+
+def _reserved(one: Reservation) -> dict[str, int]:
+    asked = one.resources
+    amounts = {"cpu": asked.cpu_milli, "memory": asked.memory_bytes, "gpu": asked.gpu_milli}
+    if len(asked.gpu_models) == 1:
+        amounts["gpu:" + asked.gpu_models[0].casefold()] = asked.gpu_milli
+    return {name: amount * one.replicas for name, amount in amounts.items() if amount}
+
+
+def _capacity(nodes: list[Node]) -> dict[str, int]:
+    """Return how much of each resource there is on nodes that serve, or will again."""
     ready = [node for node in nodes if node.state in (NodeState.READY, NodeState.DRAINING)]
     capacity: dict[str, int] = {
         "cpu": sum(node.cpu_milli for node in ready),
@@ -178,16 +233,7 @@ def _notices(share: Share, others: list[Share], nodes: list[Node]) -> Iterator[s
         for device in node.devices:
             key = "gpu:" + device.model.casefold()
             capacity[key] = capacity.get(key, 0) + 1000
-    models = sorted(name[4:] for name in capacity if name.startswith("gpu:"))
-    for name in sorted({*share.guarantee, *share.limit}):
-        if name.startswith("gpu:") and name not in capacity:
-            yield f"No node has a GPU of model {name[4:]}; there is {', '.join(models) or 'none'}."
-    siblings = [one for one in others if parent_of(one.name) == parent_of(share.name)]
-    for name, amount in sorted(share.guarantee.items()):
-        promised = amount + sum(one.guarantee.get(name, 0) for one in siblings)
-        if promised > capacity.get(name, 0) and (name in capacity or not name.startswith("gpu:")):
-            said_, there = show_amounts({name: promised}), show_amounts({name: capacity.get(name, 0)})
-            yield f"{said_} are guaranteed to it and its siblings, and there is {there}: guarantees are scaled down."
+    return capacity
 
 
 def _said(actor: Actor, kind: str, share: Share) -> NewEvent:
