@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import delete, or_, select, update
 
+from mainspring.core.backend import Probe
 from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.records import Cluster
 from mainspring.store.columns import record_of, values_of
@@ -44,6 +45,16 @@ class Clusters:
         """Keep the last notice or error of the backend."""
         new = update(clusters).where(clusters.c.id == id, clusters.c.message != message)
         self._db.write(lambda tx: tx.conn.execute(new.values(message=message, version=clusters.c.version + 1)).rowcount)
+
+    def probe(self, id: str) -> Probe | None:
+        """Return what the engine told when it was last looked at; None before the first look."""
+        asked = select(clusters.c.probe).where(clusters.c.id == id)
+        return self._db.read(lambda conn: conn.execute(asked).scalar_one_or_none())
+
+    def set_probe(self, id: str, probe: Probe) -> None:
+        """Keep what the engine told."""
+        new = update(clusters).where(clusters.c.id == id).values(probe=probe)
+        self._db.write(lambda tx: tx.conn.execute(new).rowcount)
 
     def configure(self, id: str, config: dict[str, object], *, event: NewEvent | None = None) -> Cluster | None:
         """Replace what the backend's factory gets; None for an unknown cluster."""

@@ -28,6 +28,7 @@ from mainspring.store.logs import Logs
 from mainspring.store.metrics import Metrics
 from mainspring.store.models import Models
 from mainspring.store.nodes import Nodes
+from mainspring.store.operations import Operations
 from mainspring.store.ownership import Ownership
 from mainspring.store.pipelines import Pipelines
 from mainspring.store.policies import Policies
@@ -78,6 +79,7 @@ class Store:
         self.usage = Usage(db)
         self.policies = Policies(db)
         self.forecasts = Forecasts(db)
+        self.operations = Operations(db)
         self._snapshots = Snapshots(db)
         self.retention = Retention(db)
 
@@ -117,8 +119,8 @@ class Store:
     def on_commit(self, callback: Listener) -> Callable[[], None]:
         """Call `callback(topics)` after each commit that touched any; return what ends it.
 
-        Topics: runs, attempts, events, nodes, endpoints, sweeps, pipelines, logs:<attempt>. The callback runs on the thread
-        that committed: it must be quick and must not call the store.
+        Topics: runs, attempts, events, nodes, endpoints, sweeps, pipelines, operations, logs:<attempt>. The callback runs on
+        the thread that committed: it must be quick and must not call the store.
         """
         return self._db.listen(callback)
 

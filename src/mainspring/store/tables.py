@@ -23,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 
+from mainspring.core.backend import Probe
 from mainspring.core.graphs import Graph, PipelineState, StepRun
 from mainspring.core.objectives import Objective
 from mainspring.core.reasons import Reason
@@ -299,6 +300,7 @@ clusters = Table(
     _text("message"),
     _int("version", 1),
     Column("config", Json(JsonObject), nullable=False),
+    Column("probe", Json(Probe)),
 )
 
 nodes = Table(
