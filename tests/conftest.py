@@ -11,6 +11,7 @@ from typing import Any
 
 import engines.postgres
 import engines.seaweedfs
+import engines.slurm
 import pytest
 
 from mainspring import scheduler
@@ -140,3 +141,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A SeaweedFS shared by all workers of this session."""
     with _engine(engines.seaweedfs, "SeaweedFS", "uv sync --group engines", tmp_path_factory) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Slurm of two nodes with four declared GPUs each, shared by all workers of this session."""
+    with _engine(engines.slurm, "Slurm", "scripts/engines/install", tmp_path_factory) as cluster:
+        yield cluster

@@ -1,0 +1,107 @@
+"""The way to Slurm's commands: `far.py`, run on this machine or on the login host, one round trip for each question."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mainspring.core.errors import UnreachableError
+
+FAR = Path(__file__).with_name("far.py")
+LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a command returned."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Files to write (path, bytes; those in `kept` only where there is none), then commands, files to read, folders to remove."""
+
+    write: Mapping[str, bytes] = field(default_factory=dict)
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+    run: Sequence[Sequence[str]] = ()
+    script: str = ""  # standard input of the last command
+    read: Sequence[str] = ()
+    remove: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of it, in the order of the questions. A file that is not there reads as None."""
+
+    said: tuple[Said, ...] = ()
+    read: Mapping[str, bytes | None] = field(default_factory=dict)
+    python: str = ""
+
+
+class Carry(Protocol):
+    """Runs a Python program with text on standard input where Slurm is. Raises UnreachableError, CredentialsError."""
+
+    def __call__(self, program: str, text: str) -> str:
+        """Return what it printed."""
+        ...
+
+
+def here(program: str, text: str) -> str:
+    """Run the program on this machine."""
+    command = [sys.executable, "-I", "-c", program]
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as wrong:
+        raise UnreachableError(f"Slurm's commands do not answer: {wrong}.") from wrong
+    if done.returncode != 0:
+        raise UnreachableError(f"Slurm's commands cannot be run here: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+@dataclass(slots=True)
+class Door:
+    """Asks through a carrier. Thread safe."""
+
+    carry: Carry
+    _program: str = ""
+    _home: str = ""
+
+    def home(self) -> str:
+        """Return the home folder of whoever submits there; asked once."""
+        if not self._home:
+            self.ask(Asked())
+        return self._home
+
+    def ask(self, asked: Asked) -> Answer:
+        """Return the answer. Raises UnreachableError, CredentialsError."""
+        write: list[dict[str, object]] = [{"path": path, "data": _packed(data)} for path, data in asked.write.items()]
+        write += [{"path": path, "data": _packed(data), "is_kept": True} for path, data in asked.kept.items()]
+        run: list[dict[str, object]] = [{"words": list(words)} for words in asked.run]
+        if asked.script:
+            run[-1]["input"] = asked.script
+        text = json.dumps({"write": write, "run": run, "read": list(asked.read), "remove": list(asked.remove)})
+        self._program = self._program or FAR.read_text()
+        printed = self.carry(self._program, text)
+        try:
+            told = json.loads(printed)
+        except ValueError as wrong:
+            raise UnreachableError(f"The login host answers with something else: {printed[:200]!r}.") from wrong
+        self._home = str(told["home"])
+        return Answer(
+            said=tuple(Said(code=one["code"], out=one["out"], err=one["err"]) for one in told["run"]),
+            read={path: None if data is None else base64.b64decode(data) for path, data in told["read"].items()},
+            python=str(told["python"]),
+        )
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,74 @@
+"""What runs where Slurm's commands are: writes files, runs commands, reads files; the standard library of Python 3.9 alone.
+
+One JSON object on standard input, {write, run, read, remove}, carried out in this order; one JSON object as the answer.
+Nothing of Slurm is known here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+LIMIT_S = 15
+MAX_READ = 1 << 20
+
+
+def main() -> None:
+    """Carry out what standard input asks."""
+    asked = json.load(sys.stdin)
+    for item in asked.get("write", ()):
+        _write(os.path.expanduser(item["path"]), base64.b64decode(item["data"]), bool(item.get("is_kept")))
+    answer = {
+        "home": os.path.expanduser("~"),
+        "python": sys.version.split()[0],
+        "run": [_run(command) for command in asked.get("run", ())],
+        "read": {path: _read(os.path.expanduser(path)) for path in asked.get("read", ())},
+    }
+    for path in asked.get("remove", ()):
+        shutil.rmtree(os.path.expanduser(path), ignore_errors=True)
+    json.dump(answer, sys.stdout)
+
+
+def _write(path: str, data: bytes, is_kept: bool) -> None:
+    if is_kept and os.path.exists(path):
+        return
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    draft = f"{path}.{os.getpid()}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    os.rename(draft, path)
+
+
+def _run(command: dict[str, Any]) -> dict[str, Any]:
+    words = [os.path.expanduser(word) if word.startswith("~/") else word for word in command["words"]]
+    try:
+        done = subprocess.run(
+            words,
+            input=command.get("input", "").encode(),
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        return {"code": 127, "out": "", "err": f"{words[0]} is not installed"}
+    except (OSError, subprocess.TimeoutExpired) as wrong:
+        return {"code": 126, "out": "", "err": str(wrong)}
+    return {"code": done.returncode, "out": done.stdout.decode("utf-8", "replace"), "err": done.stderr.decode("utf-8", "replace")}
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return base64.b64encode(file.read(MAX_READ)).decode()
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What is submitted: sbatch's words and the batch script of one replica. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from mainspring.backends.slurm.text import comment_of
+from mainspring.core.backend import LaunchRequest
+
+PASSED_ON = "HOME,PATH,USER,LOGNAME,LANG,LC_ALL,TMPDIR,TZ,LD_LIBRARY_PATH,SSL_CERT_FILE,MODULEPATH"
+WORDS = ("partition", "account", "qos", "constraint", "reservation", "time")  # options that sbatch takes as they are
+_SCRIPT = """#!/bin/sh
+export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT={attempt} MAINSPRING_REPLICA={replica}
+{devices}{prolog}
+for python in {pythons}; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+        exec "$python" -S -E {runner} {folder}
+    fi
+done
+echo "[mainspring] No Python 3.9 or newer on $(hostname): name one with the option python, or load a module in prolog." >&2
+exit 69
+"""
+_PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "/usr/bin/python3")
+
+
+def job_name(installation: str, attempt: str, replica: int) -> str:
+    """Return the name by which a replica is found again."""
+    return f"{prefix_of(installation)}{attempt}.{replica}"
+
+
+def prefix_of(installation: str) -> str:
+    """Return how the names of an installation's jobs begin."""
+    return f"ms-{installation}-"
+
+
+def owner_of(name: str, installation: str) -> tuple[str, int] | None:
+    """Return (attempt, replica) of a job's name; None for anybody else's."""
+    prefix = prefix_of(installation)
+    attempt, dot, replica = name.removeprefix(prefix).rpartition(".")
+    return (attempt, int(replica)) if name.startswith(prefix) and dot and replica.isdecimal() else None
+
+
+def sbatch_words(request: LaunchRequest, folder: str, config: Mapping[str, object]) -> list[str]:
+    """Return sbatch's command line; the script goes to its standard input.
+
+    A run that names no memory gets its CPUs' part of the node's: Slurm would give it all of it.
+    """
+    granted, node = request.granted, request.node
+    cpus = max(1, -(-granted.cpu_milli // 1000))
+    memory = granted.memory_bytes or node.memory_bytes * granted.cpu_milli // max(1, node.cpu_milli)
+    words = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={job_name(request.installation, request.attempt, request.replica)}",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--nodelist={node.name}",
+        f"--cpus-per-task={cpus}",
+        f"--mem={max(1, memory >> 20)}M",
+        "--no-requeue",
+        "--open-mode=append",
+        f"--output={folder}/slurm.out",
+        f"--chdir={folder}",
+        f"--export={PASSED_ON}",
+        "--signal=B:TERM@60",
+    ]
+    if granted.devices:
+        models = {device.index: device.model for device in node.devices}
+        model = models.get(granted.devices[0].index, "gpu")
+        kind = "gpu" if model == "gpu" else f"gpu:{model}"
+        words += [f"--gres={kind}:{len(granted.devices)}", f"--comment={comment_of([one.index for one in granted.devices])}"]
+    words += [f"--{name}={config[name]}" for name in WORDS if config.get(name)]
+    if request.timeout_s > 0 and not config.get("time"):  # Slurm may plan with it; a margin lets the runner end it itself
+        words.append(f"--time={int(request.timeout_s) // 60 + 3}")
+    extra = config.get("sbatch")
+    return words + ([str(word) for word in extra] if isinstance(extra, list) else shlex.split(str(extra or "")))
+
+
+def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mapping[str, object]) -> str:
+    """Return the batch script: the runner takes its process over, so that Slurm's signals reach it."""
+    pythons: Sequence[str] = [str(config["python"])] if config.get("python") else _PYTHONS
+    prolog = config.get("prolog")
+    return _SCRIPT.format(
+        installation=shlex.quote(request.installation),
+        attempt=shlex.quote(request.attempt),
+        replica=request.replica,
+        devices="" if request.granted.devices else "export CUDA_VISIBLE_DEVICES= NVIDIA_VISIBLE_DEVICES=void\n",
+        prolog="\n".join(str(line) for line in prolog) if isinstance(prolog, list) else str(prolog or ""),
+        pythons=" ".join(shlex.quote(one) for one in pythons),
+        runner=shlex.quote(runner),
+        folder=shlex.quote(folder),
+    )

@@ -1,0 +1,167 @@
+"""The Slurm backend passes the shipped contract against a real Slurm, and reads what Slurm's commands print."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines.sharing import free_ports
+
+from mainspring.backends.slurm.backend import SlurmBackend, _observation, create
+from mainspring.backends.slurm.door import Asked
+from mainspring.backends.slurm.text import Job, gpu_models, held_by, parse_jobs, state_of
+from mainspring.core.backend import Backend, Handle, ObservedState
+from mainspring.core.errors import LaunchError, UnreachableError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Cluster, NodeState
+from mainspring.core.resources import DeviceShare, Granted
+from mainspring.testing.backend import SLEEP, BackendContract
+from mainspring.testing.server import RunnerServer
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 20.0) -> None:
+    """Poll until it is so."""
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not become so in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def backend(slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmBackend:
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)
+    shared = Path(slurm.folder) / "shared" / tmp_path.name
+    cluster = Cluster(id="lab", name="lab", backend="slurm", config={"folder": str(shared)})
+    return create(cluster, tmp_path, f"conf{os.getpid()}x{time.monotonic_ns():x}")
+
+
+class TestContract(BackendContract):
+    @pytest.fixture(autouse=True)
+    def _same_installation(self, backend: SlurmBackend) -> None:
+        self.installation = backend.installation
+
+    def kill_runner(self, backend: Backend, handle: Handle) -> None:
+        assert isinstance(backend, SlurmBackend)
+        job = str(backend.native(handle)["job"])
+        backend.door.ask(Asked(run=[["scancel", "--batch", "--signal=KILL", job]]))
+
+    def test_it_gets_the_devices_that_slurm_chose_and_no_others(self, backend: SlurmBackend, server: RunnerServer) -> None:
+        two = Granted(
+            cpu_milli=1000, memory_bytes=0, devices=(DeviceShare(index=0, milli=1000), DeviceShare(index=1, milli=1000))
+        )
+        for granted, seen in ((two, 2), (None, 0)):
+            command = ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; echo $OMP_NUM_THREADS"]
+            request = self.request(backend, server, command, "devices", granted)
+            with self.launched(backend, request):
+                words = server.wait(request.attempt, "ended").log.decode().splitlines()
+                assert (len([one for one in words[0].split(",") if one]), words[1]) == (seen, "1")
+
+    def test_work_of_others_is_taken_off_and_ours_is_not(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
+        one = DeviceShare(index=3, milli=1000)
+        request = self.request(backend, server, SLEEP, "beside", Granted(cpu_milli=1000, memory_bytes=1 << 28, devices=(one,)))
+        with self.launched(backend, request):
+            server.wait(request.attempt, "running")
+            place = f"--nodelist={request.node.name}"
+            words = ["sbatch", "--parsable", place, "--gres=gpu:2", "--cpus-per-task=2", "--mem=1G", "--output=/dev/null"]
+            job = slurm.run(*words, "--wrap=sleep 300").strip()
+            try:
+                until(lambda: "RUNNING" in slurm.run("squeue", f"--jobs={job}", "--noheader", "--format=%T"))
+                node = next(each for each in backend.inventory().nodes if each.id == request.node.id)
+                assert [device.index for device in node.devices] == [0, 3]
+                assert request.node.cpu_milli - node.cpu_milli == 2000
+                assert request.node.memory_bytes - node.memory_bytes == 1 << 30
+            finally:
+                slurm.run("scancel", job)
+
+    def test_what_slurm_refuses_is_no_launch(self, backend: SlurmBackend, server: RunnerServer) -> None:
+        for overrides, sentence in (({"partition": "nowhere"}, "does not take"), ({"partitoin": "main"}, "'partition'")):
+            request = replace(self.request(backend, server, SLEEP, "refused"), overrides=overrides)
+            with pytest.raises(LaunchError, match=sentence):
+                backend.launch(request)
+
+    def test_a_job_that_waits_says_why(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
+        request = replace(self.request(backend, server, SLEEP, "waits"), overrides={"sbatch": ["--begin=now+1hour"]})
+        with self.launched(backend, request) as handle:
+            seen = backend.observe([handle])[0]
+            assert (seen.state, "PENDING" in seen.detail, "BeginTime" in seen.detail) == (ObservedState.RUNNING, True, True)
+
+    def test_a_prolog_line_and_a_named_python_are_used(self, backend: SlurmBackend, server: RunnerServer) -> None:
+        asked = {"prolog": ["export FROM_PROLOG='a b'"], "python": sys.executable}
+        request = replace(self.request(backend, server, ["sh", "-c", "echo $FROM_PROLOG"], "prolog"), overrides=asked)
+        with self.launched(backend, request):
+            assert server.wait(request.attempt, "ended").log == b"a b\n"
+
+
+class TestFaults:
+    def test_without_slurms_commands_it_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        made = create(Cluster(id="lab", name="lab", backend="slurm"), tmp_path, "inst")
+        assert not made.probe().is_ready
+        assert "sinfo is not installed" in made.probe().notices[0].text
+
+    def test_a_controller_that_is_away_is_unreachable(
+        self, backend: SlurmBackend, tmp_path: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = (Path(slurm.folder) / "slurm.conf").read_text()
+        (port,) = free_ports(1)
+        elsewhere = "\n".join(f"SlurmctldPort={port}" if "SlurmctldPort" in line else line for line in told.splitlines())
+        (tmp_path / "slurm.conf").write_text(elsewhere + "\nMessageTimeout=1\n")
+        monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+        assert not backend.probe().is_ready
+        with pytest.raises(UnreachableError):
+            backend.inventory()
+        with pytest.raises(UnreachableError):
+            backend.observe([Handle(attempt=AttemptId("att-x"), replica=0)])
+
+
+class TestText:
+    def test_jobs_are_read_whatever_their_name(self) -> None:
+        line = "17|PENDING||n2|4|2G|gres:gpu:h100:2|2026-01-02T03:04:05|gpus=0.3|Resources|a|b|c"
+        (job,) = parse_jobs(f"garbage\n{line}\n")
+        assert (job.name, job.gpus, job.memory_bytes, held_by(job)) == ("a|b|c", 2, 2 << 30, [0, 3])
+        assert (job.lives(), job.runs(), job.reason) == (True, False, "Resources")
+
+    @pytest.mark.parametrize(
+        ("word", "models"),
+        [
+            ("gpu:h100:4(S:0-1)", [("h100", 4)]),
+            ("gpu:2", [("gpu", 2)]),
+            ("gpu:a100:2(IDX:0,2),gpu:l4:1,mps:100", [("a100", 2), ("l4", 1)]),
+            ("gres/gpu=2", [("gpu", 2)]),
+            ("(null)", []),
+            ("", []),
+        ],
+    )
+    def test_gres_lists(self, word: str, models: list[tuple[str, int]]) -> None:
+        assert gpu_models(word) == models
+
+    @pytest.mark.parametrize(
+        ("word", "state"),
+        [
+            ("IDLE", NodeState.READY),
+            ("MIXED", NodeState.READY),
+            ("ALLOCATED+DRAIN", NodeState.DRAINING),
+            ("IDLE*", NodeState.UNREACHABLE),
+            ("DOWN*+NOT_RESPONDING", NodeState.UNREACHABLE),
+        ],
+    )
+    def test_states_of_nodes(self, word: str, state: NodeState) -> None:
+        assert state_of(word) is state
+
+    def test_a_job_lost_with_its_node_may_run_on(self) -> None:
+        handle = Handle(attempt=AttemptId("a"), replica=0, data={"node": "n1"})
+        lost = Job(id="1", name="x", state="NODE_FAIL", node="n1")
+        for job, node, expected in (
+            (lost, NodeState.UNREACHABLE, ObservedState.UNKNOWN),
+            (lost, NodeState.READY, ObservedState.GONE),
+            (None, NodeState.UNREACHABLE, ObservedState.UNKNOWN),
+            (None, NodeState.READY, ObservedState.GONE),
+        ):
+            assert _observation(handle, job, {"n1": node}).state is expected
