@@ -42,7 +42,7 @@ def test_a_second_call_takes_what_the_first_returned(counted, monkeypatch) -> No
 
 def test_what_ran_beside_other_packages_is_not_offered(counted, monkeypatch) -> None:
     train, count = counted
-    monkeypatch.setattr("mainspring.sdk.task.packages_digest", lambda: "0" * 64)
+    monkeypatch.setattr("mainspring.sdk.calls.packages_digest", lambda: "0" * 64)
     run = train.submit(3)
     assert run.result(60) == {"value": 6}
     assert any("it is not cached" in line for line in run.logs())

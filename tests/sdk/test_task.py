@@ -9,8 +9,9 @@ import pytest
 import mainspring as ms
 from mainspring.core.errors import SpecError, UnsupportedError, UsageError
 from mainspring.core.specs import RunSpec
+from mainspring.sdk.calls import module_of
 from mainspring.sdk.recording import Recorder, StepResult
-from mainspring.sdk.task import bind, module_of
+from mainspring.sdk.task import bind
 
 
 @ms.task(cpus=2, memory="4GiB", gpus=1, gpu_memory="8GiB", retries=2, timeout="2h", tags=["a"])

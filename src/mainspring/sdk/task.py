@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import inspect
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from mainspring.client.client import Client
-from mainspring.client.connection import connect
-from mainspring.core.errors import CannotFitError, UsageError
-from mainspring.core.forecasts import Choice, Forecast
-from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind, check_spec
-from mainspring.sdk.code import code_root, send_code
-from mainspring.sdk.packages import packages_digest
+from mainspring.core.errors import UsageError
+from mainspring.core.specs import RunKind, RunSpec
 from mainspring.sdk.recording import StepResult, active
 from mainspring.sdk.resources import make_choices, to_priority, to_replicas, to_seconds
-from mainspring.sdk.runs import Run
-from mainspring.sdk.values import is_json, pickled, to_value
+
+if TYPE_CHECKING:  # a node only calls the function: the client would be most of what a short run costs there
+    from mainspring.client.client import Client
+    from mainspring.core.forecasts import Forecast
+    from mainspring.sdk.runs import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
-CODE_FRESH_S = 1.0  # a loop of submits reads the tree once a second, not once a submit
-PARAM_CHARS = 1000
-_sent: dict[tuple[str, str], tuple[float, Code]] = {}
-_sending = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +67,12 @@ class Task(Generic[P, R]):
         recorder = active.get()
         if recorder is None:
             return self.function(*args, **kwargs)
+        from mainspring.sdk import calls
+
         bound = bind(self.function, args, kwargs)
         refs = {name: value for name, value in bound.items() if isinstance(value, StepResult)}
         constant = {name: value for name, value in bound.items() if name not in refs}
-        template = self.spec(connect(), constant, ignoring=refs)
+        template = self.spec(calls.connect(), constant, ignoring=refs)
         return cast(R, recorder.add_task(replace(template, project=recorder.project), refs))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
@@ -90,19 +80,15 @@ class Task(Generic[P, R]):
 
         Arguments may be runs: their results are passed on without passing through here.
         """
-        bound = bind(self.function, args, kwargs)  # first: wrong arguments start no server
-        client = connect()
-        return Run(client, client.runs.submit(check_spec(self.spec(client, bound))))
+        from mainspring.sdk import calls
+
+        return calls.submit(self.function, _template(self.function, self.options), bind(self.function, args, kwargs))
 
     def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
         """Return when the call would start were it submitted now; nothing is submitted. Raises CannotFitError."""
-        bound = bind(self.function, args, kwargs)
-        client = connect()
-        choice = Choice(label="", spec=check_spec(self.spec(client, bound)))
-        (prospect,) = client.forecasts.prospects([choice])
-        if prospect.forecast is None:
-            raise CannotFitError(prospect.refusal, hint="See what there is: mainspring cluster ls")
-        return prospect.forecast
+        from mainspring.sdk import calls
+
+        return calls.forecast(self.function, _template(self.function, self.options), bind(self.function, args, kwargs))
 
     def with_options(self, **changed: Any) -> Task[P, R]:
         """Return the same task with other options: `train.with_options(gpus=2, name="large")`. Raises UsageError."""
@@ -110,20 +96,9 @@ class Task(Generic[P, R]):
 
     def spec(self, client: Client, bound: Mapping[str, object], *, ignoring: Mapping[str, object] | None = None) -> RunSpec:
         """Return the run of a call with these arguments; sends code and values."""
-        entry, code = locate(client, self.function)
-        args = {name: to_value(client, value) for name, value in bound.items()}
-        params = {
-            **_defaults(self.function, {*bound, *(ignoring or {})}),
-            **{name: value.json for name, value in args.items() if _is_param(value)},
-        }
-        return replace(
-            _template(self.function, self.options),
-            entry=entry,
-            code=code,
-            args=args,
-            params=params,
-            environment=Environment(interpreter=sys.executable, packages=packages_digest() if self.options.cache else ""),
-        )
+        from mainspring.sdk import calls
+
+        return calls.spec(client, self.function, _template(self.function, self.options), bound, ignoring=ignoring)
 
     def __repr__(self) -> str:
         return f"Task({self.function.__qualname__})"
@@ -175,68 +150,6 @@ def bind(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[s
     return named
 
 
-def locate(client: Client, function: Callable[..., Any]) -> tuple[Entry, Code]:
-    """Return where the function is, and its code. By value when it was typed into a notebook or made inside another."""
-    found = module_of(function)
-    if found is None:
-        data = pickled(function)
-        digest = hashlib.sha256(data).hexdigest()
-        client.blobs.upload({digest: data})
-        return Entry(function=function.__name__, pickled=digest), _code(client, _notebook_folder())
-    module, base = found
-    return Entry(module=module, function=function.__qualname__), _code(client, base)
-
-
-def module_of(function: Callable[..., Any]) -> tuple[str, Path | None] | None:
-    """Return (module name, folder it is imported from, None for an installed one), or None when it must go by value."""
-    name = getattr(function, "__module__", None) or ""
-    module = sys.modules.get(name)
-    if module is None or "." in function.__qualname__ or "<" in function.__qualname__:
-        return None
-    file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not os.path.exists(file) or not file.endswith(".py"):
-        return None
-    path = Path(file).resolve()
-    if name == "__main__":
-        spec = getattr(module, "__spec__", None)
-        name = spec.name if spec is not None else path.stem
-        if not all(part.isidentifier() for part in name.split(".")) or not _is_defined(path, function.__qualname__):
-            return None
-    if {"site-packages", "dist-packages"} & set(path.parts):
-        return name, None
-    depth = len(name.split(".")) - (0 if path.stem == "__init__" else 1)
-    return name, path.parents[depth]
-
-
-def _is_defined(path: Path, name: str) -> bool:
-    """Say whether a script defines `name` on import too: what stands under `if __name__ == ...` is missing there."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in tree.body)
-
-
-def _code(client: Client, folder: Path | None) -> Code:
-    if folder is None:
-        return Code()
-    key = (client.url, str(folder))
-    with _sending:
-        at, known = _sent.get(key, (0.0, Code()))
-        if time.monotonic() - at < CODE_FRESH_S:
-            return known
-        code = send_code(client, folder, is_confirmed=bool(os.environ.get("MAINSPRING_YES")))
-        _sent[key] = (time.monotonic(), code)
-        return code
-
-
-def _notebook_folder() -> Path | None:
-    """Return the folder whose modules a notebook may import; none for a home folder that git does not speak for."""
-    here = Path.cwd()
-    _, is_git = code_root(here)
-    return here if is_git or here not in (Path.home(), Path("/"), Path("/tmp")) else None  # noqa: S108 - left out, not used
-
-
 def _template(function: Callable[..., Any], options: Options) -> RunSpec:
     resources, *others = make_choices(
         options.gpus,
@@ -269,17 +182,3 @@ def _template(function: Callable[..., Any], options: Options) -> RunSpec:
         is_preemptible=options.preemptible,
         cache=options.cache and not os.environ.get("MAINSPRING_NO_CACHE"),
     )
-
-
-def _defaults(function: Callable[..., Any], given: set[str]) -> dict[str, object]:
-    """Return the defaults of what was not given: they are parameters too, shown and changed by `rerun --set`."""
-    found = {
-        name: one.default
-        for name, one in inspect.signature(function).parameters.items()
-        if name not in given and one.default is not inspect.Parameter.empty
-    }
-    return {name: value for name, value in found.items() if is_json(value) and len(str(value)) <= PARAM_CHARS}
-
-
-def _is_param(value: Value) -> bool:
-    return value.kind is ValueKind.JSON and len(str(value.json)) <= PARAM_CHARS
