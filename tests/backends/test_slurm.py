@@ -65,7 +65,9 @@ class TestContract(BackendContract):
 
     def test_work_of_others_is_taken_off_and_ours_is_not(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
         one = DeviceShare(index=3, milli=1000)
-        request = self.request(backend, server, SLEEP, "beside", Granted(cpu_milli=1000, memory_bytes=1 << 28, devices=(one,)))
+        granted = Granted(cpu_milli=1000, memory_bytes=1 << 28, devices=(one,))
+        other = backend.inventory().nodes[1]  # all other tests are on the first one
+        request = replace(self.request(backend, server, SLEEP, "beside", granted), node=other)
         with self.launched(backend, request):
             server.wait(request.attempt, "running")
             place = f"--nodelist={request.node.name}"
