@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mainspring.core import codec
 from mainspring.core.errors import BY_CODE, ArchiveError, MainspringError, SpecError, UsageError, from_wire
 from mainspring.core.ids import check_name, is_id, make_id
-from mainspring.core.manifests import FileEntry, is_safe_path, pack_manifest, read_manifest
+from mainspring.core.manifests import FileEntry, pack_manifest, read_manifest
 from mainspring.core.objectives import Objective, judge
+from mainspring.core.paths import is_safe_path
 from mainspring.core.resources import Resources, check_resources
 from mainspring.core.specs import RunSpec, check_spec
 from mainspring.core.units import parse_bytes, parse_seconds, show_bytes, to_milli

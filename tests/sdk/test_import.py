@@ -26,6 +26,14 @@ def test_importing_is_fast_and_loads_nothing_heavy():
     assert min(times) < 60_000
 
 
+def test_user_code_on_a_node_loads_no_client():
+    """A task's module is imported by every run of it: what it loads is most of what a short run costs."""
+    code = "import sys, mainspring as ms; ms.task(gpus=1)(len); ms.log_metric; ms.log_artifact; ms.should_stop; ms.checkpoint; "
+    code += "print(sorted(name for name in sys.modules if name.startswith('mainspring.client') or name in sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *HEAVY, "asyncio", "ssl"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_client_tower_never_loads_pydantic_or_numpy():
     code = "import sys, mainspring as ms; [getattr(ms, name) for name in ms.__all__]; "
     code += "print(sorted(set(sys.argv[1:]) & set(sys.modules)))"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ArchiveError
+from mainspring.core.paths import is_safe_path
 
 _DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
 MAX_FILES = 5_000_000
@@ -70,13 +71,6 @@ def check_manifest(manifest: Manifest) -> Manifest:
                 raise ArchiveError(f"{parent!r} is both a file and a folder.", hint="Make the bundle again.")
             parent = parent.rpartition("/")[0]
     return manifest
-
-
-def is_safe_path(path: str) -> bool:
-    """Say whether `path` is relative, `/` separated and stays below its folder."""
-    if not path or len(path) > 4096 or path.startswith("/") or "\\" in path or "\x00" in path:
-        return False
-    return all(part not in ("", ".", "..") and len(part.encode("utf-8", "surrogatepass")) <= 255 for part in path.split("/"))
 
 
 def is_digest(text: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mainspring.client.client import Client
 from mainspring.core.errors import ArtifactError, UsageError
-from mainspring.core.manifests import is_safe_path
+from mainspring.core.paths import is_safe_path
 from mainspring.core.records import Run
 from mainspring.core.specs import Value, ValueKind
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mainspring.core.errors import UsageError
-from mainspring.core.manifests import is_safe_path
+from mainspring.core.paths import is_safe_path
 
 FLUSH_S = 0.1
 WAKE_AT = 4000
