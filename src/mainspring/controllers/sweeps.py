@@ -32,7 +32,7 @@ class Sweeps:
         return None
 
     def _step(self, sweep: Sweep) -> None:
-        trials = [self._told(sweep, trial) for trial in sweeps.with_run_states(self.ctx, sweep)]
+        trials = [self._told(sweep, trial) for trial in self.ctx.store.sweeps.trials(sweep.id)]
         due = decide.how_many_more(sweep.spec, trials)
         factory = cast("decide.Factory", plugins.load("samplers", sweep.spec.sampler))
         for _ in range(due):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
+from mainspring.client.connection import connect as connect
 from mainspring.core.errors import CannotFitError
 from mainspring.core.forecasts import Choice, Forecast
 from mainspring.core.specs import Code, Entry, Environment, RunSpec, Value, ValueKind, check_spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from mainspring import plugins
@@ -54,21 +53,7 @@ def all(ctx: Context, actor: Actor, *, project: str = "default") -> list[Sweep]:
 
 def trials(ctx: Context, actor: Actor, ref: str) -> list[Trial]:
     """Return the trials by number, each with the state that its run is in now."""
-    return with_run_states(ctx, get(ctx, actor, ref))
-
-
-def with_run_states(ctx: Context, sweep: Sweep) -> list[Trial]:
-    """Return the trials; one that is not told yet has the state of its run (FAILED when the run was removed)."""
-    found = ctx.store.sweeps.trials(sweep.id)
-    if all_told(found):
-        return found
-    states = {run.id: run.state for run in ctx.store.runs.by_link("sweep", sweep.id)}
-    return [one if one.told_at else replace(one, state=states.get(one.run, RunState.FAILED)) for one in found]
-
-
-def all_told(trials: Sequence[Trial]) -> bool:
-    """Say whether every result is in."""
-    return next((False for one in trials if one.told_at is None), True)
+    return ctx.store.sweeps.trials(get(ctx, actor, ref).id)
 
 
 def stop(ctx: Context, actor: Actor, ref: str) -> Sweep:

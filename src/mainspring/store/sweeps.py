@@ -56,7 +56,7 @@ class Sweeps:
         return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in conn.execute(asked).mappings()])
 
     def trials(self, sweep: str) -> list[Trial]:
-        """Return the trials by number; one that is not told yet has the state of its run."""
+        """Return the trials by number; one that is not told yet has the state of its run (FAILED when that was removed)."""
         asked = (
             select(trials, runs.c.state.label("run_state"))
             .outerjoin(runs, runs.c.id == trials.c.run)
@@ -136,5 +136,4 @@ def _need(conn: Connection, id: str) -> Sweep:
 
 def _trial(row: Mapping[Any, Any]) -> Trial:
     found = record_of(Trial, trials, row)
-    is_told = found.told_at is not None or row["run_state"] is None
-    return found if is_told else replace(found, state=row["run_state"])
+    return found if found.told_at is not None else replace(found, state=row["run_state"] or RunState.FAILED)

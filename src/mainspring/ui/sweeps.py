@@ -33,7 +33,7 @@ def listed(view: View) -> str:
     """Return the sweeps, newest first."""
     rows = []
     for one in sweeps.all(view.ctx, view.actor, project=view.project)[:MAX_SWEEPS]:
-        found = sweeps.with_run_states(view.ctx, one)
+        found = view.ctx.store.sweeps.trials(one.id)
         told = sum(trial.told_at is not None for trial in found)
         rows.append(
             (
