@@ -34,6 +34,7 @@ from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.leader import Leader
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.observations import note_strangers
+from mainspring.controllers.operations import Operations
 from mainspring.controllers.outbox import Outbox
 from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
@@ -177,6 +178,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
         Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx, owner).tick)),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
+        Loop(name="operations", topics=("operations",), tick=led(lambda: Operations(ctx, fleet, running.loops, url).tick)),
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=led(lambda: Sweeps(ctx).tick), gap_s=0.1),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=led(lambda: Pipelines(ctx).tick), gap_s=0.1),
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=led(lambda: Endpoints(ctx).tick), gap_s=0.1),

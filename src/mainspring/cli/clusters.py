@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import getpass
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
-from mainspring.cli.options import Json, Yes
-from mainspring.cli.output import age, emit_json, say, state, table
+from mainspring.cli.cluster_words import Words, read_words
+from mainspring.cli.options import Json, Project, Yes
+from mainspring.cli.output import age, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
-from mainspring.core.records import Cluster, Node
+from mainspring.core.errors import ClusterRefusedError
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.records import Cluster, Node, Run, RunState
 from mainspring.core.units import MILLI, show_bytes, show_milli
+
+CHECK_S = 300.0
 
 
 def ls(*, as_json: Json = False) -> None:
@@ -34,6 +44,80 @@ def ls(*, as_json: Json = False) -> None:
         message = to_record(one["cluster"], Cluster).message
         if message:
             say(f"{one['cluster']['name']}: {message}")
+
+
+def add(kind: str, /, *words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """Register a cluster: `mainspring cluster add KIND [TARGETS...] [--name N] [--OPTION VALUE]...`.
+
+    Its engine is looked at first; one that cannot be used is refused, with what mends it. `mainspring cluster kinds KIND`
+    lists the options of a kind. A secret given as `-` is asked for, or read from standard input.
+    """
+    clusters = connect().clusters
+    asked = read_words(clusters.kind(kind), words)
+    options = {**asked.options, **{name: _secret(name) for name in asked.asked}}
+    _report(asked, lambda: clusters.add(kind, *asked.targets, name=asked.name, **options))
+
+
+def kinds(kind: str | None = None, /, *, as_json: Json = False) -> None:
+    """List the engine kinds that can be added, or the options of one."""
+    clusters = connect().clusters
+    if kind is None:
+        listed = clusters.kinds()
+        if as_json:
+            emit_json(listed)
+            return
+        table(("kind", "targets", "what it is"), [(one["name"], one["targets"], one["help"]) for one in listed])
+        return
+    found = clusters.kind(kind)
+    if as_json:
+        emit_json(found)
+        return
+    say(f"mainspring cluster add {kind} {found['targets'] and found['targets'] + '... '}[--name NAME] [--OPTION VALUE]...")
+    table(("option", "takes", "what it is"), [_option(one) for one in found["options"]])
+
+
+def show(name: str, /, *, as_json: Json = False) -> None:
+    """Show a cluster: its engine, its nodes, what is wrong with it and what mends that."""
+    found = connect().clusters.get(name)
+    if as_json:
+        emit_json(found)
+        return
+    cluster = to_record(found["cluster"], Cluster)
+    config = {key: value for key, value in cluster.config.items() if value not in (0, "", None, [])}
+    facts([("cluster", cluster.name), ("engine", cluster.backend), *((key, str(value)) for key, value in config.items())])
+    _show_probe(found.get("probe") or {})
+    _show_nodes([to_record(one, Node) for one in found["nodes"]])
+    if cluster.message:
+        say(cluster.message)
+
+
+def check(name: str, /, *, project: Project = "default", as_json: Json = False) -> int:
+    """Look at a cluster's engine, and run something tiny on each of its nodes; 0 when all of that worked."""
+    client = connect()
+    looked = client.clusters.probe(name)
+    runs = client.clusters.check(name, project=project)
+    until = time.monotonic() + CHECK_S
+    ended = [client.runs.wait(run.id, max(0.0, until - time.monotonic())) for run in runs]
+    for run in ended:
+        if run.state not in TERMINAL_RUN:
+            client.runs.cancel(run.id)
+    if as_json:
+        emit_json({**looked, "runs": ended})
+    else:
+        _show_probe(looked["probe"])
+        rows = [
+            (state(run.state), str(run.spec.resources.labels.get("node", "")), _told(client.runs.log(run.id).data, run))
+            for run in ended
+        ]
+        table(("state", "node", "told"), rows)
+    return 0 if all(run.state is RunState.SUCCEEDED for run in ended) else 1
+
+
+def rm(name: str, /, *, yes: Yes = False) -> None:
+    """Forget a cluster on which nothing runs; its machines are not touched."""
+    confirm(f"Forget the cluster {name}?", is_yes=yes)
+    connect().clusters.remove(name)
+    say(f"{name} is forgotten.")
 
 
 def drain(node: str, /) -> None:
@@ -88,3 +172,72 @@ def _row(cluster: Cluster, node: Node, holders: list[dict[str, Any]]) -> tuple[T
         gpus + (f" {', '.join(models)}" if models else ""),
         ", ".join(f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(who.items())),
     )
+
+
+def _report(asked: Words, act: Any) -> None:
+    """Add, and print what was found, also of a cluster that is refused."""
+    try:
+        found = act()
+    except ClusterRefusedError as refused:
+        if not asked.is_json:
+            _show_probe(dict(refused.details.get("probe") or {}))  # type: ignore[call-overload]
+        raise
+    if asked.is_json:
+        emit_json(found)
+        return
+    _show_probe(found["probe"], found["latency_s"])
+    nodes = [to_record(one, Node) for one in found["nodes"]]
+    _show_nodes(nodes)
+    say(f"{found['cluster']} is registered with {len(nodes)} node{'s' if len(nodes) != 1 else ''}.")
+    note(f"Try it: mainspring cluster check {found['cluster']}")
+
+
+def _show_probe(probe: Mapping[str, Any], latency_s: float = 0.0) -> None:
+    latency = f"{latency_s * 1000:.0f} ms" if latency_s else ""
+    facts([("version", str(probe.get("version", ""))), *dict(probe.get("facts") or {}).items(), ("answered in", latency)])
+    for notice in probe.get("notices") or ():
+        note(f"! {notice['text']}")
+        if notice.get("command"):
+            note(f"  mend it: {notice['command']}")
+
+
+def _show_nodes(nodes: Sequence[Node]) -> None:
+    rows = [
+        (
+            state(node.state),
+            node.id,
+            node.pool,
+            show_milli(node.cpu_milli),
+            show_bytes(node.memory_bytes),
+            show_bytes(node.disk_bytes) if node.disk_bytes else "",
+            _devices(node),
+        )
+        for node in nodes
+    ]
+    table(("state", "node", "pool", "CPUs", "memory", "free disk", "GPUs"), rows, empty="It has no nodes.")
+
+
+def _devices(node: Node) -> str:
+    models: dict[str, int] = {}
+    for device in node.devices:
+        word = f"{device.model}{' (declared)' if device.declared else ''}"
+        models[word] = models.get(word, 0) + 1
+    return ", ".join(f"{count} {model}" for model, count in sorted(models.items()))
+
+
+def _option(option: Mapping[str, Any]) -> tuple[str, str, str]:
+    default = f" Default: {option['default']}." if option.get("default") not in (None, "", False) else ""
+    takes = "" if option["kind"] == "flag" else option["kind"] + (", needed" if option.get("is_required") else "")
+    return f"--{option['name'].replace('_', '-')}", takes, option["help"] + default
+
+
+def _secret(name: str) -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass(f"{name}: ")
+    return sys.stdin.readline().rstrip("\n")
+
+
+def _told(log: bytes, run: Run) -> str:
+    if run.state is RunState.SUCCEEDED:
+        return log.decode("utf-8", "replace").strip()
+    return run.outcome.message if run.outcome is not None else "It did not end in time."

@@ -57,7 +57,10 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
         ("ls", "endpoints:ls"), ("show", "endpoints:show"), ("predict", "endpoints:predict"),
         ("rollback", "endpoints:rollback"), ("rm", "endpoints:rm"),
     )),
-    ("cluster", "Clusters and their nodes.", FLEET, (("ls", "clusters:ls"),)),
+    ("cluster", "Clusters and their nodes.", FLEET, (
+        ("add", "clusters:add"), ("kinds", "clusters:kinds"), ("ls", "clusters:ls"), ("show", "clusters:show"),
+        ("check", "clusters:check"), ("drain", "clusters:drain"), ("resume", "clusters:resume"), ("rm", "clusters:rm"),
+    )),
     ("node", "What an operator declares about a node.", FLEET, (
         ("drain", "clusters:drain"), ("resume", "clusters:resume"), ("dead", "clusters:dead"),
     )),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from mainspring.client.transport import Transport, to_record
+from mainspring.core.errors import UnreachableError, from_wire
+from mainspring.core.operations import Operation, OperationState
 from mainspring.core.records import Node, Run, Unadopted
+
+ANSWER_S = 120.0  # an engine that has not answered by then is said not to
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,51 @@ class Clusters:
     def all(self) -> list[dict[str, Any]]:
         """Return `{cluster, nodes, holders}` of each cluster."""
         return list(self.transport.get("/clusters").plain())
+
+    def get(self, name: str) -> dict[str, Any]:
+        """Return `{cluster, nodes, holders, probe}` of one."""
+        return dict(self.transport.get(_path(name)).plain())
+
+    def kinds(self) -> list[dict[str, Any]]:
+        """Return `{name, help, targets, options}` of each engine kind that the server has."""
+        return list(self.transport.get("/backends").plain())
+
+    def kind(self, name: str) -> dict[str, Any]:
+        """Return one engine kind."""
+        return dict(self.transport.get(f"/backends/{quote(name, safe='')}").plain())
+
+    def add(self, backend: str, *targets: str, name: str = "", **options: object) -> dict[str, Any]:
+        """Register a cluster; return `{cluster, probe, nodes, latency_s}`. Blocks until its engine has answered.
+
+        Raises UsageError (an option), ConflictError (the name), ClusterRefusedError (its details tell what was found),
+        UnreachableError, CredentialsError.
+        """
+        body = {"backend": backend, "name": name, "targets": list(targets), "options": options}
+        return self._ended(self.transport.post("/clusters", body).record(Operation))
+
+    def probe(self, name: str) -> dict[str, Any]:
+        """Look at a cluster's engine now; return and raise as `add`."""
+        return self._ended(self.transport.post(_path(name, "probe"), is_repeatable=True).record(Operation))
+
+    def check(self, name: str, *, project: str = "default") -> list[Run]:
+        """Submit a tiny run to each node that takes runs; return them at once."""
+        plain = self.transport.send("POST", _path(name, "check"), query={"project": project}).plain()
+        return [to_record(one, Run) for one in plain]
+
+    def remove(self, name: str) -> None:
+        """Forget a cluster on which nothing runs."""
+        self.transport.send("DELETE", _path(name), is_repeatable=True)
+
+    def _ended(self, operation: Operation) -> dict[str, Any]:
+        """Wait for what was asked of an engine. Raises what it raised."""
+        until = time.monotonic() + ANSWER_S
+        while operation.state is OperationState.PENDING:
+            if time.monotonic() > until:
+                raise UnreachableError(f"{operation.subject} has not answered for {ANSWER_S:g} s.", hint="mainspring status")
+            operation = self.transport.get(f"/operations/{operation.id}").record(Operation)
+        if operation.error:
+            raise from_wire({"error": operation.error})
+        return dict(operation.result)
 
     def act(self, node: str, action: str) -> Node:
         """`drain`, `resume` or `dead`: declare what an operator knows of a node."""
@@ -48,3 +98,7 @@ class Clusters:
     def shut_down(self) -> None:
         """Let the server end; runs go on."""
         self.transport.post("/shutdown")
+
+
+def _path(name: str, verb: str = "") -> str:
+    return f"/clusters/{quote(name, safe='')}" + (f"/{verb}" if verb else "")

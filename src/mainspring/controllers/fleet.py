@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from mainspring import plugins
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
-from mainspring.core.backend import Backend
+from mainspring.core.backend import Backend, Probe
 from mainspring.core.errors import BackendError, NotFoundError
 from mainspring.core.records import Cluster, Node, NodeState
 from mainspring.core.silence import is_removable
+from mainspring.services import secrets
 from mainspring.services.context import Context
 from mainspring.services.runs import said
 
@@ -32,6 +34,7 @@ class Fleet:
     _kinds: dict[str, str] = field(default_factory=dict)
     _asking: set[str] = field(default_factory=set)
     _troubled: set[str] = field(default_factory=set)  # clusters with nodes that are out of reach: asked more often
+    _probes: dict[str, Probe] = field(default_factory=dict)
     _unlisted: dict[str, float] = field(default_factory=dict)  # node: since when, by a clock that is never set
 
     def backend(self, cluster_id: str) -> Backend:
@@ -40,11 +43,21 @@ class Fleet:
             cluster = self.ctx.store.clusters.get(cluster_id)
             if cluster is None:
                 raise NotFoundError(f"There is no cluster {cluster_id}.")
-            create = plugins.engine(cluster.backend).create
-            folder = self.folder / cluster.name
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._backends[cluster_id] = create(cluster, folder, self.ctx.store.installation)
+            self.keep(cluster, self.build(cluster))
         return self._backends[cluster_id]
+
+    def build(self, cluster: Cluster) -> Backend:
+        """Return a backend of a cluster that need not be registered. Raises NotFoundError, ServerError, StoreError."""
+        create = plugins.engine(cluster.backend).create
+        folder = self.folder / cluster.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        plain = replace(cluster, config=secrets.unseal(self.ctx, cluster.name, cluster.config))
+        return create(plain, folder, self.ctx.store.installation)
+
+    def keep(self, cluster: Cluster, backend: Backend) -> None:
+        """Drive a cluster by this backend from now on."""
+        self._backends[cluster.id] = backend
+        self._kinds[cluster.id] = cluster.backend
 
     def is_local(self, cluster_id: str) -> bool:
         """Say whether looking at the cluster's processes costs next to nothing."""
@@ -61,7 +74,12 @@ class Fleet:
 
     def ask_all(self, loops: Loops) -> float:
         """Ask every engine in its own lane what there is; return the pause until the next time."""
-        for cluster in self.ctx.store.clusters.all():
+        registered = self.ctx.store.clusters.all()
+        for gone in self._backends.keys() - {cluster.id for cluster in registered}:
+            self._backends.pop(gone, None)
+            self._kinds.pop(gone, None)
+            self._troubled.discard(gone)
+        for cluster in registered:
             if cluster.id not in self._asking:  # a slow one is asked again when it has answered
                 self._asking.add(cluster.id)
                 loops.submit(partial(self._ask, cluster), lane=cluster.id)
@@ -73,7 +91,7 @@ class Fleet:
         try:
             backend = self.backend(cluster.id)
             probe = backend.probe()
-            found = nodes.upsert(cluster.id, backend.inventory().nodes, now=self.ctx.clock.now())
+            found = nodes.upsert(cluster.id, dressed(cluster, backend.inventory().nodes), now=self.ctx.clock.now())
         except BackendError as wrong:
             self.note(cluster.id, wrong.message)
             for node in nodes.all(cluster.id):
@@ -83,6 +101,9 @@ class Fleet:
         message = " ".join(notice.text for notice in probe.notices)
         if message != cluster.message:
             self.note(cluster.id, message)
+        if probe != self._probes.get(cluster.id):
+            self.ctx.store.clusters.set_probe(cluster.id, probe)
+            self._probes[cluster.id] = probe
 
     def _ask(self, cluster: Cluster) -> None:
         try:
@@ -112,3 +133,10 @@ class Fleet:
                 if self.ctx.store.nodes.remove(node.id, event=event):
                     self._unlisted.pop(node.id, None)
                     log.info("node removed", extra={"node": node.id})
+
+
+def dressed(cluster: Cluster, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes with the pool and the labels that the cluster gives all of its nodes."""
+    pool, words = str(cluster.config.get("pool") or ""), cluster.config.get("labels")
+    labels = dict(str(word).split("=", 1) for word in words if "=" in str(word)) if isinstance(words, Sequence) else {}
+    return [replace(node, pool=pool or node.pool, labels={**node.labels, **labels}) for node in nodes]

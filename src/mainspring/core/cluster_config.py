@@ -11,7 +11,17 @@ from mainspring.core.errors import UsageError
 
 TARGETS = "targets"
 MAX_TEXT = 64 * 1024
+COMMON = (
+    Option(name="pool", help="The pool that its nodes are in; default: `default`."),
+    Option(name="labels", help="Labels of all its nodes, KEY=VALUE, separated by commas.", kind=OptionKind.LIST),
+)
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def options_of(engine: Engine) -> tuple[Option, ...]:
+    """Return the options of an engine kind, those that every kind has last."""
+    own = {option.name for option in engine.options}
+    return (*engine.options, *(option for option in COMMON if option.name not in own))
 
 
 def check_config(kind: str, engine: Engine, given: Mapping[str, object], targets: Sequence[str] = ()) -> dict[str, object]:
@@ -20,7 +30,7 @@ def check_config(kind: str, engine: Engine, given: Mapping[str, object], targets
     Names may be written with `-`; numbers, flags and lists (separated by commas) may come as text. Raises UsageError that
     names what is wrong and what comes nearest.
     """
-    known = {option.name: option for option in engine.options}
+    known = {option.name: option for option in options_of(engine)}
     config = {option.name: option.default for option in engine.options if option.default is not None}
     for word, value in given.items():
         name = word.lstrip("-").replace("-", "_")

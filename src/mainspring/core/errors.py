@@ -12,7 +12,7 @@ MainspringError(code, message, hint, details)
 ├── QuotaError 422 ─ CannotFitError
 ├── RunError exit 1 ─ RunFailedError, RunCancelledError
 ├── ArtifactError ─ IntegrityError, ArchiveError
-├── BackendError ─ CapacityError, LaunchError, UnreachableError, CredentialsError
+├── BackendError ─ CapacityError, LaunchError, UnreachableError, CredentialsError, ClusterRefusedError
 ├── UnsupportedError 501                  named, but not part of this version
 └── ServerError 500 ─ ServerUnreachableError, VersionMismatchError, StoreError, DiskFullError, PlannerError
 
@@ -198,6 +198,14 @@ class LaunchError(BackendError):
     """The attempt cannot be started there: it fails with cause `launch_failed`."""
 
     code = "launch"
+
+
+class ClusterRefusedError(BackendError):
+    """The engine answers and cannot be used as it is; `details` has `version`, `facts` and `notices` of the look at it."""
+
+    code = "cluster_refused"
+    http_status = 422
+    exit_code = 6
 
 
 class UnreachableError(BackendError):

@@ -13,6 +13,7 @@ from mainspring.scheduler.cluster import ALL, Bools, Cluster, DeviceKind, Ints, 
 
 Key: TypeAlias = tuple[object, ...]
 NEVER = 2**40  # milli-GPU that no device has
+NAMES = ("node", "cluster")  # labels that every node has
 MANY = 2**40  # replicas on one node when nothing bounds them
 
 
@@ -26,6 +27,7 @@ class Request:
     devices: int  # how many devices, 0 for none
     milli_of_kind: Ints
     is_allowed_group: Bools
+    is_named: Bools | None = None  # (nodes,) which rows are the node or of the cluster asked for by name; None: any
 
     @property
     def is_share(self) -> bool:
@@ -35,7 +37,7 @@ class Request:
     def allowed(self, cluster: Cluster, rows: Rows = ALL) -> Bools:
         """Return which rows have the pool and the labels asked for, ready or not."""
         found: Bools = self.is_allowed_group[cluster.group_of[rows]]
-        return found
+        return found if self.is_named is None else found & self.is_named[rows]
 
     def milli(self, cluster: Cluster, rows: Rows = ALL) -> Ints:
         """Return what is taken of each device if it is chosen, (rows, devices)."""
@@ -93,13 +95,24 @@ def make_request(cluster: Cluster, asked: Resources, closed: Collection[str] = (
         devices=devices,
         milli_of_kind=np.array([_milli(asked, kind) for kind in cluster.kinds], dtype=np.int64),
         is_allowed_group=np.array(groups, dtype=np.bool_),
+        is_named=_named(cluster, asked),
     )
 
 
 def _is_allowed(asked: Resources, pool: str, labels: dict[str, str]) -> bool:
     if asked.pool and asked.pool != pool:
         return False
-    return all(labels.get(name) == value for name, value in asked.labels.items())
+    return all(labels.get(name) == value for name, value in asked.labels.items() if name not in NAMES)
+
+
+def _named(cluster: Cluster, asked: Resources) -> Bools | None:
+    """Return which rows have the names asked for: every node has the labels `node` (its id or name) and `cluster`."""
+    node, member = asked.labels.get("node"), asked.labels.get("cluster")
+    if node is None and member is None:
+        return None
+    return np.array(
+        [(node is None or node in (one.id, one.name)) and member in (None, one.cluster) for one in cluster.nodes], dtype=np.bool_
+    )
 
 
 def _milli(asked: Resources, kind: DeviceKind | None) -> int:

@@ -1,17 +1,28 @@
-"""Clusters, nodes and the queue: who holds what, who waits for what."""
+"""Clusters, nodes and the queue: who holds what, who waits for what; what is asked of a cluster's engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from mainspring import plugins
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError
+from mainspring.core.backend import Option, Probe
+from mainspring.core.cluster_config import check_config, options_of, secret_names
+from mainspring.core.errors import ConflictError, NotFoundError, StateError
+from mainspring.core.ids import check_name
+from mainspring.core.operations import Operation, OperationKind
 from mainspring.core.queries import Waiting
-from mainspring.core.records import Cluster, Node, NodeState, Role
-from mainspring.core.resources import Granted
+from mainspring.core.records import Cluster, Node, NodeState, Role, Run
+from mainspring.core.resources import Granted, Resources
+from mainspring.core.specs import RunSpec
+from mainspring.services import operations, secrets
 from mainspring.services.context import Context
-from mainspring.services.runs import said
+from mainspring.services.runs import said, submit
+
+CHECK = "import os, platform; print(platform.node(), platform.python_version(), os.environ.get('CUDA_VISIBLE_DEVICES', ''))"
+CHECK_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +38,22 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
-    """A cluster with its nodes, and who holds what on each (by node id)."""
+    """A cluster with its nodes, who holds what on each (by node id), and what its engine told when it was looked at last."""
 
     cluster: Cluster
     nodes: tuple[Node, ...]
     holders: dict[str, tuple[Holder, ...]]
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """An engine kind that is installed here. `targets` is what stands behind it in `cluster add`; empty: nothing."""
+
+    name: str
+    help: str
+    targets: str
+    options: tuple[Option, ...]
 
 
 def all(ctx: Context, actor: Actor) -> list[ClusterView]:
@@ -55,12 +77,94 @@ def all(ctx: Context, actor: Actor) -> list[ClusterView]:
         )
     return [
         ClusterView(
-            cluster=cluster,
+            cluster=replace(cluster, config=secrets.hide(cluster.config)),
             nodes=tuple(node for node in nodes if node.cluster == cluster.id),
             holders={node.id: tuple(holders.get(node.id, ())) for node in nodes if node.cluster == cluster.id},
         )
         for cluster in ctx.store.clusters.all()
     ]
+
+
+def get(ctx: Context, actor: Actor, name: str) -> ClusterView:
+    """Return one cluster, with what its engine told. Raises NotFoundError."""
+    for view in all(ctx, actor):
+        if name == view.cluster.name:
+            return replace(view, probe=ctx.store.clusters.probe(view.cluster.id))
+    raise _unknown(name)
+
+
+def kinds() -> list[Kind]:
+    """Return the engine kinds that are installed, by name."""
+    return [kind(name) for name in plugins.names("backends")]
+
+
+def kind(name: str) -> Kind:
+    """Return an engine kind with its options. Raises NotFoundError with the known ones."""
+    engine = plugins.engine(name)
+    return Kind(name=name, help=engine.help, targets=engine.targets, options=options_of(engine))
+
+
+def add(
+    ctx: Context,
+    actor: Actor,
+    kind: str,
+    *,
+    name: str = "",
+    targets: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+) -> Operation:
+    """Ask for a cluster of `kind`; a controller looks at the engine, and registers it if it can be used.
+
+    The cluster is called `name`, else as its kind. Raises UsageError (an option is wrong), NotFoundError (no such kind),
+    ConflictError (the name is taken).
+    """
+    actor.need_admin()
+    if kind == "local":
+        raise ConflictError("The machine of the server is a cluster already.", hint="mainspring cluster show local")
+    engine = plugins.engine(kind)
+    called = check_name(name or kind, "cluster")
+    config = check_config(kind, engine, options or {}, targets)
+    if ctx.store.clusters.get(called) is not None:
+        raise ConflictError(f"There is a cluster {called!r} already.", hint="Give another --name, or see: mainspring cluster ls")
+    for secret in secret_names(engine) & config.keys():
+        config[secret] = secrets.seal(ctx, called, secret, str(config[secret]))
+    return operations.ask(ctx, actor, OperationKind.ADD_CLUSTER, called, {"backend": kind, "config": config})
+
+
+def probe(ctx: Context, actor: Actor, name: str) -> Operation:
+    """Ask for a fresh look at a cluster's engine. Raises NotFoundError."""
+    actor.need_admin()
+    return operations.ask(ctx, actor, OperationKind.PROBE_CLUSTER, _find(ctx, name).name, {})
+
+
+def check(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> list[Run]:
+    """Submit a tiny run to each node of a cluster that takes runs; return them. Raises NotFoundError, StateError (no node)."""
+    actor.need_admin()
+    nodes = [node for node in ctx.store.nodes.all(_find(ctx, name).id) if node.state is NodeState.READY]
+    if not nodes:
+        raise StateError(f"No node of cluster {name!r} takes runs now.", hint=f"mainspring cluster show {name}")
+    found = []
+    for node in nodes:
+        spec = RunSpec(
+            name="check",
+            project=project,
+            command=("python3", "-c", CHECK),
+            resources=Resources(cpu_milli=min(100, node.cpu_milli), labels={"node": node.id}),
+            timeout_s=CHECK_S,
+            tags=("cluster-check",),
+        )
+        found.append(submit(ctx, actor, spec)[0])
+    return found
+
+
+def remove(ctx: Context, actor: Actor, name: str) -> None:
+    """Forget a cluster; what its machines are is not touched. Raises NotFoundError, StateError while runs are on it."""
+    actor.need_admin()
+    cluster = _find(ctx, name)
+    if cluster.id == "local":
+        raise StateError("The machine of the server cannot be removed.", hint="Let it take no runs: mainspring node drain NODE")
+    ctx.store.clusters.remove(cluster.id, event=said(actor, "cluster.removed", cluster.name, ""))
+    ctx.signals.hint("clusters")
 
 
 def drain(ctx: Context, actor: Actor, node: str) -> Node:
@@ -81,6 +185,17 @@ def declare_dead(ctx: Context, actor: Actor, node: str) -> Node:
 def queue(ctx: Context, actor: Actor) -> list[Waiting]:
     """Return the waiting runs that the actor may see, in the order in which they are planned."""
     return [one for one in ctx.store.runs.waiting() if actor.may(one.project, Role.VIEWER)]
+
+
+def _find(ctx: Context, name: str) -> Cluster:
+    found = ctx.store.clusters.get(name)
+    if found is None:
+        raise _unknown(name)
+    return found
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"There is no cluster {name[:80]!r}.", hint="mainspring cluster ls")
 
 
 def _set(ctx: Context, actor: Actor, ref: str, state: NodeState) -> Node:

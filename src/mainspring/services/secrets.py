@@ -1,13 +1,14 @@
-"""Secrets of a project: stored encrypted (AES-256-GCM), revealed to runs alone.
+"""Secrets of a project, and secret options of clusters: stored encrypted (AES-256-GCM), revealed to runs alone.
 
 The key lies in `HOME/keys/secrets.key` (0600), apart from the database: a copy of the database tells nothing.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -23,6 +24,8 @@ MAX_VALUE_BYTES = 64 * 1024
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
 _FORMAT = b"\x01"
 _NONCE_BYTES = 12
+SEALED = "sealed"
+HIDDEN = "(secret)"
 
 
 def put(ctx: Context, actor: Actor, name: str, value: str, *, project: str = "default") -> Secret:
@@ -36,8 +39,7 @@ def put(ctx: Context, actor: Actor, name: str, value: str, *, project: str = "de
         raise TooLargeError(f"The secret has {len(plain):,} bytes; the limit is {MAX_VALUE_BYTES:,}.")
     if not plain or b"\x00" in plain:
         raise UsageError("A secret cannot be empty or hold NUL characters.", hint="It becomes an environment variable.")
-    nonce = os.urandom(_NONCE_BYTES)
-    ciphertext = _FORMAT + nonce + AESGCM(_key(ctx)).encrypt(nonce, plain, _place(project, name))
+    ciphertext = _encrypt(ctx, plain, _place(project, name))
     secret = Secret(project=project, name=name, created_by=actor.name, created_at=ctx.clock.now())
     ctx.store.secrets.put(secret, ciphertext, event=said(actor, "secret.put", name, project))
     return secret
@@ -77,15 +79,44 @@ def reveal(ctx: Context, project: str, names: Sequence[str]) -> dict[str, str]:
         sealed = ctx.store.secrets.get_ciphertext(project, name)
         if sealed is None:
             raise _unknown(name, project)
-        nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
-        try:
-            plain = AESGCM(_key(ctx)).decrypt(nonce, body, _place(project, name))
-        except (InvalidTag, ValueError) as wrong:
-            raise StoreError(
-                f"Secret {name!r} cannot be decrypted.", hint="Bring back HOME/keys/secrets.key, or set the secret again."
-            ) from wrong
-        revealed[name] = plain.decode("utf-8", "surrogatepass")
+        revealed[name] = _decrypt(ctx, sealed, _place(project, name), name).decode("utf-8", "surrogatepass")
     return revealed
+
+
+def seal(ctx: Context, cluster: str, name: str, value: str) -> dict[str, object]:
+    """Return what is kept of a cluster's secret option in its config."""
+    sealed = _encrypt(ctx, value.encode("utf-8", "surrogatepass"), _option(cluster, name))
+    return {SEALED: base64.b64encode(sealed).decode()}
+
+
+def unseal(ctx: Context, cluster: str, config: Mapping[str, object]) -> dict[str, object]:
+    """Return the config of a cluster with its secrets in the clear, for its backend alone. Raises StoreError."""
+    plain = dict(config)
+    for name, value in config.items():
+        if isinstance(value, Mapping) and SEALED in value:
+            sealed = base64.b64decode(str(value[SEALED]))
+            plain[name] = _decrypt(ctx, sealed, _option(cluster, name), name).decode("utf-8", "surrogatepass")
+    return plain
+
+
+def hide(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the config as anybody may see it."""
+    return {name: HIDDEN if isinstance(value, Mapping) and SEALED in value else value for name, value in config.items()}
+
+
+def _encrypt(ctx: Context, plain: bytes, place: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return _FORMAT + nonce + AESGCM(_key(ctx)).encrypt(nonce, plain, place)
+
+
+def _decrypt(ctx: Context, sealed: bytes, place: bytes, name: str) -> bytes:
+    nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+    try:
+        return AESGCM(_key(ctx)).decrypt(nonce, body, place)
+    except (InvalidTag, ValueError) as wrong:
+        raise StoreError(
+            f"Secret {name!r} cannot be decrypted.", hint="Bring back HOME/keys/secrets.key, or set the secret again."
+        ) from wrong
 
 
 def _key(ctx: Context) -> bytes:
@@ -119,6 +150,10 @@ def _make_key(path: Path) -> None:
 def _place(project: str, name: str) -> bytes:
     """Bind a ciphertext to its row, so that it cannot be moved to another one."""
     return f"{project}/{name}".encode()
+
+
+def _option(cluster: str, name: str) -> bytes:
+    return f"cluster:{cluster}/{name}".encode()
 
 
 def _unknown(name: str, project: str) -> NotFoundError:

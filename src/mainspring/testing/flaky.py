@@ -19,7 +19,20 @@ from urllib.parse import urlsplit
 
 from mainspring.backends.local.backend import LocalBackend
 from mainspring.backends.local.backend import create as create_local
-from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
+from mainspring.core.backend import (
+    Capabilities,
+    Engine,
+    ExitRecord,
+    Handle,
+    Inventory,
+    LaunchRequest,
+    Notice,
+    Observation,
+    ObservedState,
+    Option,
+    OptionKind,
+    Probe,
+)
 from mainspring.core.errors import UnreachableError
 from mainspring.core.records import Cluster
 
@@ -29,9 +42,11 @@ TROUBLE = "trouble.json"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """What is wrong: `is_cut` no call and no beat gets through; `is_blind` the engine answers, but cannot see its replicas,
-    and beats do not get through; `slow_s` each call takes so long; `has_no_nodes` the inventory is empty."""
+    and beats do not get through; `slow_s` each call takes so long; `has_no_nodes` the inventory is empty; `is_unfit` it answers
+    that it cannot be used."""
 
     is_cut: bool = False
+    is_unfit: bool = False
     is_blind: bool = False
     slow_s: float = 0.0
     has_no_nodes: bool = False
@@ -42,7 +57,7 @@ def register(folder: Path) -> None:
     info = folder / "mainspring_flaky-1.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mainspring-flaky\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[mainspring.backends]\nflaky = mainspring.testing.flaky:create\n")
+    (info / "entry_points.txt").write_text("[mainspring.backends]\nflaky = mainspring.testing.flaky:ENGINE\n")
 
 
 def trouble(folder: Path, what: Trouble | None = None) -> None:
@@ -76,6 +91,8 @@ class FlakyBackend:
     def probe(self) -> Probe:
         """See `LocalBackend.probe`."""
         self._pass()
+        if self.now().is_unfit:
+            return Probe(is_ready=False, version="0", notices=(Notice(text="It has no engine.", command="install an-engine"),))
         return self.inner.probe()
 
     def inventory(self) -> Inventory:
@@ -140,6 +157,17 @@ class FlakyBackend:
             if server_url not in self._relays:
                 self._relays[server_url] = Relay(server_url, lambda: self.now().is_cut or self.now().is_blind)
             return self._relays[server_url]
+
+
+ENGINE = Engine(
+    create=create,
+    help="The local engine with bad days, for tests.",
+    options=(
+        Option(name="gpus", help="GPUs that it declares.", kind=OptionKind.NUMBER),
+        Option(name="cpus", help="CPUs that it declares.", kind=OptionKind.NUMBER),
+        Option(name="password", help="A secret that nobody needs.", kind=OptionKind.SECRET),
+    ),
+)
 
 
 class Relay:
