@@ -9,7 +9,7 @@ import pytest
 
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.errors import AccessDeniedError, ConflictError, NotFoundError, SpecError, UsageError
-from mainspring.core.policy_file import parse_policy, show_policy
+from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.records import Cause, Role
 from mainspring.core.resources import Resources
 from mainspring.core.shares import parse_amounts
@@ -136,7 +136,15 @@ def test_priorities_above_normal_are_a_right(house):
         ("[order]\nhalf_life = 3\n", 2, "order.half_life", "half_life_s"),
         ("\n[ordr]\n", 2, "ordr", "order"),
         ("[order]\n\nhistory = 7\n", 3, "order.history", "between 0 and 1"),
-        ('[backfill]\ndepth = "x"\n', 2, "backfill.depth", "int"),
+        ('[backfill]\ndepth = "x"\n', 2, "backfill.depth", "a whole number"),
+        ("[backfill]\ndepth = 2.5\n", 2, "backfill.depth", "a whole number"),
+        ("[backfill]\n\ndepth = true\n", 3, "backfill.depth", "depth = 1000"),
+        ('[order]\naging_s = "6h"\n', 2, "order.aging_s", "a number"),
+        ("[order]\nis_fair = 1\n", 2, "order.is_fair", "true or false"),
+        ("[order]\nis_fair = [true]\n", 2, "order.is_fair", "true or false"),
+        ('[burst]\nmode = "nofit"\n', 2, "burst.mode", "no_fit, never. Do you mean 'no_fit'?"),
+        ("[burst]\nmode = 3\n", 2, "burst.mode", "one of all_allocated, no_fit, never"),
+        ('[preemption]\nmode = "prioritty"\n', 2, "preemption.mode", "do you mean 'priority'?"),
         ('scorer = "nobody"\n', 1, "scorer", "nobody"),
         ("[order\n", 1, "", "TOML"),
         ("half_life_s = 5\n", 1, "half_life_s", "order.half_life_s"),
@@ -150,6 +158,39 @@ def test_a_wrong_policy_is_refused_with_its_line_and_stops_nothing(house, text, 
     assert said in str(wrong.value)
     assert policies.current(house.ctx, ALICE) == good
     assert house.ctx.store.snapshot(house.clock.now()).policy.order.history == 0.5
+
+
+def test_one_key_of_a_policy_is_changed_and_the_rest_stays():
+    written = "# ours\nscorer = 'fgd'\n\n[order]\nhistory = 0.5  # agreed\n"
+    changed = with_value(written, "order.aging_s", "60")
+    assert parse_policy(changed) == parse_policy(written + "aging_s = 60\n")
+    changed = with_value(with_value(changed, "burst.mode", "never"), "max_starts", "7")
+    found = parse_policy(with_value(changed, "order.history", "0.1"))
+    assert (found.order.history, found.order.aging_s, found.burst.mode, found.max_starts) == (0.1, 60.0, "never", 7)
+    assert found.scorer == "fgd"
+    assert "# ours" in changed
+    assert parse_policy(with_value("", "scorer", "best_fit")).scorer == "best_fit"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("order.histroy", "1", "'history'"),
+        ("history", "1", "'order.history'"),
+        ("order", "1", "order.history"),
+        ("order.history.more", "1", "no key"),
+        ("order.history", "much", 'order.history is "much", and must be a number'),
+        ("order.is_fair", "yes", "true or false"),
+        ("burst.mode", "nevr", "'never'"),
+        ("max_starts", "1.5", "a whole number"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_without_a_file(key, value, said):
+    with pytest.raises(SpecError) as wrong:
+        with_value("[order]\nhistory = 0.5\n", key, value)
+    assert said in str(wrong.value)
+    assert "Line" not in str(wrong.value)
+    assert "JSON" not in str(wrong.value)
 
 
 def test_a_policy_is_shown_as_it_is_read(house):

@@ -12,7 +12,7 @@ from mainspring.cli.output import age, emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
-from mainspring.core.policy_file import parse_policy, show_policy
+from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.rehearsals import Outlook
 from mainspring.core.units import show_seconds
 from mainspring.sdk.resources import to_seconds
@@ -37,10 +37,26 @@ def check(file: Path, /, *, as_json: Json = False) -> None:
         say(f"{file} is a policy.")
 
 
-def change(file: Path, /, *, as_json: Json = False) -> None:
-    """Put a policy file in force (administrators); a wrong one is refused, and the one before goes on."""
-    client = connect()
-    made = client.policies.set(_read(file))
+def change(what: str, value: str = "", /, *, as_json: Json = False) -> None:
+    """Put a policy file in force, or change one key (administrators); a wrong one is refused, and the one before goes on.
+
+    Examples: `mainspring policy set policy.toml`, `mainspring policy set burst.mode never`.
+
+    Parameters
+    ----------
+    what
+        A TOML file, or a key such as `preemption.min_run_s`.
+    value
+        What the key is to be.
+    """
+    if value:
+        client = connect()
+        found = client.policies.current()
+        made = client.policies.set(with_value(str(found["text"]), what, value), after=int(found["number"]))
+    else:
+        text = _read(Path(what))
+        client = connect()
+        made = client.policies.set(text)
     if as_json:
         emit_json(made)
         return
@@ -108,4 +124,6 @@ def _read(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as wrong:
-        raise UsageError(f"{file} cannot be read: {wrong}.", hint="Name a TOML file.") from wrong
+        raise UsageError(
+            f"{file} cannot be read: {wrong}.", hint="Name a TOML file; or a key and its value, as in: burst.mode never"
+        ) from wrong

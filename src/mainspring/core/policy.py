@@ -5,6 +5,7 @@ All times in seconds. `check_policy` refuses what makes no sense; the defaults s
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -95,7 +96,9 @@ def check_policy(policy: Policy) -> Policy:
         if value <= 0:
             raise _wrong(path, "is 0; a time above 0 is needed")
     if policy.preemption.mode not in ("never", "reclaim", "priority"):
-        raise _wrong("preemption.mode", f"is {policy.preemption.mode!r}; known are never, reclaim and priority")
+        near = difflib.get_close_matches(policy.preemption.mode, ("never", "reclaim", "priority"), n=1)
+        meant = f"; do you mean {near[0]!r}?" if near else ""
+        raise _wrong("preemption.mode", f"is {policy.preemption.mode!r}; known are never, reclaim and priority{meant}")
     if policy.max_starts < 1:
         raise _wrong("max_starts", "is below 1: nothing would ever start")
     return policy

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import Any
 
 from mainspring.core.codec import from_plain, to_plain
@@ -58,6 +59,50 @@ def show_policy(policy: Policy) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_value(text: str, path: str, value: str) -> str:
+    """Return the policy `text` with the key `path` (`burst.mode`) at `value`; what else its author wrote stays.
+
+    Text needs no quotes. Raises SpecError for an unknown key, and for a value of another kind.
+    """
+    section, _, key = path.rpartition(".")
+    default: object = Policy()
+    for part in path.split("."):
+        known = {one.name: getattr(default, one.name) for one in fields(default)} if is_dataclass(default) else {}
+        if part not in known:
+            raise _unknown(path, part, known, "")
+        default = known[part]
+    if is_dataclass(default):
+        inner = ", ".join(f"{path}.{one.name}" for one in fields(default))
+        raise SpecError(f"{path} is a section.", hint=f"Name one of its keys: {inner}.", details={"path": path})
+    try:
+        (given,) = tomllib.loads(f"value = {value}").values()
+    except (tomllib.TOMLDecodeError, ValueError):
+        given = value
+    _check_value(given, default, path, "")
+    line = f"{key} = {_value(given)}"
+    lines = text.splitlines()
+    at, head = _place(lines, section, key)
+    if at is not None:
+        lines[at] = line
+    elif head is not None:
+        lines.insert(head + 1, line)
+    else:
+        lines += ["", f"[{section}]", line]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _place(lines: Sequence[str], section: str, key: str) -> tuple[int | None, int | None]:
+    """Return where the key stands, and the line after which a new one of its section goes; None where there is none."""
+    inside, at, head = "", None, None if section else -1
+    for number, line in enumerate(lines):
+        if (match := _SECTION.match(line)) is not None:
+            inside = match[1].replace('"', "")
+            head = number if inside == section else head
+        elif inside == section and (match := _KEY.match(line)) is not None and match[1].replace('"', "") == key:
+            at = number
+    return at, head
+
+
 def line_of(text: str, path: str) -> int:
     """Return the line of the key `path` (`order.history`), that of its section where the key has none, else 0."""
     section, found = "", 0
@@ -85,15 +130,42 @@ def _check_keys(plain: Mapping[str, object], default: object, path: str, text: s
             raise SpecError(f"Line {line}: {where} is {right}.", details={"path": where, "line": line})
         if isinstance(value, Mapping):
             _check_keys(value, known[key], where, text)
+        else:
+            _check_value(value, known[key], where, text)
+
+
+def _check_value(value: object, default: object, path: str, text: str) -> None:
+    """Refuse a value of another type than the default's, and what is none of a choice's members."""
+    right, choices = "text in quotes", [str(one) for one in type(default)] if isinstance(default, StrEnum) else []
+    is_right = isinstance(value, str) and (not choices or value in choices)
+    if isinstance(default, bool):
+        right, is_right = "true or false", isinstance(value, bool)
+    elif isinstance(default, int):
+        right, is_right = "a whole number", type(value) is int
+    elif isinstance(default, float):
+        right, is_right = "a number", type(value) in (int, float)
+    if is_right:
+        return
+    line = line_of(text, path)
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"Do you mean {near[0]!r}?" if near else f"Such as {path.rpartition('.')[2]} = {_value(default)}, the default."
+    right = "one of " + ", ".join(choices) if choices else right
+    raise SpecError(
+        f"{f'Line {line}: ' if line else ''}{path} is {_value(value)}, and must be {right}.",
+        hint=hint,
+        details={"path": path, "line": line},
+    )
 
 
 def _unknown(where: str, key: str, known: Mapping[str, object], text: str) -> SpecError:
     line = line_of(text, where)
     inner = [f"{section}.{one.name}" for section, value in _sections(Policy()).items() for one in fields(value)]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    near = near or [name for name in inner if name.rpartition(".")[2] == key] or difflib.get_close_matches(where, inner, n=1)
+    last = where.rpartition(".")[2]
+    near = near or [name for name in inner if name.rpartition(".")[2] == last] or difflib.get_close_matches(where, inner, n=1)
     hint = f"Do you mean {near[0]!r}?" if near else "Known here: " + ", ".join(sorted(known)) + "."
-    return SpecError(f"Line {line}: there is no key {where!r} in a policy.", hint=hint, details={"path": where, "line": line})
+    said = f"Line {line}: there" if line else "There"
+    return SpecError(f"{said} is no key {where!r} in a policy.", hint=hint, details={"path": where, "line": line})
 
 
 def _sections(policy: Policy) -> dict[str, Any]:
