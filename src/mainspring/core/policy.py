@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from mainspring.core.budgets import is_money
 from mainspring.core.errors import SpecError
 
 
@@ -68,6 +69,7 @@ class BurstPolicy:
     safety: float = 2.0  # reserved spend is price x GPUs x estimate x safety
     idle_s: float = 600.0  # a machine idle for that long goes home
     min_life_s: float = 600.0  # and not before that age
+    budget_usd: str = ""  # of all shares together in a calendar month (UTC), empty for no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ def check_policy(policy: Policy) -> Policy:
         near = difflib.get_close_matches(policy.preemption.mode, ("never", "reclaim", "priority"), n=1)
         meant = f"; do you mean {near[0]!r}?" if near else ""
         raise _wrong("preemption.mode", f"is {policy.preemption.mode!r}; known are never, reclaim and priority{meant}")
+    if policy.burst.budget_usd and not is_money(policy.burst.budget_usd):
+        raise _wrong("burst.budget_usd", f'is {policy.burst.budget_usd[:20]!r}; say for example "500"')
     if policy.max_starts < 1:
         raise _wrong("max_starts", "is below 1: nothing would ever start")
     return policy

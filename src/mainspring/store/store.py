@@ -25,6 +25,7 @@ from mainspring.store.gates import Gates
 from mainspring.store.installation import keep_key, move_cursor, prepare, read_cursor, read_installation
 from mainspring.store.leases import Leases
 from mainspring.store.logs import Logs
+from mainspring.store.machines import Machines
 from mainspring.store.metrics import Metrics
 from mainspring.store.models import Models
 from mainspring.store.nodes import Nodes
@@ -58,6 +59,7 @@ class Store:
         self.logs = Logs(db)
         self.metrics = Metrics(db)
         self.nodes = Nodes(db)
+        self.machines = Machines(db)
         self.clusters = Clusters(db)
         self.events = Events(db)
         self.users = Users(db)

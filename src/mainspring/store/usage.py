@@ -17,11 +17,13 @@ from sqlalchemy import Column, Connection, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import StaleWriteError
+from mainspring.core.machines import Machine, costs
 from mainspring.core.resources import Granted
 from mainspring.core.usage import PastUse, Used, decayed, month_of, used, with_use
 from mainspring.store.columns import record_of
 from mainspring.store.database import Database, Transaction
 from mainspring.store.durations import learn
+from mainspring.store.machine_tables import machines
 from mainspring.store.share_tables import past_use
 from mainspring.store.share_tables import usage as booked
 from mainspring.store.tables import allocations, attempts, nodes, runs
@@ -57,6 +59,9 @@ class Usage:
             for line, amount in _lines(_held(conn, ~allocations.c.is_booked), now):
                 if line[0] == month:
                     found[line] = found.get(line, Used()) + amount
+            for line, micros in _of_machines(conn, now):
+                if line[0] == month:
+                    found[line] = found.get(line, Used()) + Used(cost_micros=micros)
             return found
 
         return self._db.read(ask)
@@ -88,7 +93,23 @@ def spent_of(conn: Connection, now: datetime) -> dict[str, int]:
     for line, amount in _lines(costs, now):
         if line[0] == month:
             found[line[1]] += amount.cost_micros
+    for line, micros in _of_machines(conn, now):
+        if line[0] == month:
+            found[line[1]] += micros
     return dict(found)
+
+
+def book_cost(conn: Connection, line: Line, micros: int) -> None:
+    """Add what a rented machine cost to the bill of who asked for it."""
+    _add(conn, line, Used(cost_micros=micros))
+
+
+def _of_machines(conn: Connection, now: datetime) -> Iterator[tuple[Line, int]]:
+    """Give what rented machines that are not gone yet cost so far; the others are booked."""
+    for row in conn.execute(select(machines).where(machines.c.ended_at.is_(None))).mappings():
+        one = record_of(Machine, machines, row)
+        for month, micros in costs(one, now):
+            yield (month, one.share, one.project, one.owner), micros
 
 
 def _is_due(conn: Connection) -> bool:
