@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from engines.sharing import free_ports
@@ -23,6 +23,8 @@ from mainspring.core.records import Cluster, NodeState
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster: what one test holds there, another would see
 
 
 def until(is_so: Callable[[], bool], limit_s: float = 20.0) -> None:
@@ -99,6 +101,30 @@ class TestContract(BackendContract):
         request = replace(self.request(backend, server, ["sh", "-c", "echo $FROM_PROLOG"], "prolog"), overrides=asked)
         with self.launched(backend, request):
             assert server.wait(request.attempt, "ended").log == b"a b\n"
+
+    def test_equal_replicas_go_in_one_call(self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path) -> None:
+        commands = [["sh", "-c", f"echo of {n}; exit {n}"] for n in range(6)] + [SLEEP] * 2
+        requests = [self.request(backend, server, command, f"many{n}") for n, command in enumerate(commands)]
+        handles = [cast(Handle, answer) for answer in backend.launch_many(requests)]
+        assert len({str(backend.native(handle)["job"]).partition("_")[0] for handle in handles}) == 1
+        for n, request in enumerate(requests[:6]):
+            told = server.wait(request.attempt, "ended", 60)
+            assert told.exit is not None
+            assert (told.exit["exit_code"], told.log) == (n, b"of %d\n" % n)
+        for request in requests[6:]:
+            server.wait(request.attempt, "running", 60)
+        for handle in handles[:6]:
+            self.wait_for(backend, handle, ObservedState.GONE)
+        again = create(backend.cluster, tmp_path, backend.installation)  # another process, which knows of no array
+        assert {one.attempt for one in again.owned()} == {request.attempt for request in requests[6:]}
+        assert again.launch_many(requests[6:]) == handles[6:]
+        again.stop(handles[6], 0.5)
+        self.wait_for(again, handles[6], ObservedState.GONE)
+        assert again.observe(handles[7:])[0].state is ObservedState.RUNNING
+        again.stop(handles[7], 0.5)
+        self.wait_for(again, handles[7], ObservedState.GONE)
+        for handle in handles:
+            again.forget(handle)
 
 
 class TestFaults:

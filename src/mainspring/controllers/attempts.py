@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import islice
+from typing import cast
 
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
 from mainspring.controllers.observations import Observations
-from mainspring.core.backend import Handle, LaunchRequest, ObservedState
-from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
+from mainspring.core.backend import Backend, Handle, LaunchesMany, LaunchRequest, ObservedState
+from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError, MainspringError, UnreachableError
 from mainspring.core.records import Attempt, AttemptState, Cause, Node, Outcome, Replica
 from mainspring.plugins import reach
 from mainspring.services import attempts
@@ -25,9 +27,11 @@ from mainspring.store.attempts import Lease
 
 log = logging.getLogger(__name__)
 LEASE_S = 30.0
+CROWD = 500  # attempts in one call, where an engine takes many
 LOOK_S = 1.0  # how often living attempts are looked at while there are any
 LOOK_SHARE = 0.1  # of the time at most: with thousands of them it is done less often
 AGAIN_S = 5.0  # the pause after a call that an engine did not take
+Place = tuple[Lease, Attempt, Replica, Node]
 
 
 @dataclass(slots=True)
@@ -56,8 +60,7 @@ class Attempts:
         """Take each due step; now and then look at every attempt. Return the pause until then, None when there is none."""
         pending = self.ctx.store.attempts.pending()  # rows may move a hundred times a second, engines are asked once
         nodes = {node.id: node for node in self.ctx.store.nodes.all()} if pending else {}
-        for attempt in pending:
-            self._step(attempt, nodes)
+        self._launch_due([attempt for attempt in pending if self._is_due(attempt)], nodes)
         began = self.ctx.clock.monotonic()
         if began < self._look_at:
             return self._look_at - began
@@ -68,31 +71,46 @@ class Attempts:
         self._look_at = ended + max(LOOK_S, (ended - began) / LOOK_SHARE)
         return None if is_quiet and not living and not self._launched else self._look_at - ended
 
-    def _step(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
-        """Launch an attempt that has no handle yet, or pass on an intent to stop."""
+    def _is_due(self, attempt: Attempt) -> bool:
+        """Pass on an intent to stop; say whether the attempt has replicas that are to be launched."""
         if attempt.stop_cause is not None and attempt.state is AttemptState.STOPPING and attempt.launched_at is None:
             for replica in attempt.replicas:
                 self._end_unlaunched(attempt, replica)
-            return
-        if any(not one.handle and one.ended_at is None for one in attempt.replicas):
-            self._later(attempt, nodes)
+            return False
         if attempt.stop_cause is not None:
             self._stop(attempt)
+        is_bare = any(not one.handle and one.ended_at is None for one in attempt.replicas)
+        return is_bare and self._not_before.get(attempt.id, 0.0) <= self.ctx.clock.monotonic()
 
-    def _later(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
-        if self._not_before.get(attempt.id, 0.0) > self.ctx.clock.monotonic():
-            return
+    def _launch_due(self, due: Sequence[Attempt], nodes: Mapping[str, Node]) -> None:
+        """Let the lanes launch: each attempt by itself, or in crowds where the engine takes many in one call."""
+        by_cluster: dict[str, list[Attempt]] = {}
+        for attempt in due:
+            by_cluster.setdefault(attempt.cluster, []).append(attempt)
+        for cluster, waiting in by_cluster.items():
+            size = CROWD if self._takes_many(cluster) else 1
+            with self._lock:
+                fresh = [attempt for attempt in waiting if attempt.id not in self._busy]
+                self._busy.update(attempt.id for attempt in fresh)
+            for crowd in batched(fresh, size):
+                self.loops.submit(partial(self._launch_crowd, crowd, nodes), lane=cluster)
 
-        def work() -> None:
-            try:
-                self._launch(attempt, nodes)
-            except (UnreachableError, CredentialsError) as wrong:
-                self._unanswered(attempt, wrong)
-            except Exception:  # the pool's top: the row is unchanged, the next look tries again
-                log.exception("launch failed", extra={"attempt": attempt.id})
+    def _takes_many(self, cluster: str) -> bool:
+        try:
+            return self.fleet.backend(cluster).capabilities.launch_many
+        except MainspringError:  # a plug-in that is gone: launching one says so
+            return False
+
+    def _launch_crowd(self, crowd: Sequence[Attempt], nodes: Mapping[str, Node]) -> None:
+        try:
+            self._launch(crowd, nodes)
+        except Exception:  # the pool's top: the rows are unchanged, the next look tries again
+            log.exception("launch failed", extra={"attempts": [attempt.id for attempt in crowd]})
+            for attempt in crowd:
                 self._not_before[attempt.id] = self.ctx.clock.monotonic() + AGAIN_S
-
-        self._in_lane(attempt.cluster, attempt.id, work)
+        finally:
+            with self._lock:
+                self._busy.difference_update(attempt.id for attempt in crowd)
 
     def _in_lane(self, cluster: str, key: str, act: Callable[[], None]) -> None:
         """Let the cluster's lane do something, unless it does it already."""
@@ -119,43 +137,65 @@ class Attempts:
             if not replica.handle and fresh is not None:
                 self._observations.unknown(fresh, replica)
 
-    def _launch(self, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
-        """W3, launch, W4. Safe to repeat at any point: `launch` is idempotent by attempt and replica."""
-        ctx = self.ctx
-        lease = ctx.store.attempts.lease(attempt.id, owner=self.owner, ttl_s=LEASE_S)
-        if lease is None:
+    def _launch(self, crowd: Sequence[Attempt], nodes: Mapping[str, Node]) -> None:
+        """W3, launch, W4 of each. Safe to repeat at any point: launching is idempotent by attempt and replica."""
+        places: list[Place] = []
+        for attempt in crowd:
+            lease = self.ctx.store.attempts.lease(attempt.id, owner=self.owner, ttl_s=LEASE_S)
+            if lease is None:
+                continue
+            try:
+                places += self._begin(lease, attempt, nodes)
+            except (UnreachableError, CredentialsError) as wrong:
+                self.ctx.store.attempts.release(lease)
+                self._unanswered(attempt, wrong)
+        if not places:
             return
+        backend = self.fleet.backend(crowd[0].cluster)
+        requests = [self._request(attempt, replica, node) for _, attempt, replica, node in places]
+        silent: set[str] = set()
+        for (lease, attempt, replica, _), answer in zip(places, launched(backend, requests), strict=True):
+            match answer:
+                case Handle():
+                    reach("after-S1")
+                    self.ctx.store.attempts.record_handle(lease, replica.index, answer.data, now=self.ctx.clock.now())
+                    self._observations.greeted.add((attempt.id, replica.index))
+                    reach("after-W4")
+                case CapacityError() | LaunchError():
+                    self._refuse(attempt, replica, answer.message)
+                case UnreachableError() | CredentialsError():
+                    self._unanswered(attempt, answer)
+                    silent.add(attempt.id)
+        for lease, attempt in {attempt.id: (lease, attempt) for lease, attempt, *_ in places}.values():
+            self.ctx.store.attempts.release(lease)
+            if attempt.id not in silent:
+                with self._lock:
+                    self._launched[attempt.id] = attempt
+
+    def _begin(self, lease: Lease, attempt: Attempt, nodes: Mapping[str, Node]) -> list[Place]:
+        """W3; return the replicas that the engine is to be asked for. The lease stays with us if there are any."""
+        ctx = self.ctx
         hashed = attempts.token_hash(attempts.make_token(ctx, attempt.id))
         reach("before-W3")
         current = ctx.store.attempts.launching(lease, token_hash=hashed, now=ctx.clock.now())
         reach("after-W3")
+        found: list[Place] = []
         if current is None:
             self._adopt(lease, attempt, nodes)
-            ctx.store.attempts.release(lease)
-            return
-        backend = self.fleet.backend(attempt.cluster)
-        for replica in current.replicas:
+        for replica in current.replicas if current is not None else ():
+            node = nodes.get(replica.node)
             if replica.handle or replica.ended_at is not None:
                 continue
-            node = nodes.get(replica.node)
             if node is None:
-                self._refuse(current, replica, f"Node {replica.node} is gone.")
-                continue
-            try:
-                handle = backend.launch(self._request(current, replica, node))
-            except (CapacityError, LaunchError) as wrong:
-                self._refuse(current, replica, wrong.message)
-                continue
-            except (UnreachableError, CredentialsError):
-                ctx.store.attempts.release(lease)
-                raise
-            reach("after-S1")
-            ctx.store.attempts.record_handle(lease, replica.index, handle.data, now=ctx.clock.now())
-            self._observations.greeted.add((attempt.id, replica.index))
-            reach("after-W4")
-        ctx.store.attempts.release(lease)
-        with self._lock:
-            self._launched[attempt.id] = current
+                self._refuse(attempt, replica, f"Node {replica.node} is gone.")
+            elif current is not None:
+                found.append((lease, current, replica, node))
+        if not found:
+            ctx.store.attempts.release(lease)
+            if current is not None:
+                with self._lock:
+                    self._launched[attempt.id] = current
+        return found
 
     def _adopt(self, lease: Lease, attempt: Attempt, nodes: Mapping[str, Node]) -> None:
         """Find the handles that a crash between S1 and W4 left unwritten, for an attempt that has moved on meanwhile.
@@ -263,3 +303,29 @@ class Attempts:
 
 def _handle(attempt: Attempt, replica: Replica) -> Handle:
     return Handle(attempt=attempt.id, replica=replica.index, data=replica.handle)
+
+
+def launched(backend: Backend, requests: Sequence[LaunchRequest]) -> Iterator[Handle | BackendError]:
+    """Yield what came of each request: as it comes, or all of them in one call where the engine can."""
+    if backend.capabilities.launch_many:
+        try:
+            yield from cast(LaunchesMany, backend).launch_many(requests)
+        except (UnreachableError, CredentialsError) as wrong:
+            yield from [wrong] * len(requests)
+        return
+    rest = iter(requests)
+    for request in rest:
+        try:
+            yield backend.launch(request)
+        except (UnreachableError, CredentialsError) as wrong:
+            yield wrong
+            yield from (wrong for _ in rest)  # it is not asked again for the others
+        except BackendError as wrong:
+            yield wrong
+
+
+def batched(all: Sequence[Attempt], size: int) -> Iterator[Sequence[Attempt]]:
+    """Yield runs of at most `size`."""
+    rest = iter(all)
+    while crowd := tuple(islice(rest, size)):
+        yield crowd

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from mainspring.core.errors import BackendError
 from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cluster, Node, Outcome
 from mainspring.core.resources import Granted
@@ -174,6 +175,17 @@ class Backend(Protocol):
 
     def forget(self, handle: Handle) -> None:
         """Remove what an acknowledged, ended attempt left on the engine (its folder, its object). Idempotent."""
+        ...
+
+
+class LaunchesMany(Protocol):
+    """What a backend with the capability `launch_many` has besides."""
+
+    def launch_many(self, requests: Sequence[LaunchRequest]) -> Sequence[Handle | BackendError]:
+        """Launch all of them; return a handle or a BackendError for each, in order. As `launch` otherwise; within 20 s.
+
+        Raises UnreachableError, CredentialsError when nothing is known of any.
+        """
         ...
 
 

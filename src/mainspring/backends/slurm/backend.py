@@ -7,9 +7,10 @@ admitted, to the node that it chose, and count what others hold there.
 from __future__ import annotations
 
 import json
+import shlex
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mainspring.backends.deadlines import Deadlines
@@ -17,7 +18,17 @@ from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.slurm.door import Asked, Door, Said, here
 from mainspring.backends.slurm.options import OPTIONS, for_run
-from mainspring.backends.slurm.script import batch_script, job_name, owner_of, sbatch_words
+from mainspring.backends.slurm.script import (
+    array_name,
+    batch_script,
+    comment_of,
+    folder_of_element,
+    is_array,
+    owner_of,
+    sbatch_words,
+    words_of_array,
+    words_of_one,
+)
 from mainspring.backends.slurm.text import JOB_FORMAT, Job, node_of, parse_jobs, parse_nodes
 from mainspring.core.backend import (
     Capabilities,
@@ -31,15 +42,15 @@ from mainspring.core.backend import (
     ObservedState,
     Probe,
 )
-from mainspring.core.errors import CredentialsError, LaunchError, UnreachableError
+from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cluster, NodeState
 
-CAPABILITIES = Capabilities(places_itself=True, limits=True)
+CAPABILITIES = Capabilities(places_itself=True, limits=True, launch_many=True)
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 MIN_PYTHON = (3, 9)
-_QUEUE = ("squeue", "--me", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
+_QUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
 _NODES = ("scontrol", "--oneliner", "--details", "show", "node")
 _ACCESS = ("Access/permission denied", "Invalid account", "Authentication", "Protocol authentication", "Munge", "munge")
 _REFUSED = ("Requested node configuration", "Invalid", "invalid", "not available", "Limit", "limit", "Unable to allocate")
@@ -52,15 +63,15 @@ def create(cluster: Cluster, folder: Path, installation: str) -> SlurmBackend:
 
 @dataclass(slots=True)
 class SlurmBackend:
-    """One Slurm cluster. Thread safe: launches of one replica are kept apart here, and by the runner's lock on its folder."""
+    """One Slurm cluster. Thread safe: launches take turns; another process's are kept apart by the runner's lock."""
 
     cluster: Cluster
     folder: Path
     installation: str
     door: Door
     capabilities: Capabilities = CAPABILITIES
-    _launching: dict[tuple[str, int], threading.Lock] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _launching: threading.Lock = field(default_factory=threading.Lock)
+    _arrays: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # by name: each element's folder and comment
     _runner: tuple[str, bytes] | None = None
     _deadlines: Deadlines = field(init=False)
 
@@ -84,10 +95,10 @@ class SlurmBackend:
 
     def inventory(self) -> Inventory:
         """Return Slurm's nodes, less what others' jobs hold there."""
-        nodes, jobs = self._ask(list(_NODES), list(_QUEUE))
+        nodes, queue = self._ask(list(_NODES), list(_QUEUE))
         partition = str(self.cluster.config.get("partition") or "")
         ours: dict[str, list[Job]] = {}
-        for job in self._ours(parse_jobs(jobs.out)):
+        for job in self._by_key(parse_jobs(queue.out)).values():
             if job.runs():
                 ours.setdefault(job.node, []).append(job)
         fields = [one for one in parse_nodes(nodes.out) if not partition or partition in one.get("Partitions", "").split(",")]
@@ -95,21 +106,30 @@ class SlurmBackend:
 
     def launch(self, request: LaunchRequest) -> Handle:
         """Submit the job unless it is there; see the contract."""
-        handle = self._handle(request.attempt, request.replica, request.node.name)
-        with self._lock:
-            turn = self._launching.setdefault((request.attempt, request.replica), threading.Lock())
-        with turn:
-            folder = _folder(handle)
-            name = job_name(self.installation, request.attempt, request.replica)
-            asked = Asked(run=[[*_QUEUE, f"--name={name}"]], read=[f"{folder}/launch.json"])
-            answer = self.door.ask(asked)
-            jobs = parse_jobs(_checked(answer.said[0]).out)
-            record = launch_record(request, f"{self._base()}/cache", thread_env(request.granted))
-            if any(job.lives() for job in jobs):
-                self._readdress(folder, record, answer.read[f"{folder}/launch.json"])
-            else:
-                self._submit(request, folder, record)
-        return handle
+        (answer,) = self.launch_many([request])
+        if isinstance(answer, Handle):
+            return answer
+        raise answer
+
+    def launch_many(self, requests: Sequence[LaunchRequest]) -> Sequence[Handle | BackendError]:
+        """Submit those that are not there, equal ones in one array; see the contract."""
+        with self._launching:
+            (queue,) = self._ask(list(_QUEUE))
+            jobs = self._by_key(parse_jobs(queue.out))
+            crowds: dict[tuple[object, ...], list[LaunchRequest]] = {}
+            answers: dict[tuple[str, int], Handle | BackendError] = {}
+            for request in requests:
+                key = (request.attempt, request.replica)
+                answers[key] = self._handle(*key, request.node.name)
+                if key in jobs and jobs[key].lives():
+                    self._readdress(request)
+                else:
+                    crowds.setdefault(shape_of(request), []).append(request)
+            for crowd in crowds.values():
+                wrong = self._submit(crowd)
+                if wrong is not None:
+                    answers.update(((request.attempt, request.replica), wrong) for request in crowd)
+            return [answers[request.attempt, request.replica] for request in requests]
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Ask for all jobs and nodes at once."""
@@ -120,10 +140,11 @@ class SlurmBackend:
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         """Let Slurm pass SIGTERM to the runner; end the job once the grace is over."""
-        name = job_name(self.installation, handle.attempt, handle.replica)
-        pending = ["scancel", "--me", f"--name={name}", "--state=PENDING"]
-        self.door.ask(Asked(run=[pending, ["scancel", "--me", f"--name={name}", "--batch", "--signal=TERM"]]))
-        self._deadlines.set(handle, grace_s + MARGIN_S)
+        job = self._find(handle)
+        if job is not None and job.lives():
+            gently = ["scancel", "--batch", "--signal=TERM", job.id] if job.runs() else ["scancel", job.id]
+            self.door.ask(Asked(run=[gently]))
+            self._deadlines.set(handle, grace_s + MARGIN_S)
 
     def owned(self) -> Sequence[Handle]:
         """Return each job of this installation that has not ended."""
@@ -133,16 +154,19 @@ class SlurmBackend:
 
     def native(self, handle: Handle) -> Mapping[str, object]:
         """Return what Slurm tells of the job, and its script."""
-        name = job_name(self.installation, handle.attempt, handle.replica)
-        (told,) = self._ask([*_QUEUE, f"--name={name}"])
-        jobs = parse_jobs(told.out)
-        if not jobs:
-            return {"name": name, "folder": _folder(handle)}
-        newest = max(jobs, key=lambda job: int(job.id) if job.id.isdecimal() else 0)
+        newest = self._find(handle)
+        if newest is None:
+            return {"folder": _folder(handle)}
+        output = f"{_folder(handle)}/slurm.out"
+        if is_array(newest.name, self.installation):
+            output = f"{self._base()}/arrays/{newest.name}/{newest.element()}.out"
         answer = self.door.ask(
             Asked(
-                run=[["scontrol", "--oneliner", "show", "job", newest.id], ["scontrol", "write", "batch_script", newest.id, "-"]],
-                read=[f"{_folder(handle)}/slurm.out"],
+                run=[
+                    ["scontrol", "--oneliner", "show", "job", newest.id],
+                    ["scontrol", "write", "batch_script", newest.id.partition("_")[0], "-"],
+                ],
+                read=[output],
             )
         )
         return {
@@ -152,7 +176,7 @@ class SlurmBackend:
             "reason": newest.reason,
             "details": answer.said[0].out.strip(),
             "script": answer.said[1].out,
-            "output": (answer.read[f"{_folder(handle)}/slurm.out"] or b"")[-2000:].decode("utf-8", "replace"),
+            "output": (answer.read[output] or b"")[-2000:].decode("utf-8", "replace"),
             "folder": _folder(handle),
         }
 
@@ -165,56 +189,97 @@ class SlurmBackend:
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder; Slurm forgets the job by itself."""
         self._deadlines.drop(handle)
-        with self._lock:
-            self._launching.pop((handle.attempt, handle.replica), None)
         if handle.data.get("folder"):
             self.door.ask(Asked(remove=[_folder(handle)]))
 
-    def _submit(self, request: LaunchRequest, folder: str, record: Mapping[str, object]) -> None:
-        name, data = self._bundle()
-        runner = f"{self._base()}/{name}"
-        config = for_run(self.cluster.config, request.overrides)
-        script = batch_script(request, folder, runner, config)
-        files = {f"{folder}/token": request.token.encode(), f"{folder}/launch.json": json.dumps(record).encode()}
-        words = sbatch_words(request, folder, config)
-        (said,) = self.door.ask(Asked(write=files, kept={runner: data}, run=[words], script=script)).said
-        if said.code != 0:
-            raise _refused(said, request)
+    def _submit(self, crowd: Sequence[LaunchRequest]) -> BackendError | None:
+        """Submit replicas of one shape in one call of sbatch; return why they were not taken."""
+        first, base = crowd[0], self._base()
+        bundle, data = self._bundle()
+        runner = f"{base}/{bundle}"
+        try:
+            config = for_run(self.cluster.config, first.overrides)
+        except LaunchError as wrong:
+            return wrong
+        files: dict[str, bytes] = {}
+        for request in crowd:
+            record = launch_record(request, f"{base}/cache", thread_env(request.granted))
+            files[f"{self._place(request)}/token"] = request.token.encode()
+            files[f"{self._place(request)}/launch.json"] = json.dumps(record).encode()
+        if len(crowd) == 1:
+            script = batch_script(first, shlex.quote(self._place(first)), runner, config)
+            words = words_of_one(first, self._place(first))
+        else:
+            name = array_name(self.installation, [f"{one.attempt}.{one.replica}" for one in crowd])
+            place = f"{base}/arrays/{name}"
+            files[f"{place}/folders"] = "".join(f"{self._place(one)}\n" for one in crowd).encode()
+            files[f"{place}/comments"] = "".join(f"{comment_of(one)}\n" for one in crowd).encode()
+            script = batch_script(first, folder_of_element(place), runner, config)
+            words = words_of_array(name, place, len(crowd))
+        asked = Asked(write=files, kept={runner: data}, run=[[*sbatch_words(first, config), *words]], script=script)
+        (said,) = self.door.ask(asked).said
+        return None if said.code == 0 else _refused(said, first)
 
-    def _readdress(self, folder: str, record: Mapping[str, object], known: bytes | None) -> None:
+    def _readdress(self, request: LaunchRequest) -> None:
         """Tell a living runner where the server is now; it looks there whenever it has to connect anew."""
-        told = _record(known)
-        if told and told.get("server_url") != record["server_url"]:
-            self.door.ask(Asked(write={f"{folder}/launch.json": json.dumps({**told, **record}).encode()}))
+        path = f"{self._place(request)}/launch.json"
+        told = _record(self.door.ask(Asked(read=[path])).read[path])
+        if told and told.get("server_url") != request.server_url:
+            record = launch_record(request, f"{self._base()}/cache", thread_env(request.granted))
+            self.door.ask(Asked(write={path: json.dumps({**told, **record}).encode()}))
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
         """End the job; return the seconds that a runner that is only telling the end still has."""
         path = f"{_folder(handle)}/ended.json"
         if not is_last and self.door.ask(Asked(read=[path])).read[path] is not None:
             return DRAIN_S
-        name = job_name(self.installation, handle.attempt, handle.replica)
-        kill = ["scancel", "--me", f"--name={name}", "--full", "--signal=KILL"]
-        self.door.ask(Asked(run=[kill, ["scancel", "--me", f"--name={name}"]]))
+        job = self._find(handle)
+        if job is not None and job.lives():
+            self.door.ask(Asked(run=[["scancel", "--full", "--signal=KILL", job.id], ["scancel", job.id]]))
         return 0.0
 
     def _ask(self, *commands: list[str]) -> list[Said]:
         return [_checked(said) for said in self.door.ask(Asked(run=commands)).said]
 
-    def _ours(self, jobs: Sequence[Job]) -> list[Job]:
-        return [job for job in jobs if owner_of(job.name, self.installation) is not None]
+    def _find(self, handle: Handle) -> Job | None:
+        (queue,) = self._ask(list(_QUEUE))
+        return self._by_key(parse_jobs(queue.out)).get((handle.attempt, handle.replica))
 
     def _by_key(self, jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
-        """Return our jobs by replica; one that lives stands before those that ended."""
+        """Return our jobs by replica; one that lives stands before those that ended, a newer one before an older."""
+        self._learn(job.name for job in jobs if is_array(job.name, self.installation))
         found: dict[tuple[str, int], Job] = {}
-        for job in jobs:
-            key = owner_of(job.name, self.installation)
-            if key is not None and (key not in found or not found[key].lives()):
-                found[key] = job
+        for job in sorted(jobs, key=lambda job: (job.lives(), int(job.id.partition("_")[0]))):
+            key, comment = owner_of(job.name, self.installation), job.comment
+            elements = self._arrays.get(job.name)
+            if elements is not None:
+                if job.element() >= len(elements):
+                    continue
+                folder, comment = elements[job.element()]
+                attempt, _, replica = folder.rpartition("/")[2].rpartition(".")
+                key = (attempt, int(replica))
+            if key is not None:
+                found[key] = replace(job, comment=comment)
         return found
+
+    def _learn(self, names: Iterable[str]) -> None:
+        """Read which replicas the arrays are of that an earlier process submitted."""
+        base = self._base()
+        unknown = sorted({name for name in names if name not in self._arrays})
+        if not unknown:
+            return
+        paths = {name: (f"{base}/arrays/{name}/folders", f"{base}/arrays/{name}/comments") for name in unknown}
+        read = self.door.ask(Asked(read=[path for pair in paths.values() for path in pair])).read
+        for name, pair in paths.items():
+            folders, comments = ((read[path] or b"").decode().splitlines() for path in pair)
+            self._arrays[name] = list(zip(folders, comments, strict=False))
 
     def _handle(self, attempt: str, replica: int, node: str) -> Handle:
         data = {"folder": f"{self._base()}/attempts/{attempt}.{replica}", "node": node}
         return Handle(attempt=AttemptId(attempt), replica=replica, data=data)
+
+    def _place(self, request: LaunchRequest) -> str:
+        return f"{self._base()}/attempts/{request.attempt}.{request.replica}"
 
     def _base(self) -> str:
         """Return the folder that login host and nodes share."""
@@ -226,6 +291,20 @@ class SlurmBackend:
             path = runner_zip(self.folder)
             self._runner = (path.name, path.read_bytes())
         return self._runner
+
+
+def shape_of(request: LaunchRequest) -> tuple[object, ...]:
+    """Return what the replicas of one array must agree in. Members of a gang go by themselves, each to its own node."""
+    granted = request.granted
+    models = {device.index: device.model for device in request.node.devices}
+    return (
+        granted.cpu_milli,
+        granted.memory_bytes or request.node.memory_bytes * granted.cpu_milli // max(1, request.node.cpu_milli),
+        tuple(sorted(models.get(share.index, "gpu") for share in granted.devices)),
+        json.dumps(request.overrides, sort_keys=True, default=str),
+        request.timeout_s,
+        (request.attempt, request.replica) if request.world_size > 1 else (),
+    )
 
 
 def _observation(handle: Handle, job: Job | None, nodes: Mapping[str, NodeState]) -> Observation:
@@ -251,7 +330,7 @@ def _checked(said: Said) -> Said:
     raise UnreachableError(f"Slurm does not answer: {told}")
 
 
-def _refused(said: Said, request: LaunchRequest) -> Exception:
+def _refused(said: Said, request: LaunchRequest) -> BackendError:
     told = said.err.strip().removeprefix("sbatch: ")[:400]
     if any(word in told for word in _ACCESS):
         return CredentialsError(f"Slurm refuses us: {told}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 
-from mainspring.backends.slurm.text import comment_of
 from mainspring.core.backend import LaunchRequest
 
 PASSED_ON = "HOME,PATH,USER,LOGNAME,LANG,LC_ALL,TMPDIR,TZ,LD_LIBRARY_PATH,SSL_CERT_FILE,MODULEPATH"
 WORDS = ("partition", "account", "qos", "constraint", "reservation", "time")  # options that sbatch takes as they are
 _SCRIPT = """#!/bin/sh
-export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT={attempt} MAINSPRING_REPLICA={replica}
+folder={folder}
+name=${{folder##*/}}
+export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT="${{name%.*}}" MAINSPRING_REPLICA="${{name##*.}}"
 {devices}{prolog}
 for python in {pythons}; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
-        exec "$python" -S -E {runner} {folder}
+        exec "$python" -S -E {runner} "$folder"
     fi
 done
 echo "[mainspring] No Python 3.9 or newer on $(hostname): name one with the option python, or load a module in prolog." >&2
@@ -41,8 +43,18 @@ def owner_of(name: str, installation: str) -> tuple[str, int] | None:
     return (attempt, int(replica)) if name.startswith(prefix) and dot and replica.isdecimal() else None
 
 
-def sbatch_words(request: LaunchRequest, folder: str, config: Mapping[str, object]) -> list[str]:
-    """Return sbatch's command line; the script goes to its standard input.
+def array_name(installation: str, keys: Sequence[str]) -> str:
+    """Return the name of an array of replicas: the same replicas, the same name."""
+    return f"{prefix_of(installation)}array-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:16]}"
+
+
+def is_array(name: str, installation: str) -> bool:
+    """Say whether a job's name is that of an array of ours."""
+    return name.startswith(f"{prefix_of(installation)}array-")
+
+
+def sbatch_words(request: LaunchRequest, config: Mapping[str, object]) -> list[str]:
+    """Return sbatch's words for the shape of a replica; the script goes to its standard input.
 
     A run that names no memory gets its CPUs' part of the node's: Slurm would give it all of it.
     """
@@ -52,24 +64,19 @@ def sbatch_words(request: LaunchRequest, folder: str, config: Mapping[str, objec
     words = [
         "sbatch",
         "--parsable",
-        f"--job-name={job_name(request.installation, request.attempt, request.replica)}",
         "--nodes=1",
         "--ntasks=1",
-        f"--nodelist={node.name}",
         f"--cpus-per-task={cpus}",
         f"--mem={max(1, memory >> 20)}M",
         "--no-requeue",
         "--open-mode=append",
-        f"--output={folder}/slurm.out",
-        f"--chdir={folder}",
         f"--export={PASSED_ON}",
         "--signal=B:TERM@60",
     ]
     if granted.devices:
         models = {device.index: device.model for device in node.devices}
         model = models.get(granted.devices[0].index, "gpu")
-        kind = "gpu" if model == "gpu" else f"gpu:{model}"
-        words += [f"--gres={kind}:{len(granted.devices)}", f"--comment={comment_of([one.index for one in granted.devices])}"]
+        words.append(f"--gres={'gpu' if model == 'gpu' else f'gpu:{model}'}:{len(granted.devices)}")
     words += [f"--{name}={config[name]}" for name in WORDS if config.get(name)]
     if request.timeout_s > 0 and not config.get("time"):  # Slurm may plan with it; a margin lets the runner end it itself
         words.append(f"--time={int(request.timeout_s) // 60 + 3}")
@@ -77,17 +84,44 @@ def sbatch_words(request: LaunchRequest, folder: str, config: Mapping[str, objec
     return words + ([str(word) for word in extra] if isinstance(extra, list) else shlex.split(str(extra or "")))
 
 
+def words_of_one(request: LaunchRequest, folder: str) -> list[str]:
+    """Return sbatch's words for one replica by itself: its name, its node, its devices."""
+    return [
+        f"--job-name={job_name(request.installation, request.attempt, request.replica)}",
+        f"--nodelist={request.node.name}",
+        f"--comment={comment_of(request)}",
+        f"--output={folder}/slurm.out",
+        f"--chdir={folder}",
+    ]
+
+
+def words_of_array(name: str, place: str, count: int) -> list[str]:
+    """Return sbatch's words for an array; Slurm chooses the nodes among those that serve the shape."""
+    return [f"--job-name={name}", f"--array=0-{count - 1}", f"--output={place}/%a.out", f"--chdir={place}"]
+
+
 def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mapping[str, object]) -> str:
-    """Return the batch script: the runner takes its process over, so that Slurm's signals reach it."""
+    """Return the batch script: the runner takes its process over, so that Slurm's signals reach it.
+
+    `folder` is the replica's, or a line of shell that finds it for an array's element.
+    """
     pythons: Sequence[str] = [str(config["python"])] if config.get("python") else _PYTHONS
     prolog = config.get("prolog")
     return _SCRIPT.format(
+        folder=folder,
         installation=shlex.quote(request.installation),
-        attempt=shlex.quote(request.attempt),
-        replica=request.replica,
         devices="" if request.granted.devices else "export CUDA_VISIBLE_DEVICES= NVIDIA_VISIBLE_DEVICES=void\n",
         prolog="\n".join(str(line) for line in prolog) if isinstance(prolog, list) else str(prolog or ""),
         pythons=" ".join(shlex.quote(one) for one in pythons),
         runner=shlex.quote(runner),
-        folder=shlex.quote(folder),
     )
+
+
+def folder_of_element(place: str) -> str:
+    """Return the shell words that read an array element's folder from the list beside it."""
+    return f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(place + "/folders")})'
+
+
+def comment_of(request: LaunchRequest) -> str:
+    """Return the comment that names the devices of the ledger that a job holds: `gpus=0.3`."""
+    return "gpus=" + ".".join(str(share.index) for share in request.granted.devices)

@@ -36,6 +36,11 @@ class Job:
     comment: str = ""
     reason: str = ""
 
+    def element(self) -> int:
+        """Return which element of an array it is: 4 of `17_4`, 0 for a job by itself."""
+        _, _, index = self.id.partition("_")
+        return int(index) if index.isdecimal() else 0
+
     def lives(self) -> bool:
         """Say whether something of it runs, or will."""
         return self.state not in _ENDED
@@ -136,11 +141,6 @@ def state_of(word: str) -> NodeState:
     if word.endswith("*") or any(part in word for part in _DOWN):
         return NodeState.UNREACHABLE
     return NodeState.DRAINING if any(part in word for part in _CLOSED) else NodeState.READY
-
-
-def comment_of(indexes: Sequence[int]) -> str:
-    """Return the comment that names the devices of ours that a job holds."""
-    return "gpus=" + ".".join(str(index) for index in indexes)
 
 
 def held_by(job: Job) -> list[int]:
