@@ -38,6 +38,16 @@ def test_run_follows_the_log_and_takes_the_exit_code(cli, server, script):
     assert "exit code 3" in bad.stderr
 
 
+def test_an_empty_list_says_where_the_runs_are(cli, server, script):
+    script("print(1)")
+    assert cli("project", "add", "quiet", home=server).returncode == 0
+    assert cli("run", "train.py", "--name", "there", home=server).returncode == 0
+    told = cli("ps", "--project", "quiet", home=server)
+    assert "No runs in project quiet. There are some in default" in told.stderr
+    asked = cli("ps", "--owner", "nobody", home=server)
+    assert "No run of project default is asked for so" in asked.stderr
+
+
 def test_a_run_from_submit_to_archive(cli, server, script):
     script(WRITES)
     done = cli("run", "--detach", "--name", "story", "--tag", "t1", "--env", "GREETING=hi", "train.py", home=server)

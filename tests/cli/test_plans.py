@@ -30,7 +30,7 @@ def record(tmp_path):
 
 def test_a_saved_plan_is_made_again(record, capsys):
     assert run_cli(["plan", "replay", str(record)]) == 0
-    assert "Plan 7 is made again, byte for byte: 1 decisions." in capsys.readouterr().out
+    assert "Plan 7 is made again, byte for byte: 1 decision." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,20 @@ import pytest
 
 import mainspring
 from mainspring.cli.dispatch import COMMANDS, GROUPS, build_app
+from mainspring.cli.main import run_cli
 
 EVERY = [(name,) for name, *_ in COMMANDS] + [(name, word) for name, _, _, members in GROUPS for word, _ in members]
+
+
+@pytest.mark.parametrize("group", [name for name, *_ in GROUPS])
+def test_a_group_says_what_each_of_its_commands_does(group, capsys):
+    assert run_cli([group, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert run_cli([group]) == 0
+    assert capsys.readouterr().out == told
+    members = next(members for name, _, _, members in GROUPS if name == group)
+    lines = {words[1]: words[2:] for words in (line.split() for line in told.splitlines()) if len(words) > 2 and words[0] == "│"}
+    assert all(len(lines[word]) > 2 for word, _ in members), told
 
 
 def test_the_version_is_quick():

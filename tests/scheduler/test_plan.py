@@ -133,7 +133,7 @@ def test_sentences_name_the_scarce_thing_and_its_holders(scene: Any, make_node: 
     assert {name: one.sentence for name, one in reasons.items()} == {
         "run_003": "Waits for 1 GPU: all 2 of pool default are taken (alice holds 1, bob 1).",
         "run_004": "Waits for 0.5 GPU: all 2 of pool default are taken (alice holds 1, bob 1).",
-        "run_005": "Waits for 7 CPUs: 5.9 CPUs of 8 CPUs of pool default is free (alice holds 1.1 CPUs, bob 1 CPU).",
+        "run_005": "Waits for 7 CPUs: 5.9 CPUs of 8 CPUs of pool default are free (alice holds 1.1 CPUs, bob 1 CPU).",
         "run_007": "Waits for 30 GiB: 2 GiB of 32 GiB of pool default is free (alice holds 30 GiB).",
     }
 

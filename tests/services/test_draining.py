@@ -59,7 +59,7 @@ def test_the_only_node_that_is_large_enough_drains(house, submit, small: str) ->
     assert house.plan() == [fits]
     code, sentence = told(house, large)
     assert code == "node_unreachable"
-    assert sentence == "Waits for nodes that take no runs now and that 4 CPUs needs: one (draining)."
+    assert sentence == "Waits for nodes that take no runs now and could hold 4 CPUs: one (draining)."
     clusters.resume(house.ctx, SYSTEM, "local.one")
     assert house.plan() == [large]
 

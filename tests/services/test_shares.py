@@ -269,3 +269,22 @@ def test_a_run_that_was_stopped_for_another_says_for_whom(house):
     house.end(victim, Cause.PREEMPTED)
     assert house.plan() == [wants.id]
     assert "urgent of bob" in runs.why(ctx, ALICE, victim.id)["sentence"]
+
+
+def test_a_run_of_a_project_that_one_is_not_in_is_not_named(house):
+    ctx = house.ctx
+    projects.add(ctx, SYSTEM, "closed")
+    insider = Actor(name="bob", roles={"closed": Role.EDITOR})
+    first = [runs.submit(ctx, ALICE, SPEC)[0] for _ in range(2)]
+    assert house.plan() == [run.id for run in first]
+    for run in first:
+        house.begin(house.attempt_of(run))
+    house.clock.advance(3600)
+    runs.submit(ctx, insider, replace(SPEC, name="hush", project="closed"))
+    house.plan()
+    (victim,) = [run for run in first if house.attempt_of(run).stop_for]
+    told = runs.why(ctx, ALICE, victim.id)
+    assert told["stopped_for"] == {"run": "", "name": "", "owner": "bob"}
+    assert "Its place was needed by a run of bob." in told["sentence"]
+    seen = runs.why(ctx, SYSTEM, victim.id)
+    assert seen["stopped_for"]["name"] == "hush"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import import_module
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -94,8 +95,11 @@ _EPILOGUE = """**Examples**
 Exit codes: 0 done, 1 failed, 2 usage, 3 rights, 4 not found, 5 conflict, 6 cannot be had, 7 no server, 130 interrupted."""
 
 
-def build_app(*, is_root: bool = False) -> App:
-    """Return the command line; commands are strings until they are called. For the root's help alone, none is loaded."""
+def build_app(*, is_root: bool = False, listed: str = "") -> App:
+    """Return the command line; commands are strings until they are called. For the root's help alone, none is loaded.
+
+    `listed` is a group whose own help is wanted: its commands are loaded, for the first sentence of each.
+    """
     app = App(
         name="mainspring",
         help="One fair queue over every machine, from the first script to the monitored endpoint.",
@@ -110,15 +114,22 @@ def build_app(*, is_root: bool = False) -> App:
     for name, text, group, members in GROUPS:
         inner = App(name=name, help=text, group=group, help_epilogue="")
         for word, target in members:
-            inner.command(f"mainspring.cli.{target}", name=word)
+            said = _first_sentence(target) if name == listed else None
+            inner.command(f"mainspring.cli.{target}", name=word, help=said)
         app.command(inner)
     app.command("mainspring.cli.server:serve", name="server", show=False)
     return app
 
 
+def _first_sentence(target: str) -> str:
+    module, _, function = target.partition(":")
+    return (getattr(import_module(f"mainspring.cli.{module}"), function).__doc__ or "").partition("\n")[0]
+
+
 def dispatch(words: list[str]) -> int:
     """Run one command; return its exit code."""
-    app = build_app(is_root=words in ([], ["--help"], ["-h"]))
+    is_help = not words[1:] or words[1:] in (["--help"], ["-h"])
+    app = build_app(is_root=words in ([], ["--help"], ["-h"]), listed=words[0] if words and is_help else "")
     try:
         code = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as wrong:

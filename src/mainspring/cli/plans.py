@@ -13,6 +13,7 @@ from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ConflictError, SpecError, UsageError
 from mainspring.core.moments import parse_moment
 from mainspring.core.replays import PlanRecord
+from mainspring.core.units import counted
 
 
 def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> None:
@@ -70,11 +71,11 @@ def replay(file: Path | None = None, /, *, at: str = "", as_json: Json = False) 
     if not is_same:
         before, after = ({encode(one) for one in plan.decisions} for plan in (found.plan, again))
         raise ConflictError(
-            f"The plan is another one: {len(before ^ after)} decisions are in one of them only.",
+            f"The plan is another one: {counted(len(before ^ after), 'decision')} in one of them only.",
             hint="It was made by another version?",
         )
     if not as_json:
-        say(f"Plan {found.number} is made again, byte for byte: {len(again.decisions)} decisions.")
+        say(f"Plan {found.number} is made again, byte for byte: {counted(len(again.decisions), 'decision')}.")
 
 
 def _recorded(at: str, *, has_snapshot: bool) -> PlanRecord:

@@ -14,7 +14,7 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.rehearsals import Outlook
-from mainspring.core.units import show_seconds
+from mainspring.core.units import counted, show_seconds
 from mainspring.sdk.resources import to_seconds
 
 
@@ -92,7 +92,7 @@ def rehearse(file: Path, /, *, last: str = "7d", as_json: Json = False) -> None:
         f"{found.then.evictions} then; worked twice {found.now.lost:.2%} now, {found.then.lost:.2%} then."
     )
     if found.left_out:
-        note(f"{found.left_out} runs are left out: older than the newest {found.runs}, or they fit nowhere now.")
+        note(f"Left out: {counted(found.left_out, 'run')}, older than the newest {found.runs} or fitting nowhere now.")
 
 
 def history(*, as_json: Json = False) -> None:

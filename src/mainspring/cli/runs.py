@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -83,9 +84,22 @@ def ps(
         emit_json(found)
         return
     rows = [(run_state(run), run.name, short(run.id), run.owner, age(run.created_at), took(run), _reason(run)) for run in found]
-    table(("state", "name", "id", "owner", "age", "took", "reason"), rows, empty="No runs yet: mainspring run SCRIPT")
+    is_asked = bool(state or owner or tag or text or archived)
+    empty = "" if rows else _nothing(client, project, is_asked=is_asked)
+    table(("state", "name", "id", "owner", "age", "took", "reason"), rows, empty=empty)
     if page.total > len(found):
         note(f"{page.total - len(found)} more: mainspring ps --all")
+
+
+def _nothing(client: Client, project: str, *, is_asked: bool) -> str:
+    """Return what to say when there is no run: that none is asked for so, or where the others are."""
+    if is_asked:
+        return f"No run of project {project} is asked for so: mainspring ps --all"
+    others = [one.name for one in client.people.projects() if one.name != project]
+    elsewhere = [name for name in others if client.runs.page(project=name, limit=1).total]
+    if elsewhere:
+        return f"No runs in project {project}. There are some in {', '.join(elsewhere)}: mainspring ps --project {elsewhere[0]}"
+    return "No runs yet: mainspring run SCRIPT"
 
 
 def logs(
@@ -142,14 +156,16 @@ def why(run: str, *, as_json: Json = False) -> None:
         say(f"Expected to start at {parse_time(str(told['expected_at'])).astimezone():%H:%M:%S}.")
     ahead = told.get("ahead") or []
     if ahead:
-        rows = [
-            (str(one.get("name", "")), short(str(one["run"])), str(one.get("owner", "")), RULES.get(one.get("rule", ""), ""))
-            for one in ahead
-        ]
+        rows = [(*_named(one), str(one.get("owner", "")), RULES.get(one.get("rule", ""), "")) for one in ahead]
         say(f"It is number {told.get('ahead_count', 0) + 1} of {told.get('waiting_count', len(rows))} that wait. Before it:")
         table(("name", "id", "owner", "because"), rows)
     for one in told.get("changes") or []:
         say(f"What would change it: it {one['sentence']}." if one["at"] is None else f"It would start {one['sentence']}.")
+
+
+def _named(told: Mapping[str, object]) -> tuple[str, str]:
+    """Return name and id of a run ahead; it may be of a project whose runs one may not see."""
+    return (str(told["name"]), short(str(told["run"]))) if told.get("run") else ("(a project you are not in)", "-")
 
 
 def show(run: str, *, as_json: Json = False) -> None:

@@ -20,6 +20,7 @@ from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.records import Dimension, Trial
 from mainspring.core.spaces import parse_dimension
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind
+from mainspring.core.units import counted
 from mainspring.sdk.datasets import dataset
 from mainspring.sdk.resources import make_choices, to_priority, to_seconds
 from mainspring.sdk.sweeps import Study, start
@@ -149,7 +150,7 @@ def _report(study: Study, as_json: bool) -> int:
     sign = -1.0 if record.spec.is_maximized else 1.0
     ranked = sorted(trials, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number))
     rows = [_row(one) for one in ranked[:20]]
-    say(f"{record.name}: {record.state}, {len(trials)} of {record.spec.trials} trials, {record.spec.metric}")
+    say(f"{record.name}: {record.state}, {len(trials)} of {counted(record.spec.trials, 'trial')}, {record.spec.metric}")
     table(("trial", "state", record.spec.metric, "parameters", "run"), rows)
     if len(ranked) > len(rows):
         note(f"{len(ranked) - len(rows)} more: --json shows all")

@@ -85,6 +85,16 @@ def show_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 run`, `3 runs`, `1,200 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def is_or_are(milli: int) -> str:
+    """Return the verb of an amount in thousandths: `0.5 is`, `1 is`, `3 are`, `0 are`."""
+    return "is" if 0 < milli <= MILLI else "are"
+
+
 def show_milli(milli: int) -> str:
     """Return thousandths as people read them: `2`, `0.5`."""
     return f"{milli / MILLI:g}"

@@ -9,7 +9,7 @@ import numpy as np
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Place
-from mainspring.core.units import show_bytes, show_milli
+from mainspring.core.units import is_or_are, show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
 from mainspring.scheduler.requests import Request
 from mainspring.scheduler.timeline import columns_of
@@ -25,23 +25,23 @@ def shortage(cluster: Cluster, request: Request, candidates: Bools, held: Holder
         reason = _no_gpu(cluster, request, candidates, held, where)
         if reason is not None:
             return reason
-    for column, code, show in (
-        (1, ReasonCode.NO_FREE_MEMORY, show_bytes),
-        (0, ReasonCode.NO_FREE_CPU, show_cpus),
-        (2, ReasonCode.NO_FREE_DISK, _show_disk),
+    for column, code, show, verb in (
+        (1, ReasonCode.NO_FREE_MEMORY, show_bytes, _is),
+        (0, ReasonCode.NO_FREE_CPU, show_cpus, is_or_are),
+        (2, ReasonCode.NO_FREE_DISK, _show_disk, _is),
     ):
         need = int(request.need[column])
         free = sum(max(0, one) for one in cluster.free[candidates, column].tolist())
         if need and free < need:
             total = sum(cluster.capacity[candidates, column].tolist())
             holders = held.of_column(column, candidates)
-            sentence = f"Waits for {show(need)}: {show(free)} of {show(total)}{where} is free{_named(holders, show)}."
+            sentence = f"Waits for {show(need)}: {show(free)} of {show(total)}{where} {verb(free)} free{_named(holders, show)}."
             return Reason(code=code, sentence=sentence, facts=_facts(need, free, total, candidates, holders))
     nodes = int(candidates.sum())
+    rest = f"but none of the {nodes} nodes that could hold it has all of it" if nodes > 1 else "but in parts that do not suit it"
     return Reason(
         code=ReasonCode.FRAGMENTED,
-        sentence=f"Waits for {request.asked.show()} on one node: enough is free in total, "
-        f"but none of the {nodes} nodes that could hold it has all of it.",
+        sentence=f"Waits for {request.asked.show()} on one node: enough is free in total, {rest}.",
         facts={"nodes": nodes},
     )
 
@@ -60,7 +60,7 @@ def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders
             return None
         need, idle, total = need * GPU_MILLI, idle * GPU_MILLI, total * GPU_MILLI
         if idle:
-            said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
+            said = f"{show_milli(idle)} of the {show_milli(total)}{where} {is_or_are(idle)} free"
         elif free.any():
             said = f"none of the {show_milli(total)}{where} is wholly free"
         else:
@@ -69,7 +69,7 @@ def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders
         need, idle, total = least, int(free.sum()), int(usable.sum()) * GPU_MILLI
         if idle >= need:
             return None
-        said = f"{show_milli(idle)} of the {show_milli(total)}{where} is free"
+        said = f"{show_milli(idle)} of the {show_milli(total)}{where} {is_or_are(idle)} free"
         if not idle:
             said = f"all {show_milli(total)}{where} are taken"
     what = f"{show_milli(need)} GPU{'s' if need > GPU_MILLI else ''}"
@@ -86,7 +86,7 @@ def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
     more = f" and {len(states) - SHOWN_HOLDERS} more" if len(states) > SHOWN_HOLDERS else ""
     return Reason(
         code=ReasonCode.NODE_UNREACHABLE,
-        sentence=f"Waits for nodes that take no runs now and that {request.asked.show()} needs: {listed}{more}.",
+        sentence=f"Waits for nodes that take no runs now and could hold {request.asked.show()}: {listed}{more}.",
         facts={"nodes": states},
     )
 
@@ -167,6 +167,10 @@ def _where(cluster: Cluster, candidates: Bools) -> str:
 
 def show_cpus(milli: int) -> str:
     return f"{show_milli(milli)} CPU{'' if milli == 1000 else 's'}"
+
+
+def _is(_: int) -> str:
+    return "is"
 
 
 def _show_disk(count: int) -> str:

@@ -234,6 +234,7 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         )
     found = plans.why_of(ctx, run.id) if run.state is RunState.QUEUED else None
     line = found[0] if found is not None else None
+    needed_by = _needed_by(ctx, actor, last)
     silent = silent_replica(last)
     if last is not None and silent is not None and run.state is RunState.RUNNING:
         patience = patience_s(run.spec, silent, ctx.settings.lost_after_s)
@@ -242,14 +243,14 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "run": run.id,
         "name": run.name,
         "state": run.state,
-        "sentence": _sentence(ctx, run, reason, last),
+        "sentence": _sentence(ctx, run, reason, last, needed_by),
         "reason": reason,
         "ahead": _told(ctx, actor, *found) if found is not None else [],
         "ahead_count": line.position - 1 if line is not None else 0,
         "waiting_count": line.waiting if line is not None else 0,
         "expected_at": line.expected_at if line is not None else None,
         "changes": line.changes if line is not None else (),
-        "stopped_for": _needed_by(ctx, last),
+        "stopped_for": needed_by,
         "attempt": last,
         "cache": caching.tell(ctx, run),
     }
@@ -294,10 +295,10 @@ def said(actor: Actor, kind: str, subject: str, project: str, **data: object) ->
     return NewEvent(actor=actor.name, kind=kind, subject=subject, project=project, data=data)
 
 
-def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | None) -> str:
+def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | None, needed_by: Mapping[str, object] | None) -> str:
     match run.state:
         case RunState.QUEUED:
-            return (reason.sentence if reason else "") + _for_whom(ctx, last)
+            return (reason.sentence if reason else "") + _for_whom(needed_by)
         case RunState.SUCCEEDED:
             return f"It took the outputs of run {run.cached_from}." if run.cached_from else "It succeeded."
         case RunState.CANCELLED | RunState.FAILED:
@@ -309,7 +310,7 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
                 return reason.sentence
             if last.stop_by is not None and last.state is not AttemptState.ENDED:
                 left = max(0.0, (last.stop_by - ctx.clock.now()).total_seconds())
-                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left." + _for_whom(ctx, last)
+                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left." + _for_whom(needed_by)
             where = ", ".join(sorted({one.node for one in last.replicas}))
             return f"It is {last.state} on {where} (attempt {last.number})."
 
@@ -326,15 +327,19 @@ def _told(ctx: Context, actor: Actor, why: Why, waiting: Mapping[RunId, WaitingR
     return found
 
 
-def _needed_by(ctx: Context, attempt: Attempt | None) -> dict[str, object] | None:
-    """Return the run that an attempt was stopped for."""
+def _needed_by(ctx: Context, actor: Actor, attempt: Attempt | None) -> dict[str, object] | None:
+    """Return the run that an attempt was stopped for; its name and id only where the actor may see it."""
     run = ctx.store.runs.get(attempt.stop_for) if attempt is not None and attempt.stop_for else None
-    return None if run is None else {"run": run.id, "name": run.name, "owner": run.owner}
+    if run is None:
+        return None
+    is_seen = actor.may(run.project, Role.VIEWER)
+    return {"run": run.id if is_seen else "", "name": run.name if is_seen else "", "owner": run.owner}
 
 
-def _for_whom(ctx: Context, attempt: Attempt | None) -> str:
-    found = _needed_by(ctx, attempt)
-    return "" if found is None else f" Its place was needed by {found['name']} of {found['owner']}."
+def _for_whom(needed_by: Mapping[str, object] | None) -> str:
+    if needed_by is None:
+        return ""
+    return f" Its place was needed by {needed_by['name'] or 'a run'} of {needed_by['owner']}."
 
 
 def _editable(ctx: Context, actor: Actor, ref: str) -> Run:

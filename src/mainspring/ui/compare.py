@@ -11,7 +11,7 @@ from nicegui import ui
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import Run
 from mainspring.core.specs import Value, ValueKind
-from mainspring.core.units import show_bytes, show_seconds
+from mainspring.core.units import counted, show_bytes, show_seconds
 from mainspring.services import metrics, runs
 from mainspring.ui import acts, charts, parts, zoom
 from mainspring.ui.live import Live
@@ -79,7 +79,7 @@ def top(view: View, ids: Sequence[str], asked: int) -> str:
     """Return the sentence: in what they differ, and how they stand."""
     found = chosen(view, ids)
     differing = [row.name for row in parameters(view, found) if not row.is_same]
-    words = f"{len(found)} runs. "
+    words = f"{counted(len(found), 'run')}. "
     if differing:
         named = ", ".join(differing[:6]) + (f" and {len(differing) - 6} more" if len(differing) > 6 else "")
         words += f"They differ in {named}."

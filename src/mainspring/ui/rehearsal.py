@@ -11,7 +11,7 @@ from nicegui import run as threads
 from mainspring.core.errors import MainspringError
 from mainspring.core.policy import Policy
 from mainspring.core.rehearsals import Outlook, Rehearsal
-from mainspring.core.units import show_seconds
+from mainspring.core.units import counted, show_seconds
 from mainspring.services import rehearsals
 from mainspring.ui import charts, parts
 from mainspring.ui.theme import page_frame
@@ -190,8 +190,8 @@ async def _show(view: View, wanted: Policy, holder: ui.element) -> None:
     holder.clear()
     with holder:
         parts.sentence(sentence(found))
-        left_out = f" {found.left_out:,} others are left out." if found.left_out else ""
-        ui.html(parts.note(f"{found.runs:,} runs of the last {days_of(view)} days, replayed.{left_out}"), sanitize=False)
+        left_out = f" Left out: {counted(found.left_out, 'other')}." if found.left_out else ""
+        ui.html(parts.note(f"{counted(found.runs, 'run')} of the last {days_of(view)} days, replayed.{left_out}"), sanitize=False)
         with ui.element("div").classes("ms-cols"):
             with ui.element("section"):
                 parts.heading("Waits of each person")
