@@ -176,3 +176,23 @@ def test_data_that_may_not_leave_is_not_placed_on_a_free_machine(
 
     assert kinds() == kinds(sites=("cloud",)) == [DecisionKind.START]
     assert kinds(sites=()) == kinds(sites=("other",)) == [DecisionKind.WAIT]
+
+
+def test_a_run_that_only_a_budget_keeps_here_says_so(full: Any) -> None:
+    def reasons(**others: Any) -> list[Any]:
+        plan = scheduler.plan(full(count=2, run={"share": "team/alice"}, **others))
+        return [one.reason for one in plan.decisions if one.reason is not None]
+
+    team = ShareState(share=Share(name="team", budget_usd="5"), spent_usd="1")
+    first, second = reasons(shares=(team,))
+    assert (first.code, second.code) == (ReasonCode.BURSTING, ReasonCode.BUDGET)
+    assert second.facts == {"site": "cloud", "cost_usd": "3.75", "share": "team", "left_usd": "0.25"}
+    assert [one.code for one in reasons(shares=(replace(team, share=Share(name="team", budget_usd="0")),))] == [
+        ReasonCode.BUDGET,
+        ReasonCode.BUDGET,
+    ]
+    assert reasons(budget_usd="1")[0].facts["share"] == ""
+    never = reasons(
+        shares=(replace(team, share=Share(name="team", budget_usd="0")),), policy=Policy(burst=BurstPolicy(mode=BurstMode.NEVER))
+    )
+    assert {one.code for one in never} == {ReasonCode.NO_FREE_GPU}

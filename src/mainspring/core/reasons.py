@@ -30,6 +30,7 @@ class ReasonCode(StrEnum):
     ADVANCE_RESERVATION = "advance_reservation"  # what is free is kept for a window of another share
     NOMINATED = "nominated"  # its places are being cleared by runs that stop for it
     BURSTING = "bursting"  # a machine was asked for it at a paid site
+    BUDGET = "budget"  # a rented machine would be worth it, but for a budget
     TOPOLOGY = "topology"  # enough is free, but not on nodes that share the label asked for
     NODE_UNREACHABLE = "node_unreachable"  # protocol P4
     CLEANING_UP = "cleaning_up"  # the former attempt's end is not confirmed yet

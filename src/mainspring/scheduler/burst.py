@@ -16,8 +16,9 @@ from decimal import ROUND_UP, Decimal
 
 import numpy as np
 
+from mainspring.core.budgets import left_of
 from mainspring.core.policy import BurstMode
-from mainspring.core.shares import ROOT, path_of
+from mainspring.core.shares import path_of
 from mainspring.core.snapshot import Rented, Site, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill
 from mainspring.scheduler.cluster import Bools, build
@@ -39,12 +40,22 @@ class Offer:
     cost: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class Unpaid:
+    """What a run would be worth, did the budget of `share` (empty: of all) not have only `left_usd` left."""
+
+    offer: Offer
+    share: str
+    left_usd: Decimal
+
+
 @dataclass(slots=True)
 class Burst:
     """The burst decisions of one plan; what was asked for counts at once."""
 
     snapshot: Snapshot
     room: Backfill
+    unpaid: dict[str, Unpaid] = field(default_factory=dict)  # by run
     asked: dict[str, int] = field(default_factory=dict)  # machines by site
     gpus: int = 0  # rented, over all sites
     _left: dict[str, Decimal] = field(default_factory=dict)  # of each budget, by share
@@ -70,8 +81,13 @@ class Burst:
         for offer in sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name)):
             if wait_s - offer.ready_s < policy.min_gain_s:
                 continue
-            if self.gpus + offer.gpus > policy.max_gpus or not self._reserve(run, offer.cost):
+            if self.gpus + offer.gpus > policy.max_gpus:
                 continue
+            short = self._reserve(run, offer)
+            if short is not None:
+                self.unpaid.setdefault(run.id, short)  # the cheapest: what costs more is further off
+                continue
+            self.unpaid.pop(run.id, None)
             self.asked[offer.site.name] = self.asked.get(offer.site.name, 0) + offer.machines
             self.gpus += offer.gpus
             return offer
@@ -136,26 +152,22 @@ class Burst:
         counts = make_request(machine, run.resources).counts(machine, machine.free, machine.gpu_free)
         return int(counts[0])
 
-    def _reserve(self, run: WaitingRun, cost: Decimal) -> bool:
+    def _reserve(self, run: WaitingRun, offer: Offer) -> Unpaid | None:
+        """Take the cost from every budget on the run's path; or return the one that has the least left, and take nothing."""
         steps = [name for name in path_of(run.share or run.owner) if name in self._left]
-        if any(cost > self._left[name] for name in steps):
-            return False
+        short = [name for name in steps if offer.cost > self._left[name]]
+        if short:
+            least = min(short, key=lambda name: (self._left[name], name))
+            return Unpaid(offer, least, self._left[least])
         for name in steps:
-            self._left[name] -= cost
-        return True
+            self._left[name] -= offer.cost
+        return None
 
 
 def budgets(snapshot: Snapshot) -> dict[str, Decimal]:
     """Return what is left of each budget, by share; the root's is that of all."""
-    left: dict[str, Decimal] = {}
     gone = {one.share.name: Decimal(one.spent_usd) + Decimal(one.reserved_usd) for one in snapshot.shares}
-    for one in snapshot.shares:
-        if one.share.budget_usd:
-            left[one.share.name] = Decimal(one.share.budget_usd) - gone[one.share.name]
-    if snapshot.budget_usd:
-        total = gone.get(ROOT, sum((spent for name, spent in gone.items() if name and "/" not in name), Decimal(0)))
-        left[ROOT] = min(left.get(ROOT, Decimal(snapshot.budget_usd) - total), Decimal(snapshot.budget_usd) - total)
-    return left
+    return left_of({one.share.name: one.share.budget_usd for one in snapshot.shares}, gone, snapshot.budget_usd)
 
 
 def worst_case(site: Site, machines: int, *, seconds: float) -> Decimal:
@@ -164,10 +176,13 @@ def worst_case(site: Site, machines: int, *, seconds: float) -> Decimal:
     return (price * machines * Decimal(str(round(seconds, 3))) / HOUR).quantize(CENT, rounding=ROUND_UP)
 
 
-def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> dict[str, Offer]:
-    """Return the offers taken, by run, in the order of the queue. What is kept for a run ahead counts as idle."""
+def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> tuple[dict[str, Offer], dict[str, Unpaid]]:
+    """Return the offers taken, by run, in the order of the queue, and those that only a budget was short of.
+
+    What is kept for a run ahead counts as idle.
+    """
     if not snapshot.sites or snapshot.policy.burst.mode is BurstMode.NEVER:
-        return {}
+        return {}, {}
     kept = [hold for hold in room.holds if hold.run in room.kept or hold.reservation is not None]
     room.give(kept)
     chooser = Burst(snapshot, room)
@@ -179,7 +194,7 @@ def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> dict[
         if offer is not None:
             taken[entry.run.id] = offer
     room.take(kept)
-    return taken
+    return taken, chooser.unpaid
 
 
 def going_home(snapshot: Snapshot, used: Collection[str]) -> tuple[str, ...]:

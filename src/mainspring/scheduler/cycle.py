@@ -12,7 +12,7 @@ from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill, put
-from mainspring.scheduler.burst import Offer, burst
+from mainspring.scheduler.burst import Offer, Unpaid, burst
 from mainspring.scheduler.cluster import Cluster
 from mainspring.scheduler.demand import typical_of
 from mainspring.scheduler.evict import SOON_S, Evictions
@@ -38,6 +38,7 @@ class Cycle:
     nominations: list[Decision] = field(default_factory=list)
     evictions: list[Decision] = field(default_factory=list)
     bursts: list[Decision] = field(default_factory=list)
+    unpaid: dict[str, Unpaid] = field(default_factory=dict)  # what only a budget was short of, by run
     placed: list[tuple[str, tuple[Place, ...]]] = field(default_factory=list)  # owner and places of the starts
     _started_before: int = 0
 
@@ -189,7 +190,7 @@ class Cycle:
     def rent(self, blocked: Sequence[Entry]) -> list[Entry]:
         """Ask for machines at paid sites; return who still waits."""
         able = [entry for entry in blocked if gate(entry, self.tree) is None]
-        offers = burst(self.snapshot, self.room, able)
+        offers, self.unpaid = burst(self.snapshot, self.room, able)
         for entry in able:
             offer = offers.get(entry.run.id)
             if offer is not None:

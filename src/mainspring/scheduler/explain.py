@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.snapshot import Place, Snapshot, WaitingRun
 from mainspring.core.units import show_bytes, show_milli
 from mainspring.scheduler.backfill import Backfill, Hold
+from mainspring.scheduler.burst import Unpaid
 from mainspring.scheduler.cluster import Bools, Ints
 from mainspring.scheduler.fit import empty_counts, misfit, most_in_one_cluster, no_cluster
 from mainspring.scheduler.order import Entry
@@ -50,6 +52,18 @@ def hold(run: WaitingRun, now: datetime) -> Reason | None:
             facts={"not_before": moment},
         )
     return None
+
+
+def unpaid(one: Unpaid) -> Reason:
+    """Return the reason of a run that a rented machine would be worth it for, did a budget not end before."""
+    whose = f"the budget of share {one.share}" if one.share else "the budget of all"
+    left = max(Decimal(0), one.left_usd).quantize(Decimal("0.01"))
+    return Reason(
+        code=ReasonCode.BUDGET,
+        sentence=f"Waits for room here: a machine at {one.offer.site.name} may cost {one.offer.cost} USD, and {whose} has "
+        f"{left} USD left this month.",
+        facts={"site": one.offer.site.name, "cost_usd": str(one.offer.cost), "share": one.share, "left_usd": str(left)},
+    )
 
 
 def gate(entry: Entry, tree: Tree) -> Reason | None:

@@ -12,7 +12,7 @@ from mainspring.core.snapshot import Plan, Snapshot
 from mainspring.scheduler.burst import going_home
 from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
-from mainspring.scheduler.explain import Explainer
+from mainspring.scheduler.explain import Explainer, unpaid
 from mainspring.scheduler.fingerprint import fingerprint
 
 
@@ -49,7 +49,8 @@ def plan(snapshot: Snapshot) -> Plan:
         untried={entry.run.id for entry in queue.untried},
         started=len(cycle.starts),
     )
-    waits = [cycle.wait(entry, explain.why(entry)) for entry in waiting]
+    short = {run: unpaid(one) for run, one in cycle.unpaid.items()}
+    waits = [cycle.wait(entry, short.get(entry.run.id) or explain.why(entry)) for entry in waiting]
     decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts, *waits)
     return Plan(fingerprint=fingerprint(snapshot), decisions=decided, release=going_home(snapshot, cycle.used_nodes()))
 

@@ -193,6 +193,12 @@ def machines_of(conn: Connection) -> list[Machine]:
     return _open(conn, "")
 
 
+def is_renting(conn: Connection) -> bool:
+    """Say whether any machine takes runs: sooner or later it is to go home."""
+    up = select(machines.c.id).where(_OPEN, machines.c.state == MachineState.READY).limit(1)
+    return conn.execute(up).first() is not None
+
+
 def rented_of(found: Sequence[Machine]) -> tuple[Rented, ...]:
     """Return those of the machines that take runs, as the planner sees them."""
     return tuple(

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
+from mainspring.core.budgets import up_the_tree
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
@@ -22,6 +23,7 @@ from mainspring.core.specs import RunSpec
 from mainspring.core.usage import history_of, usd
 from mainspring.store.database import Database
 from mainspring.store.durations import medians_of
+from mainspring.store.machines import bursting, is_renting, machines_of, opened, rented_of, reserved_of, sites_of
 from mainspring.store.nodes import all_nodes
 from mainspring.store.policies import current_policy
 from mainspring.store.shares import all_reservations, all_shares, shares_of_projects
@@ -59,9 +61,10 @@ class Snapshots:
 
         def ask(conn: Connection) -> Snapshot:
             policy = current_policy(conn).policy
-            nodes = tuple(all_nodes(conn))
+            rented = machines_of(conn)
+            nodes = opened(rented, all_nodes(conn))
             share_of = shares_of_projects(conn)
-            waiting = self._waiting(conn, share_of, limit, each)
+            waiting = self._waiting(conn, share_of, limit, each, bursting(rented))
             placed = self._placed(conn, share_of)
             return Snapshot(
                 now=now,
@@ -69,19 +72,22 @@ class Snapshots:
                 waiting=waiting,
                 placed=placed,
                 policy=policy,
-                shares=_states(conn, now, policy, nodes, placed),
+                shares=_states(conn, now, policy, nodes, placed, reserved_of(rented, now)),
                 reservations=tuple(all_reservations(conn, now)),
+                sites=tuple(sites_of(conn)),
+                rented=rented_of(rented),
+                budget_usd=policy.burst.budget_usd,
             )
 
         return self.db.read(ask)
 
     def is_due(self) -> bool:
-        """Say whether anything waits: if not there is nothing to plan, and no need to read the world."""
-        asked = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
-        return self.db.read(lambda conn: conn.execute(asked).first()) is not None
+        """Say whether anything waits or is rented: if not there is nothing to plan, and no need to read the world."""
+        waits = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
+        return self.db.read(lambda conn: conn.execute(waits).first() is not None or is_renting(conn))
 
     def _waiting(
-        self, conn: Connection, share_of: Mapping[str, str], limit: int | None, each: int | None
+        self, conn: Connection, share_of: Mapping[str, str], limit: int | None, each: int | None, coming: frozenset[RunId]
     ) -> tuple[WaitingRun, ...]:
         rows = _queued(conn, limit, each)
         asked = self._asked_of(conn, rows)
@@ -111,6 +117,7 @@ class Snapshots:
                     nominated=row.nominated or (),
                     is_held=row.desired is not Desired.RUN,
                     is_preemptible=spec.is_preemptible,
+                    is_bursting=row.id in coming,
                     not_before=row.not_before,
                     is_unconfirmed=row.id in unconfirmed,
                     avoid=row.avoid,
@@ -223,9 +230,14 @@ def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
 
 
 def _states(
-    conn: Connection, now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...]
+    conn: Connection,
+    now: datetime,
+    policy: Policy,
+    nodes: tuple[Node, ...],
+    placed: tuple[PlacedRun, ...],
+    to_come: Mapping[str, Decimal],
 ) -> tuple[ShareState, ...]:
-    """Return every share that was configured or was ever used, with its past."""
+    """Return every share that was configured or was ever used, with its past; `to_come` is reserved for rented machines."""
     configured = {share.name: share for share in all_shares(conn)}
     ready = [node for node in nodes if node.state is NodeState.READY]
     capacity = (
@@ -235,8 +247,8 @@ def _states(
     )
     past = past_of(conn, now, policy.order.half_life_s)
     history = history_of(past, capacity)
-    spent = _up_the_tree({name: Decimal(micros) for name, micros in spent_of(conn, now).items()})
-    reserved = _up_the_tree(_to_come(now, policy, nodes, placed))
+    spent = up_the_tree({name: Decimal(micros) for name, micros in spent_of(conn, now).items()})
+    reserved = up_the_tree(_to_come(now, policy, nodes, placed, to_come))
     names = sorted(with_ancestors([*configured, *past, *spent, *reserved]))
     return tuple(
         ShareState(
@@ -251,10 +263,12 @@ def _states(
     )
 
 
-def _to_come(now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...]) -> dict[str, Decimal]:
-    """Return what running runs on paid machines may still cost, by leaf, in millionths of a dollar."""
+def _to_come(
+    now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...], rented: Mapping[str, Decimal]
+) -> dict[str, Decimal]:
+    """Return what rented machines, and runs on own ones that have a price, may still cost, by leaf, in millionths of a dollar."""
     priced = {node.id: node for node in nodes if Decimal(node.price_usd_per_hour or "0") > 0}
-    found: dict[str, Decimal] = defaultdict(Decimal)
+    found: dict[str, Decimal] = defaultdict(Decimal, rented)
     for run in placed:
         left_s = max(0.0, run.estimate_s * policy.burst.safety - (now - run.since).total_seconds())
         for place in run.places:
@@ -262,12 +276,4 @@ def _to_come(now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tup
             if node is not None and left_s:
                 part = part_of(place.granted, node.devices, node.cpu_milli)
                 found[run.share] += part * Decimal(node.price_usd_per_hour) * Decimal(left_s) / 3600 * 1_000_000
-    return found
-
-
-def _up_the_tree(by_leaf: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    found: dict[str, Decimal] = defaultdict(Decimal)
-    for leaf, amount in by_leaf.items():
-        for name in with_ancestors([leaf]):
-            found[name] += amount
     return found
