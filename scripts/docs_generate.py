@@ -132,6 +132,7 @@ PYTHON_PARTS = (
             "mainspring.sdk.torch_checkpoint",
         ),
     ),
+    ("Waits, shares and rules", ("mainspring.sdk.forecasts", "mainspring.sdk.shares", "mainspring.sdk.policies")),
     ("Searches", ("mainspring.sdk.sweeps", "mainspring.core.spaces")),
     ("Data sets", ("mainspring.sdk.datasets",)),
     ("Models", ("mainspring.sdk.models",)),

@@ -33,6 +33,9 @@ from mainspring.sdk.datasets import dataset as dataset
 from mainspring.sdk.deploy import Endpoint as Endpoint
 from mainspring.sdk.deploy import deploy as deploy
 from mainspring.sdk.deploy import endpoint as endpoint
+from mainspring.sdk.forecasts import forecast as forecast
+from mainspring.sdk.forecasts import what_if as what_if
+from mainspring.sdk.forecasts import why as why
 from mainspring.sdk.gates import gate as gate
 from mainspring.sdk.keras_callback import keras_callback as keras_callback
 from mainspring.sdk.models import Model as Model
@@ -44,10 +47,14 @@ from mainspring.sdk.pipelines import cron as cron
 from mainspring.sdk.pipelines import on_dataset as on_dataset
 from mainspring.sdk.pipelines import on_push as on_push
 from mainspring.sdk.pipelines import pipeline as pipeline
+from mainspring.sdk.policies import policy as policy
+from mainspring.sdk.policies import rehearse as rehearse
 from mainspring.sdk.runs import Run as Run
 from mainspring.sdk.runs import find_runs as find_runs
 from mainspring.sdk.runs import get_run as get_run
 from mainspring.sdk.runs import wait_all as wait_all
+from mainspring.sdk.shares import share as share
+from mainspring.sdk.shares import usage as usage
 from mainspring.sdk.sweeps import Study as Study
 from mainspring.sdk.sweeps import sweep as sweep
 from mainspring.sdk.task import Task as Task

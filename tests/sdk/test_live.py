@@ -140,3 +140,53 @@ def test_a_pipeline_stops_at_its_gate(task):
     assert build.submit(20).wait(60).steps == {"prepare": "succeeded", "evaluate": "succeeded", "gate": "succeeded"}
     with pytest.raises(ms.RunFailedError, match="must be at least 10"):
         build.submit(1).wait(60)
+
+
+def test_shares_and_use_are_told_and_configured(task):
+    tree = ms.share("lab", guarantee="1gpu", weight=2, budget="5usd/month")
+    assert [(one.name, one.guarantee["gpu"], one.weight) for one in tree] == [("lab", 1000, 2.0)]
+    assert {"", "lab"} <= {one.name for one in ms.share()}
+    with pytest.warns(UserWarning, match="scaled down"):
+        ms.share("lab", guarantee="9gpu")
+    with pytest.raises(ms.UsageError):
+        ms.share(weight=2)
+    ms.share("lab", guarantee="")
+    task(lambda: 1, gpus=1, name="used").submit().wait()
+    assert any(row.gpu_hours > 0 for row in ms.usage(by="user"))
+
+
+def test_a_policy_is_shown_rehearsed_and_set(task, tmp_path):
+    task(lambda: 1, name="rehearsed").submit().wait()
+    file = tmp_path / "new.toml"
+    file.write_text("[order]\naging_s = 60\n")
+    assert ms.rehearse(file, last="1h").then.policy.order.aging_s == 60.0
+    assert ms.policy().order.aging_s != 60.0
+    assert ms.policy(file).order.aging_s == 60.0
+    file.write_text("[order]\naging = 60\n")
+    with pytest.raises(ms.SpecError, match="Line 2"):
+        ms.policy(file)
+    assert ms.policy().order.aging_s == 60.0
+
+
+def test_why_and_when_before_and_after_submission(task):
+    def hold(seconds=30.0):
+        import time
+
+        time.sleep(seconds)
+
+    holder = task(hold, gpus=2, name="holder", timeout="60s")
+    first, second = holder.submit(), holder.submit()
+    try:
+        told = ms.why(second)
+        assert told["state"] == "queued"
+        assert ms.why(second.id)["run"] == second.id
+        assert ms.forecast(second).median >= second.record.created_at
+        assert ms.forecast(second.id).confidence == ms.forecast(holder, seconds=1.0).confidence
+        as_is, less, never = ms.what_if(holder, {"gpus": 1, "priority": "low"}, {"gpus": 9}, seconds=1.0)
+        assert (as_is.label, less.label) == ("as it is", "gpus=1, priority='low'")
+        assert as_is.forecast is not None
+        assert never.forecast is None
+        assert "GPU" in never.refusal
+    finally:
+        for run in (second, first):
+            run.cancel(grace=0).wait()

@@ -19,11 +19,10 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.moments import parse_moment
 from mainspring.core.resources import GPU_MILLI, Resources
-from mainspring.core.shares import Amounts, parse_amounts, show_amounts
+from mainspring.core.shares import Amounts, parse_amounts, parse_budget, show_amounts
 from mainspring.core.standings import Standing
 
 WIDTH = 20
-_BUDGET = re.compile(r"^(?P<usd>\d+(?:\.\d+)?)\s*(?:usd)?(?:\s*/\s*month)?\Z", re.IGNORECASE)
 _MANY_GPUS = re.compile(r"^(?P<count>\d+)\s*gpus?(?::(?P<model>[A-Za-z0-9._-]+))?\Z", re.IGNORECASE)
 
 
@@ -86,7 +85,7 @@ def share(
         weight=weight,
         guarantee=None if guarantee is None else parse_amounts(guarantee),
         limit=None if limit is None else parse_amounts(limit),
-        budget_usd=None if budget is None else to_usd(budget),
+        budget_usd=None if budget is None else parse_budget(budget),
         is_held=True if hold else False if release else None,
         parent=parent,
     )
@@ -182,16 +181,6 @@ def reservation_rm(reservation: str, /) -> None:
     """Give an advance reservation up (administrators)."""
     connect().shares.release(reservation)
     say(f"{reservation} is given up.")
-
-
-def to_usd(text: str) -> str:
-    """Return the amount of `500usd/month`; empty for empty. Raises UsageError."""
-    if not text.strip():
-        return ""
-    found = _BUDGET.match(text.strip())
-    if found is None:
-        raise UsageError(f"{text[:40]!r} is no budget.", hint="Say for example 500usd/month.")
-    return found["usd"]
 
 
 def to_reserved(text: str) -> tuple[Resources, int]:

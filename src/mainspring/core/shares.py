@@ -21,6 +21,7 @@ Amounts: TypeAlias = Mapping[str, int]
 """So much of each resource: `cpu` (milli), `memory` (bytes), `gpu` (milli, any model), `gpu:a100` (milli of one model)."""
 
 _AMOUNT = re.compile(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>[A-Za-z]*)(?::(?P<model>[A-Za-z0-9._-]+))?\Z")
+_BUDGET = re.compile(r"^(?P<usd>\d+(?:\.\d+)?)\s*(?:usd)?(?:\s*/\s*month)?\Z", re.IGNORECASE)
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._@-]{0,63}){0,7}\Z")
 
 
@@ -84,6 +85,16 @@ def parse_amounts(text: str) -> dict[str, int]:
             raise SpecError(f"{part!r} says {key} a second time.", hint="Name each resource once.")
         found[key] = amount
     return found
+
+
+def parse_budget(text: str) -> str:
+    """Return the amount of `500usd/month`; empty for empty. Raises UsageError."""
+    if not text.strip():
+        return ""
+    found = _BUDGET.match(text.strip())
+    if found is None:
+        raise UsageError(f"{text[:40]!r} is no budget.", hint="Say for example 500usd/month.")
+    return found["usd"]
 
 
 def show_amounts(amounts: Amounts) -> str:
