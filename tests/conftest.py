@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import engines.docker
 import engines.postgres
 import engines.seaweedfs
 import engines.slurm
@@ -148,3 +149,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Slurm of two nodes with four declared GPUs each, shared by all workers of this session."""
     with _engine(engines.slurm, "Slurm", "scripts/engines/install", tmp_path_factory) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Docker with two images, shared by all workers of this session."""
+    with _engine(engines.docker, "Docker", "scripts/engines/install", tmp_path_factory) as engine:
+        yield engine

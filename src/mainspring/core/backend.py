@@ -132,7 +132,10 @@ class Inventory:
 class Backend(Protocol):
     """One registered cluster of one engine kind, built by `Engine.create`."""
 
-    capabilities: Capabilities
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do; a plain attribute will do."""
+        ...
 
     def probe(self) -> Probe:
         """Look whether the engine can be used; returns within 5 s. Changes nothing."""

@@ -10,7 +10,7 @@ from mainspring import plugins
 from mainspring.core.actors import Actor
 from mainspring.core.backend import Option, Probe
 from mainspring.core.cluster_config import check_config, options_of, secret_names
-from mainspring.core.errors import ConflictError, NotFoundError, StateError
+from mainspring.core.errors import ConflictError, NotFoundError, ServerError, StateError
 from mainspring.core.ids import check_name
 from mainspring.core.operations import Operation, OperationKind
 from mainspring.core.queries import Waiting
@@ -94,8 +94,14 @@ def get(ctx: Context, actor: Actor, name: str) -> ClusterView:
 
 
 def kinds() -> list[Kind]:
-    """Return the engine kinds that are installed, by name."""
-    return [kind(name) for name in plugins.names("backends")]
+    """Return the engine kinds that are installed, by name; of one that is broken what is wrong with it."""
+    found = []
+    for name in plugins.names("backends"):
+        try:
+            found.append(kind(name))
+        except ServerError as wrong:
+            found.append(Kind(name=name, help=wrong.message, targets="", options=()))
+    return found
 
 
 def kind(name: str) -> Kind:

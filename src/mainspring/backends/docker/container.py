@@ -1,0 +1,150 @@
+"""What a container is created with: limits, devices, mounts, network, labels. Pure; wrong words are refused with a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mainspring.core.backend import Handle, LaunchRequest
+from mainspring.core.errors import LaunchError, MainspringError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Node
+from mainspring.core.units import parse_bytes
+
+FOLDER = "/mainspring/attempt"
+CACHE = "/mainspring/cache"
+LABEL = "mainspring.installation"
+PERIOD_US = 100_000
+MIN_MEMORY_BYTES = 6 << 20  # less is refused by the engines
+OVERRIDES = ("network", "shm_size", "ulimits", "user")
+_ULIMIT = re.compile(r"^([a-z]+)=(-?\d+)(?::(-?\d+))?\Z")
+_USER = re.compile(r"^\d+(:\d+)?\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the cluster's options and a run's overrides say of a container."""
+
+    network: str = ""
+    user: str = ""
+    shm_size: str = ""
+    mounts: tuple[str, ...] = ()
+    ulimits: tuple[str, ...] = ()
+    runtime: str = ""
+
+
+def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object]) -> Wishes:
+    """Return the cluster's options with a run's overrides over them. Raises LaunchError for an override that is none."""
+    for name in overrides:
+        if name not in OVERRIDES:
+            raise LaunchError(f"There is no override docker.{name}; there are {', '.join(OVERRIDES)}.")
+    asked = {**{name: config.get(name) for name in Wishes.__dataclass_fields__}, **overrides}
+    found = Wishes(
+        network=str(asked["network"] or ""),
+        user=str(asked["user"] or ""),
+        shm_size=str(asked["shm_size"] or ""),
+        mounts=_words(asked["mounts"]),
+        ulimits=_words(asked["ulimits"]),
+        runtime=str(asked["runtime"] or ""),
+    )
+    if found.user and _USER.match(found.user) is None:
+        raise LaunchError(f"User {found.user!r} is not UID or UID:GID in numbers.")
+    if found.network.startswith("container:"):
+        raise LaunchError("A run cannot join the network of another container.")
+    return found
+
+
+def name_of(attempt: str, replica: int) -> str:
+    """Return the name of a replica's container: whoever launches twice finds the first one."""
+    return f"mainspring-{attempt}.{replica}"
+
+
+def labels_of(request: LaunchRequest) -> dict[str, str]:
+    """Return the labels by which the container is found from outside."""
+    return {
+        LABEL: request.installation,
+        "mainspring.attempt": request.attempt,
+        "mainspring.replica": str(request.replica),
+        "mainspring.run": request.run,
+        "mainspring.name": request.name,
+        "mainspring.owner": request.owner,
+        **request.labels,
+    }
+
+
+def handle_of(labels: Mapping[str, str]) -> Handle | None:
+    """Return the handle of a container by its labels; None for one whose labels were written by somebody else."""
+    attempt, replica = labels.get("mainspring.attempt", ""), labels.get("mainspring.replica", "")
+    if not attempt or not replica.isdecimal():
+        return None
+    return make_handle(AttemptId(attempt), int(replica))
+
+
+def make_handle(attempt: AttemptId, replica: int) -> Handle:
+    """Return the handle of a replica: its container's name is all that is needed."""
+    return Handle(attempt=attempt, replica=replica, data={"container": name_of(attempt, replica)})
+
+
+def host_config(request: LaunchRequest, wishes: Wishes, *, network: str, cpus: int, volume: str) -> dict[str, Any]:
+    """Return the engine's side of a container. `cpus` are those of the machine: more cannot be granted."""
+    granted = request.granted
+    found: dict[str, Any] = {
+        "network_mode": network,
+        "cpu_period": PERIOD_US,
+        "cpu_quota": max(1000, min(granted.cpu_milli, cpus * 1000) * PERIOD_US // 1000),
+        "binds": [f"{volume}:{CACHE}:rw", *(_mount(word) for word in wishes.mounts)],
+        "ulimits": [_ulimit(word) for word in wishes.ulimits],
+        "log_config": {"type": "json-file", "config": {"max-size": "1m", "max-file": "1"}},
+    }
+    if granted.memory_bytes:
+        limit = max(MIN_MEMORY_BYTES, granted.memory_bytes)
+        found |= {"mem_limit": limit, "memswap_limit": limit}
+    if wishes.shm_size:
+        found["shm_size"] = _bytes("shm_size", wishes.shm_size)
+    if wishes.runtime:
+        found["runtime"] = wishes.runtime
+    devices = real_devices(request.node, [share.index for share in granted.devices])
+    if devices:
+        found["device_requests"] = [{"Driver": "nvidia", "DeviceIDs": devices, "Capabilities": [["gpu"]]}]
+    return found
+
+
+def real_devices(node: Node, indices: Sequence[int]) -> list[str]:
+    """Return what the engine calls the granted devices that exist; declared ones are left out."""
+    by_index = {device.index: device for device in node.devices if not device.declared}
+    return [by_index[index].uuid or str(index) for index in indices if index in by_index]
+
+
+def device_env(node: Node, indices: Sequence[int]) -> dict[str, str]:
+    """Return what user code sees of its devices: real ones are numbered anew inside the container, declared ones are not."""
+    real = real_devices(node, indices)
+    seen = ",".join(str(number) for number in range(len(real))) if real else ",".join(str(index) for index in indices)
+    return {"CUDA_VISIBLE_DEVICES": seen, "NVIDIA_VISIBLE_DEVICES": ",".join(real) or "void"}
+
+
+def _mount(word: str) -> str:
+    parts = word.split(":")
+    if not 2 <= len(parts) <= 3 or not all(part.startswith("/") for part in parts[:2]) or parts[2:] not in ([], ["ro"], ["rw"]):
+        raise LaunchError(f"Mount {word!r} is not /HERE:/THERE or /HERE:/THERE:ro.")
+    return ":".join([*parts[:2], parts[2] if len(parts) == 3 else "rw"])
+
+
+def _ulimit(word: str) -> dict[str, Any]:
+    found = _ULIMIT.match(word)
+    if found is None:
+        raise LaunchError(f"Limit {word!r} is not NAME=SOFT:HARD, such as nofile=1024:4096.")
+    return {"Name": found[1], "Soft": int(found[2]), "Hard": int(found[3] or found[2])}
+
+
+def _bytes(name: str, text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except MainspringError as wrong:
+        raise LaunchError(f"{name} {text!r} is no size: {wrong.message}") from wrong
+
+
+def _words(value: object) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    return tuple(str(word) for word in words if word) if isinstance(words, list | tuple) else ()

@@ -1,0 +1,233 @@
+"""The one place where Docker's library is called: it is loaded when it is needed, and its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
+
+ANSWER_S = 10.0
+PULL_S = 3600.0
+MAX_FILE_BYTES = 4 << 20
+
+
+class MissingLibraryError(UnreachableError):
+    """Docker's library is not installed beside the server."""
+
+
+class AbsentError(LaunchError):
+    """The engine has no such container, image or file."""
+
+
+class TakenError(LaunchError):
+    """A container of that name is there already, or is in a state that does not allow this."""
+
+
+@dataclass(slots=True)
+class Door:
+    """A connection to one engine, made at the first call. Thread safe."""
+
+    host: str
+    program: str  # docker or podman
+    _client: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_here(self) -> bool:
+        """Say whether the engine is on this machine."""
+        return urlsplit(self.host).scheme in ("unix", "http+unix", "npipe")
+
+    def info(self) -> Mapping[str, Any]:
+        """Return what the engine tells of itself."""
+        with self._calls() as api:
+            return dict(api.info())
+
+    def version(self) -> str:
+        """Return the engine's version."""
+        with self._calls() as api:
+            return str(api.version().get("Version", ""))
+
+    def containers(self, label: str) -> list[Mapping[str, Any]]:
+        """Return every container with a label, also those that have ended."""
+        with self._calls() as api:
+            return list(api.containers(all=True, filters={"label": label}))
+
+    def inspect(self, name: str) -> Mapping[str, Any] | None:
+        """Return a container as it is; None when there is none of that name."""
+        try:
+            with self._calls() as api:
+                return dict(api.inspect_container(name))
+        except AbsentError:
+            return None
+
+    def image(self, name: str) -> Mapping[str, Any] | None:
+        """Return an image that the engine has; None otherwise."""
+        try:
+            with self._calls() as api:
+                return dict(api.inspect_image(name))
+        except AbsentError:
+            return None
+
+    def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> None:
+        """Create a container. Raises TakenError when there is one of that name."""
+        with self._calls() as api:
+            api.create_container(image, name=name, host_config=api.create_host_config(**host), **config)
+
+    def start(self, name: str) -> None:
+        """Start a container; one that runs goes on."""
+        with self._calls() as api:
+            api.start(name)
+
+    def kill(self, name: str, signal: str) -> None:
+        """Send a signal to a container; silent when it does not run."""
+        with contextlib.suppress(AbsentError, TakenError), self._calls() as api:
+            api.kill(name, signal=signal)
+
+    def remove(self, name: str) -> None:
+        """Remove a container with what it wrote; silent when there is none."""
+        with contextlib.suppress(AbsentError, TakenError), self._calls() as api:
+            api.remove_container(name, force=True, v=True)
+
+    def put(self, name: str, archive: bytes) -> None:
+        """Unpack a tar file at the root of a container."""
+        with self._calls() as api:
+            api.put_archive(name, "/", archive)
+
+    def stat(self, name: str, path: str) -> Mapping[str, Any] | None:
+        """Return what a path of a container is (`name`, `mode`, `linkTarget`); None when there is none."""
+        try:
+            with self._calls() as api:
+                stream, told = api.get_archive(name, path)
+                stream.close()
+                return dict(told)
+        except AbsentError:
+            return None
+
+    def read(self, name: str, path: str) -> bytes | None:
+        """Return a small file of a container; None when there is none, or no container."""
+        try:
+            with self._calls() as api:
+                stream, told = api.get_archive(name, path)
+                if int(told.get("size", 0)) > MAX_FILE_BYTES:
+                    stream.close()
+                    return None
+                data = b"".join(stream)
+        except AbsentError:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for entry in tar:
+                file = tar.extractfile(entry)
+                if file is not None:
+                    return file.read()
+        return None
+
+    def pull(self, image: str, login: Mapping[str, str] | None) -> Iterator[Mapping[str, Any]]:
+        """Yield the engine's own words while it pulls an image. Raises LaunchError when it cannot."""
+        repository, tag = _split(image)
+        client = self._connect()
+        with self._translated():
+            for told in client.api.pull(
+                repository, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None
+            ):
+                if told.get("error"):
+                    raise LaunchError(
+                        f"Image {image} cannot be pulled: {told['error']}", hint="Is its name right, and the login?"
+                    )
+                yield told
+
+    @contextlib.contextmanager
+    def _calls(self) -> Iterator[Any]:
+        client = self._connect()
+        with self._translated():
+            yield client.api
+
+    def _connect(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                try:
+                    library = import_module("docker")
+                except ImportError as missing:
+                    raise MissingLibraryError(
+                        "Docker's library is not installed beside the server.", hint='pip install "mainspring[docker]"'
+                    ) from missing
+                with self._translated():
+                    self._client = library.DockerClient(
+                        base_url=self.host, timeout=ANSWER_S, version="auto", use_ssh_client=True, max_pool_size=32
+                    )
+            return self._client
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn whatever the library raises into the four errors of the contract."""
+        errors = import_module("docker.errors")
+        try:
+            yield
+        except BackendError:
+            raise
+        except errors.NotFound as wrong:
+            raise AbsentError(_said(wrong)) from wrong
+        except errors.APIError as wrong:
+            if wrong.status_code == 409:
+                raise TakenError(_said(wrong)) from wrong
+            if wrong.status_code in (401, 403):
+                raise CredentialsError(f"The engine at {self.host} refuses us: {_said(wrong)}") from wrong
+            if wrong.status_code is not None and wrong.status_code >= 500 and "OCI runtime" not in _said(wrong):
+                raise self._unreachable(_said(wrong)) from wrong
+            raise LaunchError(_said(wrong)) from wrong
+        except (errors.DockerException, OSError, import_module("requests").RequestException) as wrong:
+            text = str(wrong)
+            if "Permission denied" in text or "PermissionError" in text:
+                raise CredentialsError(
+                    f"The server's user may not speak to {self.host}.", hint="sudo usermod -aG docker $USER, then log in again."
+                ) from wrong
+            raise self._unreachable(text) from wrong
+
+    def _unreachable(self, text: str) -> UnreachableError:
+        start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
+        return UnreachableError(f"{self.program} at {self.host} does not answer: {_short(text)}", hint=f"Is it running? {start}")
+
+
+def login(user: str, password: str) -> Mapping[str, str] | None:
+    """Return the credentials of a registry, None without any."""
+    return {"username": user, "password": password} if user else None
+
+
+def pack(entries: Sequence[tuple[str, bytes | None, int, tuple[int, int]]]) -> bytes:
+    """Return a tar file of (path, data or None for a folder, mode, (uid, gid))."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for path, data, mode, (uid, gid) in entries:
+            entry = tarfile.TarInfo(path)
+            entry.mode, entry.uid, entry.gid = mode, uid, gid
+            if data is None:
+                entry.type = tarfile.DIRTYPE
+                tar.addfile(entry)
+            else:
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return target.getvalue()
+
+
+def _split(image: str) -> tuple[str, str]:
+    """Return (repository, tag or digest); without one it is `latest`."""
+    if "@" in image:
+        repository, _, digest = image.partition("@")
+        return repository, digest
+    head, colon, tag = image.rpartition(":")
+    return (head, tag) if colon and "/" not in tag else (image, "latest")
+
+
+def _said(wrong: Any) -> str:
+    return _short(str(getattr(wrong, "explanation", "") or wrong))
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:500]
