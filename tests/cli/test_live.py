@@ -183,3 +183,57 @@ def test_up_and_down_are_idempotent(cli, tmp_path):
             return
         time.sleep(0.02)
     raise AssertionError("the server is still there")
+
+
+PIPELINE = """
+import os, mainspring as ms
+
+@ms.task
+def make():
+    return 3
+
+@ms.task
+def use(number):
+    if os.path.exists("{flag}"):
+        raise ValueError("not yet")
+    return number
+
+@ms.pipeline
+def build():
+    return use(make())
+
+if __name__ == "__main__":
+    print(build.submit().id)
+"""
+
+
+def test_a_pipeline_goes_on_after_its_good_steps(cli, server, script, tmp_path):
+    flag = tmp_path / "stop"
+    flag.touch()
+    script(PIPELINE.format(flag=flag), "graph.py")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")} | {
+        "MAINSPRING_HOME": str(server)
+    }
+    first = subprocess.run([sys.executable, "graph.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    ref = first.stdout.strip()
+
+    def until(ref, wanted):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = json.loads(cli("pipeline", "show", ref, "--json", home=server).stdout)
+            if found["state"] == wanted:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(found)
+
+    before = until(ref, "failed")
+    flag.unlink()
+    told = cli("pipeline", "retry", ref, home=server).stdout
+    assert "1 of 2 steps kept" in told
+    again = until(told.split(" as ")[1].partition(":")[0], "succeeded")
+    runs = [{step["key"]: step["run"] for step in one["steps"]} for one in (before, again)]
+    assert (runs[0]["make"], runs[0]["use"] != runs[1]["use"]) == (runs[1]["make"], True)
+    assert "use: It ended with exit code 1" in cli("pipeline", "ls", home=server).stdout
+    assert "make" in cli("pipeline", "show", again["id"], home=server).stdout
+    assert "succeeded" in cli("pipeline", "cancel", again["id"], home=server).stdout
+    assert cli("pipeline", "retry", again["id"], home=server).returncode == 5

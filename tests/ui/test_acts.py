@@ -145,6 +145,24 @@ def test_a_pipeline_is_cancelled(tab: Open, aside: Aside, site: Any) -> None:
     seen.close()
 
 
+def test_a_pipeline_that_failed_goes_on_after_its_good_steps(tab: Open, aside: Aside, site: Any) -> None:
+    full = site.full
+    seen = tab()
+    page = seen.open(f"/pipelines/{full.ids['pipeline']}")
+    page.get_by_role("button", name="Go on after the good steps").click()
+    page.wait_for_url(lambda url: "/pipelines/" in url and full.ids["pipeline"] not in url)
+    again = page.url.rpartition("/")[2].partition("?")[0]
+    found = aside(lambda: pipelines.get(full.ctx, full.actor, again))
+    before = aside(lambda: pipelines.get(full.ctx, full.actor, full.ids["pipeline"]))
+    assert found.graph == before.graph
+    assert [one.run for one in found.steps if one.state == "succeeded"] == [
+        one.run for one in before.steps if one.state == "succeeded" and one.run
+    ]
+    expect(page.get_by_role("button", name="Cancel pipeline")).to_be_visible()
+    aside(lambda: pipelines.cancel(full.ctx, full.actor, again))
+    seen.close()
+
+
 def test_a_token_is_made_shown_once_and_revoked(tab: Open, site: Any) -> None:
     seen = tab()
     page = seen.open("/settings")

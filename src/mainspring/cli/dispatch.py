@@ -53,6 +53,9 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
     ("data", "Data sets: add, list, show, pull.", DATA, (
         ("add", "datasets:add"), ("ls", "datasets:ls"), ("show", "datasets:show"), ("pull", "datasets:pull"),
     )),
+    ("pipeline", "Pipeline runs: list, show, go on after a failure, cancel.", RUNS, (
+        ("ls", "pipelines:ls"), ("show", "pipelines:show"), ("retry", "pipelines:retry"), ("cancel", "pipelines:cancel"),
+    )),
     ("model", "Models: list, show, alias.", DATA, (("ls", "models:ls"), ("show", "models:show"), ("alias", "models:alias"))),
     ("endpoint", "Endpoints: list, show, predict, roll back, remove.", DATA, (
         ("ls", "endpoints:ls"), ("show", "endpoints:show"), ("predict", "endpoints:predict"),

@@ -76,7 +76,7 @@ async def one_page(view: View) -> None:
         with ui.element("section"):
             parts.heading("What each step said")
             await live.block(lambda: steps(view, one.id), "pipelines", "runs")
-    acts.listen({"cancel": lambda _: _ask_cancel(view, one.id)})
+    acts.listen({"cancel": lambda _: _ask_cancel(view, one.id), "retry": lambda _: _retry(view, one.id)})
     live.start()
 
 
@@ -92,13 +92,15 @@ def top(view: View, ref: str) -> str:
     words += f". {trouble}" if trouble else "."
     took = f" · {'took' if one.ended_at else 'for'} {parts.span(one.created_at, one.ended_at)}"
     may_end = view.may_edit and one.state is PipelineState.ACTIVE
-    cancel = parts.button("Cancel pipeline", "cancel", is_bad=True) if may_end else ""
+    may_go_on = view.may_edit and one.state in (PipelineState.FAILED, PipelineState.CANCELLED)
+    act = parts.button("Cancel pipeline", "cancel", is_bad=True) if may_end else ""
+    act = parts.button("Go on after the good steps", "retry") if may_go_on else act
     return (
         f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
         f'<p class="ms-sentence">{parts.text(words)}</p>'
         f'<div class="ms-soft">{parts.text(one.owner)} · started {parts.moment(one.created_at)}{took} · '
         f"{parts.short_id(one.id, 40)} · {parts.link('its runs', view.url('/runs', link=one.id))}</div>"
-        f'<div class="ms-actions" style="margin-top:6px">{cancel}</div>'
+        f'<div class="ms-actions" style="margin-top:6px">{act}</div>'
     )
 
 
@@ -219,3 +221,9 @@ async def _ask_cancel(view: View, ref: str) -> None:
 
     happens = f"Ends {running} running {'step' if running == 1 else 'steps'}, starts no other; {done} results stay."
     acts.ask(f"Cancel {one.name}?", happens, "Cancel pipeline", cancel)
+
+
+async def _retry(view: View, ref: str) -> None:
+    again = await acts.carry_out(lambda: pipelines.retry(view.ctx, view.actor, ref), "It goes on as a new pipeline run.")
+    if again is not None:
+        ui.navigate.to(view.url(f"/pipelines/{again.id}"))
