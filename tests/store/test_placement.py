@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from mainspring.core.codec import decode, encode
+from mainspring.core.errors import UsageError
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import AttemptState, Cause, Desired, NodeState, RunState
 from mainspring.core.resources import DeviceShare, Granted, Resources
@@ -124,6 +125,52 @@ def test_waiting_runs_get_their_reasons(world):
     decision = Decision(run=run.id, kind=DecisionKind.WAIT, version=run.version, reason=reason)
     world.store.apply(plan(decision), now=world.clock.now())
     assert world.store.runs.get(run.id).reason == reason
+
+
+def test_a_reason_is_told_at_once_its_figures_once_a_second(world):
+    run = world.run()
+
+    def told(code, free, seconds=0.0):
+        world.clock.move(seconds)
+        reason = Reason(code=code, sentence=f"{free} are free.", facts={"free": free})
+        wait = Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=reason)
+        applied = world.store.apply(plan(wait), now=world.clock.now())
+        row = world.store.runs.get(run.id).reason
+        return row.code, row.facts["free"], applied.is_behind
+
+    assert told(ReasonCode.NO_FREE_CPU, 3) == (ReasonCode.NO_FREE_CPU, 3, False)
+    assert told(ReasonCode.NO_FREE_CPU, 2) == (ReasonCode.NO_FREE_CPU, 3, True)
+    assert told(ReasonCode.FRAGMENTED, 2) == (ReasonCode.FRAGMENTED, 2, False)
+    assert told(ReasonCode.FRAGMENTED, 1, seconds=0.5)[1:] == (2, True)
+    assert told(ReasonCode.FRAGMENTED, 1, seconds=0.6)[1:] == (1, False)
+    world.store.begin_planning()  # another process planned since: rows are read again, and an equal word is not repeated
+    assert told(ReasonCode.FRAGMENTED, 1)[1:] == (1, False)
+
+
+def test_a_plan_starts_all_that_still_can_in_one_transaction(world):
+    node = world.node(cpu_milli=3000)
+    runs = [world.run() for _ in range(5)]
+    decisions = [world.decision(run, (node, 1000)) for run in runs]
+    world.store.runs.edit(runs[1].id, priority=1)
+    commits = []
+    stop = world.store.on_commit(commits.append)
+    applied = world.store.apply(plan(*decisions, decisions[0]), now=world.clock.now())
+    stop()
+    assert applied.started == (runs[0].id, runs[2].id, runs[3].id)
+    assert applied.refused == (runs[1].id, runs[4].id, runs[0].id)
+    assert len(commits) == 1
+    assert [len(world.store.attempts.of_run(run.id)) for run in runs] == [1, 0, 1, 1, 0]
+    check_books(world)
+
+
+def test_a_start_that_cannot_be_written_stops_no_other(world):
+    node, runs = world.node(cpu_milli=3000), [world.run() for _ in range(3)]
+    first, odd, last = (world.decision(run, (node, 1000)) for run in runs)
+    odd = replace(odd, places=(replace(odd.places[0], replica=2**70),))
+    with pytest.raises(UsageError, match="larger than the database can hold"):
+        world.store.apply(plan(first, odd, last), now=world.clock.now())
+    assert [world.store.runs.get(run.id).state for run in runs] == [RunState.RUNNING, RunState.QUEUED, RunState.RUNNING]
+    check_books(world)
 
 
 def test_twenty_threads_never_give_anything_twice(world):

@@ -190,6 +190,7 @@ def test_an_expected_start_is_told_with_the_reason_and_not_at_each_breath(world)
     reason = Reason(code=ReasonCode.NO_FREE_CPU, sentence="All CPUs are in use.")
 
     def tell(expected):
+        world.clock.move(2)  # figures are told once a second at most
         wait = Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=reason, expected_at=expected)
         world.store.apply(Plan(fingerprint="", decisions=(wait,)), now=now)
         return world.store.runs.get(run.id).reason.facts["expected_at"]

@@ -39,6 +39,9 @@ class Schedule:
     _booked_at: float = -math.inf
     _whole_s: float = WHOLE_S
 
+    def __post_init__(self) -> None:
+        self.ctx.store.begin_planning()
+
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
         ctx = self.ctx
@@ -63,7 +66,7 @@ class Schedule:
         applied = ctx.store.apply(plan, now=now)
         reach("after-W2")
         ctx.planned.count(took_s, len(plan.decisions))
-        if applied.started or applied.evicted:
+        if applied.started or applied.evicted or applied.rented or plan.release:
             kept = timedelta(days=ctx.settings.decisions_days)
             ctx.store.decisions.record(plan, encode(snapshot), now=now, kept=kept)
             facts = {"started": len(applied.started), "evicted": len(applied.evicted), "waiting": len(snapshot.waiting)}
@@ -73,6 +76,8 @@ class Schedule:
         pauses = [_pause(snapshot)]
         if not is_whole and WINDOW in Counter((run.project, run.owner) for run in snapshot.waiting).values():
             pauses.append(self._whole_s - (ticks - self._whole_at))
+        if applied.is_behind:
+            pauses.append(WHOLE_S)
         soonest = min(pauses)
         return max(0.01, soonest) if soonest < math.inf else None
 
@@ -94,11 +99,28 @@ class Schedule:
         return True
 
 
+def _of_rented(snapshot: Snapshot) -> list[float]:
+    """Give after how long a run may be worth a rented machine, and an idle machine may go home."""
+    policy, now = snapshot.policy.burst, snapshot.now
+    at = [
+        run.submitted_at + timedelta(seconds=max(policy.min_wait_s, policy.min_gain_s + site.ready_s))
+        for site in snapshot.sites
+        for run in snapshot.waiting
+        if run.resources.is_gpu() and not run.is_bursting
+    ]
+    at += [site.cooldown_until for site in snapshot.sites if site.cooldown_until is not None]
+    for one in snapshot.rented:
+        if one.idle_since is not None:
+            at.append(max(one.born_at + timedelta(seconds=policy.min_life_s), one.idle_since + timedelta(seconds=policy.idle_s)))
+    return [left + 0.01 for moment in at if (left := (moment - now).total_seconds()) > 0]
+
+
 def _pause(snapshot: Snapshot) -> float:
     """Return after how long the world differs by time alone: a back-off, a window or a least run time is over."""
     at = [run.not_before for run in snapshot.waiting if run.not_before is not None]
     at += [moment for one in snapshot.reservations for moment in (one.begins_at, one.ends_at)]
     later = [(moment - snapshot.now).total_seconds() for moment in at if moment > snapshot.now]
+    later += _of_rented(snapshot)
     preemption = snapshot.policy.preemption
     if preemption.mode != "never":
         for run in snapshot.placed:

@@ -226,8 +226,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What became of a plan: runs started, decisions refused because somebody wrote first."""
+    """What became of a plan: runs started, decisions refused because somebody wrote first.
+
+    `is_behind`: some reasons have other figures by now than their rows say; the next plan that is a moment later tells them.
+    """
 
     started: tuple[RunId, ...] = ()
     refused: tuple[RunId, ...] = ()
     evicted: tuple[RunId, ...] = ()
+    rented: tuple[RunId, ...] = ()
+    is_behind: bool = False

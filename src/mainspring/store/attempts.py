@@ -262,10 +262,11 @@ def stop_attempt(
     return _change(tx, id, change, event)
 
 
-def insert_attempt(tx: Transaction, attempt: Attempt) -> None:
-    """Write a new attempt with its replicas."""
-    tx.conn.execute(attempts.insert(), values_of(attempt, attempts))
-    tx.conn.execute(replicas.insert(), [values_of(one, replicas) | {"attempt": attempt.id} for one in attempt.replicas])
+def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
+    """Write new attempts with their replicas."""
+    tx.conn.execute(attempts.insert(), [values_of(one, attempts) for one in new])
+    members = [values_of(member, replicas) | {"attempt": one.id} for one in new for member in one.replicas]
+    tx.conn.execute(replicas.insert(), members)
     tx.topics.add("attempts")
 
 

@@ -18,6 +18,7 @@ from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.tables import allocations, nodes, replicas
 
 _CAS_TRIES = 50
+_AT_ONCE = 500  # SQLite binds a limited number of values
 
 
 class Nodes:
@@ -113,6 +114,14 @@ class Nodes:
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = select(nodes).where(nodes.c.id == bindparam("of"))
 _WHERE_SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
+_LOCKED = select(nodes).where(nodes.c.id.in_(bindparam("of", expanding=True))).order_by(nodes.c.id).with_for_update()
+_HELD = _WHERE_SAME.values(
+    version=bindparam("next"),
+    used_cpu_milli=bindparam("cpu"),
+    used_memory_bytes=bindparam("memory"),
+    used_disk_bytes=bindparam("disk"),
+    used_devices=bindparam("shares"),
+)
 
 
 def load_node(conn: Connection, id: str) -> Node | None:
@@ -126,10 +135,38 @@ def all_nodes(conn: Connection) -> list[Node]:
     return [_node(row) for row in conn.execute(select(nodes).order_by(nodes.c.id)).mappings()]
 
 
+def lock_nodes(conn: Connection, ids: Iterable[str]) -> dict[str, Node]:
+    """Return those of the nodes `ids` that are there, in order of id, and let nobody else write them until the commit."""
+    wanted = sorted(ids)
+    found: dict[str, Node] = {}
+    for start in range(0, len(wanted), _AT_ONCE):
+        for row in conn.execute(_LOCKED, {"of": wanted[start : start + _AT_ONCE]}).mappings():
+            found[row["id"]] = _node(row)
+    return found
+
+
+def save_held(tx: Transaction, changed: Sequence[tuple[Node, Node]]) -> None:
+    """Write what each node holds: (as it was when it was locked, as it is with what is taken now)."""
+    rows = [
+        {
+            "of": new.id,
+            "seen": old.version,
+            "next": old.version + 1,
+            "cpu": new.used_cpu_milli,
+            "memory": new.used_memory_bytes,
+            "disk": new.used_disk_bytes,
+            "shares": new.used_devices,
+        }
+        for old, new in changed
+    ]
+    tx.conn.execute(_HELD, rows)
+    tx.topics.add("nodes")
+
+
 def hold(tx: Transaction, id: str, granted: Iterable[Granted]) -> Node:
     """Take `granted` on the node. Raises CapacityError when it is not ready or has not so much left."""
     wanted = list(granted)
-    node = _change(tx, id, lambda node: _with_more(node, wanted))
+    node = _change(tx, id, lambda node: with_more(node, wanted))
     if node is None:
         raise CapacityError(f"There is no node {id}.")
     return node
@@ -153,7 +190,8 @@ def _change(tx: Transaction, id: str, change: Any) -> Node | None:
     raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
 
 
-def _with_more(node: Node, wanted: list[Granted]) -> Node:
+def with_more(node: Node, wanted: Sequence[Granted]) -> Node:
+    """Return the node with `wanted` taken. Raises CapacityError when it is not ready or has not so much left."""
     if node.state is not NodeState.READY:
         raise CapacityError(f"Node {node.name} is {node.state}.")
     cpu = node.used_cpu_milli + sum(g.cpu_milli for g in wanted)

@@ -9,7 +9,7 @@ from datetime import datetime
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
 from mainspring.core.snapshot import Applied, Plan, Snapshot
-from mainspring.store.apply import apply_plan
+from mainspring.store.apply import Plans
 from mainspring.store.attempts import Attempts
 from mainspring.store.backup import back_up
 from mainspring.store.blobs import NamedBlobs
@@ -83,6 +83,7 @@ class Store:
         self.forecasts = Forecasts(db)
         self.operations = Operations(db)
         self._snapshots = Snapshots(db)
+        self._plans = Plans(db)
         self.retention = Retention(db)
 
     @classmethod
@@ -139,7 +140,11 @@ class Store:
 
     def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
-        return apply_plan(self._db, plan, now=now, event_actor=event_actor)
+        return self._plans.apply(plan, now=now, event_actor=event_actor)
+
+    def begin_planning(self) -> None:
+        """Forget what was remembered of earlier plans: another process may have planned since."""
+        self._plans.reasons.forget()
 
     def backup(self, path: str | os.PathLike[str]) -> int:
         """Copy the database to the new file `path` while it runs; return its size. Raises UnsupportedError on PostgreSQL."""

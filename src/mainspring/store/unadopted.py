@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.lifecycle import TERMINAL_RUN, place_run
 from mainspring.core.records import Allocation, Attempt, AttemptState, Desired, Run, RunState, Unadopted
-from mainspring.store.attempts import insert_attempt
+from mainspring.store.attempts import insert_attempts
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.nodes import hold
@@ -71,7 +71,7 @@ class UnadoptedAttempts:
                 raise ConflictError(f"Run {known.name} was changed meanwhile.", hint="Try again.")
             for replica in sorted(attempt.replicas, key=lambda one: one.node):
                 hold(tx, replica.node, [replica.granted])
-            insert_attempt(tx, attempt)
+            insert_attempts(tx, [attempt])
             for replica in attempt.replicas:
                 held = Allocation(
                     id=tx.ids.new("alloc"),
