@@ -11,7 +11,8 @@ from mainspring.core.errors import AccessDeniedError, NotFoundError, SpecError
 from mainspring.core.policy import OrderPolicy, Policy
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
-from mainspring.services import rehearsals, runs
+from mainspring.services import projects, rehearsals, runs, shares
+from mainspring.services.shares import ShareChange
 
 ALICE = Actor(name="alice", is_admin=True)
 BOB = Actor(name="bob", is_admin=True)
@@ -51,11 +52,19 @@ def test_the_same_policy_changes_nothing(busy: Any) -> None:
     assert found.now == found.then
 
 
+def test_waits_count_to_the_share_of_the_project(busy: Any) -> None:
+    shares.change(busy.ctx, ALICE, "lab", ShareChange(limit={"gpu": 1000}))
+    projects.edit(busy.ctx, ALICE, "default", share="lab")
+    found = rehearsals.rehearse(busy.ctx, ALICE, Policy(), days=1)
+    assert set(found.now.by_share) == {"lab/alice", "lab/bob"}
+    assert found.now.makespan_s == pytest.approx(7 * 600, abs=30)  # under the limit of the share, one at a time
+
+
 def test_what_makes_no_sense_is_told(busy: Any) -> None:
     with pytest.raises(SpecError, match="half_life_s"):
         rehearsals.rehearse(busy.ctx, ALICE, Policy(order=OrderPolicy(half_life_s=0)), days=1)
     with pytest.raises(AccessDeniedError):
         rehearsals.rehearse(busy.ctx, Actor(name="eve"), Policy())
     busy.clock.advance(3 * 86_400)
-    with pytest.raises(NotFoundError, match="ended in the last 1 days"):
+    with pytest.raises(NotFoundError, match="ended in the last 1 day"):
         rehearsals.rehearse(busy.ctx, ALICE, Policy(), days=1)

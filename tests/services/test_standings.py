@@ -10,7 +10,8 @@ import pytest
 from mainspring.core.actors import Actor
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
-from mainspring.services import runs, standings
+from mainspring.services import projects, runs, shares, standings
+from mainspring.services.shares import ShareChange
 
 ALICE = Actor(name="alice", is_admin=True)
 
@@ -34,6 +35,18 @@ def test_the_past_is_averaged_over_stretches_and_its_sum_is_exact(house: Any) ->
     assert (found.unit, found.stretch_s) == ("gpu", 1800.0)
     assert found.held["alice"] == pytest.approx((0, 0, 1000, 1000))  # half an hour of 1; then of 0.5 all and of 1 half
     assert found.begin + timedelta(hours=2) == house.ctx.clock.now()
+
+
+def test_the_past_counts_to_the_share_of_the_project_at_the_time(house: Any) -> None:
+    before = _run(house, 1)
+    house.clock.advance(1800)
+    shares.change(house.ctx, ALICE, "lab", ShareChange())
+    projects.edit(house.ctx, ALICE, "default", share="lab")
+    house.end(before)
+    _run(house, 1)
+    house.clock.advance(1800)
+    found = standings.history(house.ctx, ALICE, hours=1, stretches=2)
+    assert found.held == {"alice": pytest.approx((1000, 0)), "lab/alice": pytest.approx((0, 1000))}
 
 
 def test_who_held_nothing_in_the_time_is_not_there(house: Any) -> None:

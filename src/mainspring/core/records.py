@@ -188,6 +188,7 @@ class Allocation:
     granted: Granted
     opened_at: datetime
     freed_at: datetime | None = None
+    share: str = ""  # the leaf of the tree that its use counts to
 
 
 class NodeState(StrEnum):

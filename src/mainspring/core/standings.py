@@ -32,7 +32,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What each share held, on average, in equal stretches of time from `begin` on. Amounts are of `unit` (gpu or cpu, milli)."""
+    """What each leaf held, on average, in equal stretches of time from `begin` on. Amounts are of `unit` (gpu or cpu, milli)."""
 
     begin: datetime
     stretch_s: float

@@ -40,7 +40,9 @@ def rehearse(ctx: Context, actor: Actor, policy: Policy, *, days: float = 7.0) -
         if scheduler.would_fit(nodes, run.spec.resources, run.spec.replicas) is None
     ]
     if not jobs:
-        raise NotFoundError(f"No run that would fit ended in the last {days:g} days.", hint="Rehearse a longer time.")
+        raise NotFoundError(
+            f"No run that would fit ended in the last {days:g} day{'s' * (days != 1)}.", hint="Rehearse a longer time."
+        )
     start = min(job.submit_s for job in jobs)
     jobs = [replace(job, submit_s=job.submit_s - start) for job in jobs]
     before, after = (_under(one, jobs, nodes, snapshot) for one in (snapshot.policy, policy))

@@ -21,7 +21,7 @@ def standings(ctx: Context, actor: Actor) -> tuple[Standing, ...]:
 
 
 def history(ctx: Context, actor: Actor, *, hours: float = 24.0, stretches: int = STRETCHES) -> History:
-    """Return what each person held over the last `hours`: GPUs where any was held, else CPUs."""
+    """Return what each leaf of the tree held over the last `hours`: GPUs where any was held, else CPUs."""
     del actor
     now = ctx.clock.now()
     begin = now - timedelta(hours=hours)
@@ -31,7 +31,7 @@ def history(ctx: Context, actor: Actor, *, hours: float = 24.0, stretches: int =
 
 
 def averaged(found: Sequence[Allocation], begin: datetime, end: datetime, stretches: int, unit: str) -> History:
-    """Return the average amount that each owner held in each of `stretches` equal parts of the time."""
+    """Return the average amount that each leaf held in each of `stretches` equal parts of the time."""
     size = (end - begin).total_seconds() / stretches
     held: dict[str, list[float]] = {}
     for one in found:
@@ -40,9 +40,9 @@ def averaged(found: Sequence[Allocation], begin: datetime, end: datetime, stretc
         last = min(size * stretches, ((one.freed_at or end) - begin).total_seconds())
         if not amount or last <= first:
             continue
-        row = held.setdefault(one.owner, [0.0] * stretches)
+        row = held.setdefault(one.share or one.owner, [0.0] * stretches)
         for number in range(int(first / size), min(stretches, int(last / size) + 1)):
             part = min(last, (number + 1) * size) - max(first, number * size)
             row[number] += amount * max(part, 0.0) / size
-    most = sorted(held, key=lambda owner: -sum(held[owner]))
-    return History(begin=begin, stretch_s=size, unit=unit, held={owner: tuple(held[owner]) for owner in most})
+    most = sorted(held, key=lambda leaf: -sum(held[leaf]))
+    return History(begin=begin, stretch_s=size, unit=unit, held={leaf: tuple(held[leaf]) for leaf in most})

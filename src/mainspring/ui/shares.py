@@ -91,16 +91,16 @@ def past_chart(found: History) -> dict[str, object]:
 
 
 def sums(view: View) -> str:
-    """Return what each person held in all: the chart's twin."""
+    """Return what each leaf of the tree held in all: the chart's twin."""
     found = standings.history(view.ctx, view.actor, hours=hours_of(view))
     whole = sum(map(sum, found.held.values())) or 1.0
     name = f"{NAMES[found.unit]}-hours"
     rows = [
-        (parts.text(owner), f"{sum(values) * found.stretch_s / 3600 / MILLI:,.2f}", f"{sum(values) / whole:.1%}")
-        for owner, values in found.held.items()
+        (parts.text(leaf), f"{sum(values) * found.stretch_s / 3600 / MILLI:,.2f}", f"{sum(values) / whole:.1%}")
+        for leaf, values in found.held.items()
     ]
     return parts.table(
-        ("Person", name, "Of all"), rows[:MAX_ROWS], empty="Nobody held anything.", label=name, numeric=(name, "Of all")
+        ("Share", name, "Of all"), rows[:MAX_ROWS], empty="Nobody held anything.", label=name, numeric=(name, "Of all")
     )
 
 
