@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import engines.docker
+import engines.kubernetes.cluster
 import engines.postgres
 import engines.seaweedfs
 import engines.slurm
+import engines.ssh
 import pytest
 
 from mainspring import scheduler
@@ -156,3 +158,19 @@ def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Docker with two images, shared by all workers of this session."""
     with _engine(engines.docker, "Docker", "scripts/engines/install", tmp_path_factory) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Three hosts with an sshd each, shared by all workers of this session."""
+    with _engine(engines.ssh, "sshd", "scripts/engines/install", tmp_path_factory) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="session")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Kubernetes of one node with eight declared GPUs, shared by all workers of this session."""
+    with _engine(
+        engines.kubernetes.cluster, "Kubernetes", "scripts/engines/install, and Go 1.24 or newer", tmp_path_factory
+    ) as cluster:
+        yield cluster

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
+_NOT_COMPILED = frozenset({"host.py", "limits.py"})  # loaded once for each connection to a host: not worth their size
 # The agent's half is not loaded in user code's process, nor the other way round; the fork server has it ready.
 _MAIN = """import sys
 
@@ -44,6 +45,8 @@ def build_bundle(target: Path) -> Path:
 def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     source = path.read_bytes()
     _add(archive, name, source)
+    if path.name in _NOT_COMPILED:
+        return
     code = compile(source, name, "exec", dont_inherit=True)
     data: bytes = importer._code_to_hash_pyc(code, b"\0" * 8, False)  # type: ignore[attr-defined]
     _add(archive, name + "c", data)
