@@ -97,8 +97,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "bursting": ("A machine was asked for it at a paid site.", "Nothing: it starts when the machine is there."),
     "budget": (
-        "A rented machine would be worth it, and a budget on the run's path (its share, one above, or all) has less left this month "
-        "than the machine may cost at most.",
+        "A rented machine would be worth it, and a budget on the run's path (its share, one above, or all) has less left this "
+        "month than the machine may cost at most.",
         "Wait for room here, or let an admin raise the budget: `mainspring share NAME --budget 500usd/month`.",
     ),
     "topology": (

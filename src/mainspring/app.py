@@ -33,6 +33,7 @@ from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.leader import Leader
 from mainspring.controllers.loop import Loop, Loops
+from mainspring.controllers.machines import Machines
 from mainspring.controllers.observations import note_strangers
 from mainspring.controllers.operations import Operations
 from mainspring.controllers.outbox import Outbox
@@ -172,6 +173,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
     ctx, fleet, leader = running.ctx, running.fleet, running.leader
     owner, led = leader.owner, leader.led
     ask_all = partial(fleet.ask_all, running.loops)
+    machines = led(lambda: Machines(ctx, fleet, running.loops).tick)
     attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, url).tick)
     return [
         Loop(name="leader", topics=(), tick=leader.tick),
@@ -184,6 +186,7 @@ def loops_of(running: Running, *, url: str) -> list[Loop]:
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=led(lambda: Endpoints(ctx).tick), gap_s=0.1),
         Loop(name="forecasts", topics=("runs",), tick=led(lambda: Forecasts(ctx).tick), gap_s=10.0),
         Loop(name="outbox", topics=("events",), tick=led(lambda: Outbox(ctx).tick)),
+        Loop(name="machines", topics=("machines", "nodes"), tick=machines, gap_s=0.2),
         Loop(name="garbage", topics=(), tick=led(lambda: Garbage(ctx, fleet).tick)),
     ]
 

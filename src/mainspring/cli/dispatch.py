@@ -73,6 +73,9 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
         ("rehearse", "policies:rehearse"),
     )),
     ("plan", "Recorded plans: shown, and made again.", FLEET, (("show", "plans:show"), ("replay", "plans:replay"))),
+    ("machine", "Rented machines and what they cost.", FLEET, (
+        ("ls", "machines:machine_ls"), ("give-back", "machines:machine_give_back"),
+    )),
     ("reservation", "Resources kept for a share in a window.", FLEET, (
         ("ls", "shares:reservation_ls"), ("add", "shares:reservation_add"), ("rm", "shares:reservation_rm"),
     )),

@@ -17,6 +17,7 @@ from mainspring.client.clusters import Clusters
 from mainspring.client.datasets import Datasets
 from mainspring.client.endpoints import Endpoints, path_of
 from mainspring.client.forecasts import Forecasts
+from mainspring.client.machines import Machines
 from mainspring.client.models import Models
 from mainspring.client.people import People
 from mainspring.client.pipelines import Pipelines
@@ -47,6 +48,7 @@ class Client:
     clusters: Clusters = field(init=False)
     people: People = field(init=False)
     shares: Shares = field(init=False)
+    machines: Machines = field(init=False)
     policies: Policies = field(init=False)
     plans: Plans = field(init=False)
     forecasts: Forecasts = field(init=False)
@@ -64,6 +66,7 @@ class Client:
         self.clusters = Clusters(self.transport)
         self.people = People(self.transport)
         self.shares = Shares(self.transport)
+        self.machines = Machines(self.transport)
         self.policies = Policies(self.transport)
         self.plans = Plans(self.transport)
         self.forecasts = Forecasts(self.transport)

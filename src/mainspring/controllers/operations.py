@@ -20,6 +20,7 @@ from mainspring.core.actors import Actor
 from mainspring.core.backend import Backend, Handle, Notice, Probe
 from mainspring.core.codec import to_plain
 from mainspring.core.errors import ClusterRefusedError, ConflictError, MainspringError, NotFoundError, ServerError, StateError
+from mainspring.core.machines import Renter
 from mainspring.core.operations import Operation, OperationKind
 from mainspring.core.records import Cluster, Node
 from mainspring.services.context import Context
@@ -117,7 +118,7 @@ class Operations:
             probe = Probe(is_ready=False, version=probe.version, notices=(mends, *probe.notices), facts=probe.facts)
         nodes: list[Node] = dressed(cluster, backend.inventory().nodes) if probe.is_ready else []
         looked = {"cluster": cluster.name, "backend": cluster.backend, "probe": probe, "nodes": nodes, "latency_s": latency_s}
-        if not probe.is_ready or not nodes:
+        if not probe.is_ready or not (nodes or isinstance(backend, Renter)):
             first = probe.notices[0] if probe.notices else Notice(text="It has no node.")
             raise ClusterRefusedError(
                 f"Cluster {cluster.name!r} cannot be used: {first.text}",

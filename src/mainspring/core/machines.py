@@ -63,6 +63,15 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """A rented machine, what it has cost so far, and what was reserved for it."""
+
+    machine: Machine
+    cost_usd: str
+    reserved_usd: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOffer:
     """One type of machine that a site rents out: what is in it, its price, how many at most, how soon they are there.
 
@@ -128,7 +137,7 @@ def empty_machine(id: str, cluster: Cluster, offer: MachineOffer) -> Node:
         memory_bytes=offer.memory_bytes,
         disk_bytes=offer.disk_bytes,
         devices=offer.devices,
-        pool=cluster.name,
+        pool=str(cluster.config.get("pool") or cluster.name),
         labels={"region": offer.region} if offer.region else {},
     )
 

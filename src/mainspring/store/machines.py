@@ -78,6 +78,10 @@ class Machines:
         changes = {"state": MachineState.RENTED, "rented_at": now}
         return self._db.write(lambda tx: _move(tx, machine, changes, event))
 
+    def found(self, machine: Machine, *, now: datetime) -> bool:
+        """Record that the site had taken an order that is to end: what it cost is owed."""
+        return self._db.write(lambda tx: _move(tx, machine, {"rented_at": now}, None))
+
     def ready(self, asked: Sequence[Machine], places: Sequence[Place], *, now: datetime) -> bool:
         """Open the machines of one run to the queue, their places kept for that run if it still waits and fits there."""
 
