@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,10 @@ from mainspring.core.backend import (
     ObservedState,
     Probe,
 )
-from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
+from mainspring.core.errors import BackendError, LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cluster
 
-CAPABILITIES = Capabilities(fractions=True, limits=True)
 PROBE_S = 4.5
 LOOK_S = 8.0
 MARGIN_S = 2.0
@@ -50,7 +49,8 @@ Told = Answer | BackendError
 
 def create(cluster: Cluster, folder: Path, installation: str) -> SshBackend:
     """Build the backend of a cluster of hosts; nobody is called yet."""
-    return SshBackend(cluster, folder, installation)
+    can = Capabilities(fractions=True, limits=True, needs_network=bool(cluster.config.get("direct")))
+    return SshBackend(cluster, folder, installation, can)
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class SshBackend:
     cluster: Cluster
     folder: Path
     installation: str
-    capabilities: Capabilities = CAPABILITIES
+    capabilities: Capabilities
     _channels: dict[str, Channel] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _zip: tuple[str, bytes] | None = None
@@ -110,7 +110,7 @@ class SshBackend:
         if request.overrides:
             raise LaunchError(f"A host over SSH has no option {next(iter(request.overrides))[:60]!r} for a run.")
         channel = self._channel(request.node.name)
-        request, socket = self._addressed(request, channel)
+        socket = "" if self.capabilities.needs_network else self._tunnel(request.server_url, channel)
         record = launch_record(request, "", granted_env(request.granted), socket=socket)
         asked = {
             **_key(request.attempt, request.replica),
@@ -178,13 +178,10 @@ class SshBackend:
         for channel in channels:
             channel.close()
 
-    def _addressed(self, request: LaunchRequest, channel: Channel) -> tuple[LaunchRequest, str]:
-        """Return the request with the address that the host reaches, and the socket there that leads to it if one does."""
-        direct = text(self.cluster.config, "server_url")
-        if direct:
-            return replace(request, server_url=direct), ""
-        parts = urlsplit(request.server_url)
-        return request, channel.tunnel(parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
+    def _tunnel(self, server_url: str, channel: Channel) -> str:
+        """Return the socket on the host that leads to the server."""
+        parts = urlsplit(server_url)
+        return channel.tunnel(parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
         return float(self._channel(_host(handle)).ask("kill", {**_of(handle), "is_last": is_last})["left_s"])
@@ -269,8 +266,6 @@ def _key(attempt: str, replica: int) -> dict[str, object]:
 
 
 def _observation(handle: Handle, told: Told, index: int) -> Observation:
-    if isinstance(told, UnreachableError | CredentialsError):
-        return Observation(handle=handle, state=ObservedState.UNKNOWN, detail=told.message)
     if isinstance(told, BackendError):
         return Observation(handle=handle, state=ObservedState.UNKNOWN, detail=told.message)
     word = str(told["states"][index])

@@ -331,7 +331,7 @@ class Channel:
             raise LaunchError(
                 f"{self.login.host} refuses the tunnel by which its runs reach this server: {done.stderr.strip()[-200:]}",
                 hint="Set AllowStreamLocalForwarding and AllowTcpForwarding to yes in its /etc/ssh/sshd_config, "
-                "or give an address of this server that it reaches: --server-url https://...",
+                "or let it dial this server's own address: --direct",
             )
         self._asked(link, "socket", number=number, is_open=True)
         link.tunnel = (host, port)

@@ -31,7 +31,11 @@ OPTIONS = (
     Option(name="folder", help="Our folder on the hosts.", default="~/.mainspring"),
     Option(name="min_free_gib", help="Start nothing where less is free on the folder's disk.", kind=OptionKind.NUMBER, default=2),
     Option(name="python", help="The Python that starts runners there (3.9 or newer). Default: the first that serves."),
-    Option(name="server_url", help="Where hosts reach this server by themselves. Default: through the SSH connection."),
+    Option(
+        name="direct",
+        help="Hosts reach this server by its own address. Default: through the SSH connection.",
+        kind=OptionKind.FLAG,
+    ),
 )
 _TARGET = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[A-Za-z0-9][\w.-]*)(?::(?P<port>\d+))?")
 
