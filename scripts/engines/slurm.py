@@ -26,7 +26,7 @@ from engines.sharing import end, free_ports, is_alive, shared
 READY_S = 60.0
 NODES = ("n1", "n2")
 GPUS = 4
-_PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
+_PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
 
@@ -39,11 +39,24 @@ class Slurm:
     folder: str
     munge: int
     nodes: dict[str, int]
+    sshd: int
+    port: int  # of the login host's sshd, on loopback
 
     @property
     def env(self) -> dict[str, str]:
         """Return the variables by which Slurm's commands find this cluster."""
         return {"SLURM_CONF": f"{self.folder}/slurm.conf"}
+
+    @property
+    def key(self) -> str:
+        """Return the path of the private key that the login host takes."""
+        return f"{self.folder}/login/key"
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the login host's key."""
+        words = ["ssh-keygen", "-l", "-f", f"{self.folder}/login/host_key.pub"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[1]
 
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints. Raises CalledProcessError."""
@@ -89,7 +102,9 @@ def _start() -> Slurm:
         for name in NODES:
             nodes[name] = _node(folder, name)
             started.append(nodes[name])
-        engine = Slurm(pid=controller, folder=str(folder), munge=munge, nodes=nodes)
+        (port,) = free_ports(1)
+        started.append(_login(folder, port))
+        engine = Slurm(pid=controller, folder=str(folder), munge=munge, nodes=nodes, sshd=started[-1], port=port)
         _until_idle(engine, READY_S)
     except BaseException:
         for pid in reversed(started):
@@ -105,6 +120,7 @@ def _stop(engine: Slurm) -> None:
         engine.stop_node(name)
     end(engine.pid, _GENTLY)
     end(engine.munge, _GENTLY)
+    end(engine.sshd)
 
 
 def _munge(folder: Path) -> int:
@@ -124,6 +140,31 @@ def _munge(folder: Path) -> int:
             raise RuntimeError("munged does not start:\n" + _tail(place / "log") + _tail(folder / "munged.log"))
         time.sleep(0.02)
     return pid
+
+
+def _login(folder: Path, port: int) -> int:
+    """Start the sshd of the login host: whoever has the key finds Slurm's commands set up there."""
+    place = folder / "login"
+    place.mkdir(mode=0o755)
+    for name in ("key", "host_key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)], check=True)
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {place}/host_key",
+        f"PidFile {place}/pid",
+        f"AuthorizedKeysFile {place}/key.pub",
+        "StrictModes no",
+        "UsePAM no",
+        "PermitRootLogin yes",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "MaxStartups 100",
+        f"SetEnv SLURM_CONF={folder}/slurm.conf HOME={place}",
+    ]
+    (place / "sshd_config").write_text("\n".join(lines) + "\n")
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    return _spawn(folder, "sshd", ["-D", "-e", "-f", str(place / "sshd_config")])
 
 
 def _answers(path: Path) -> bool:

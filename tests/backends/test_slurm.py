@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -125,6 +125,47 @@ class TestContract(BackendContract):
         self.wait_for(again, handles[7], ObservedState.GONE)
         for handle in handles:
             again.forget(handle)
+
+
+class TestLoginHost:
+    def made(self, slurm: Any, folder: Path, **config: object) -> SlurmBackend:
+        told = {"targets": ["root@127.0.0.1"], "port": slurm.port, "key": slurm.key, "host_key": [slurm.fingerprint], **config}
+        told["folder"] = str(Path(slurm.folder) / "shared" / folder.name)
+        return create(
+            Cluster(id="far", name="far", backend="slurm", config=told), folder, f"far{os.getpid()}x{time.monotonic_ns():x}"
+        )
+
+    @pytest.fixture
+    def server(self) -> Iterator[RunnerServer]:
+        made = RunnerServer()
+        yield made
+        made.close()
+
+    def test_a_run_goes_through_it(self, slurm: Any, tmp_path: Path, server: RunnerServer) -> None:
+        backend, suite = self.made(slurm, tmp_path), TestContract()
+        suite.installation = backend.installation
+        assert backend.capabilities.needs_network
+        assert (backend.probe().is_ready, len(backend.inventory().nodes)) == (True, 2)
+        assert backend.probe().facts == {"commands": "on 127.0.0.1", "partitions": "main, short"}
+        request = suite.request(backend, server, ["sh", "-c", "echo from afar; exit 4"], "far")
+        handle = backend.launch(request)
+        told = server.wait(request.attempt, "ended")
+        assert told.exit is not None
+        assert (told.exit["exit_code"], told.log) == (4, b"from afar\n")
+        suite.wait_for(backend, handle, ObservedState.GONE)
+        record = backend.read_exit(handle)
+        assert record is not None
+        assert record.outcome.exit_code == 4
+        backend.forget(handle)
+        assert backend.read_exit(handle) is None
+
+    def test_a_refused_key_and_a_strange_host_are_named(self, slurm: Any, tmp_path: Path) -> None:
+        for config, sentence in (({"key": f"{slurm.folder}/login/host_key"}, "refuses the key"), ({"host_key": []}, "host key")):
+            probe = self.made(slurm, tmp_path / sentence, **config).probe()
+            assert not probe.is_ready
+            assert sentence in probe.notices[0].text
+        with pytest.raises(UnreachableError):
+            self.made(slurm, tmp_path, port=free_ports(1)[0]).inventory()
 
 
 class TestFaults:

@@ -11,13 +11,15 @@ import shlex
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
+from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
-from mainspring.backends.slurm.options import OPTIONS, for_run
+from mainspring.backends.slurm.options import OPTIONS, for_run, login_of
 from mainspring.backends.slurm.script import (
     array_name,
     batch_script,
@@ -46,7 +48,6 @@ from mainspring.core.errors import BackendError, CredentialsError, LaunchError, 
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cluster, NodeState
 
-CAPABILITIES = Capabilities(places_itself=True, limits=True, launch_many=True)
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 MIN_PYTHON = (3, 9)
@@ -57,8 +58,9 @@ _REFUSED = ("Requested node configuration", "Invalid", "invalid", "not available
 
 
 def create(cluster: Cluster, folder: Path, installation: str) -> SlurmBackend:
-    """Build the backend of a Slurm cluster whose commands are on this machine."""
-    return SlurmBackend(cluster, folder, installation, Door(here))
+    """Build the backend of a Slurm cluster; nobody is called yet."""
+    login = login_of(cluster.config, folder)
+    return SlurmBackend(cluster, folder, installation, Door(here if login is None else partial(run_python, login)), login)
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class SlurmBackend:
     folder: Path
     installation: str
     door: Door
-    capabilities: Capabilities = CAPABILITIES
+    login: Login | None = None
     _launching: threading.Lock = field(default_factory=threading.Lock)
     _arrays: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # by name: each element's folder and comment
     _runner: tuple[str, bytes] | None = None
@@ -79,10 +81,21 @@ class SlurmBackend:
         """Tie the deadlines to this backend."""
         self._deadlines = Deadlines(self._kill)
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what Slurm can do; its nodes reach a server on loopback only if they are this machine."""
+        needs_network = self.login is not None and not self.cluster.config.get("server_url")
+        return Capabilities(places_itself=True, limits=True, launch_many=True, needs_network=needs_network)
+
     def probe(self) -> Probe:
         """Ask for the version and the controller."""
-        answer = self.door.ask(Asked(run=[["sinfo", "--version"], ["scontrol", "ping"]]))
-        version, ping = answer.said
+        try:
+            answer = self.door.ask(
+                Asked(run=[["sinfo", "--version"], ["scontrol", "ping"], ["sinfo", "--noheader", "--format=%R"]])
+            )
+        except (CredentialsError, LaunchError) as wrong:
+            return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
+        version, ping, partitions = answer.said
         if version.code != 0:
             return Probe(is_ready=False, notices=(Notice(text=f"Slurm's commands are not there: {version.err.strip()}."),))
         notices: list[Notice] = []
@@ -91,7 +104,11 @@ class SlurmBackend:
             notices.append(Notice(text=f"Slurm's controller does not answer: {told}", command="scontrol ping"))
         if tuple(int(part) for part in answer.python.split(".")[:2]) < MIN_PYTHON:
             notices.append(Notice(text=f"The login host has Python {answer.python}; 3.9 is needed."))
-        return Probe(is_ready=not notices, version=version.out.strip(), notices=tuple(notices))
+        facts = {
+            "commands": f"on {self.login.host}" if self.login is not None else "on this machine",
+            "partitions": ", ".join(sorted(set(partitions.out.split()))),
+        }
+        return Probe(is_ready=not notices, version=version.out.strip(), notices=tuple(notices), facts=facts)
 
     def inventory(self) -> Inventory:
         """Return Slurm's nodes, less what others' jobs hold there."""
@@ -203,7 +220,7 @@ class SlurmBackend:
             return wrong
         files: dict[str, bytes] = {}
         for request in crowd:
-            record = launch_record(request, f"{base}/cache", thread_env(request.granted))
+            record = self._record(request)
             files[f"{self._place(request)}/token"] = request.token.encode()
             files[f"{self._place(request)}/launch.json"] = json.dumps(record).encode()
         if len(crowd) == 1:
@@ -224,9 +241,12 @@ class SlurmBackend:
         """Tell a living runner where the server is now; it looks there whenever it has to connect anew."""
         path = f"{self._place(request)}/launch.json"
         told = _record(self.door.ask(Asked(read=[path])).read[path])
-        if told and told.get("server_url") != request.server_url:
-            record = launch_record(request, f"{self._base()}/cache", thread_env(request.granted))
-            self.door.ask(Asked(write={path: json.dumps({**told, **record}).encode()}))
+        if told and told.get("server_url") != self._record(request)["server_url"]:
+            self.door.ask(Asked(write={path: json.dumps({**told, **self._record(request)}).encode()}))
+
+    def _record(self, request: LaunchRequest) -> dict[str, object]:
+        url = str(self.cluster.config.get("server_url") or request.server_url)
+        return launch_record(replace(request, server_url=url), f"{self._base()}/cache", thread_env(request.granted))
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
         """End the job; return the seconds that a runner that is only telling the end still has."""
@@ -356,5 +376,6 @@ ENGINE = Engine(
     help="A Slurm cluster, by the commands on this machine (slurm local) or on a login host.",
     options=OPTIONS,
     targets="LOGIN",
+    min_targets=1,
     max_targets=1,
 )
