@@ -68,7 +68,7 @@ class Full:
         self.ctx.store.attempts.append(attempt.id, 0, [(stream, offset, data)], now=self.house.clock.now())
 
     def view(self, path: str = "/", ref: str = "", **query: str) -> View:
-        return View(ctx=self.ctx, actor=self.actor, path=path, ref=ref, query=query)
+        return View(ctx=self.ctx, who=lambda: self.actor, path=path, ref=ref, query=query)
 
     def pages(self) -> dict[str, str]:
         """Return the address of each page."""

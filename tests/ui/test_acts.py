@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from mainspring.core.records import RunState
-from mainspring.services import endpoints, models, pipelines, secrets
+from mainspring.core.actors import SYSTEM
+from mainspring.core.records import Role, RunState
+from mainspring.services import endpoints, models, pipelines, projects, secrets, users
 
 Open = Callable[..., Any]
 Aside = Callable[[Callable[[], Any]], Any]
@@ -160,6 +161,24 @@ def test_a_pipeline_that_failed_goes_on_after_its_good_steps(tab: Open, aside: A
     ]
     expect(page.get_by_role("button", name="Cancel pipeline")).to_be_visible()
     aside(lambda: pipelines.cancel(full.ctx, full.actor, again))
+    seen.close()
+
+
+def test_rights_that_end_do_so_on_open_pages_too(tab: Open, aside: Aside, site: Any) -> None:
+    full = site.full
+    run = aside(lambda: full.submit("guarded", gpus=2))
+    aside(lambda: users.add(full.ctx, SYSTEM, "bob", is_admin=True))  # somebody must stay one
+    aside(lambda: projects.grant(full.ctx, SYSTEM, "default", "alice", Role.EDITOR))
+    seen = tab()
+    page = seen.open(f"/runs/{run.id}")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    aside(lambda: users.edit(full.ctx, SYSTEM, "alice", is_admin=False))
+    aside(lambda: projects.grant(full.ctx, SYSTEM, "default", "alice", Role.VIEWER))
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    aside(lambda: projects.revoke(full.ctx, SYSTEM, "default", "alice"))
+    expect(page.get_by_text("There is no run").first).to_be_visible()
+    aside(lambda: users.edit(full.ctx, SYSTEM, "alice", is_admin=True))
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     seen.close()
 
 

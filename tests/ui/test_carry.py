@@ -18,7 +18,7 @@ def test_a_preempted_try_says_what_was_lost(house) -> None:
     house.begin(house.attempt_of(run))
     house.clock.advance(90)
     house.end(run, Cause.PREEMPTED)
-    shown = run_facts.attempts(View(ctx=house.ctx, actor=SYSTEM, path="/runs"), run.id)
+    shown = run_facts.attempts(View(ctx=house.ctx, who=lambda: SYSTEM, path="/runs"), run.id)
     assert "lost the work of 1 m 30 s (180 GPU-seconds) since its newest checkpoint" in shown, shown
 
 
@@ -29,7 +29,7 @@ def test_a_run_from_the_cache_names_its_source(house) -> None:
     house.plan()
     house.end(first)
     second, _ = runs.submit(house.ctx, SYSTEM, spec)
-    view = View(ctx=house.ctx, actor=SYSTEM, path="/runs")
+    view = View(ctx=house.ctx, who=lambda: SYSTEM, path="/runs")
     assert f"Taken from run {first.id}" in state_cell(second)
     assert f"It took the outputs of run {first.id}" in run_facts.top(view, second.id)
     assert f"Taken from run {first.id}" in run_facts.code(view, second.id)

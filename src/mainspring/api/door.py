@@ -1,13 +1,15 @@
 """The first thing a request meets, whatever it asks for: who may knock (Host, Origin), in which version, and who it is.
 
-Hands a request on with `state.actor` (a user), or `state.attempt_token` (a runner, for the two places it may go). Nothing passes
-unauthenticated but `OPEN`. A failure that nobody foresaw ends here as a plain 500 with a request id, and its story in the log.
+Hands a request on with `state.actor` (a user; `state.ask_again` tells the user with the rights of later), or
+`state.attempt_token` (a runner, for the two places it may go). Nothing passes unauthenticated but `OPEN`. A failure that
+nobody foresaw ends here as a plain 500 with a request id, and its story in the log.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -86,7 +88,7 @@ class Door:
         headers = _headers(scope)
         path: str = scope["path"]
         host = headers.get("host", "")
-        if host_name(host) not in self._hosts and not _is_loopback(host_name(host)):
+        if host_name(host) not in self._hosts and not is_loopback(host_name(host)):
             raise AccessDeniedError(
                 f"This server does not answer for {host[:100]!r}.", hint="Name the host in the setting allowed_hosts."
             )
@@ -97,7 +99,7 @@ class Door:
             raise UsageError("The address holds control characters.", hint="Check how the URL is put together.")
         _check_protocol(headers.get("mainspring-protocol"))
         state = scope.setdefault("state", {})
-        state["actor"] = None
+        state["actor"], state["ask_again"] = None, None
         state["attempt_token"] = ""
         if path.startswith(OPEN):
             return
@@ -105,6 +107,7 @@ class Door:
         if bearer:
             if bearer.startswith(tokens.API):
                 state["actor"] = await self._who(bearer, tokens.API)
+                state["ask_again"] = partial(tokens.authenticate, self._ctx, bearer, kind=tokens.API)
                 return
             if path.startswith(RUNNER_PLACES):
                 state["attempt_token"] = bearer
@@ -117,6 +120,7 @@ class Door:
         if is_unsafe and origin is None:
             raise AccessDeniedError("A browser's request must say from which page it comes.", hint="Use a token instead.")
         state["actor"] = await self._who(session, tokens.BROWSER)
+        state["ask_again"] = partial(tokens.authenticate, self._ctx, session, kind=tokens.BROWSER)
 
     async def _who(self, plain: str, kind: str) -> Actor:
         seen = tokens.peek(self._ctx, plain, kind=kind)
@@ -157,7 +161,8 @@ def host_name(host: str) -> str:
     return text.rpartition(":")[0] if text.count(":") == 1 else text
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Say whether a host name means this machine."""
     if name == "localhost":
         return True
     try:

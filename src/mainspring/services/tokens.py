@@ -113,8 +113,9 @@ def peek(ctx: Context, plain: str, *, kind: str = API) -> Actor | None:
 
 
 def forget(ctx: Context) -> None:
-    """Ask the store again at each token's next use: rights were changed."""
+    """Ask the store again at each token's next use: rights were changed. Open pages are drawn anew."""
     _CACHE.clear(ctx.store.installation)
+    ctx.signals.hint("rights")
 
 
 def all(ctx: Context, actor: Actor, *, user: str = "") -> list[Token]:

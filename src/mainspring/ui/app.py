@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
@@ -124,13 +125,37 @@ async def _view(ctx: Context, request: Request) -> View:
     query = dict(request.query_params)
     return View(
         ctx=ctx,
-        actor=actor,
+        who=_asked_again(request, actor),
         path=request.url.path,
         project=query.get("project", "") or usual,
         projects=tuple(seen),
         ref=str(request.path_params.get("ref", "")),
         query=query,
     )
+
+
+def _asked_again(request: Request, actor: Actor) -> Callable[[], Actor]:
+    """Return what tells who looks: a page stays open for long, and rights end at once.
+
+    On the event loop, where nothing may wait for the store, it is whom the last thread was told.
+    """
+    ask: Callable[[], Actor] | None = getattr(request.state, "ask_again", None)
+    last = [actor]
+
+    def who() -> Actor:
+        if ask is not None and not _is_on_loop():
+            last[0] = ask()
+        return last[0]
+
+    return who
+
+
+def _is_on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _sorry(view: View, wrong: MainspringError) -> None:

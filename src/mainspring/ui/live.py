@@ -84,7 +84,7 @@ class Live:
             self._is_busy = False
 
     def _version(self, topics: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-        return topics, self.ctx.signals.version(*topics)
+        return topics, self.ctx.signals.version("rights", *topics)
 
 
 def _drawn(draw: Callable[[], str]) -> str:

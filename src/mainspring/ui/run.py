@@ -9,7 +9,7 @@ from nicegui import run as threads
 from nicegui import ui
 
 from mainspring.core.lifecycle import TERMINAL_RUN
-from mainspring.core.records import Desired, Run, RunState
+from mainspring.core.records import Desired, Role, Run, RunState
 from mainspring.core.specs import RunKind, ValueKind
 from mainspring.core.units import show_seconds
 from mainspring.services import metrics, runs
@@ -76,6 +76,8 @@ async def page(view: View) -> None:
 def buttons(view: View, ref: str) -> str:
     """Return what one may do with the run as it is now."""
     one = runs.get(view.ctx, view.actor, ref)
+    if not view.actor.may(one.project, Role.EDITOR):
+        return ""
     found = []
     if one.state not in TERMINAL_RUN and one.desired is not Desired.CANCELLED:
         found.append(parts.button("Cancel run", "cancel", is_bad=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -18,12 +18,17 @@ class View:
     """One look at one page. `ref` is what the address names, `query` the rest of it, `projects` what the actor may see."""
 
     ctx: Context
-    actor: Actor
+    who: Callable[[], Actor]
     path: str
     project: str = MAIN_PROJECT
     projects: tuple[str, ...] = (MAIN_PROJECT,)
     ref: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def actor(self) -> Actor:
+        """Return who looks, with the rights of this moment. Raises AuthError once the session is over."""
+        return self.who()
 
     @property
     def may_edit(self) -> bool:
