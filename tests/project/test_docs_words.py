@@ -14,6 +14,8 @@ import pytest
 
 import mainspring
 from mainspring.cli import dispatch
+from mainspring.core.cluster_config import flag, options_of
+from mainspring.plugins import engine
 
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -33,6 +35,11 @@ def flags(scripts_on_path: Path) -> dict[str, str]:
     page: str = importlib.import_module("docs_interfaces").command_line_page()
     parts = re.split(r"^#+ (mainspring [a-z -]+)$", page, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _options_of(kind: str) -> str:
+    """Return the options of an engine kind as they are written."""
+    return " ".join(["--name", *(flag(option) for option in options_of(engine(kind)))])
 
 
 def test_commands_in_the_documents_exist(pages: list[Path]) -> None:
@@ -55,7 +62,8 @@ def test_flags_in_the_documents_exist(pages: list[Path], flags: dict[str, str]) 
         own = words[: words.index("--")] if "--" in words else words
         for word in own:
             if re.fullmatch(r"--[a-z-]+(?:=.*)?", word) and word not in ("--help", "--version"):
-                assert word.split("=")[0] in flags.get(command, ""), f"{page}: {command} {word}"
+                told = flags.get(command, "") + (_options_of(words[2]) if command == "mainspring cluster add" else "")
+                assert word.split("=")[0] in told, f"{page}: {command} {word}"
 
 
 def test_names_of_the_python_interface_exist(pages: list[Path]) -> None:
