@@ -40,7 +40,6 @@ USERS = {"admin": "system:masters", "team": "", "nobody": ""}  # what rights the
 _SYSCTLS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "net/ipv4/ip_forward")
 _PROGRAMS = ("etcd", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "ip", "iptables", "debootstrap")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-_GENTLY = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,10 @@ def _node(engine: Kubernetes, binary: Path, pids: dict[str, int]) -> None:
         archive = image_archive(folder / "image.tar", name, command)
         subprocess.run([*ctr, "images", "import", str(archive)], check=True, capture_output=True, timeout=READY_S)
         archive.unlink()
+    for group in _groups():
+        _make_group(group / folder.name)
     (port,) = free_ports(1)
-    words = settings.kubelet(folder, engine.address, port, socket, NODE)
+    words = settings.kubelet(folder, engine.address, port, NODE)
     pids["kubelet"] = _spawn(folder, "kubelet", [str(binary), "kubelet", *words])
 
 
@@ -173,24 +174,44 @@ def _end(pids: Mapping[str, int], folder: Path, bridge: str, sysctls: Mapping[st
     """End all daemons, then what they left: shims with their containers, mounts, links, settings of the kernel."""
     for name in ("kubelet", "scheduler", "controllers", "apiserver"):
         if name in pids:
-            end(pids[name], _GENTLY)
+            end(pids[name])
     shims = _shims(folder)
     for pid in _below(shims):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     if "containerd" in pids:
-        end(pids["containerd"], _GENTLY)
+        end(pids["containerd"])
     for pid in shims:
         end(pid)
     if "etcd" in pids:
         end(pids["etcd"])
     for path in sorted(_mounts(folder), reverse=True):
         subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
+    for root in _groups():
+        for group in sorted((root / folder.name).glob("**/"), reverse=True):
+            with contextlib.suppress(OSError):
+                group.rmdir()
     for link in _links(bridge):
         subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
     for name, value in sysctls.items():
         with contextlib.suppress(OSError):
             Path("/proc/sys", name).write_text(value)
+
+
+def _groups() -> list[Path]:
+    """Return the roots of the control groups: one for each controller of version 1, or the one of version 2."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        return [root]
+    return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and (path / "cgroup.procs").exists()]
+
+
+def _make_group(path: Path) -> None:
+    """Make a control group that another kubelet of this machine leaves alone."""
+    path.mkdir(exist_ok=True)
+    for name in ("cpuset.mems", "cpuset.cpus"):  # version 1: empty, and nothing can run there
+        if (path / name).exists() and not (path / "cgroup.controllers").exists():
+            (path / name).write_text((path.parent / name).read_text())
 
 
 def _bridge() -> tuple[str, str]:

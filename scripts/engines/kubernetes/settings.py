@@ -82,8 +82,8 @@ def scheduler(folder: Path, config: Path, port: int) -> list[str]:
     return [*words, f"--secure-port={port}", "--leader-elect=false"]
 
 
-def kubelet(folder: Path, address: str, port: int, containerd_socket: Path, node: str) -> list[str]:
-    """Write the kubelet's file and return its words."""
+def kubelet(folder: Path, address: str, port: int, node: str) -> list[str]:
+    """Write the kubelet's file and return its words. Its pods are in a control group of the folder's name."""
     told = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -94,11 +94,11 @@ def kubelet(folder: Path, address: str, port: int, containerd_socket: Path, node
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": "/",
+        "cgroupRoot": f"/{folder.name}",
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "failCgroupV1": False,
-        "containerRuntimeEndpoint": f"unix://{containerd_socket}",
+        "containerRuntimeEndpoint": f"unix://{folder}/containerd.sock",
         "evictionHard": {
             "memory.available": "50Mi",
             "nodefs.available": "1%",

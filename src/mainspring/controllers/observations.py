@@ -202,13 +202,15 @@ class Observations:
             return
         ticks = self.ctx.clock.monotonic()
         tries, last = self._relaunches.get(key, (0, ticks - 2.0))
-        if tries >= MAX_RELAUNCHES or nodes.get(replica.node) is None:
+        is_last = tries >= MAX_RELAUNCHES or nodes.get(replica.node) is None
+        if is_last:
             backend.stop(_handle(attempt, replica), 0.0)
-            record = backend.read_exit(_handle(attempt, replica))
-            if record is not None:
-                attempts.finish(self.ctx, fresh, replica.index, record.outcome, {})
-            else:
-                self._lost(fresh, replica, "Its runner died and could not be started again.")
+        record = backend.read_exit(_handle(attempt, replica)) if is_last or not self.fleet.is_local(attempt.cluster) else None
+        if record is not None and (is_last or record.is_final):  # final: a runner would have nothing to add
+            attempts.finish(self.ctx, fresh, replica.index, _meant(fresh, record.outcome), {})
+            return
+        if is_last:
+            self._lost(fresh, replica, "Its runner died and could not be started again.")
             return
         if ticks - last < 2.0:
             return
@@ -222,6 +224,13 @@ class Observations:
     def _lost(self, attempt: Attempt, replica: Replica, message: str) -> None:
         outcome = Outcome(cause=attempt.stop_cause or Cause.NODE_LOST, message=message)
         attempts.finish(self.ctx, attempt, replica.index, outcome, {})
+
+
+def _meant(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Return the outcome as it is told: what was killed because it was to stop has ended for that reason."""
+    if attempt.stop_cause is None or outcome.cause in (Cause.SUCCEEDED, Cause.TIMEOUT, Cause.OUT_OF_MEMORY):
+        return outcome
+    return Outcome(cause=attempt.stop_cause, exit_code=outcome.exit_code, message=outcome.message)
 
 
 def note_strangers(ctx: Context, fleet: Fleet, cluster: str) -> int:

@@ -5,6 +5,7 @@ claim → first beat, work → code, inputs → `started` → user code → `end
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from . import outputs, process, setup
 from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import DamagedError, send
 from .checkpoints import LIMIT_BYTES, Checkpoints
-from .folder import Folder, claim, identity, reach, read_json, write_durably, write_whole
+from .folder import Folder, append, claim, identity, reach, read_json, write_durably, write_whole
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
@@ -70,7 +71,8 @@ class Agent:
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
         grace_s = float(self._launch.get("grace_s", 10.0))
-        signal.signal(signal.SIGTERM, lambda *_: self._stop.ask("cancelled", grace_s))
+        term_cause = str(self._launch.get("term_cause") or "cancelled")
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.ask(term_cause, grace_s))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         folder = self._folder
@@ -82,6 +84,8 @@ class Agent:
         self._link.start()
         if done is None:
             ended = read_json(folder.ended)
+            if ended is None and os.path.exists(folder.started) and self._launch.get("engine_tells_end"):
+                return self._drain()
             if ended is None:
                 ended = self._lost() if os.path.exists(folder.started) else self._do()
                 write_durably(folder.ended, ended)
@@ -164,6 +168,13 @@ class Agent:
         self._folder.say(message)
         return {"outcome": _outcome("node_lost", None, message)}
 
+    def _drain(self) -> int:
+        """Send what is left of an attempt whose end the engine tells: it knows why the runner died, and this one does not."""
+        self._keep_last("node_lost")
+        self._link.finish(None, {})
+        self._link.is_acknowledged.wait()
+        return 0
+
     def _settle(self, ended: dict[str, Any]) -> dict[str, Any]:
         """Send the outputs (S5), then write the exit record (S6)."""
         outcome = ended["outcome"]
@@ -183,8 +194,15 @@ class Agent:
         done = {"outcome": outcome, "outputs": values, "is_final": False}
         reach("before-S6")
         write_durably(self._folder.exit, done)
+        self._tell_engine(done)
         reach("after-S6")
         return done
+
+    def _tell_engine(self, done: dict[str, Any]) -> None:
+        """Leave the outcome where the engine shows it, if it has such a place: the folder may be out of reach afterwards."""
+        path = str(self._launch.get("exit_copy") or "")
+        if path:
+            append(path, json.dumps({"outcome": done["outcome"]}).encode())
 
     def _take_checkpoints(self, work: dict[str, Any]) -> Checkpoints | None:
         wire = Wire(str(self._launch["server_url"]), self._token, self._folder.at("launch.json"))

@@ -49,6 +49,7 @@ class Link:
         self._state = "starting"
         self._address = ""
         self._exit: dict[str, Any] | None = None
+        self._is_over = False  # all streams are complete
         self._outputs: dict[str, Any] = {}
         self.heard_at = boot_time()
         self.is_gone = threading.Event()  # 410: nobody knows this attempt
@@ -66,12 +67,13 @@ class Link:
         self._address = address or self._address
         self._wake.set()
 
-    def finish(self, outcome: dict[str, Any], outputs: dict[str, Any]) -> None:
-        """Report the end, once every byte of every stream is acknowledged."""
+    def finish(self, outcome: dict[str, Any] | None, outputs: dict[str, Any]) -> None:
+        """Report the end, once every byte of every stream is acknowledged; without an outcome, that is all."""
         for stream in self._streams:
             stream.seal()
         self._outputs = outputs
         self._exit = outcome
+        self._is_over = True
         self._wake.set()
 
     def _beat_for_ever(self) -> None:
@@ -121,8 +123,8 @@ class Link:
         }
         if self.is_gone.is_set():
             beat["claim"] = (read_json(self._folder.at("claim.json")) or {}).get("claim", "")
-        is_last = self._exit is not None and self._is_synced and not chunks and not is_more
-        if is_last:
+        is_last = self._is_over and self._is_synced and not chunks and not is_more
+        if is_last and self._exit is not None:
             beat.update(state="ended", exit=self._exit, outputs=self._outputs)
         sent_at = boot_time()
         answer = wire.ask("POST", f"/attempts/{self._attempt}/beat", beat)
@@ -132,10 +134,10 @@ class Link:
         self._take(answer)
         if not was_synced:  # now it is known what is left to send: nothing, unless an earlier runner left a spool
             is_more = any(stream.size() > stream.acked for stream in self._streams)
-        if is_last and answer.get("is_acknowledged"):
+        if is_last and (self._exit is None or answer.get("is_acknowledged")):
             self.is_acknowledged.set()
             return 0.0
-        if self._exit is not None or is_more:
+        if self._is_over or is_more:
             self._was_full = is_more
             return random.uniform(0.01, 0.05) if is_late else 0.0  # noqa: S311  (paced, so that many runners may come back)
         self._was_full = False
@@ -155,7 +157,7 @@ class Link:
                 budget -= len(data)
                 chunks.append({"stream": stream.name, "offset": stream.acked, "data": base64.b64encode(data).decode()})
             waiting = stream.size() > stream.acked + len(data)
-            is_more = is_more or (waiting and (not stream.is_lines or budget <= 0 or self._exit is not None))
+            is_more = is_more or (waiting and (not stream.is_lines or budget <= 0 or self._is_over))
         return chunks, is_more
 
     def _take(self, answer: dict[str, Any]) -> None:

@@ -34,9 +34,9 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class RunnerServer:
-    """Answers runners on loopback; `jobs` maps attempt ids to the command each is to run."""
+    """Answers runners on loopback, or at the address `host`; `jobs` maps attempt ids to the command each is to run."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.jobs: dict[str, list[str]] = {}
         self.told: dict[tuple[str, int], Told] = {}
         self.moved = threading.Condition()
@@ -58,9 +58,9 @@ class RunnerServer:
             def log_message(self, format: str, *args: Any) -> None:
                 del format, args
 
-        self._http = _Quiet(("127.0.0.1", 0), Handler)
+        self._http = _Quiet((host, 0), Handler)
         self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.url = f"http://{host}:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def close(self) -> None:

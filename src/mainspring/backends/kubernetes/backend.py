@@ -1,0 +1,367 @@
+"""The Kubernetes backend: each replica is a Job of one pod whose process is the runner, found again by its labels.
+
+The plan chooses the node where nodes may be read, and the cluster's own scheduler has the last word; its refusals are told.
+A runner's folder is its pod's. A container that died is started again there: that runner sends what is left and tells no
+end; how it ended, Kubernetes knows better (out of memory, killed, evicted).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import msgspec
+import yaml  # type: ignore[import-untyped]  # lightkube brings it
+
+from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
+from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, find_place
+from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
+from mainspring.backends.launches import launch_record, runner_zip
+from mainspring.core.backend import (
+    Capabilities,
+    Engine,
+    ExitRecord,
+    Handle,
+    Inventory,
+    LaunchRequest,
+    Notice,
+    Observation,
+    ObservedState,
+    Probe,
+)
+from mainspring.core.errors import CredentialsError, LaunchError, UnreachableError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Cause, Cluster, NodeState, Outcome
+
+log = logging.getLogger(__name__)
+CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, needs_network=True)
+NODES_S = 10.0  # how old what is known of nodes may be when pods are judged
+DRAIN_S = 30  # what a runner that only tells the end has left after a stop's grace
+ALIVE = "status.phase!=Succeeded,status.phase!=Failed"
+PAGE = "2000"
+
+
+T = TypeVar("T")
+
+
+class _Page(msgspec.Struct, Generic[T]):
+    """A part of a list."""
+
+    items: list[T] = []
+    metadata: dict[str, object] = {}
+
+
+def create(cluster: Cluster, folder: Path, installation: str) -> KubernetesBackend:
+    """Build the backend of a cluster; it is looked for at the first call."""
+    return KubernetesBackend(cluster, folder, installation)
+
+
+@dataclass(slots=True)
+class KubernetesBackend:
+    """One name space of one cluster. Thread safe: what two launches create has one name, and Kubernetes keeps one of them."""
+
+    cluster: Cluster
+    folder: Path
+    installation: str
+    capabilities: Capabilities = CAPABILITIES
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _api: Api | None = None
+    _flavour: Flavour | None = None
+    _runner: tuple[str, bytes] | None = None
+    _has_runner: bool = False
+    _ends: dict[pods.Key, Outcome] = field(default_factory=dict)  # what was seen of pods that may be gone by now
+    _silent: tuple[float, tuple[str, ...]] = (-NODES_S, ())
+
+    def probe(self) -> Probe:
+        """Ask for the version, the flavour, our rights, and what there is for us."""
+        try:
+            return self._probe()
+        except (CredentialsError, UnreachableError) as wrong:
+            return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=_command(wrong.hint)),))
+
+    def inventory(self) -> Inventory:
+        """Return the nodes less what others' pods hold, or one node for what the name space may use."""
+        api = self._door()
+        try:
+            machines = self._machines(api)
+        except CredentialsError:
+            quotas = self._quotas(api)
+            holders = self._holders(api, f"{self._space()}/pods")
+            return Inventory(nodes=nodes.from_quota(self.cluster, api.place.namespace, quotas, holders, self.installation))
+        try:
+            holders = self._holders(api, "/api/v1/pods")
+        except CredentialsError:  # others' pods elsewhere are not to be seen: the cluster's scheduler will know
+            holders = self._holders(api, f"{self._space()}/pods")
+        return Inventory(nodes=nodes.from_machines(self.cluster, machines, holders, self.installation))
+
+    def launch(self, request: LaunchRequest) -> Handle:
+        """Create the Job unless it is there; see the contract."""
+        api = self._door()
+        name = manifests.object_name(self.installation, request.attempt, request.replica)
+        try:
+            self._readdress(api, request, api.get(f"{self._jobs()}/{name}"))
+        except MissingError:
+            self._create(api, request, name)
+        return self._handle(request.attempt, request.replica)
+
+    def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
+        """List our pods, and our Jobs if some handle has no pod."""
+        api = self._door()
+        known = self._pods(api)
+        silent = self._silent_nodes(api) if known else ()
+        now = datetime.now(UTC)
+        keys = [(str(handle.attempt), handle.replica) for handle in handles]
+        jobs = self._our_jobs(api) if any(key not in known for key in keys) else {}
+        found = {key: pods.states(known, jobs, key, now, silent) for key in set(keys)}
+        for key, seen in found.items():
+            if seen.outcome is not None and seen.state is not ObservedState.UNKNOWN:
+                self._remember(key, seen)
+            if seen.is_stuck:
+                self._delete_pod(api, known[key], 1)
+        return [
+            Observation(handle=handle, state=found[key].state, detail=found[key].detail)
+            for handle, key in zip(handles, keys, strict=True)
+        ]
+
+    def stop(self, handle: Handle, grace_s: float) -> None:
+        """Delete the pod with its grace; the Job stays, and makes no other."""
+        api = self._door()
+        key = (str(handle.attempt), handle.replica)
+        pod = self._pods(api, key).get(key)
+        if pod is not None:
+            if pod.status.phase not in ("Succeeded", "Failed"):
+                self._delete_pod(api, pod, int(grace_s + 0.999) + DRAIN_S)
+        else:  # none yet, or none any more
+            job = self._our_jobs(api, key).get(key)
+            if job is not None and not any(one.type in ("Failed", "Complete") for one in job.status.conditions):
+                api.delete(f"{self._jobs()}/{job.metadata.name}")
+
+    def owned(self) -> Sequence[Handle]:
+        """Return each replica of this installation that has a living pod, or will have one."""
+        api = self._door()
+        known, jobs = self._pods(api), self._our_jobs(api)
+        now = datetime.now(UTC)
+        seen = {key: pods.states(known, jobs, key, now, ()) for key in {*known, *jobs}}
+        return [self._handle(*key) for key, one in seen.items() if one.state is not ObservedState.GONE]
+
+    def native(self, handle: Handle) -> Mapping[str, object]:
+        """Return the Job and its pods as Kubernetes tells of them."""
+        api = self._door()
+        selector = _selector(self.installation, (str(handle.attempt), handle.replica))
+        found = api.get(f"{self._space()}/pods", labelSelector=selector)
+        jobs = api.get(self._jobs(), labelSelector=selector)
+        return {"jobs": jobs.get("items", []), "pods": found.get("items", []), "namespace": api.place.namespace}
+
+    def read_exit(self, handle: Handle) -> ExitRecord | None:
+        """Return how its container ended where its runner could not tell. What it had logged is with the server by then."""
+        if not handle.data.get("job"):
+            return None
+        key = (str(handle.attempt), handle.replica)
+        self.observe([handle])
+        outcome = self._ends.get(key)
+        return ExitRecord(outcome=outcome, is_final=True) if outcome is not None else None
+
+    def forget(self, handle: Handle) -> None:
+        """Delete the Job, and with it its pod and its Secret."""
+        api = self._door()
+        name = manifests.object_name(self.installation, handle.attempt, handle.replica)
+        api.delete(f"{self._jobs()}/{name}")
+        api.delete(f"{self._space()}/secrets/{name}")
+        self._ends.pop((str(handle.attempt), handle.replica), None)
+
+    def _probe(self) -> Probe:
+        api = self._door()
+        began = time.monotonic()
+        told = api.get("/version")
+        took_ms = (time.monotonic() - began) * 1000
+        log.debug("kubernetes answered", extra={"cluster": self.cluster.id, "ms": took_ms})
+        namespace = api.place.namespace
+        lacking = rights.missing(api.create("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", rights.asked(namespace)))
+        notices: list[Notice] = []
+        if lacking:
+            text = f"These rights are missing in name space {namespace}: {', '.join(lacking)}."
+            notices.append(Notice(text=text, command=rights.mending(namespace)))
+            return Probe(is_ready=False, version=str(told.get("gitVersion")), notices=tuple(notices))
+        found = self.inventory().nodes
+        if not found:
+            text = f"Neither nodes nor a quota of name space {namespace} tell what there is: say it with --cpus and --memory."
+            command = f"mainspring cluster add kubernetes --namespace {namespace} --cpus 64 --memory 256"
+            notices.append(Notice(text=text, command=command))
+        elif not any(manifests.HOSTNAME in node.labels for node in found):
+            text = "Nodes may not be read: the quota stands for all of them, and Kubernetes chooses the node."
+            notices.append(Notice(text=text))
+        facts = {"flavour": self._found_flavour(api).name, "context": api.place.context, "name space": namespace}
+        return Probe(is_ready=bool(found), version=str(told.get("gitVersion")), notices=tuple(notices), facts=facts)
+
+    def _create(self, api: Api, request: LaunchRequest, name: str) -> None:
+        config = options.for_run(self.cluster.config, request.overrides)
+        config["pod_template"] = self._template()
+        bundle = self._ensure_runner(api)
+        is_uid_given = self._found_flavour(api).is_uid_given
+        job = manifests.job(name, request, config, runner=bundle, is_uid_given=is_uid_given)
+        secrets = f"{self._space()}/secrets"
+        secret = manifests.secret(name, request, self._record(request))
+        try:
+            api.create(secrets, secret)
+        except ExistsError:
+            api.patch(f"{secrets}/{name}", {"data": secret["data"]})
+        try:
+            made = api.create(self._jobs(), job)
+        except ExistsError:
+            made = api.get(f"{self._jobs()}/{name}")
+        api.patch(f"{secrets}/{name}", manifests.owned_by(made))
+
+    def _readdress(self, api: Api, request: LaunchRequest, job: Json) -> None:
+        """Tell a living runner where the server is now: the kubelet brings the Secret up to date within a minute or two."""
+        told = cast("Mapping[str, Mapping[str, str]]", job["metadata"])
+        if told.get("annotations", {}).get(manifests.SERVER) == request.server_url:
+            return
+        name = str(told["name"])
+        secret = manifests.secret(name, request, self._record(request))
+        try:
+            api.patch(f"{self._space()}/secrets/{name}", {"data": secret["data"]})
+        except MissingError:
+            return
+        api.patch(f"{self._jobs()}/{name}", {"metadata": {"annotations": {manifests.SERVER: request.server_url}}})
+
+    def _record(self, request: LaunchRequest) -> dict[str, object]:
+        return launch_record(
+            request,
+            f"{manifests.ATTEMPT_FOLDER}/cache",
+            manifests.visible(request),
+            cgroup=f"{manifests.ATTEMPT_FOLDER}/cgroup",
+            engine_tells_end=True,
+            exit_copy=manifests.TERMINATION_LOG,
+            term_cause=str(Cause.PREEMPTED),
+        )
+
+    def _ensure_runner(self, api: Api) -> str:
+        """Return the name of the ConfigMap with the runner, created at the first launch."""
+        with self._lock:
+            if self._runner is None:
+                path = runner_zip(self.folder)
+                self._runner = (f"mainspring-{path.stem}", path.read_bytes())
+            name, data = self._runner
+            if not self._has_runner:
+                with contextlib.suppress(ExistsError):
+                    api.create(f"{self._space()}/configmaps", manifests.runner_map(name, data))
+                self._has_runner = True
+        return name
+
+    def _template(self) -> dict[str, object]:
+        path = str(self.cluster.config.get("template") or "")
+        if not path:
+            return {}
+        try:
+            found = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as wrong:
+            raise LaunchError(f"The pod template {path} cannot be read: {wrong}.") from wrong
+        if not isinstance(found, dict):
+            raise LaunchError(f"The pod template {path} is no object.", hint="It holds fields of a pod's spec, as nodeSelector.")
+        return found
+
+    def _pods(self, api: Api, key: pods.Key | None = None) -> dict[pods.Key, pods.Pod]:
+        """Return our pods by replica; of several, the newest."""
+        found: dict[pods.Key, pods.Pod] = {}
+        listed = self._list(api, f"{self._space()}/pods", pods.Pod, labelSelector=_selector(self.installation, key))
+        for pod in sorted(listed, key=lambda one: str(one.metadata.creationTimestamp)):
+            mark = pods.key_of(pod.metadata)
+            if mark is not None:
+                found[mark] = pod
+        return found
+
+    def _our_jobs(self, api: Api, key: pods.Key | None = None) -> dict[pods.Key, pods.Job]:
+        listed = self._list(api, self._jobs(), pods.Job, labelSelector=_selector(self.installation, key))
+        marks = [(pods.key_of(job.metadata), job) for job in listed]
+        return {mark: job for mark, job in marks if mark is not None}
+
+    def _machines(self, api: Api) -> list[nodes.Machine]:
+        return self._list(api, "/api/v1/nodes", nodes.Machine)
+
+    def _holders(self, api: Api, path: str) -> list[nodes.Holder]:
+        return self._list(api, path, nodes.Holder, fieldSelector=ALIVE)
+
+    def _quotas(self, api: Api) -> list[Mapping[str, str]]:
+        listed = cast("list[dict[str, dict[str, dict[str, str]]]]", api.get(f"{self._space()}/resourcequotas").get("items") or [])
+        return [one["spec"].get("hard", {}) for one in listed if not {"scopes", "scopeSelector"} & set(one["spec"])]
+
+    def _list(self, api: Api, path: str, kind: type[T], **query: str) -> list[T]:
+        """Return a whole list, asked for in parts; of each object only the fields of `kind` are kept."""
+        found: list[T] = []
+        after: dict[str, str] = {}
+        while True:
+            page = msgspec.json.decode(api.read(path, limit=PAGE, **query, **after), type=_Page[kind])  # type: ignore[valid-type]
+            found += page.items
+            after = {"continue": str(page.metadata.get("continue") or "")}
+            if not after["continue"]:
+                return found
+
+    def _silent_nodes(self, api: Api) -> tuple[str, ...]:
+        """Return the nodes that do not answer, as of a few seconds ago; none where nodes may not be read."""
+        at, silent = self._silent
+        if time.monotonic() - at > NODES_S:
+            try:
+                machines = self._machines(api)
+                silent = tuple(one.metadata.name for one in machines if nodes.state_of(one) is NodeState.UNREACHABLE)
+            except CredentialsError:
+                silent = ()
+            self._silent = (time.monotonic(), silent)
+        return silent
+
+    def _remember(self, key: pods.Key, seen: pods.Seen) -> None:
+        """Keep how it ended: its pod may be gone when somebody asks. The first word stands, later ones are vaguer."""
+        outcome = seen.outcome
+        if outcome is not None and (
+            seen.is_stuck or outcome.cause is not Cause.LAUNCH_FAILED or seen.state is ObservedState.GONE
+        ):
+            self._ends.setdefault(key, outcome)
+
+    def _delete_pod(self, api: Api, pod: pods.Pod, grace_s: int) -> None:
+        api.delete(f"{self._space()}/pods/{pod.metadata.name}", grace_s)
+
+    def _found_flavour(self, api: Api) -> Flavour:
+        if self._flavour is None:
+            groups = cast("list[dict[str, str]]", api.get("/apis").get("groups") or [])
+            version = str(api.get("/version").get("gitVersion"))
+            try:
+                labels = [one.metadata.labels for one in self._machines(api)]
+            except CredentialsError:
+                labels = []
+            place = api.place
+            self._flavour = find_flavour(place.url, place.context, [one["name"] for one in groups], version, labels)
+        return self._flavour
+
+    def _door(self) -> Api:
+        with self._lock:
+            if self._api is None:
+                self._api = Api(find_place(self.cluster.config))
+            return self._api
+
+    def _space(self) -> str:
+        return f"/api/v1/namespaces/{self._door().place.namespace}"
+
+    def _jobs(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self._door().place.namespace}/jobs"
+
+    def _handle(self, attempt: str, replica: int) -> Handle:
+        name = manifests.object_name(self.installation, attempt, replica)
+        return Handle(attempt=AttemptId(attempt), replica=replica, data={"namespace": self._door().place.namespace, "job": name})
+
+
+def _selector(installation: str, key: pods.Key | None = None) -> str:
+    ours = f"{manifests.INSTALLATION}={installation}"
+    return ours if key is None else f"{ours},{manifests.ATTEMPT}={key[0]},{manifests.REPLICA}={key[1]}"
+
+
+def _command(hint: str) -> str:
+    return hint.rpartition(": ")[2]
+
+
+ENGINE = Engine(create=create, help="A name space of a Kubernetes cluster, of any flavour.", options=options.OPTIONS)

@@ -1,0 +1,62 @@
+"""The rights that the backend needs: one Role in one name space, as an operator applies it, and what of it is missing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mainspring.backends.kubernetes.api import Json
+
+RULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "pods", ("get", "list", "watch", "delete")),
+    ("", "secrets", ("create", "patch", "delete")),
+    ("", "configmaps", ("create",)),
+    ("", "resourcequotas", ("list",)),
+)
+# Two that help and are not needed: nodes and others' pods are seen one by one then, instead of a quota.
+OPTIONAL: tuple[tuple[str, str, tuple[str, ...]], ...] = (("", "nodes", ("list",)), ("", "pods", ("list",)))
+
+
+def role(namespace: str) -> str:
+    """Return the Role as YAML."""
+    lines = [
+        "apiVersion: rbac.authorization.k8s.io/v1",
+        "kind: Role",
+        f"metadata: {{name: mainspring, namespace: {namespace}}}",
+        "rules:",
+    ]
+    for group, resource, verbs in RULES:
+        lines.append(f'- {{apiGroups: ["{group}"], resources: [{resource}], verbs: [{", ".join(verbs)}]}}')
+    return "\n".join(lines) + "\n"
+
+
+def mending(namespace: str) -> str:
+    """Return the commands by which an administrator of the name space gives the rights to USER."""
+    binding = f"kubectl create rolebinding mainspring --namespace {namespace} --role mainspring --user USER"
+    return f"kubectl apply -f - <<'END'\n{role(namespace)}END\n{binding}"
+
+
+def asked(namespace: str) -> Json:
+    """Return the question which rights we have in the name space."""
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace}}
+
+
+def missing(review: Mapping[str, object]) -> list[str]:
+    """Return what of `RULES` an answer to `asked` does not have, as `create jobs.batch`. Empty when the answer is incomplete."""
+    status = review.get("status")
+    if not isinstance(status, dict) or status.get("incomplete"):
+        return []
+    given = [one for one in status.get("resourceRules", ()) if not one.get("resourceNames")]
+    return [
+        f"{verb} {resource}{'.' if group else ''}{group}"
+        for group, resource, verbs in RULES
+        for verb in verbs
+        if not any(_gives(rule, group, resource, verb) for rule in given)
+    ]
+
+
+def _gives(rule: Mapping[str, Sequence[str]], group: str, resource: str, verb: str) -> bool:
+    return all(
+        "*" in rule.get(name, ()) or word in rule.get(name, ())
+        for name, word in (("apiGroups", group), ("resources", resource), ("verbs", verb))
+    )
