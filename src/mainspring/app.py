@@ -24,11 +24,13 @@ from fastapi import FastAPI
 
 from mainspring import plugins
 from mainspring.api.app import build_api
+from mainspring.api.listening import Listening, listen
+from mainspring.api.listening import serve as serve_http
 from mainspring.api.streams import drain
 from mainspring.blobs.store import BlobStore
 from mainspring.controllers.attempts import Attempts
 from mainspring.controllers.endpoints import Endpoints
-from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.fleet import Fleet, Reach
 from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.leader import Leader
@@ -41,7 +43,7 @@ from mainspring.controllers.pipelines import Pipelines
 from mainspring.controllers.schedule import Schedule
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
-from mainspring.core.errors import AuthError, PlannerError, ServerError, StoreError, UsageError
+from mainspring.core.errors import AuthError, PlannerError, ServerError, StoreError
 from mainspring.core.ids import make_id
 from mainspring.core.records import Cluster
 from mainspring.scheduler.scorers import Scorer, add_scorer
@@ -54,8 +56,6 @@ from mainspring.store.store import Store
 from mainspring.ui.waking import attach_waking_ui
 
 log = logging.getLogger(__name__)
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-DRAIN_S = 2
 
 
 class SystemClock:
@@ -168,19 +168,20 @@ def build(settings: Settings, *, url: str, shutdown: threading.Event) -> Running
     return Running(ctx=ctx, fleet=fleet, loops=loops, leader=leader, api=api, user=name)
 
 
-def loops_of(running: Running, *, url: str) -> list[Loop]:
+def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
     """Return the background loops of a server. Only those of the one that leads act."""
     ctx, fleet, leader = running.ctx, running.fleet, running.leader
     owner, led = leader.owner, leader.led
     ask_all = partial(fleet.ask_all, running.loops)
     machines = led(lambda: Machines(ctx, fleet, running.loops).tick)
-    attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, url).tick)
+    operations = led(lambda: Operations(ctx, fleet, running.loops, reach).tick)
+    attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, reach).tick)
     return [
         Loop(name="leader", topics=(), tick=leader.tick),
         Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx, owner).tick)),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
-        Loop(name="operations", topics=("operations",), tick=led(lambda: Operations(ctx, fleet, running.loops, url).tick)),
+        Loop(name="operations", topics=("operations",), tick=operations),
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=led(lambda: Sweeps(ctx).tick), gap_s=0.1),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=led(lambda: Pipelines(ctx).tick), gap_s=0.1),
         Loop(name="endpoints", topics=("runs", "attempts", "endpoints"), tick=led(lambda: Endpoints(ctx).tick), gap_s=0.1),
@@ -204,36 +205,29 @@ def serve(
     `HOME/server.json` tells where it is once it answers. Raises UsageError (bind, port), StoreError.
     """
     settings = load_settings(home=home, port=port, bind=bind, gpus=gpus, **more)
-    _check_bind(settings)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    listening = _listen(settings)
-    actual = listening.getsockname()[1]
-    url = settings.advertise_url or f"http://{_shown_host(settings.bind)}:{actual}"
+    listening = listen(settings, now=datetime.now(UTC))
     shutdown = threading.Event()
-    running = build(settings, url=url, shutdown=shutdown)
-    config = uvicorn.Config(
-        running.api,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=DRAIN_S,
-        timeout_keep_alive=75,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    threading.Thread(target=_watch, args=(server, running.api, shutdown), daemon=True, name="shutdown").start()
+    running = build(settings, url=listening.network_url or listening.url, shutdown=shutdown)
     for cluster in running.ctx.store.clusters.all():
         if running.fleet.is_local(cluster.id):  # others are asked in the background: an engine may be slow, or away
             running.fleet.take_inventory(cluster)
             note_strangers(running.ctx, running.fleet, cluster.id)
-    with _announced(settings, url):
-        running.leader.tick()
-        running.loops.start(loops_of(running, url=url))
-        # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer
-        server.handle_exit = lambda *_: shutdown.set()  # type: ignore[method-assign]
+
+    def begin(servers: list[uvicorn.Server]) -> None:
+        threading.Thread(target=_watch, args=(servers, running.api, shutdown), daemon=True, name="shutdown").start()
+        for server in servers:
+            # uvicorn takes the signals over: its own handler would cut held polls off instead of letting them answer
+            server.handle_exit = lambda *_: shutdown.set()  # type: ignore[method-assign]
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, server.handle_exit)
+            signal.signal(number, servers[0].handle_exit)
+
+    with _announced(settings, listening):
+        running.leader.tick()
+        reach = Reach(url=listening.url, network_url=listening.network_url, fingerprint=listening.fingerprint)
+        running.loops.start(loops_of(running, reach=reach))
         try:
-            server.run(sockets=[listening])
+            serve_http(running.api, listening, begin=begin)
         finally:
             running.loops.stop()
             with contextlib.suppress(StoreError):  # without a database the lease runs out by itself
@@ -246,50 +240,21 @@ def restore(home: Path, archive: Path) -> None:
     restore_database(archive, home / "mainspring.db")
 
 
-def _watch(server: uvicorn.Server, api: FastAPI, shutdown: threading.Event) -> None:
+def _watch(servers: list[uvicorn.Server], api: FastAPI, shutdown: threading.Event) -> None:
     shutdown.wait()
     drain(api)
-    server.should_exit = True
-
-
-def _check_bind(settings: Settings) -> None:
-    if settings.bind not in LOOPBACK:
-        raise UsageError(
-            f"Listening on {settings.bind} needs TLS, which this version does not bring.",
-            hint="Stay on 127.0.0.1 and put a TLS proxy or an SSH tunnel in front.",
-        )
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((settings.bind, settings.port or _last_port(settings)))
-    except OSError as wrong:
-        if settings.port:
-            raise UsageError(
-                f"Port {settings.port} of {settings.bind} is in use: {wrong.strerror}.", hint="Name another --port, or none."
-            ) from wrong
-        listening.bind((settings.bind, 0))
-    listening.listen(2048)
-    return listening
-
-
-def _last_port(settings: Settings) -> int:
-    """Return the port of the last start: runners that outlived a crash dial it (0: none)."""
-    with contextlib.suppress(OSError, ValueError):
-        return int((settings.home / "port").read_text())
-    return 0
+    for server in servers:
+        server.should_exit = True
 
 
 @contextlib.contextmanager
-def _announced(settings: Settings, url: str) -> Iterator[None]:
+def _announced(settings: Settings, listening: Listening) -> Iterator[None]:
     """Tell clients where the server is, for as long as it lives."""
-    (settings.home / "port").write_text(url.rpartition(":")[2])
     target = settings.home / "server.json"
     told = {
-        "url": url,
+        "url": listening.url,
+        "network_url": listening.network_url,
+        "fingerprint": listening.fingerprint,
         "pid": os.getpid(),
         "version": VERSION,
         "start_time": _start_time(),
@@ -324,10 +289,6 @@ def _user_name() -> str:
     with contextlib.suppress(OSError, KeyError, ImportError):
         return getpass.getuser()
     return "admin"
-
-
-def _shown_host(bind: str) -> str:
-    return f"[{bind}]" if ":" in bind else bind
 
 
 def _start_time() -> int:

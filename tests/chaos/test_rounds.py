@@ -14,6 +14,7 @@ import pytest
 from mainspring.controllers import attempts as attempts_loop
 from mainspring.controllers import schedule as schedule_loop
 from mainspring.controllers.attempts import Attempts
+from mainspring.controllers.fleet import Reach
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
@@ -169,7 +170,7 @@ class Round:
         """Begin again with rows alone, as a new server process does."""
         fleet, owner = ToyFleet(self.engine), f"{self.name}-{next(self.owners)}"
         self.schedule = Schedule(self.ctx, "planner of these rounds")
-        self.attempts = Attempts(self.ctx, fleet, fleet, owner, "http://127.0.0.1:1")
+        self.attempts = Attempts(self.ctx, fleet, fleet, owner, Reach(url="http://127.0.0.1:1"))
 
     def reach(self, point: str) -> None:
         if not self.is_peace and self.dice.random() < 0.08:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mainspring.controllers.attempts import Attempts
+from mainspring.controllers.fleet import Reach
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle, LaunchRequest, Observation, ObservedState
@@ -102,7 +103,7 @@ def test_a_grace_is_neither_cut_nor_stretched(house, jump_s: float) -> None:
     house.begin(house.attempt_of(run))
     runs.cancel(house.ctx, SYSTEM, run.id, grace_s=60)
     fleet = Graces(house.clock)
-    loop = Attempts(house.ctx, fleet, fleet, "me", "http://127.0.0.1:1")  # type: ignore[arg-type]
+    loop = Attempts(house.ctx, fleet, fleet, "me", Reach(url="http://127.0.0.1:1"))  # type: ignore[arg-type]
     began = house.clock.monotonic()
     loop.tick()
     house.clock.jump(jump_s)

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from mainspring.api.answers import PREFIX, answer, answer_all, answer_nothing, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
-from mainspring.api.door import cookie_name, read_cookie
+from mainspring.api.door import cookie_name, is_loopback, read_cookie
 from mainspring.core.records import Token
 from mainspring.services import tokens
 
@@ -56,8 +56,7 @@ def revoke(ctx: Ctx, actor: Who, token_id: str) -> Response:
 @shaped()
 def make_link(request: Request, ctx: Ctx, actor: Who) -> Response:
     """Return a link that lets one's browser in: once, within 60 seconds."""
-    base = str(request.app.state.url) or str(request.base_url)
-    return answer({"url": f"{base.rstrip('/')}/login/{tokens.issue_link(ctx, actor)}"})
+    return answer({"url": f"{_base(request)}/login/{tokens.issue_link(ctx, actor)}"})
 
 
 @browser.get("/login/{link}")
@@ -71,7 +70,7 @@ def enter(request: Request, ctx: Ctx, link: str) -> Response:
         max_age=int(tokens.SESSION_S),
         httponly=True,
         samesite="strict",
-        secure=str(request.app.state.url).startswith("https:"),
+        secure=_base(request).startswith("https:"),
     )
     return response
 
@@ -83,3 +82,10 @@ def leave(request: Request, ctx: Ctx) -> Response:
     response = RedirectResponse("/", status_code=303)
     response.delete_cookie(cookie_name(ctx), httponly=True, samesite="strict")
     return response
+
+
+def _base(request: Request) -> str:
+    """Return where the browser reaches the server: on this machine as it was asked, elsewhere as is advertised."""
+    asked = str(request.base_url)
+    told = str(request.app.state.url)
+    return (asked if not told or is_loopback(request.base_url.hostname or "") else told).rstrip("/")

@@ -22,6 +22,7 @@ def launch_record(request: LaunchRequest, cache_dir: str, env: Mapping[str, str]
         "run": request.run,
         "replica": request.replica,
         "server_url": request.server_url,
+        "server_fingerprint": request.server_fingerprint,
         "grace_s": request.grace_s,
         "cache_dir": cache_dir,
         "env": dict(env),

@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from mainspring.cli.options import Flag, Project, pairs
+from mainspring.cli.options import Flag, Project, pairs, values
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Environment, RunSpec, check_spec
 from mainspring.sdk.code import code_root
@@ -68,6 +68,10 @@ class RunFlags:
         A node label that all members share, such as rack; `node` keeps them on one machine.
     exclusive
         Never start a second try while the first may still be alive.
+    image
+        The container image to run in; only where containers run.
+    override
+        What one engine is asked beyond all this, ENGINE.NAME=VALUE such as docker.shm_size=8GiB (may be repeated).
     python
         The interpreter of Python scripts; default: the active environment's.
     """
@@ -92,6 +96,8 @@ class RunFlags:
     replicas: str = "1"
     same: str = ""
     exclusive: Annotated[bool, Flag] = False
+    image: str = ""
+    override: Many = ()
     python: str = ""
 
 
@@ -113,7 +119,7 @@ def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | 
         name=flags.name,
         project=flags.project,
         command=words,
-        environment=Environment(interpreter=flags.python or active_python()),
+        environment=Environment(interpreter=flags.python or active_python(), image=flags.image),
         resources=resources,
         alternatives=tuple(others),
         replicas=replicas,
@@ -127,6 +133,7 @@ def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | 
         priority=to_priority(flags.priority),
         tags=flags.tag,
         is_exclusive=flags.exclusive,
+        overrides=overrides(flags.override),
     )
     return check_spec(spec), folder
 
@@ -172,3 +179,14 @@ def environment(words: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--env {word}: {word} is not set here.", hint=f"Write --env {word}=VALUE.")
         filled.append(word if "=" in word else f"{word}={os.environ[word]}")
     return pairs(filled, "--env")
+
+
+def overrides(words: tuple[str, ...]) -> dict[str, object]:
+    """Return `--override ENGINE.NAME=VALUE` by engine; a name may have points itself. Raises UsageError."""
+    found: dict[str, dict[str, object]] = {}
+    for name, value in values(words, "--override").items():
+        engine, point, inner = name.partition(".")
+        if not point or not engine or not inner:
+            raise UsageError(f"--override {name!r} names no engine.", hint="Write --override docker.shm_size=8GiB.")
+        found.setdefault(engine, {})[inner] = value
+    return dict(found)

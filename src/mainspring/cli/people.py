@@ -11,28 +11,51 @@ from cyclopts import Parameter
 from mainspring.cli.options import Flag, Json, Project
 from mainspring.cli.output import age, emit_json, note, say, table
 from mainspring.client.client import Client
-from mainspring.client.connection import connect, home_folder, save_login
-from mainspring.core.errors import UsageError
+from mainspring.client.connection import connect, home_folder, save_login, shown_certificate
+from mainspring.core.errors import AuthError, ServerUnreachableError, UsageError
 from mainspring.core.records import Role
 from mainspring.sdk.resources import to_seconds
 
 
-def login(url: str, /, *, token: str = "") -> None:
+def login(url: str, /, *, token: str = "", fingerprint: str = "") -> None:
     """Keep the address and token of a server elsewhere for later commands: `mainspring login https://HOST`.
 
     Parameters
     ----------
     token
         The token; default asked for, so that it is in no history.
+    fingerprint
+        That of the server's own certificate, as `mainspring up` told it to the server's operator.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is no address.", hint="mainspring login https://HOST")
     plain = token or _asked("Token: ")
-    client = Client.open(url, plain)
-    who = client.people.whoami()
-    client.close()
-    path = save_login(home_folder(), url, plain)
+    certificate = _vouched(url, fingerprint) if fingerprint else ""
+    client = Client.open(url, plain, certificate=certificate)
+    try:
+        who = client.people.whoami()
+    except ServerUnreachableError as wrong:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(wrong.__cause__):
+            raise
+        raise AuthError(
+            f"Nobody vouches for the certificate of {url}; its fingerprint is {shown_certificate(url)[1]}.",
+            hint="If the server's operator tells the same one, repeat with --fingerprint.",
+        ) from wrong
+    finally:
+        client.close()
+    path = save_login(home_folder(), url, plain, certificate)
     say(f"Logged in to {url} as {who['name']}; kept in {path}. Remove that file to log out.")
+
+
+def _vouched(url: str, fingerprint: str) -> str:
+    """Return the server's certificate if it has the fingerprint. Raises AuthError."""
+    certificate, found = shown_certificate(url)
+    if found != fingerprint.replace(":", "").removeprefix("sha256").lower():
+        raise AuthError(
+            f"The certificate of {url} has the fingerprint {found}, not the one that was told.",
+            hint="Somebody may stand between: ask the server's operator.",
+        )
+    return certificate
 
 
 def user_ls(*, as_json: Json = False) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mainspring.cli.options import Json, Yes
+from mainspring.cli.options import Flag, Json, Yes
 from mainspring.cli.output import age, emit_json, facts, note, say, state
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
@@ -34,6 +34,8 @@ def up(
     cpus: float | None = None,
     port: int | None = None,
     bind: str = "",
+    advertise: str = "",
+    insecure_http: Annotated[bool, Flag] = False,
     database_url: str = "",
     as_json: Json = False,
 ) -> None:
@@ -50,7 +52,11 @@ def up(
     port
         The port to listen on; default a free one, kept for later.
     bind
-        The address to listen on; only loopback without TLS.
+        An address to listen on beside loopback, with TLS by a certificate of its own; 0.0.0.0 for all.
+    advertise
+        Where machines and people elsewhere reach the server: https://HOST:PORT.
+    insecure_http
+        Listen there without TLS: whoever is on the way can read tokens.
     database_url
         postgresql+psycopg://… instead of SQLite under the home folder.
     """
@@ -62,11 +68,14 @@ def up(
         ("cpus", cpus),
         ("port", port),
         ("bind", bind),
+        ("advertise", advertise),
         ("database-url", database_url),
     )
     for name, value in given:
         if value not in (None, ""):
             flags += [f"--{name}", str(value)]
+    if insecure_http:
+        flags.append("--insecure-http")
     was_up = find(folder) is not None
     with busy("Starting the server"):
         told = start(folder, *flags)
@@ -77,6 +86,10 @@ def up(
     else:
         already = "already " if was_up else ""
         say(f"Mainspring {told.get('version', '')} is {already}up at {told['url']} (pid {told['pid']}, {folder}).")
+        if told.get("network_url"):
+            say(f"From elsewhere: {told['network_url']}")
+        if told.get("fingerprint"):
+            say(f"Fingerprint of its certificate: {told['fingerprint']}")
         note("Open its page: mainspring ui     run something: mainspring run SCRIPT")
 
 
@@ -135,6 +148,8 @@ def serve(
     cpus: float | None = None,
     port: int | None = None,
     bind: str = "",
+    advertise: str = "",
+    insecure_http: Annotated[bool, Flag] = False,
     database_url: str = "",
 ) -> None:
     """Run the server in the foreground (what `up` starts)."""
@@ -144,7 +159,8 @@ def serve(
         raise UsageError(
             f"The server needs {missing.name}, which is not installed.", hint='pip install "mainspring[server]"'
         ) from missing
-    more = {"gpu_model": gpu_model, "cpus": cpus, "database_url": database_url}
+    more: dict[str, object] = {"gpu_model": gpu_model, "cpus": cpus, "database_url": database_url}
+    more |= {"advertise_url": advertise, "insecure_http": insecure_http}
     app.serve(
         home=(home or home_folder()).expanduser().absolute(),
         port=port,

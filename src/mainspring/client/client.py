@@ -73,9 +73,11 @@ class Client:
         self._of_loop = WeakKeyDictionary()
 
     @classmethod
-    def open(cls, url: str, token: str, *, home: Path | None = None, inner: httpx2.BaseTransport | None = None) -> Client:
-        """Return a client of the server at `url`; `inner` replaces the network (tests)."""
-        return cls(Transport.open(url, token, inner=inner), home)
+    def open(
+        cls, url: str, token: str, *, home: Path | None = None, inner: httpx2.BaseTransport | None = None, certificate: str = ""
+    ) -> Client:
+        """Return a client of the server at `url`; `inner` replaces the network (tests), `certificate` (PEM) is its own."""
+        return cls(Transport.open(url, token, inner=inner, certificate=certificate), home)
 
     @property
     def url(self) -> str:
@@ -91,7 +93,9 @@ class Client:
         loop = asyncio.get_running_loop()
         found = self._of_loop.get(loop)
         if found is None:
-            found = AsyncClient(AsyncTransport.open(self.transport.url, self.transport.token))
+            found = AsyncClient(
+                AsyncTransport.open(self.transport.url, self.transport.token, certificate=self.transport.certificate)
+            )
             self._of_loop[loop] = found
         return found
 

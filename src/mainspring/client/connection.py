@@ -1,14 +1,17 @@
 """Find the server, or start the embedded one: two clients that begin at once make one server.
 
-`MAINSPRING_URL` with `MAINSPRING_TOKEN`, else a login kept in `HOME/login.json`, else `HOME/server.json` with `HOME/token`;
+`MAINSPRING_URL` with `MAINSPRING_TOKEN` (and `MAINSPRING_CERTIFICATE`, a PEM file, for a server that vouches for itself), else a
+login kept in `HOME/login.json`, else `HOME/server.json` with `HOME/token`;
 HOME is `MAINSPRING_HOME`, default `~/.mainspring`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mainspring.client.client import Client
 from mainspring.core.errors import AuthError, MainspringError, ServerUnreachableError, UsageError
@@ -45,7 +49,7 @@ def connect(home: Path | None = None, *, may_start: bool = True) -> Client:
     """
     remote = _remote(home)
     if remote is not None:
-        return _share(remote[0], remote[1], None)
+        return _share(remote[0], remote[1], None, remote[2])
     folder = home or home_folder()
     found = find(folder)
     if found is None and may_start:
@@ -111,13 +115,13 @@ def read_token(home: Path) -> str:
         raise AuthError(f"{path} cannot be read: {wrong.strerror}.", hint="It belongs to whoever started the server.") from wrong
 
 
-def save_login(home: Path, url: str, token: str) -> Path:
-    """Keep a remote server's address and token for later commands (0600); return the file."""
+def save_login(home: Path, url: str, token: str, certificate: str = "") -> Path:
+    """Keep a remote server's address and token for later commands (0600), and its own certificate; return the file."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / "login.json"
     descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump({"url": url, "token": token}, file)
+        json.dump({"url": url, "token": token, "certificate": certificate}, file)
     path.with_suffix(".tmp").replace(path)
     return path
 
@@ -130,7 +134,17 @@ def forget() -> None:
         _shared.clear()
 
 
-def _remote(home: Path | None) -> tuple[str, str] | None:
+def shown_certificate(url: str) -> tuple[str, str]:
+    """Return the certificate (PEM) that a server shows, and its fingerprint. Raises ServerUnreachableError."""
+    parts = urlsplit(url)
+    try:
+        pem = ssl.get_server_certificate((parts.hostname or "", parts.port or 443), timeout=10)
+    except OSError as wrong:
+        raise ServerUnreachableError(f"{url} does not answer: {wrong}.", hint="Is the address right?") from wrong
+    return pem, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def _remote(home: Path | None) -> tuple[str, str, str] | None:
     url = os.environ.get("MAINSPRING_URL", "") if home is None else ""
     if url:
         token = os.environ.get("MAINSPRING_TOKEN", "")
@@ -138,17 +152,24 @@ def _remote(home: Path | None) -> tuple[str, str] | None:
             raise AuthError(
                 "MAINSPRING_URL is set and MAINSPRING_TOKEN is not.", hint="Ask for a token: mainspring token add NAME"
             )
-        return url, token
+        return url, token, _certificate(os.environ.get("MAINSPRING_CERTIFICATE", ""))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(((home or home_folder()) / "login.json").read_text())
-        return str(kept["url"]), str(kept["token"])
+        return str(kept["url"]), str(kept["token"]), str(kept.get("certificate") or "")
     return None
 
 
-def _share(url: str, token: str, home: Path | None) -> Client:
+def _certificate(path: str) -> str:
+    try:
+        return Path(path).read_text() if path else ""
+    except OSError as wrong:
+        raise UsageError(f"MAINSPRING_CERTIFICATE cannot be read: {wrong.strerror}.", hint=f"It names {path}.") from wrong
+
+
+def _share(url: str, token: str, home: Path | None, certificate: str = "") -> Client:
     with _lock:
         if (url, token) not in _shared:
-            _shared[url, token] = Client.open(url, token, home=home)
+            _shared[url, token] = Client.open(url, token, home=home, certificate=certificate)
         return _shared[url, token]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -74,14 +75,23 @@ class Transport:
     token: str
     http: httpx2.Client
     pause: Callable[[float], None] = time.sleep
+    certificate: str = ""
 
     @classmethod
-    def open(cls, url: str, token: str, *, inner: httpx2.BaseTransport | None = None) -> Transport:
-        """Return a transport; `inner` replaces the network (tests). Opens no connection yet."""
+    def open(cls, url: str, token: str, *, inner: httpx2.BaseTransport | None = None, certificate: str = "") -> Transport:
+        """Return a transport; `inner` replaces the network (tests). Opens no connection yet.
+
+        `certificate` (PEM) is the server's own: no authority is asked then.
+        """
         http = httpx2.Client(
-            base_url=url.rstrip("/"), headers=_headers(token), timeout=_TIMEOUT, transport=inner, trust_env=False
+            base_url=url.rstrip("/"),
+            headers=_headers(token),
+            timeout=_TIMEOUT,
+            transport=inner,
+            trust_env=False,
+            verify=verified(certificate),
         )
-        return cls(url.rstrip("/"), token, http)
+        return cls(url.rstrip("/"), token, http, certificate=certificate)
 
     def close(self) -> None:
         """Close the connections."""
@@ -180,11 +190,19 @@ class AsyncTransport:
     http: httpx2.AsyncClient = field(repr=False)
 
     @classmethod
-    def open(cls, url: str, token: str, *, inner: httpx2.AsyncBaseTransport | None = None) -> AsyncTransport:
-        """Return a transport; `inner` replaces the network (tests)."""
+    def open(
+        cls, url: str, token: str, *, inner: httpx2.AsyncBaseTransport | None = None, certificate: str = ""
+    ) -> AsyncTransport:
+        """Return a transport; `inner` replaces the network (tests), `certificate` (PEM) is the server's own."""
         limits = httpx2.Limits(max_connections=64, max_keepalive_connections=64)
         http = httpx2.AsyncClient(
-            base_url=url.rstrip("/"), headers=_headers(token), timeout=_TIMEOUT, transport=inner, trust_env=False, limits=limits
+            base_url=url.rstrip("/"),
+            headers=_headers(token),
+            timeout=_TIMEOUT,
+            transport=inner,
+            trust_env=False,
+            limits=limits,
+            verify=verified(certificate),
         )
         return cls(url.rstrip("/"), http)
 
@@ -245,6 +263,11 @@ def unreachable(url: str, wrong: Exception) -> ServerUnreachableError:
     """Return the error for a server that does not answer."""
     said = str(wrong) or type(wrong).__name__
     return ServerUnreachableError(f"No server answers at {url}: {said}.", hint="mainspring status; mainspring up")
+
+
+def verified(certificate: str) -> ssl.SSLContext | bool:
+    """Return how the server is verified: by its own certificate (PEM), by the system's authorities without one."""
+    return ssl.create_default_context(cadata=certificate) if certificate else True
 
 
 def wrong_of(status: int, data: bytes) -> MainspringError:

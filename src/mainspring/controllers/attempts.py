@@ -14,12 +14,13 @@ from functools import partial
 from itertools import islice
 from typing import cast
 
-from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.fleet import Fleet, Reach
 from mainspring.controllers.loop import Loops
 from mainspring.controllers.observations import Observations
 from mainspring.core.backend import Backend, Handle, LaunchesMany, LaunchRequest, ObservedState
 from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError, MainspringError, UnreachableError
 from mainspring.core.records import Attempt, AttemptState, Cause, Node, Outcome, Replica
+from mainspring.core.specs import RunSpec, overrides_of
 from mainspring.plugins import reach
 from mainspring.services import attempts
 from mainspring.services.context import Context
@@ -42,7 +43,7 @@ class Attempts:
     fleet: Fleet
     loops: Loops
     owner: str
-    server_url: str
+    reach: Reach
     _busy: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped_at: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -227,6 +228,8 @@ class Attempts:
 
     def _request(self, attempt: Attempt, replica: Replica, node: Node) -> LaunchRequest:
         run = self.ctx.store.runs.get(attempt.run)
+        spec = run.spec if run is not None else RunSpec()
+        url, fingerprint = self.reach.of(self.fleet.backend(attempt.cluster))
         return LaunchRequest(
             installation=self.ctx.store.installation,
             attempt=attempt.id,
@@ -234,9 +237,16 @@ class Attempts:
             replica=replica.index,
             node=node,
             granted=replica.granted,
-            server_url=self.server_url,
+            server_url=url,
+            server_fingerprint=fingerprint,
             token=attempts.make_token(self.ctx, attempt.id),
-            grace_s=run.spec.grace_s if run else 10.0,
+            grace_s=spec.grace_s,
+            name=run.name if run is not None else "",
+            owner=run.owner if run is not None else "",
+            image=spec.environment.image,
+            overrides=overrides_of(spec, self.fleet.kind(attempt.cluster)) if spec.overrides else {},
+            world_size=len(attempt.replicas),
+            timeout_s=spec.timeout_s,
         )
 
     def _refuse(self, attempt: Attempt, replica: Replica, message: str) -> None:

@@ -14,6 +14,7 @@ from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend, Probe
 from mainspring.core.errors import BackendError, NotFoundError
 from mainspring.core.records import Cluster, Node, NodeState
+from mainspring.core.resources import CONTAINERS
 from mainspring.core.silence import is_removable
 from mainspring.services import secrets
 from mainspring.services.context import Context
@@ -22,6 +23,24 @@ from mainspring.services.runs import said
 log = logging.getLogger(__name__)
 INVENTORY_S = 60.0
 AGAIN_S = 5.0  # while an engine does not answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where runners dial: `url` on this machine and through tunnels, `network_url` (empty: none) from elsewhere.
+
+    `fingerprint` is that of the certificate at `network_url`; empty: an authority vouches for it, or there is no TLS.
+    """
+
+    url: str
+    network_url: str = ""
+    fingerprint: str = ""
+
+    def of(self, backend: Backend) -> tuple[str, str]:
+        """Return the address and the fingerprint for runners of a backend."""
+        if self.network_url and backend.capabilities.needs_network:
+            return self.network_url, self.fingerprint
+        return self.url, ""
 
 
 @dataclass(slots=True)
@@ -61,12 +80,16 @@ class Fleet:
 
     def is_local(self, cluster_id: str) -> bool:
         """Say whether looking at the cluster's processes costs next to nothing."""
+        return self.kind(cluster_id) == "local"
+
+    def kind(self, cluster_id: str) -> str:
+        """Return the engine kind of a cluster; an empty string for an unknown one."""
         if cluster_id not in self._kinds:
             cluster = self.ctx.store.clusters.get(cluster_id)
             if cluster is None:
-                return False
+                return ""
             self._kinds[cluster_id] = cluster.backend  # a cluster never changes its engine
-        return self._kinds[cluster_id] == "local"
+        return self._kinds[cluster_id]
 
     def note(self, cluster_id: str, message: str) -> None:
         """Keep the backend's last word where `mainspring cluster ls` shows it."""
@@ -91,7 +114,7 @@ class Fleet:
         try:
             backend = self.backend(cluster.id)
             probe = backend.probe()
-            found = nodes.upsert(cluster.id, dressed(cluster, backend.inventory().nodes), now=self.ctx.clock.now())
+            found = nodes.upsert(cluster.id, dressed(cluster, backend), now=self.ctx.clock.now())
         except BackendError as wrong:
             self.note(cluster.id, wrong.message)
             for node in nodes.all(cluster.id):
@@ -135,8 +158,11 @@ class Fleet:
                     log.info("node removed", extra={"node": node.id})
 
 
-def dressed(cluster: Cluster, nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes with the pool and the labels that the cluster gives all of its nodes."""
+def dressed(cluster: Cluster, backend: Backend) -> list[Node]:
+    """Return the nodes there are now, with the pool and the labels that the cluster gives all of its nodes."""
     pool, words = str(cluster.config.get("pool") or ""), cluster.config.get("labels")
     labels = dict(str(word).split("=", 1) for word in words if "=" in str(word)) if isinstance(words, Sequence) else {}
-    return [replace(node, pool=pool or node.pool, labels={**node.labels, **labels}) for node in nodes]
+    if backend.capabilities.images:
+        labels |= CONTAINERS
+    nodes = backend.inventory().nodes
+    return [replace(node, pool=pool or node.pool, labels={**node.labels, **labels}) if pool or labels else node for node in nodes]

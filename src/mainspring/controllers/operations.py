@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mainspring.controllers.fleet import Fleet, dressed
+from mainspring.controllers.fleet import Fleet, Reach, dressed
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import Actor
 from mainspring.core.backend import Backend, Handle, Notice, Probe
@@ -33,12 +33,12 @@ Result = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Operations:
-    """Acts on pending operations. `server_url` is where runners dial."""
+    """Acts on pending operations."""
 
     ctx: Context
     fleet: Fleet
     loops: Loops
-    server_url: str
+    reach: Reach
     _busy: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,10 +113,10 @@ class Operations:
         began = self.ctx.clock.monotonic()
         probe = backend.probe()
         latency_s = self.ctx.clock.monotonic() - began
-        mends = _unreachable(self.server_url) if backend.capabilities.needs_network else None
+        mends = _unreachable(self.reach.of(backend)[0]) if backend.capabilities.needs_network else None
         if mends is not None:
             probe = Probe(is_ready=False, version=probe.version, notices=(mends, *probe.notices), facts=probe.facts)
-        nodes: list[Node] = dressed(cluster, backend.inventory().nodes) if probe.is_ready else []
+        nodes: list[Node] = dressed(cluster, backend) if probe.is_ready else []
         looked = {"cluster": cluster.name, "backend": cluster.backend, "probe": probe, "nodes": nodes, "latency_s": latency_s}
         if not probe.is_ready or not (nodes or isinstance(backend, Renter)):
             first = probe.notices[0] if probe.notices else Notice(text="It has no node.")

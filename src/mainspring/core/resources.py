@@ -9,6 +9,7 @@ from mainspring.core.errors import SpecError
 from mainspring.core.units import MAX_BYTES, MILLI, show_bytes, show_milli
 
 GPU_MILLI = MILLI  # one whole GPU
+CONTAINERS = {"containers": "yes"}  # the label of nodes that run images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,8 @@ class RunSpec:
     `alternatives` would do as well as `resources`, and are tried in order after them. An elastic gang starts with
     `min_replicas` (0: all of them) to `replicas` members. `same` is a node label whose value all of them must share
     (`rack`), or `node` for one machine.
+    `overrides` are what the user asks of an engine kind beyond all this, by the kind's name: `{"docker": {"shm_size": "8GiB"}}`;
+    they count where the run goes to a cluster of that kind, and that kind alone knows what they mean.
     `secrets` are names; values are put into the environment of the user process under these names.
     """
 
@@ -139,7 +141,14 @@ class RunSpec:
     is_preemptible: bool = True
     disconnect_limit_s: float = 0.0
     cache: bool = False
+    overrides: Mapping[str, object] = field(default_factory=dict)
     link: Link | None = None
+
+
+def overrides_of(spec: RunSpec, kind: str) -> Mapping[str, object]:
+    """Return what the user asks of an engine kind."""
+    found = spec.overrides.get(kind)
+    return found if isinstance(found, Mapping) else {}
 
 
 def asks_for(spec: RunSpec) -> str:
@@ -158,6 +167,12 @@ def check_spec(spec: RunSpec) -> RunSpec:
     _named(spec)
     _wire_size("params", spec.params, MAX_PARAMS_BYTES)
     _wire_size("env", spec.env, MAX_ENV_BYTES)
+    _wire_size("overrides", spec.overrides, MAX_ENV_BYTES)
+    for kind, asked in spec.overrides.items():
+        if not isinstance(asked, Mapping):
+            raise _wrong(f"overrides.{kind}", f"overrides.{kind} is no mapping.", "Write --override ENGINE.NAME=VALUE.")
+    if _CONTROL.search(spec.environment.image) or len(spec.environment.image) > 512:
+        raise _wrong("environment.image", "The image's name is too long, or holds control characters.", "Write NAME:TAG.")
     for name, value in spec.env.items():
         if _ENV_NAME.match(name) is None:
             raise _wrong(f"env.{name[:40]}", f"{name[:40]!r} cannot name an environment variable.", "Write --env NAME=VALUE.")

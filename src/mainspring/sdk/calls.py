@@ -21,7 +21,7 @@ from mainspring.client.client import Client
 from mainspring.client.connection import connect as connect
 from mainspring.core.errors import CannotFitError
 from mainspring.core.forecasts import Choice, Forecast
-from mainspring.core.specs import Code, Entry, Environment, RunSpec, Value, ValueKind, check_spec
+from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_spec
 from mainspring.sdk.code import code_root, send_code
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.runs import Run
@@ -65,7 +65,7 @@ def spec(
         **{name: value.json for name, value in args.items() if _is_param(value)},
     }
     packages = packages_digest() if template.cache else ""
-    environment = Environment(interpreter=sys.executable, packages=packages)
+    environment = replace(template.environment, interpreter=sys.executable, packages=packages)
     return replace(template, entry=entry, code=code, args=args, params=params, environment=environment)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from mainspring.core.errors import UsageError
-from mainspring.core.specs import RunKind, RunSpec
+from mainspring.core.specs import Environment, RunKind, RunSpec
 from mainspring.sdk.recording import StepResult, active
 from mainspring.sdk.resources import make_choices, to_priority, to_replicas, to_seconds
 
@@ -49,6 +49,8 @@ class Options:
     exclusive: bool = False
     preemptible: bool = True
     project: str = ""
+    image: str = ""
+    overrides: Mapping[str, Mapping[str, object]] | None = None
 
 
 class Task(Generic[P, R]):
@@ -114,7 +116,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@ms.task` or `@ms.task(gpus=1, memory="8GiB", retries=2)`.
 
     Options: cpus, memory, gpus, gpu_memory, gpu_model, disk, pool, labels, retries, timeout, grace, priority, env,
-    secrets, cache, name, tags, replicas, same, exclusive, preemptible, project.
+    secrets, cache, name, tags, replicas, same, exclusive, preemptible, project, image, overrides.
     """
     if function is not None:
         return Task(function, Options())
@@ -181,4 +183,6 @@ def _template(function: Callable[..., Any], options: Options) -> RunSpec:
         is_exclusive=options.exclusive,
         is_preemptible=options.preemptible,
         cache=options.cache and not os.environ.get("MAINSPRING_NO_CACHE"),
+        environment=Environment(image=options.image),
+        overrides=dict(options.overrides or {}),
     )

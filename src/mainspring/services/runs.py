@@ -25,6 +25,7 @@ from mainspring.core.manifests import is_digest, read_manifest
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
+from mainspring.core.resources import CONTAINERS
 from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
@@ -46,6 +47,7 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh
     """
     check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
+    spec = in_containers(spec)
     run = make_run(ctx, actor.name, spec, is_fresh=is_fresh)
     check_wanted(ctx, spec)
     check_priority(ctx, actor, spec.project, spec.priority)
@@ -53,6 +55,14 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh
     accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
     reach("after-W1")
     return accepted
+
+
+def in_containers(spec: RunSpec) -> RunSpec:
+    """Return the spec of a run that names an image so that it goes only where containers run."""
+    if not spec.environment.image:
+        return spec
+    asked = [replace(one, labels={**one.labels, **CONTAINERS}) for one in (spec.resources, *spec.alternatives)]
+    return replace(spec, resources=asked[0], alternatives=tuple(asked[1:]))
 
 
 def check_wanted(ctx: Context, spec: RunSpec) -> None:

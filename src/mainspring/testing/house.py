@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from mainspring.controllers import attempts as attempts_loop
 from mainspring.controllers import schedule as schedule_loop
 from mainspring.controllers.attempts import Attempts
+from mainspring.controllers.fleet import Reach
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import Actor
 from mainspring.core.lifecycle import TERMINAL_RUN
@@ -176,7 +177,7 @@ class HouseSimulation:
             fleet,  # type: ignore[arg-type]
             fleet,  # type: ignore[arg-type]
             f"server-{self._servers}",
-            "http://127.0.0.1:1",
+            Reach(url="http://127.0.0.1:1"),
         )
 
     @contextlib.contextmanager
