@@ -25,6 +25,7 @@ from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, Device, Resources
 from mainspring.core.snapshot import WaitingRun
 from mainspring.scheduler.cluster import build
+from mainspring.scheduler.demand import make_demand
 from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.scorers import find_scorer
 
@@ -155,7 +156,8 @@ def arrived(arrivals: Sequence[Resources], nodes: Sequence[Node]) -> list[Resour
 def unallocated(nodes: Sequence[Node], tasks: Sequence[Resources], arrivals: Sequence[Resources], scorer: str) -> float:
     """Return the percentage of GPUs not allocated, mean over the arrivals at which 100 % (rounded) have arrived."""
     cluster = build(nodes)
-    placement = Placement(cluster=cluster, scorer=find_scorer(scorer), typical=[(task, 1.0) for task in tasks])
+    demand = make_demand(cluster, [(task, 1.0) for task in tasks])
+    placement = Placement(cluster=cluster, scorer=find_scorer(scorer), demand=demand)
     capacity = capacity_milli(nodes)
     runs = {id(task): _run(number, task) for number, task in enumerate(tasks)}
     come = allocated = 0

@@ -16,10 +16,11 @@ import numpy as np
 from mainspring.core.policy import Policy
 from mainspring.core.snapshot import Place, PlacedRun, Reservation, Snapshot, WaitingRun
 from mainspring.scheduler.cluster import Cluster, Ints
+from mainspring.scheduler.holdings import Holdings, taken_by
 from mainspring.scheduler.placement import Placement
 from mainspring.scheduler.requests import Key
 from mainspring.scheduler.shares import CPU, GPU, Account, Tree
-from mainspring.scheduler.timeline import Kept, Timeline, taken_by
+from mainspring.scheduler.timeline import Kept, Timeline
 
 MOST_TRIES = 8  # blocked runs without a known moment that are passed over when places are kept
 
@@ -45,7 +46,7 @@ class Backfill:
     placement: Placement
     policy: Policy
     now: datetime
-    placed: Sequence[PlacedRun]
+    holdings: Holdings
     holds: list[Hold] = field(default_factory=list)
     kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
     _started: list[PlacedRun] = field(default_factory=list)
@@ -184,7 +185,8 @@ class Backfill:
         if self._timeline is None or self._seen < len(self._started):
             self._timeline = Timeline(
                 cluster=self.placement.cluster,
-                placed=[*self.placed, *self._started],
+                holdings=self.holdings,
+                started=self._started,
                 now=self.now,
                 safety=self.policy.backfill.safety,
             )
@@ -195,7 +197,7 @@ class Backfill:
 
     def _is_any_end_known(self) -> bool:
         if self._knows_end is None:
-            self._knows_end = any(run.estimate_s > 0 or run.is_stopping for run in (*self.placed, *self._started))
+            self._knows_end = self.holdings.is_any_end_known() or any(run.estimate_s > 0 for run in self._started)
         return self._knows_end
 
     def _keep(self, kept: Kept) -> None:

@@ -200,7 +200,7 @@ def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> tuple
 def going_home(snapshot: Snapshot, used: Collection[str]) -> tuple[str, ...]:
     """Return the rented nodes that go home: idle for long, old enough, not `used` by this plan; or past their own end."""
     policy, now = snapshot.policy.burst, snapshot.now
-    held = {place.node for run in snapshot.placed for place in run.places}
+    held = {place.node for run in snapshot.placed for place in run.places} if snapshot.rented else set()
 
     def is_done(one: Rented) -> bool:
         if one.node in used or one.node in held or one.idle_since is None:

@@ -37,7 +37,7 @@ class DeviceKind:
 class Cluster:
     """The state that one plan works on. `touched` lists every row whose free amounts changed, in order."""
 
-    nodes: tuple[Node, ...]
+    nodes: list[Node]
     row_of: dict[str, int]
     is_ready: Bools  # (nodes,)
     member: Ints  # (nodes,) number of the node's cluster in `clusters`
@@ -52,6 +52,8 @@ class Cluster:
     tenants: Ints  # (nodes,) bits of what holds devices: 1 shares, 2 single GPUs, 2**k k whole ones at once
     touched: list[int] = field(default_factory=list)
     _journal: list[tuple[int, Ints, Ints, int]] | None = None
+    _listed: tuple[Ints, Ints, Ints] | None = None  # free, gpu_free and tenants as the snapshot has them, once `keep` was called
+    _seen: int = 0  # of `touched`: what was put since differs from the snapshot
 
     def begin(self) -> None:
         """Open a transaction; they do not nest."""
@@ -83,6 +85,32 @@ class Cluster:
             self.gpu_free[row, column] -= milli
         self.touched.append(row)
 
+    def keep(self) -> None:
+        """Remember what is free as what `restore` goes back to."""
+        self._listed = (self.free.copy(), self.gpu_free.copy(), self.tenants.copy())
+        self._seen = len(self.touched)
+
+    def restore(self) -> None:
+        """Undo all that was put since `keep`, whether committed or not."""
+        if self._listed is None:
+            return
+        rows = np.array(sorted(set(self.touched[self._seen :])), dtype=np.int64)
+        for now, listed in zip((self.free, self.gpu_free, self.tenants), self._listed, strict=True):
+            now[rows] = listed[rows]
+        self.touched.extend(rows.tolist())
+        self._seen, self._journal = len(self.touched), None
+
+    def renew(self, row: int, node: Node) -> None:
+        """Take over what the allocations of a node hold by now; nothing else of it may have changed."""
+        self.nodes[row] = node
+        self.free[row] = self.capacity[row] - (node.used_cpu_milli, node.used_memory_bytes, node.used_disk_bytes)
+        self.gpu_free[row, : len(node.devices)] = _free_devices(node)
+        self.tenants[row] = _tenants(self.kind_of[row : row + 1], self.gpu_free[row : row + 1])[0]
+        self.touched.append(row)
+        if self._listed is not None:
+            for now, listed in zip((self.free, self.gpu_free, self.tenants), self._listed, strict=True):
+                listed[row] = now[row]
+
     def domain_of(self, same: str) -> Ints:
         """Return which rows replicas may share: of one cluster (""), of one machine ("node"), or of one value of a label.
 
@@ -103,7 +131,7 @@ class Cluster:
 
 def build(nodes: Sequence[Node]) -> Cluster:
     """Return the state of `nodes`; nothing of a dead node is in it. Raises PlannerError for two nodes of one id."""
-    listed = tuple(sorted((node for node in nodes if node.state is not NodeState.DEAD), key=lambda node: (node.pool, node.id)))
+    listed = sorted((node for node in nodes if node.state is not NodeState.DEAD), key=lambda node: (node.pool, node.id))
     row_of = {node.id: row for row, node in enumerate(listed)}
     if len(row_of) < len(listed):
         twice = [name for name, count in Counter(node.id for node in listed).items() if count > 1]
@@ -128,8 +156,22 @@ def build(nodes: Sequence[Node]) -> Cluster:
         kinds=kinds,
         group_of=group_of,
         groups=groups,
-        tenants=np.where(gpu_free == 0, 2 * (kind_of > 0), (kind_of > 0) & (gpu_free < GPU_MILLI)).max(axis=1, initial=0),
+        tenants=_tenants(kind_of, gpu_free),
     )
+
+
+def _tenants(kind_of: Ints, gpu_free: Ints) -> Ints:
+    """Guess from what is free what holds the devices of each row: shares, or single GPUs."""
+    found = np.where(gpu_free == 0, 2 * (kind_of > 0), (kind_of > 0) & (gpu_free < GPU_MILLI))
+    return np.asarray(found.max(axis=1, initial=0), dtype=np.int64)
+
+
+def _free_devices(node: Node) -> list[int]:
+    """Return the milli that are free of each device, by index."""
+    used: dict[int, int] = {}
+    for share in node.used_devices:
+        used[share.index] = used.get(share.index, 0) + share.milli
+    return [GPU_MILLI - used.get(index, 0) for index in sorted(device.index for device in node.devices)]
 
 
 def _devices(nodes: Sequence[Node]) -> tuple[tuple[DeviceKind | None, ...], Ints, Ints]:
@@ -140,16 +182,13 @@ def _devices(nodes: Sequence[Node]) -> tuple[tuple[DeviceKind | None, ...], Ints
     for row, node in enumerate(nodes):
         if not node.devices:
             continue
-        used: dict[int, int] = {}
-        for share in node.used_devices:
-            used[share.index] = used.get(share.index, 0) + share.milli
         ordered = sorted(node.devices, key=lambda device: device.index)
         if len({device.index for device in ordered}) < len(ordered):
             raise PlannerError(f"Node {node.id!r} has two devices of one index.")
         kind_of[row, : len(ordered)] = [
             numbers.setdefault((one.model.casefold(), one.memory_bytes), len(numbers) + 1) for one in ordered
         ]
-        gpu_free[row, : len(ordered)] = [GPU_MILLI - used.get(one.index, 0) for one in ordered]
+        gpu_free[row, : len(ordered)] = _free_devices(node)
     return (None, *(DeviceKind(model, memory) for model, memory in numbers)), kind_of, gpu_free
 
 

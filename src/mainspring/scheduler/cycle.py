@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -13,16 +14,12 @@ from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill, put
 from mainspring.scheduler.burst import Offer, Unpaid, burst
-from mainspring.scheduler.cluster import Cluster
-from mainspring.scheduler.demand import typical_of
 from mainspring.scheduler.evict import SOON_S, Evictions
 from mainspring.scheduler.explain import gate, hold
+from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import Entry, Kind, Queue
-from mainspring.scheduler.placement import Placement
-from mainspring.scheduler.requests import Key, key_of
-from mainspring.scheduler.scorers import find_scorer
-from mainspring.scheduler.shares import Need, Tree
-from mainspring.scheduler.timeline import taken_by
+from mainspring.scheduler.reading import State
+from mainspring.scheduler.shares import Tree
 
 
 @dataclass(slots=True)
@@ -43,33 +40,26 @@ class Cycle:
     _started_before: int = 0
 
     @classmethod
-    def begin(cls, snapshot: Snapshot, cluster: Cluster) -> Cycle:
+    def begin(cls, snapshot: Snapshot, state: State) -> Cycle:
         """Return the state before the first decision."""
-        placement = Placement(
-            cluster=cluster,
-            scorer=find_scorer(snapshot.policy.scorer),
-            typical=typical_of(snapshot),
-            pool_of_site={site.name: site.machine.pool for site in snapshot.sites},
-        )
-        room = Backfill(placement=placement, policy=snapshot.policy, now=snapshot.now, placed=snapshot.placed)
-        tree = Tree(snapshot, cluster)
-        entries, aside = _entries(snapshot, tree, placement)
-        for entry in entries:
-            if entry.account.is_held:
-                continue  # nothing of it starts: what it asks for is nobody's to keep free
-            for one in entry.account.path():
-                for place in entry.need.mask:
-                    one.asked[place] += entry.need.amounts[place]
-        for placed in snapshot.placed:
-            if placed.resources.gpu_memory_bytes:
-                tree.expect(placed, placement.request(placed.resources, placed.sites))
+        room = Backfill(placement=state.placement, policy=snapshot.policy, now=snapshot.now, holdings=state.holdings)
+        tree = Tree(snapshot, state.measure, state.holdings)
+        entries: list[Entry] = []
+        aside: list[Entry] = []
+        for run, need, kind, shape in state.waiting.values():
+            entry = Entry(run, tree.account(run.share or run.owner), need, kind, shape)
+            (entries if hold(run, snapshot.now) is None else aside).append(entry)
+        aside.sort(key=lambda one: (-one.run.priority, one.run.seq, one.run.id))
+        for (account, need), runs in Counter((one.account, one.need) for one in entries).items():
+            if not account.is_held:  # nothing of it starts: what it asks for is nobody's to keep free
+                tree.ask(account, need, runs)
         tree.settle()
         return cls(snapshot=snapshot, room=room, tree=tree, entries=entries, aside=aside)
 
     def start_nominated(self) -> None:
         """Start the runs whose places were cleared, keep the places of those whose places still are, forget what is gone."""
         chosen = sorted((entry for entry in self.entries if entry.run.nominated), key=lambda entry: (entry.run.seq, entry.run.id))
-        stopping = [run for run in self.snapshot.placed if run.is_stopping]
+        stopping = [run for run in self.snapshot.placed if run.is_stopping] if chosen else []
         settled: set[str] = set()
         for entry in chosen:
             run, places = entry.run, entry.run.nominated
@@ -126,6 +116,7 @@ class Cycle:
                     entry.account,
                     self.tree.need(request, replicas),
                     entry.kind,
+                    entry.shape,
                 )
                 if gate(choice, self.tree) is None:
                     yield choice
@@ -213,14 +204,6 @@ class Cycle:
         return Decision(
             run=run.id, kind=DecisionKind.WAIT, version=run.version, reason=reason, places=kept.places, expected_at=at
         )
-
-    def holders(self) -> Iterator[tuple[str, tuple[Place, ...]]]:
-        """Give (owner, places) of all that is placed after this plan."""
-        gone = {decision.run for decision in self.evictions}
-        for run in self.snapshot.placed:
-            if run.id not in gone:
-                yield run.owner, run.places
-        yield from self.placed
 
     def _started(self, entry: Entry, places: tuple[Place, ...], *, rule: str) -> None:
         run = entry.run
@@ -310,20 +293,3 @@ def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) ->
         share=run.share,
         estimate_s=run.estimate_s,
     )
-
-
-def _entries(snapshot: Snapshot, tree: Tree, placement: Placement) -> tuple[list[Entry], list[Entry]]:
-    needs: dict[tuple[Key, int], Need] = {}
-    entries: list[Entry] = []
-    aside: list[Entry] = []
-    for run in sorted(snapshot.waiting, key=lambda one: (-one.priority, one.seq, one.id)):
-        request = placement.request(run.resources, run.sites)
-        key = (request.key, run.replicas)
-        need = needs.get(key)
-        if need is None:
-            need = needs[key] = tree.need(request, run.replicas)
-        others = tuple(key_of(one) for one in run.alternatives)
-        kind = (key, run.min_replicas, run.same, others, run.is_preemptible, run.estimate_s)
-        entry = Entry(run, tree.account(run.share or run.owner), need, kind)
-        (entries if hold(run, snapshot.now) is None else aside).append(entry)
-    return entries, aside

@@ -8,18 +8,18 @@ typical requests is one look-up for each device in a table by (class of node, ra
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from mainspring.core.resources import GPU_MILLI, Resources
-from mainspring.core.snapshot import Snapshot
 from mainspring.scheduler.cluster import Cluster, Floats, Ints, Rows
 from mainspring.scheduler.requests import Key, Request, key_of, make_request
 
 COVERED = 0.95  # rare requests are left out: the most frequent ones up to this part of all
 MOST_KINDS = 400
+MOST_KEYS = 100_000  # objects whose kind is remembered
 MOST_RANKS = 64  # of free CPU that are told apart
 LEVELS = 100  # of a device, when it is filled in thought
 GOOD_FIT = 300.0  # milli left empty that make an end e times less likely
@@ -83,7 +83,7 @@ class Demand:
         asked = np.flatnonzero(sizes.sum(axis=(0, 1)))
         often = sizes[:, :, asked]
         fill = np.zeros((classes, ranks, LEVELS + 1))
-        for level in range(1, LEVELS + 1):
+        for level in range(max(1, int(asked[0])) if len(asked) else LEVELS + 1, LEVELS + 1):  # nothing fits below
             count = int(np.searchsorted(asked, level, side="right"))
             ends = asked[:count] + fill[:, :, level - asked[:count]]
             weight = often[:, :, :count] * np.exp((ends - level) * (GPU_MILLI / LEVELS / GOOD_FIT))
@@ -133,40 +133,60 @@ class Demand:
         return int(np.searchsorted(self.cpu_steps, request.need[0], side="left")) + 1
 
 
-def typical_of(snapshot: Snapshot) -> list[tuple[Resources, float]]:
-    """Return what the snapshot calls typical, else what waits and runs in it."""
-    if snapshot.typical:
-        return [(one.resources, one.count) for one in snapshot.typical]
-    return [(run.resources, float(run.replicas)) for run in snapshot.waiting] + [
-        (run.resources, float(len(run.places))) for run in snapshot.placed
-    ]
+@dataclass(slots=True)
+class Typical:
+    """How often each kind of request is made; counted up and down as runs come and go."""
+
+    cluster: Cluster
+    _counts: dict[Key, float] = field(default_factory=dict)
+    _asked: dict[Key, Resources] = field(default_factory=dict)
+    _words: dict[Key, str] = field(default_factory=dict)
+    _keys: dict[int, tuple[Resources, Key]] = field(default_factory=dict)  # by identity: most runs share few objects
+    _requests: dict[Key, Request] = field(default_factory=dict)
+    _last: Demand | None = None
+
+    def count(self, resources: Resources, count: float) -> None:
+        """Add `count` (below 0 to take away) to how often such a request is made."""
+        known = self._keys.get(id(resources))
+        if known is None:
+            if len(self._keys) > MOST_KEYS:
+                self._keys.clear()
+            known = self._keys[id(resources)] = (resources, _kind(resources))
+        key = known[1]
+        self._asked.setdefault(key, resources)
+        self._counts[key] = self._counts.get(key, 0.0) + count
+        if not self._counts[key]:
+            del self._counts[key], self._asked[key]
+
+    def demand(self) -> Demand:
+        """Return the most frequent requests, up to COVERED of all; the same object while they are the same."""
+        for key in self._counts:
+            if key not in self._words:
+                self._words[key] = repr(key)
+        ordered = sorted(self._counts, key=lambda key: (-self._counts[key], self._words[key]))
+        total, covered, chosen = sum(self._counts.values()), 0.0, []
+        for key in ordered[:MOST_KINDS]:
+            if covered >= COVERED * total:
+                break
+            chosen.append(key)
+            covered += self._counts[key]
+        parts = np.array([self._counts[key] for key in chosen], dtype=np.float64)
+        parts = parts / max(float(parts.sum()), 1e-9)
+        for key in chosen:
+            if key not in self._requests:
+                self._requests[key] = make_request(self.cluster, self._asked[key])
+        requests = tuple(self._requests[key] for key in chosen)
+        if self._last is None or self._last.requests != requests or not np.array_equal(self._last.parts, parts):
+            self._last = Demand(cluster=self.cluster, requests=requests, parts=parts)
+        return self._last
 
 
 def make_demand(cluster: Cluster, typical: Iterable[tuple[Resources, float]]) -> Demand:
     """Return the most frequent of the `typical` requests, up to COVERED of all."""
-    counts: dict[Key, float] = {}
-    asked: dict[Key, Resources] = {}
-    known: dict[int, tuple[Resources, Key]] = {}  # by identity: most runs of a snapshot share few objects
+    counted = Typical(cluster)
     for resources, count in typical:
-        kept = known.get(id(resources))
-        if kept is None:
-            kept = known[id(resources)] = (resources, _kind(resources))
-        key = kept[1]
-        counts[key] = counts.get(key, 0.0) + count
-        asked.setdefault(key, resources)
-    ordered = sorted(counts, key=lambda key: (-counts[key], repr(key)))
-    total, covered, chosen = sum(counts.values()), 0.0, []
-    for key in ordered[:MOST_KINDS]:
-        if covered >= COVERED * total:
-            break
-        chosen.append(key)
-        covered += counts[key]
-    parts = np.array([counts[key] for key in chosen], dtype=np.float64)
-    return Demand(
-        cluster=cluster,
-        requests=tuple(make_request(cluster, asked[key]) for key in chosen),
-        parts=parts / max(float(parts.sum()), 1e-9),
-    )
+        counted.count(resources, count)
+    return counted.demand()
 
 
 def _kind(resources: Resources) -> Key:

@@ -22,10 +22,10 @@ from mainspring.core.snapshot import Place, PlacedRun, WaitingRun
 from mainspring.scheduler.backfill import Backfill, Hold, put
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
 from mainspring.scheduler.fit import empty_counts, most_in_one_cluster
+from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import CPUS_PER_GPU, Entry
 from mainspring.scheduler.requests import Request
 from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
-from mainspring.scheduler.timeline import taken_by
 
 SOON_S = 60.0  # a run that starts so soon without it stops nobody
 MOST_DOMAINS = 64  # racks or machines that are looked at for one run
@@ -39,8 +39,8 @@ class Victim:
 
     run: PlacedRun
     account: Account
-    amounts: list[int]
-    taken: list[tuple[int, Ints, Ints]]
+    amounts: Sequence[int]
+    taken: Sequence[tuple[int, Ints, Ints]]
     lost: float
     level: int  # its priority, where that decides
 
@@ -86,21 +86,24 @@ class Evictions:
         free, gpu_free = np.zeros_like(cluster.free), np.zeros_like(cluster.gpu_free)
         self._freeable = (free, gpu_free)
         victims: list[Victim] = []
-        for run in self.room.placed:
+        is_rich: dict[Account, bool] = {}
+        for held in self.room.holdings.by_run.values():
+            run = held.run
             age = (now - run.since).total_seconds()
             least = policy.min_run_s if run.checkpointed_at is None else min(policy.min_run_s, policy.min_checkpointed_run_s)
             if not run.is_preemptible or run.is_stopping or age < least:
                 continue
             account = self.tree.account(run.share or run.owner)
             idle = max(0.0, (now - (run.checkpointed_at or run.since)).total_seconds())
-            is_rich = any(used > fair + ROUNDING for used, fair in zip(account.used, account.fair, strict=True))
-            if not (is_rich or idle <= policy.min_run_s or policy.mode == "priority"):
+            if account not in is_rich:
+                is_rich[account] = any(used > fair + ROUNDING for used, fair in zip(account.used, account.fair, strict=True))
+            if not (is_rich[account] or idle <= policy.min_run_s or policy.mode == "priority"):
                 continue
-            amounts = self.tree.held_by(run)
+            amounts = held.amounts
             size = max(amounts[GPU], amounts[CPU] / CPUS_PER_GPU) / GPU_MILLI
             # where priority decides, whoever is stopped would stop those below it in turn: the lowest go first
             level = run.priority if policy.mode == "priority" else 0
-            victims.append(Victim(run, account, amounts, taken_by(cluster, run.places), size * idle, level))
+            victims.append(Victim(run, account, amounts, held.taken, size * idle, level))
         victims.sort(key=lambda one: (one.level, one.lost, one.run.priority, -one.run.seq, one.run.id))
         for victim in victims:
             for row, need, milli in victim.taken:

@@ -8,13 +8,14 @@ scarce (`shortage.py`). What the fleet says is the same for all runs of one kind
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
 
+from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.snapshot import Place, Snapshot, WaitingRun
 from mainspring.core.units import show_bytes, show_milli
@@ -101,7 +102,8 @@ class Explainer:
         snapshot: Snapshot,
         tree: Tree,
         room: Backfill,
-        holders: Iterable[tuple[str, tuple[Place, ...]]],
+        gone: Collection[RunId],
+        placed: Sequence[tuple[str, tuple[Place, ...]]],
         untried: Collection[str],
         started: int,
     ) -> None:
@@ -109,7 +111,8 @@ class Explainer:
         self._tree = tree
         self._room = room
         self._cluster = room.placement.cluster
-        self._placed = holders
+        self._gone = gone
+        self._placed = placed
         self._untried = untried
         self._started = started
         self._holds: Sequence[Hold] = tuple(room.holds)
@@ -180,7 +183,7 @@ class Explainer:
                 )
             )
         if self._holders is None:
-            self._holders = Holders(cluster, self._placed)
+            self._holders = Holders(cluster, self._room.holdings, self._gone, self._placed)
         return _Fleet(shortage(cluster, request, candidates, self._holders))
 
     def _fits(self, request: Request, candidates: Bools, holds: Sequence[Hold], same: str) -> int:

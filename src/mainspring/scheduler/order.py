@@ -24,7 +24,7 @@ from mainspring.core.snapshot import WaitingRun
 from mainspring.scheduler.shares import Account, Need, Tree
 
 CPUS_PER_GPU = 16  # so many CPUs weigh as much as one GPU when a run's size is measured
-Kind: TypeAlias = tuple[object, ...]
+Kind: TypeAlias = int
 _Rank: TypeAlias = tuple[int, float, float, int, str]
 
 
@@ -36,6 +36,7 @@ class Entry:
     account: Account
     need: Need
     kind: Kind
+    shape: Kind  # its kind without its length, for its share
 
 
 @dataclass(slots=True, eq=False)

@@ -7,26 +7,29 @@ ten thousand times one row and not ten thousand times all rows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Place, WaitingRun
-from mainspring.scheduler.cluster import ALL, Bools, Cluster, Floats, Ints, Rows
-from mainspring.scheduler.demand import Demand, make_demand
+from mainspring.scheduler.cluster import Bools, Cluster, Floats, Ints
+from mainspring.scheduler.demand import Demand
 from mainspring.scheduler.requests import Key, Request, key_of, make_request
 from mainspring.scheduler.scorers import Scorer
 
 EQUAL_BYTES = 10 * 2**30  # data that weighs as much as the way from the worst node to the best one
-KEPT_REQUESTS = 1024  # 5,000 nodes are 80 kB for each
+KEPT_REQUESTS = 1024  # 5,000 nodes are 85 kB for each
+MOST_TOUCHED = 100_000  # rows that changed, remembered from plan to plan
 
 
 @dataclass(slots=True)
 class _Scored:
     points: Floats  # -inf where the request does not fit
-    column: Ints | None  # the device that the scorer chose on each row, where it chooses
+    fits: Bools
+    column: Ints  # the device that the scorer chose on each row; -1 where it leaves the choice
+    demand: Demand  # by which it was scored
     seen: int  # length of `cluster.touched` when last brought up to date
 
 
@@ -41,20 +44,16 @@ class _Wish:
 
 @dataclass(slots=True)
 class Placement:
-    """The placing part of one plan: state, scorer, and what was found out on the way."""
+    """The placing part of a plan: state, scorer, and what was found out on the way. May be kept for the next plan."""
 
     cluster: Cluster
     scorer: Scorer
-    typical: Iterable[tuple[Resources, float]] = ()  # what scorers keep room for, with how often it is asked for
+    demand: Demand  # what scorers keep room for
     pool_of_site: Mapping[str, str] = field(default_factory=dict)
-    demand: Demand = field(init=False)
     _requests: dict[Key, Request] = field(default_factory=dict)
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
     _domains: dict[str, Ints] = field(default_factory=dict)
     _too_many: dict[Key, int] = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
-
-    def __post_init__(self) -> None:
-        self.demand = make_demand(self.cluster, self.typical)
 
     def request(self, asked: Resources, sites: tuple[str, ...] | None = None) -> Request:
         """Return the request of `asked`, the same object for equal ones. `sites`: the only paid ones allowed (None: any)."""
@@ -78,6 +77,14 @@ class Placement:
     def forget(self) -> None:
         """Forget what did not fit: more is free now."""
         self._too_many.clear()
+
+    def begin(self, demand: Demand) -> None:
+        """Begin another plan: the same nodes, free by now may be more or less."""
+        self.demand = demand
+        self.forget()
+        if len(self.cluster.touched) > MOST_TOUCHED:  # scoring all rows again is as cheap
+            self._scored.clear()
+            self.cluster.touched.clear()
 
     def _place(self, run: WaitingRun, request: Request, too_many: dict[Key, int]) -> tuple[Place, ...] | None:
         key = (*request.key, run.same)
@@ -128,7 +135,7 @@ class Placement:
             if row is None:
                 self.cluster.rollback()
                 return None
-            places.append(self._put(request, replica, row, None if scored.column is None else int(scored.column[row])))
+            places.append(self._put(request, replica, row, int(scored.column[row])))
         self.cluster.commit()
         return tuple(places)
 
@@ -150,43 +157,53 @@ class Placement:
         return row if np.isfinite(points[row]) else None
 
     def _points(self, request: Request) -> _Scored:
-        kept = self._scored.get(request.key)
-        touched = self.cluster.touched
+        cluster, kept = self.cluster, self._scored.get(request.key)
         if kept is None:
-            points, column = self._score(request, ALL)
-            kept = _Scored(points=points, column=column, seen=len(touched))
-            self._scored[request.key] = kept
+            count = len(cluster.nodes)
+            kept = self._scored[request.key] = _Scored(
+                points=np.full(count, -np.inf),
+                fits=request.fits(cluster),
+                column=np.full(count, -1, dtype=np.int64),
+                demand=self.demand,
+                seen=len(cluster.touched),
+            )
+            self._score(kept, request, kept.fits.nonzero()[0])
             if len(self._scored) > KEPT_REQUESTS:
                 self._scored.popitem(last=False)
             return kept
         self._scored.move_to_end(request.key)
-        if kept.seen < len(touched):
-            rows = np.array(sorted(set(touched[kept.seen :])), dtype=np.int64)
-            points, column = self._score(request, rows)
-            kept.points[rows] = points
-            if kept.column is not None and column is not None:
-                kept.column[rows] = column
-            kept.seen = len(touched)
+        if kept.seen < len(cluster.touched):
+            rows = np.array(sorted(set(cluster.touched[kept.seen :])), dtype=np.int64)
+            fits = request.fits(cluster, rows)
+            kept.fits[rows], kept.points[rows], kept.seen = fits, -np.inf, len(cluster.touched)
+            if kept.demand is self.demand:
+                self._score(kept, request, rows[fits])
+        if kept.demand is not self.demand:
+            kept.demand = self.demand
+            self._score(kept, request, kept.fits.nonzero()[0])
         return kept
 
-    def _score(self, request: Request, rows: Rows) -> tuple[Floats, Ints | None]:
-        fits = request.fits(self.cluster, rows)
+    def _score(self, kept: _Scored, request: Request, rows: Ints) -> None:
+        """Score the rows, on which the request fits."""
+        if not len(rows):
+            return
         points = self.scorer(self.cluster, self.demand, request, rows)
-        if points.ndim == 1 or not points.size:
-            return np.where(fits, points if points.ndim == 1 else 0.0, -np.inf), None
+        if points.ndim == 1:
+            kept.points[rows] = points
+            return
         able = self.cluster.gpu_free[rows] >= request.milli(self.cluster, rows)
         points = np.where(able, points, -np.inf)
         column = points.argmax(axis=1)
-        best = points[np.arange(len(points)), column]
-        return np.where(fits, best, -np.inf), column
+        kept.column[rows] = column
+        kept.points[rows] = points[np.arange(len(rows)), column]
 
-    def _put(self, request: Request, replica: int, row: int, column: int | None) -> Place:
+    def _put(self, request: Request, replica: int, row: int, column: int) -> Place:
         node = self.cluster.nodes[row]
         taken: list[tuple[int, int]] = []
         shares: tuple[DeviceShare, ...] = ()
         if request.devices:
             milli = request.milli_of_kind[self.cluster.kind_of[row]].tolist()
-            if column is not None:
+            if column >= 0:
                 taken = [(column, milli[column])]
             else:
                 free = self.cluster.gpu_free[row].tolist()

@@ -7,24 +7,33 @@ who gets a rented machine (`burst.py`), why the others wait (`explain.py`). `cyc
 
 from __future__ import annotations
 
-from mainspring.core.errors import PlannerError
-from mainspring.core.snapshot import Plan, Snapshot
+from collections.abc import Iterator, Sequence
+
+from mainspring.core.snapshot import Decision, Plan, Snapshot
 from mainspring.scheduler.burst import going_home
-from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
 from mainspring.scheduler.explain import Explainer, unpaid
 from mainspring.scheduler.fingerprint import fingerprint
+from mainspring.scheduler.order import Entry
+from mainspring.scheduler.reading import Reading, State
 
 
 def plan(snapshot: Snapshot) -> Plan:
     """Decide of each waiting run whether it starts, and where, or why it waits. Raises PlannerError.
 
-    Decisions are in the order in which they were taken: starts first, then who waits, in the order in which they were tried.
+    `scheduler.Planner` does the same for snapshots that follow one another. Decisions are in the order in which they were
+    taken: starts first, then who waits, in the order in which they were tried.
     O(runs · (depth of the tree · log shares + log nodes touched) + kinds of request · nodes).
     """
-    _check(snapshot)
+    reading = Reading()
+    decisions, release = decide(snapshot, reading.read(snapshot))
+    return Plan(fingerprint=fingerprint(snapshot, reading.rows), decisions=decisions, release=release)
+
+
+def decide(snapshot: Snapshot, state: State, *, explains: bool = True) -> tuple[tuple[Decision, ...], tuple[str, ...]]:
+    """Return the decisions, and the rented nodes that go home. Without `explains` those who wait are told no reason."""
     # 1. the state to plan on: nodes, shares with what is fair, and what is kept for somebody
-    cycle = Cycle.begin(snapshot, build(snapshot.nodes))
+    cycle = Cycle.begin(snapshot, state)
     cycle.start_nominated()
     cycle.room.open_windows(snapshot, cycle.tree)
 
@@ -40,25 +49,22 @@ def plan(snapshot: Snapshot) -> Plan:
     blocked = cycle.rent(blocked)
 
     # 5. say why, judged by the state that is left
-    waiting = [*blocked, *queue.untried, *cycle.aside]
+    decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts)
+    if explains:
+        decided = (*decided, *_waits(cycle, blocked, queue.untried))
+    return decided, going_home(snapshot, cycle.used_nodes())
+
+
+def _waits(cycle: Cycle, blocked: Sequence[Entry], untried: Sequence[Entry]) -> Iterator[Decision]:
     explain = Explainer(
-        snapshot=snapshot,
+        snapshot=cycle.snapshot,
         tree=cycle.tree,
         room=cycle.room,
-        holders=cycle.holders(),
-        untried={entry.run.id for entry in queue.untried},
+        gone={one.run for one in cycle.evictions},
+        placed=cycle.placed,
+        untried={entry.run.id for entry in untried},
         started=len(cycle.starts),
     )
-    short = {run: unpaid(one) for run, one in cycle.unpaid.items()}
-    waits = [cycle.wait(entry, short.get(entry.run.id) or explain.why(entry)) for entry in waiting]
-    decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts, *waits)
-    return Plan(fingerprint=fingerprint(snapshot), decisions=decided, release=going_home(snapshot, cycle.used_nodes()))
-
-
-def _check(snapshot: Snapshot) -> None:
-    if len({run.id for run in snapshot.waiting}) < len(snapshot.waiting):
-        raise PlannerError("The snapshot lists a waiting run twice.")
-    placed = {run.id for run in snapshot.placed}
-    both = [run.id for run in snapshot.waiting if run.id in placed]
-    if both:
-        raise PlannerError(f"Run {both[0]} waits and is placed at once.")
+    for entry in (*blocked, *untried, *cycle.aside):
+        short = cycle.unpaid.get(entry.run.id)
+        yield cycle.wait(entry, explain.why(entry) if short is None else unpaid(short))

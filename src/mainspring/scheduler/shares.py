@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from mainspring.core.resources import GPU_MILLI, Granted
 from mainspring.core.shares import ROOT, Share, path_of
-from mainspring.core.snapshot import PlacedRun, Snapshot
+from mainspring.core.snapshot import Snapshot
 from mainspring.scheduler.cluster import Cluster
+from mainspring.scheduler.holdings import Holdings
 from mainspring.scheduler.requests import NEVER, Request
 
 CPU, MEMORY, GPU = 0, 1, 2
@@ -104,39 +105,25 @@ class Account:
 class Tree:
     """All accounts of one plan. Use changes with `charge`; fair amounts do not: starting and stopping keeps the demand."""
 
-    def __init__(self, snapshot: Snapshot, cluster: Cluster) -> None:
-        self.units = units_of(cluster)
+    def __init__(self, snapshot: Snapshot, measure: Measure, holdings: Holdings) -> None:
+        self.units = measure.units
+        self.granted, self.need = measure.granted, measure.need
         self.accounts: dict[str, Account] = {}
-        self._columns: dict[str, dict[int, int]] = {}
-        self._cluster = cluster
         self._names_models = any(
             name.startswith("gpu:") for state in snapshot.shares for name in (*state.share.limit, *state.share.guarantee)
         )
         self._set_up(snapshot)
-        for run in snapshot.placed:
-            self.charge(self.account(run.share or run.owner), self.held_by(run), is_pinned=not run.is_preemptible)
+        for leaf, sums in holdings.by_leaf.items():
+            for one in self.account(leaf).path():
+                one.unused[GPU] += sums.unused
+                for place, amount in enumerate(sums.used):
+                    one.used[place] += amount
+                    one.pinned[place] += sums.pinned[place]
 
     def account(self, leaf: str) -> Account:
         """Return the account of that share, made with its ancestors when nobody configured it."""
         found = self.accounts.get(leaf)
         return found if found is not None else self._grow(leaf)
-
-    def held_by(self, run: PlacedRun) -> list[int]:
-        """Return what a placed run holds."""
-        return self.granted((place.node, place.granted) for place in run.places)
-
-    def granted(self, places: Iterable[tuple[str, Granted]]) -> list[int]:
-        """Return what grants take of each resource; devices that the node does not list count to no model."""
-        amounts = [0] * len(self.units.names)
-        for node, granted in places:
-            amounts[CPU] += granted.cpu_milli
-            amounts[MEMORY] += granted.memory_bytes
-            for share in granted.devices:
-                amounts[GPU] += share.milli
-                model = self._models(node).get(share.index)
-                if model is not None:
-                    amounts[model] += share.milli
-        return amounts
 
     def charge(self, account: Account, amounts: Sequence[int], *, is_pinned: bool, sign: int = 1) -> None:
         """Add what a run holds to its share and to all above (`sign` -1 takes it away)."""
@@ -148,31 +135,16 @@ class Tree:
                 for place, amount in enumerate(amounts):
                     one.pinned[place] += sign * amount
 
-    def expect(self, run: PlacedRun, request: Request) -> None:
-        """Count what a placed run might take elsewhere, so that starting and stopping it leaves all demand as it is."""
-        need = self.need(request, len(run.places)).amounts[GPU]
-        more = max(0, need - self.held_by(run)[GPU])
-        for one in self.account(run.share or run.owner).path():
-            one.unused[GPU] += more
+    def ask(self, account: Account, need: Need, runs: int) -> None:
+        """Count what so many waiting runs ask for to their share and to all above."""
+        for one in account.path():
+            for place in need.mask:
+                one.asked[place] += need.amounts[place] * runs
 
     def serve(self, account: Account, at_s: float) -> None:
         """Note that a run of the share was started then."""
         for one in account.path():
             one.served_s = max(one.served_s, at_s)
-
-    def need(self, request: Request, replicas: int) -> Need:
-        """Return what `replicas` of a request take; of a model only when it may be no other."""
-        amounts = [0] * len(self.units.names)
-        asked = request.asked
-        amounts[CPU], amounts[MEMORY] = asked.cpu_milli * replicas, asked.memory_bytes * replicas
-        if request.devices:
-            able = [milli for milli in request.milli_of_kind.tolist() if milli < NEVER]
-            amounts[GPU] = max(able, default=GPU_MILLI) * request.devices * replicas
-            if len({model.casefold() for model in asked.gpu_models}) == 1:
-                model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
-                if model is not None:
-                    amounts[model] = amounts[GPU]
-        return Need(tuple(amounts), tuple(place for place, amount in enumerate(amounts) if amount))
 
     def over_limit(self, account: Account, need: Need) -> tuple[Account, int] | None:
         """Return the lowest share that may not hold so much more, and of what; None if all may."""
@@ -214,6 +186,8 @@ class Tree:
         """Compute weights, guarantees, entitlements and fair amounts, top down, when all demand is known."""
         size = len(self.units.names)
         root = self.accounts[ROOT]
+        for account in self.accounts.values():
+            account.children.sort(key=lambda one: one.name)  # whatever came first
         for account in sorted(self.accounts.values(), key=lambda one: -one.depth):  # bottom up
             account.demand = _demand(account)
             promised = [sum(child.guarantee[place] for child in account.children) for place in range(size)]
@@ -323,6 +297,53 @@ class Tree:
             fair=[0.0] * size,
             scarce=[False] * size,
         )
+
+
+class Measure:
+    """Turns what is granted or asked for into amounts by `Units`. Good for as long as the nodes are the same."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.units = units_of(cluster)
+        self._cluster = cluster
+        self._columns: dict[str, dict[int, int]] = {}
+        self._needs: dict[tuple[Request, int], Need] = {}
+
+    def granted(self, places: Iterable[tuple[str, Granted]]) -> list[int]:
+        """Return what grants take of each resource; devices that the node does not list count to no model."""
+        amounts = [0] * len(self.units.names)
+        for node, granted in places:
+            amounts[CPU] += granted.cpu_milli
+            amounts[MEMORY] += granted.memory_bytes
+            for share in granted.devices:
+                amounts[GPU] += share.milli
+                model = self._models(node).get(share.index)
+                if model is not None:
+                    amounts[model] += share.milli
+        return amounts
+
+    def need(self, request: Request, replicas: int) -> Need:
+        """Return what `replicas` of a request take; of a model only when it may be no other."""
+        found = self._needs.get((request, replicas))
+        if found is None:
+            found = self._needs[request, replicas] = self._need(request, replicas)
+        return found
+
+    def unused(self, request: Request, replicas: int, amounts: Sequence[int]) -> int:
+        """Return the milli-GPU that a placed run might take elsewhere beyond what it holds: so starting it leaves all demand."""
+        return max(0, self.need(request, replicas).amounts[GPU] - amounts[GPU]) if request.asked.gpu_memory_bytes else 0
+
+    def _need(self, request: Request, replicas: int) -> Need:
+        amounts = [0] * len(self.units.names)
+        asked = request.asked
+        amounts[CPU], amounts[MEMORY] = asked.cpu_milli * replicas, asked.memory_bytes * replicas
+        if request.devices:
+            able = [milli for milli in request.milli_of_kind.tolist() if milli < NEVER]
+            amounts[GPU] = max(able, default=GPU_MILLI) * request.devices * replicas
+            if len({model.casefold() for model in asked.gpu_models}) == 1:
+                model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
+                if model is not None:
+                    amounts[model] = amounts[GPU]
+        return Need(tuple(amounts), tuple(place for place, amount in enumerate(amounts) if amount))
 
     def _models(self, node: str) -> dict[int, int]:
         """Return the place of each device's model among the units, by the device's index."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
+from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Place
 from mainspring.core.units import is_or_are, show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
+from mainspring.scheduler.holdings import Holdings, taken_by
 from mainspring.scheduler.requests import Request
-from mainspring.scheduler.timeline import columns_of
 
 SHOWN_HOLDERS = 4
 OTHERS = "others"  # holds what no placed run of the snapshot accounts for
@@ -92,53 +93,42 @@ def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
 
 
 class Holders:
-    """Who holds what, as arrays: (owner, places) of all that is placed."""
+    """Who holds what after a plan: what is placed but not `gone`, and the places that were `started`, by owner."""
 
-    def __init__(self, cluster: Cluster, placed: Iterable[tuple[str, tuple[Place, ...]]]) -> None:
+    def __init__(
+        self, cluster: Cluster, holdings: Holdings, gone: Collection[RunId], started: Iterable[tuple[str, tuple[Place, ...]]]
+    ) -> None:
         self._cluster = cluster
-        numbers: dict[str, int] = {}
-        rows: list[tuple[int, int, int, int, int]] = []
-        devices: list[tuple[int, int, int, int]] = []
-        columns: dict[int, dict[int, int]] = {}
-        for owner, places in placed:
-            number = numbers.setdefault(owner, len(numbers))
-            for place in places:
-                row = cluster.row_of.get(place.node)
-                if row is None:
-                    continue
-                granted = place.granted
-                rows.append((number, row, granted.cpu_milli, granted.memory_bytes, granted.disk_bytes))
-                if granted.devices and row not in columns:
-                    columns[row] = columns_of(cluster, row)
-                devices.extend(
-                    (number, row, columns[row][share.index], share.milli)
-                    for share in granted.devices
-                    if share.index in columns[row]
-                )
-        self._owners = list(numbers)
-        self._rows = np.array(rows, dtype=np.int64).reshape(len(rows), 5)
-        self._devices = np.array(devices, dtype=np.int64).reshape(len(devices), 4)
+        names, lines, owners = holdings.by_owner(gone)
+        rows, needs, milli = holdings.of_lines(lines)
+        numbers = {name: number for number, name in enumerate(names)}
+        taken = [(numbers.setdefault(name, len(numbers)), *one) for name, places in started for one in taken_by(cluster, places)]
+        self._owners: Sequence[str] = list(numbers)
+        if taken:
+            owners = np.concatenate([owners, np.array([number for number, *_ in taken], dtype=np.int64)])
+            rows = np.concatenate([rows, np.array([row for _, row, _, _ in taken], dtype=np.int64)])
+            needs = np.concatenate([needs, np.array([need for _, _, need, _ in taken])])
+            milli = np.concatenate([milli, np.array([each for _, _, _, each in taken])])
+        self._owner, self._row, self._need, self._milli = owners, rows, needs, milli
 
     def of_column(self, column: int, candidates: Bools) -> dict[str, int]:
         """Return how much each owner holds of cpu (0), memory (1) or disk (2) on the candidates, most first."""
-        mine = self._rows[candidates[self._rows[:, 1]]]
-        used = sum((self._cluster.capacity[candidates, column] - self._cluster.free[candidates, column]).tolist())
-        return self._summed(mine[:, 0], mine[:, 2 + column], used)
+        used = int((self._cluster.capacity[candidates, column] - self._cluster.free[candidates, column]).sum())
+        return self._summed(np.where(candidates[self._row], self._need[:, column], 0), used)
 
     def of_devices(self, usable: Bools) -> dict[str, int]:
         """Return how many milli of the usable devices each owner holds, most first."""
-        mine = self._devices[usable[self._devices[:, 1], self._devices[:, 2]]]
         used = int((GPU_MILLI - self._cluster.gpu_free[usable]).sum())
-        return self._summed(mine[:, 0], mine[:, 3], used)
+        return self._summed(np.where(usable[self._row], self._milli, 0).sum(axis=1), used)
 
-    def _summed(self, owners: Ints, amounts: Ints, used: int) -> dict[str, int]:
-        held: dict[str, int] = {}
-        for owner, amount in zip(owners.tolist(), amounts.tolist(), strict=True):
-            held[self._owners[owner]] = held.get(self._owners[owner], 0) + amount
+    def _summed(self, amounts: Ints, used: int) -> dict[str, int]:
+        sums = np.zeros(len(self._owners), dtype=np.int64)
+        np.add.at(sums, self._owner, amounts)
+        held = {name: amount for name, amount in zip(self._owners, sums.tolist(), strict=True) if amount}
         rest = used - sum(held.values())
         if rest > 0:
             held[OTHERS] = held.get(OTHERS, 0) + rest
-        return dict(sorted(((owner, amount) for owner, amount in held.items() if amount), key=lambda one: (-one[1], one[0])))
+        return dict(sorted(held.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _facts(need: int, free: int, total: int, candidates: Bools, holders: dict[str, int]) -> dict[str, object]:

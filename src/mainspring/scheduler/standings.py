@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from mainspring.core.shares import Amounts
 from mainspring.core.snapshot import Snapshot
 from mainspring.core.standings import Standing
-from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
+from mainspring.scheduler.reading import read
 from mainspring.scheduler.shares import UNBOUNDED, Account
 
 
 def standings(snapshot: Snapshot) -> tuple[Standing, ...]:
     """Return every share that holds or asks for something or was configured, the root first, each before those below it."""
-    tree = Cycle.begin(snapshot, build(snapshot.nodes)).tree
+    tree = Cycle.begin(snapshot, read(snapshot)).tree
     names = tree.units.names
 
     def amounts(values: Sequence[float]) -> Amounts:

@@ -16,6 +16,7 @@ import numpy as np
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.core.snapshot import Place, PlacedRun
 from mainspring.scheduler.cluster import Bools, Cluster, Floats, Ints
+from mainspring.scheduler.holdings import Holdings, taken_by
 from mainspring.scheduler.requests import NEVER, Request
 
 STOPPING_S = 30.0
@@ -36,44 +37,47 @@ class Kept:
 
 def left_s(run: PlacedRun, now: datetime, safety: float) -> float:
     """Return in how many seconds a placed run is believed to end."""
-    if run.is_stopping:
-        return STOPPING_S
-    if run.estimate_s <= 0:
-        return UNKNOWN_S
-    age = max(0.0, (now - run.since).total_seconds())
-    left = run.estimate_s * safety - age
-    return left if left > 0 else max(LEAST_LEFT_S, age * OVERRUN)
+    age = np.array([(now - run.since).total_seconds()])
+    return float(_left(age, np.array([run.estimate_s]), np.array([run.is_stopping]), safety)[0])
+
+
+def _left(age: Floats, estimate: Floats, is_stopping: Bools, safety: float) -> Floats:
+    age = np.maximum(age, 0.0)
+    left = estimate * safety - age
+    left = np.where(left > 0, left, np.maximum(LEAST_LEFT_S, age * OVERRUN))
+    left = np.where(estimate > 0, left, UNKNOWN_S)
+    return np.asarray(np.where(is_stopping, STOPPING_S, left), dtype=np.float64)
 
 
 class Timeline:
     """The believed ends of all that is placed, soonest first; those that nobody knows last, in order of their start."""
 
-    def __init__(self, *, cluster: Cluster, placed: Sequence[PlacedRun], now: datetime, safety: float) -> None:
+    def __init__(
+        self, *, cluster: Cluster, holdings: Holdings, started: Sequence[PlacedRun], now: datetime, safety: float
+    ) -> None:
         self._cluster = cluster
-        ordered = sorted(((left_s(run, now, safety), run.since, run.id, run) for run in placed), key=lambda one: one[:3])
-        rows: list[int] = []
-        needs: list[tuple[int, int, int]] = []
-        moments: list[float] = []
-        devices: list[tuple[int, int, int, int]] = []  # place in `rows`, row, column, milli
-        columns: dict[int, dict[int, int]] = {}
-        for at, _, _, run in ordered:
-            for place in run.places:
-                row = cluster.row_of.get(place.node)
-                if row is None:
-                    continue
-                granted = place.granted
-                if granted.devices and row not in columns:
-                    columns[row] = columns_of(cluster, row)
-                devices.extend(
-                    (len(rows), row, columns[row][one.index], one.milli) for one in granted.devices if one.index in columns[row]
-                )
-                rows.append(row)
-                needs.append((granted.cpu_milli, granted.memory_bytes, granted.disk_bytes))
-                moments.append(at)
-        self._rows = np.array(rows, dtype=np.int64)
-        self._needs = np.array(needs, dtype=np.int64).reshape(len(rows), 3)
-        self._moments: Floats = np.array(moments, dtype=np.float64)
-        self._devices = np.array(devices, dtype=np.int64).reshape(len(devices), 4)
+        lines, age, estimate, is_stopping = holdings.ages(now)
+        rows, needs, milli = holdings.of_lines(lines)
+        moments = _left(age, estimate, is_stopping, safety)
+        taken = [(run, *one) for run in started for one in taken_by(cluster, run.places)]
+        if taken:
+            rows = np.concatenate([rows, np.array([row for _, row, _, _ in taken], dtype=np.int64)])
+            needs = np.concatenate([needs, np.array([need for _, _, need, _ in taken])])
+            milli = np.concatenate([milli, np.array([each for _, _, _, each in taken])])
+            moments = np.concatenate([moments, np.array([left_s(run, now, safety) for run, *_ in taken])])
+        order = np.argsort(moments, kind="stable")
+        known = int(np.isfinite(moments).sum())
+        runs: list[PlacedRun] = []  # of the lines whose end nobody knows
+        if known < len(order):
+            alive, fresh = lines.tolist(), [run for run, *_ in taken]
+            unknown = order[known:].tolist()
+            whose = {one: holdings.run_of(alive[one]) if one < len(alive) else fresh[one - len(alive)] for one in unknown}
+            unknown.sort(key=lambda one: (whose[one].since, whose[one].id))
+            order[known:] = unknown
+            runs = [whose[one] for one in unknown]
+        self._rows, self._needs, self._milli, self._moments = rows[order], needs[order], milli[order], moments[order]
+        changes = [known + place for place in range(1, len(runs) + 1) if place == len(runs) or runs[place] is not runs[place - 1]]
+        self._known, self._cuts_unknown = known, changes  # a run ends as a whole
         self._later: list[tuple[int, Ints, Ints]] = []  # taken later by what was kept before, beyond what it holds today
 
     def keep(self, kept: Kept) -> None:
@@ -88,10 +92,9 @@ class Timeline:
         O(log ends · (nodes + ends)).
         """
         domain = self._cluster.domain_of(same)
-        known = int(np.searchsorted(self._moments, UNKNOWN_S))
-        last = known if is_patient else len(self._moments)
-        cuts = np.unique(np.searchsorted(self._moments, self._moments[:known], side="right")).tolist()
-        cuts = [0, *cuts, *range(known + 1, last + 1)]
+        known = self._known
+        cuts = (np.flatnonzero(np.diff(self._moments[:known], append=UNKNOWN_S)) + 1).tolist()
+        cuts = [0, *cuts] if is_patient else [0, *cuts, *self._cuts_unknown]
         low, high = 0, len(cuts) - 1
         if self._part(request, replicas, cuts[high], domain) is None:
             return None
@@ -116,8 +119,7 @@ class Timeline:
     def _free_at(self, count: int) -> tuple[Ints, Ints]:
         free, gpu_free = self._cluster.free.copy(), self._cluster.gpu_free.copy()
         np.add.at(free, self._rows[:count], self._needs[:count])
-        mine = self._devices[: int(np.searchsorted(self._devices[:, 0], count))]
-        np.add.at(gpu_free, (mine[:, 1], mine[:, 2]), mine[:, 3])
+        np.add.at(gpu_free, self._rows[:count], self._milli[:count])
         for row, need, milli in self._later:
             free[row] -= need
             gpu_free[row] -= milli
@@ -172,25 +174,3 @@ class Timeline:
                 milli[column] += takes[column]
         granted = Granted(cpu_milli=asked.cpu_milli, memory_bytes=asked.memory_bytes, disk_bytes=asked.disk_bytes, devices=shares)
         return Place(replica=replica, node=cluster.nodes[row].id, granted=granted)
-
-
-def columns_of(cluster: Cluster, row: int) -> dict[int, int]:
-    """Return the column of each device index of a row."""
-    return {index: column for column, index in enumerate(sorted(device.index for device in cluster.nodes[row].devices))}
-
-
-def taken_by(cluster: Cluster, places: Sequence[Place]) -> list[tuple[int, Ints, Ints]]:
-    """Return what places take: row, (cpu, memory, disk), milli of each device column. Unknown nodes are left out."""
-    found: dict[int, tuple[Ints, Ints]] = {}
-    for place in places:
-        row = cluster.row_of.get(place.node)
-        if row is None:
-            continue
-        need, milli = found.setdefault(row, (np.zeros(3, dtype=np.int64), np.zeros(cluster.gpu_free.shape[1], dtype=np.int64)))
-        granted = place.granted
-        need += (granted.cpu_milli, granted.memory_bytes, granted.disk_bytes)
-        columns = columns_of(cluster, row) if granted.devices else {}
-        for share in granted.devices:
-            if share.index in columns:
-                milli[columns[share.index]] += share.milli
-    return [(row, need, milli) for row, (need, milli) in found.items()]

@@ -18,9 +18,9 @@ from mainspring.core.units import show_milli
 from mainspring.core.whys import Ahead, Change, Why
 from mainspring.scheduler.apply import apply_plan
 from mainspring.scheduler.backfill import Backfill
-from mainspring.scheduler.cluster import build
 from mainspring.scheduler.cycle import Cycle
 from mainspring.scheduler.plan import plan
+from mainspring.scheduler.reading import read
 from mainspring.scheduler.timeline import left_s
 
 SHOWN = 5
@@ -106,7 +106,7 @@ def _smaller(run: WaitingRun) -> Iterator[tuple[str, dict[str, object], WaitingR
 def _ends(after: Snapshot, run: WaitingRun) -> Iterator[Change]:
     """Give the end of the run whose places it would take, where that is believed to be known."""
     alone = replace(after, waiting=(run,))
-    room: Backfill = Cycle.begin(alone, build(after.nodes)).room
+    room: Backfill = Cycle.begin(alone, read(alone)).room
     request = room.placement.request(run.resources, run.sites)
     kept = room.timeline().earliest(request, min(run.min_replicas or run.replicas, run.replicas), is_patient=True, same=run.same)
     if kept is None or kept.at_s <= 0 or not np.isfinite(kept.at_s):

@@ -13,7 +13,7 @@ from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
-from mainspring.scheduler import plan as default_planner
+from mainspring.scheduler import Planner as KeptPlanner
 from mainspring.simulator.jobs import Done, Job
 from mainspring.simulator.past import Past
 from mainspring.simulator.world import Progress, World
@@ -68,13 +68,15 @@ class History:
 def simulate(
     jobs: Sequence[Job],
     setting: Setting,
-    planner: Planner = default_planner,
+    planner: Planner | None = None,
     watch: Callable[[Snapshot, Plan], None] | None = None,
 ) -> History:
-    """Return what becomes of `jobs` under `planner`. Raises PlannerError where a decision cannot be carried out.
+    """Return what becomes of `jobs` under `planner` (None: the product's). Raises PlannerError where a decision fails.
 
-    `watch` sees every snapshot with its plan.
+    `watch` sees every snapshot with its plan; without it the product's planner explains nothing, which nobody would read.
     """
+    if planner is None:
+        planner = KeptPlanner(explains=watch is not None).plan
     return _Loop(jobs, setting, planner, watch).run()
 
 
