@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 
 from mainspring.backends.ssh.backend import SshBackend, create
-from mainspring.core.backend import Backend, Handle
-from mainspring.core.records import Cluster
-from mainspring.testing.backend import BackendContract
+from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
+from mainspring.core.errors import CapacityError, CredentialsError, UnreachableError
+from mainspring.core.ids import AttemptId, RunId
+from mainspring.core.records import Cause, Cluster, NodeState
+from mainspring.core.resources import DeviceShare, Granted
+from mainspring.testing.backend import SLEEP, BackendContract
+from mainspring.testing.server import RunnerServer
 
 pytestmark = pytest.mark.xdist_group("ssh")  # the same hosts: one test cuts links that another needs
 
@@ -27,11 +32,11 @@ def until(is_so: Callable[[], bool], limit_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def made(hosts: Any, folder: Path, *names: str, **config: object) -> SshBackend:
+def made(lab: Any, folder: Path, *names: str, **config: object) -> SshBackend:
     """Build a backend of some hosts; their keys are those that the starter made."""
-    targets = [f"{hosts.addresses[name]}" for name in names]
-    keys = [hosts.fingerprint(name) for name in names]
-    told = {"targets": targets, "user": "root", "key": hosts.key, "host_key": keys, "min_free_gib": 0.01, **config}
+    targets = [f"{lab.addresses[name]}" for name in names]
+    keys = [lab.fingerprint(name) for name in names]
+    told = {"targets": targets, "user": "root", "key": lab.key, "host_key": keys, "min_free_gib": 0.01, **config}
     return create(Cluster(id="lab", name="lab", backend="ssh", config=told), folder, f"conf{os.getpid()}x{time.monotonic_ns():x}")
 
 
@@ -60,6 +65,36 @@ def backend(ssh_hosts: Any, tmp_path: Path) -> Iterator[SshBackend]:
     found.close()
 
 
+@contextlib.contextmanager
+def running(backend: SshBackend, host: str, server: RunnerServer | None = None) -> Iterator[tuple[Handle, RunnerServer]]:
+    """Run something on a host for as long as the body takes."""
+    dialled = server or RunnerServer()
+    node = next(one for one in backend.inventory().nodes if one.labels["host"] == host)
+    attempt = AttemptId(f"att-{host}-{time.monotonic_ns():x}")
+    dialled.jobs[attempt] = ["sh", "-c", "while :; do echo more; sleep 0.2; done"]
+    request = LaunchRequest(
+        installation=backend.installation,
+        attempt=attempt,
+        run=RunId(f"run-of-{attempt}"),
+        replica=0,
+        node=node,
+        granted=Granted(cpu_milli=1000, memory_bytes=0),
+        server_url=dialled.url,
+        token="t" * 64,
+        grace_s=1.0,
+    )
+    handle = backend.launch(request)
+    try:
+        dialled.wait(attempt, "running")
+        yield handle, dialled
+    finally:
+        backend.stop(handle, 0.0)
+        until(lambda: backend.observe([handle])[0].state is ObservedState.GONE)
+        backend.forget(handle)
+        if server is None:
+            dialled.close()
+
+
 class TestContract(BackendContract):
     @pytest.fixture(autouse=True)
     def _same_installation(self, backend: SshBackend, ssh_hosts: Any) -> None:
@@ -68,3 +103,177 @@ class TestContract(BackendContract):
 
     def kill_runner(self, backend: Backend, handle: Handle) -> None:
         on_host(self.hosts, "bm1", f"kill -9 {backend.native(handle)['pid']}")
+
+    def test_devices_and_threads_are_those_that_were_granted(self, backend: SshBackend, server: RunnerServer) -> None:
+        granted = Granted(
+            cpu_milli=2000, memory_bytes=0, devices=(DeviceShare(index=1, milli=1000), DeviceShare(index=3, milli=1000))
+        )
+        request = self.request(backend, server, ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS"], "devices", granted)
+        with self.launched(backend, request):
+            assert server.wait(request.attempt, "ended").log == b"1,3 2\n"
+
+    def test_memory_beyond_what_was_granted_ends_the_run(self, backend: SshBackend, server: RunnerServer) -> None:
+        if any("not enforced" in notice.text for notice in backend.probe().notices):
+            pytest.skip("no control groups can be made here")
+        granted = Granted(cpu_milli=1000, memory_bytes=64 << 20)
+        request = self.request(backend, server, ["python3", "-c", "x = b'x' * (300 << 20)"], "memory", granted)
+        with self.launched(backend, request):
+            told = server.wait(request.attempt, "ended")
+            assert told.exit is not None
+            assert told.exit["cause"] == Cause.OUT_OF_MEMORY
+
+    def test_the_token_is_in_no_listing(self, backend: SshBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "token")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            told = on_host(self.hosts, "bm1", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'")
+            assert request.attempt in told
+            assert request.token not in told
+            assert on_host(self.hosts, "bm1", f"stat -c %a {handle.data['folder']}/token").strip() == "600"
+
+
+class TestHosts:
+    """What goes wrong on one host, and is no other's trouble."""
+
+    @pytest.fixture
+    def lab(self, ssh_hosts: Any, tmp_path: Path) -> Iterator[SshBackend]:
+        found = made(ssh_hosts, tmp_path / "cluster", "bm1", "bm2")
+        assert [node.state for node in found.inventory().nodes] == [NodeState.READY] * 2
+        yield found
+        found.close()
+
+    def states(self, backend: SshBackend) -> list[NodeState]:
+        return [node.state for node in backend.inventory().nodes]
+
+    def test_a_cut_link_is_unknown_and_the_same_runner_goes_on(self, lab: SshBackend, ssh_hosts: Any) -> None:
+        with running(lab, "bm1") as (cut, server), running(lab, "bm2", server) as (other, _):
+            ssh_hosts.cut("bm1")
+            try:
+                until(lambda: lab.observe([cut])[0].state is ObservedState.UNKNOWN)
+                until(lambda: self.states(lab) == [NodeState.UNREACHABLE, NodeState.READY])
+                began = time.monotonic()
+                assert [one.state for one in lab.observe([cut, other])] == [ObservedState.UNKNOWN, ObservedState.RUNNING]
+                assert time.monotonic() - began < 2, "a host that is known to be away is not waited for"
+                with pytest.raises(UnreachableError):
+                    lab.native(cut)
+            finally:
+                ssh_hosts.heal("bm1")
+            until(lambda: lab.observe([cut])[0].state is ObservedState.RUNNING)
+            told = server.of(cut.attempt)
+            heard = len(told.log)
+            until(lambda: len(told.log) > heard)  # through a tunnel that was built again by itself
+            assert told.was_started == 1
+
+    def test_a_host_that_was_started_anew_has_lost_its_runs(self, lab: SshBackend, ssh_hosts: Any) -> None:
+        with running(lab, "bm1") as (handle, server):
+            ssh_hosts.stop("bm1")
+            try:
+                until(lambda: lab.observe([handle])[0].state is ObservedState.UNKNOWN)
+            finally:
+                ssh_hosts.start("bm1")
+            until(lambda: lab.observe([handle])[0].state is ObservedState.GONE)
+            assert "started anew" in lab.observe([handle])[0].detail
+            assert server.of(handle.attempt).was_started == 1
+
+    def test_a_changed_host_key_is_refused(self, lab: SshBackend, ssh_hosts: Any, tmp_path: Path) -> None:
+        lab.close()
+        ssh_hosts.change_key("bm1")
+        ssh_hosts.stop("bm1")
+        ssh_hosts.start("bm1")
+        again = create(lab.cluster, tmp_path / "cluster", lab.installation)
+        try:
+            probe = again.probe()
+            assert not probe.is_ready
+            assert "another host key" in probe.notices[0].text
+            assert "ssh-keygen -R" in probe.notices[0].command
+            assert self.states(again) == [NodeState.UNREACHABLE, NodeState.READY]
+        finally:
+            again.close()
+
+    def test_an_unknown_host_key_is_shown_and_must_be_accepted(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        for config, is_ready in (({"host_key": []}, False), ({"host_key": [], "accept_new": True}, True), ({}, True)):
+            found = made(ssh_hosts, tmp_path / str(config), "bm1", **config)
+            probe = found.probe()
+            found.close()
+            assert probe.is_ready is is_ready, probe
+            if not is_ready:
+                assert ssh_hosts.fingerprint("bm1") in probe.notices[0].text
+                assert probe.notices[0].command == f"--host-key {ssh_hosts.fingerprint('bm1')}"
+
+    def test_a_wrong_key_is_told(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
+        found = made(ssh_hosts, tmp_path / "cluster", "bm1", key=str(tmp_path / "other"))
+        probe = found.probe()
+        assert not probe.is_ready
+        assert "refuses the key for root: " in probe.notices[0].text
+        with pytest.raises(CredentialsError, match="Permission denied"):
+            found.inventory()
+        found.close()
+
+    def test_a_host_without_python_is_told(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        found = made(ssh_hosts, tmp_path / "cluster", "bm1", "bm2", python="python9.9")
+        probe = found.probe()
+        assert not probe.is_ready
+        assert probe.notices[0].text == f"There is no Python 3.9 or newer on {ssh_hosts.addresses['bm1']} named python9.9."
+        found.close()
+
+    def test_a_host_that_is_down_is_left_out(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        ssh_hosts.stop("bm2")
+        try:
+            found = made(ssh_hosts, tmp_path / "cluster", "bm1", "bm2")
+            began = time.monotonic()
+            probe = found.probe()
+            assert time.monotonic() - began < 5
+            assert probe.is_ready
+            assert ssh_hosts.addresses["bm2"] in probe.notices[-1].text
+            assert [node.name for node in found.inventory().nodes] == [ssh_hosts.addresses["bm1"]]
+        finally:
+            ssh_hosts.start("bm2")
+        until(lambda: len(found.inventory().nodes) == 2)
+        found.close()
+
+    def test_a_slow_host_delays_nobody_for_long(self, lab: SshBackend, ssh_hosts: Any) -> None:
+        with running(lab, "bm1") as (slow, server), running(lab, "bm2", server) as (quick, _):
+            on_host(ssh_hosts, "bm1", "pkill -STOP -f '[e]xec.json.loads'")
+            try:
+                began = time.monotonic()
+                assert [one.state for one in lab.observe([slow, quick])] == [ObservedState.UNKNOWN, ObservedState.RUNNING]
+                assert time.monotonic() - began < 10
+                began = time.monotonic()
+                assert lab.observe([slow, quick])[1].state is ObservedState.RUNNING
+                assert time.monotonic() - began < 3, "a host that did not answer the last time is waited for a moment only"
+            finally:
+                on_host(ssh_hosts, "bm1", "pkill -CONT -f '[e]xec.json.loads'")
+            until(lambda: lab.observe([slow])[0].state is ObservedState.RUNNING)
+
+    def test_a_full_disk_takes_nothing(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        found = made(ssh_hosts, tmp_path / "cluster", "bm1", min_free_gib=1 << 30)
+        assert "takes no runs: only" in found.probe().notices[0].text
+        assert self.states(found) == [NodeState.UNREACHABLE]
+        with pytest.raises(CapacityError, match="free on its disk"), running(found, "bm1"):
+            pass
+        found.close()
+
+    def test_the_hosts_file_is_read_again(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        path = tmp_path / "hosts"
+        first, second = ssh_hosts.addresses["bm1"], ssh_hosts.addresses["bm2"]
+        path.write_text(f"# ours\n{first}:22 gpus=2\n\n")
+        found = made(ssh_hosts, tmp_path / "cluster", hosts=str(path), accept_new=True)
+        (node,) = found.inventory().nodes
+        assert (node.name, len(node.devices), node.devices[0].declared) == (f"{first}-22", 2, True)
+        path.write_text(f"{first}:22 gpus=2\nroot@{second}\n")
+        assert [one.name for one in found.inventory().nodes] == [f"{first}-22", second]
+        path.write_text("two words\n")
+        assert "names no host" in found.probe().notices[0].text
+        found.close()
+
+    def test_another_process_finds_what_an_earlier_one_started(self, lab: SshBackend, ssh_hosts: Any, tmp_path: Path) -> None:
+        with running(lab, "bm2") as (handle, _):
+            other = create(lab.cluster, tmp_path / "other", lab.installation)
+            try:
+                assert list(other.owned()) == [handle]
+                assert other.observe([handle])[0].state is ObservedState.RUNNING
+                other.stop(handle, 0.5)
+                until(lambda: other.observe([handle])[0].state is ObservedState.GONE)
+            finally:
+                other.close()

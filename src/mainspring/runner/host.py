@@ -80,7 +80,7 @@ class Host:
         """Return which of the replicas have a living runner."""
         self._reap()
         marked: set[Any] | None = None
-        states = []
+        states = {}
         for one in asked["replicas"]:
             seen = read_json(os.path.join(self._place(one), "runner.json"))
             lives = (seen is not None and is_alive(seen)) or (one["attempt"], one["replica"]) in self._children
@@ -89,7 +89,7 @@ class Host:
                     marked = {(name, number) for _, name, number, is_runner in self._marked() if is_runner}
                 lives = (one["attempt"], one["replica"]) in marked
             was_elsewhen = seen is not None and seen.get("boot_id") not in ("", None, boot_id())
-            states.append("running" if lives else "rebooted" if was_elsewhen else "gone")
+            states[f"{one['attempt']}.{one['replica']}"] = "running" if lives else "rebooted" if was_elsewhen else "gone"
         return {"states": states}
 
     def stop(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,7 @@ silence into UNKNOWN.
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,10 +16,11 @@ from urllib.parse import urlsplit
 
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import granted_env
-from mainspring.backends.launches import exit_record, launch_record, runner_zip
-from mainspring.backends.ssh.channel import Agent, Answer, Channel
+from mainspring.backends.launches import exit_record, launch_record
+from mainspring.backends.ssh.channel import Channel
+from mainspring.backends.ssh.hosts import Hosts, Told
 from mainspring.backends.ssh.nodes import node_of, notices_of, summary_of
-from mainspring.backends.ssh.options import OPTIONS, Target, number, targets_of, text
+from mainspring.backends.ssh.options import OPTIONS, number
 from mainspring.core.backend import (
     Capabilities,
     Engine,
@@ -44,13 +42,12 @@ LOOK_S = 8.0
 MARGIN_S = 2.0
 _STATES = {"running": ObservedState.RUNNING, "gone": ObservedState.GONE, "rebooted": ObservedState.GONE}
 _DETAILS = {"gone": "Its runner has ended.", "rebooted": "The host was started anew; what ran there has ended."}
-Told = Answer | BackendError
 
 
 def create(cluster: Cluster, folder: Path, installation: str) -> SshBackend:
     """Build the backend of a cluster of hosts; nobody is called yet."""
     can = Capabilities(fractions=True, limits=True, needs_network=bool(cluster.config.get("direct")))
-    return SshBackend(cluster, folder, installation, can)
+    return SshBackend(cluster, folder, installation, can, Hosts(cluster, folder, installation))
 
 
 @dataclass(slots=True)
@@ -61,9 +58,7 @@ class SshBackend:
     folder: Path
     installation: str
     capabilities: Capabilities
-    _channels: dict[str, Channel] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _zip: tuple[str, bytes] | None = None
+    hosts: Hosts
     _deadlines: Deadlines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,10 +68,10 @@ class SshBackend:
     def probe(self) -> Probe:
         """Ask every host what it has; ready when one answers and none refuses us."""
         try:
-            targets = targets_of(self.cluster, self.folder)
+            targets = self.hosts.targets()
         except LaunchError as wrong:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
-        told = self._ask_all(targets, "inventory", PROBE_S, is_fresh=True)
+        told = self.hosts.ask_all("inventory", {name: {} for name in targets}, PROBE_S, is_fresh=True)
         notices: list[Notice] = []
         is_refused = False
         for name, one in told.items():
@@ -93,8 +88,8 @@ class SshBackend:
 
     def inventory(self) -> Inventory:
         """Return the hosts; one that does not answer is out of reach with what it had the last time."""
-        targets = targets_of(self.cluster, self.folder)
-        told = self._ask_all(targets, "inventory", LOOK_S)
+        targets = self.hosts.targets()
+        told = self.hosts.ask_all("inventory", {name: {} for name in targets}, LOOK_S)
         nodes = []
         for name, one in told.items():
             answer = self._remembered(name, one)
@@ -109,7 +104,7 @@ class SshBackend:
         """Start the runner on its host unless it lives; see the contract."""
         if request.overrides:
             raise LaunchError(f"A host over SSH has no option {next(iter(request.overrides))[:60]!r} for a run.")
-        channel = self._channel(request.node.name)
+        channel = self.hosts.channel(request.node.name)
         socket = "" if self.capabilities.needs_network else self._tunnel(request.server_url, channel)
         record = launch_record(request, "", granted_env(request.granted), socket=socket)
         asked = {
@@ -129,28 +124,22 @@ class SshBackend:
         for handle in handles:
             by_host.setdefault(_host(handle), []).append(handle)
         by_host.pop("", None)
-        until = time.monotonic() + LOOK_S
-        asked = {
-            name: partial(self._begin, name, "look", {"replicas": [_of(one) for one in known]}, until)
-            for name, known in by_host.items()
-        }
-        seen: dict[tuple[str, int], Observation] = {}
-        for name, told in self._gather(asked, until).items():
-            for index, handle in enumerate(by_host[name]):
-                seen[handle.attempt, handle.replica] = _observation(handle, told, index)
+        asked = {name: {"replicas": [_of(one) for one in known]} for name, known in by_host.items()}
+        told = self.hosts.ask_all("look", asked, LOOK_S)
+        seen = {(one.attempt, one.replica): _observation(one, told[name]) for name, known in by_host.items() for one in known}
         nowhere = partial(Observation, state=ObservedState.GONE, detail="It was never launched.")
         return [seen.get((one.attempt, one.replica)) or nowhere(handle=one) for one in handles]
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         """SIGTERM the runner, which passes it on; kill every process of the replica once the grace is over."""
-        if _host(handle) and self._channel(_host(handle)).ask("stop", _of(handle))["is_asked"]:
+        if _host(handle) and self.hosts.channel(_host(handle)).ask("stop", _of(handle))["is_asked"]:
             self._deadlines.set(handle, grace_s + MARGIN_S)
 
     def owned(self) -> Sequence[Handle]:
         """Return each replica of which a process lives, by the marks in its environment. Hosts that are away are left out."""
-        targets = targets_of(self.cluster, self.folder)
+        targets = self.hosts.targets()
         found = []
-        for name, told in self._ask_all(targets, "owned", LOOK_S).items():
+        for name, told in self.hosts.ask_all("owned", {name: {} for name in targets}, LOOK_S).items():
             if not isinstance(told, BackendError):
                 for attempt, replica in told["replicas"]:
                     found.append(self._handle(attempt, replica, name, f"{told['root']}/attempts/{attempt}.{replica}"))
@@ -158,25 +147,22 @@ class SshBackend:
 
     def native(self, handle: Handle) -> Mapping[str, object]:
         """Return the process, its command line, groups and folder."""
-        return dict(self._channel(_host(handle)).ask("native", _of(handle)))
+        return dict(self.hosts.channel(_host(handle)).ask("native", _of(handle)))
 
     def read_exit(self, handle: Handle) -> ExitRecord | None:
         """Return what the runner wrote before it ended."""
-        told = self._channel(_host(handle)).ask("exit", _of(handle))["exit"] if _host(handle) else None
+        told = self.hosts.channel(_host(handle)).ask("exit", _of(handle))["exit"] if _host(handle) else None
         return exit_record(told or {})
 
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder and groups."""
         self._deadlines.drop(handle)
         if _host(handle):
-            self._channel(_host(handle)).ask("forget", _of(handle))
+            self.hosts.channel(_host(handle)).ask("forget", _of(handle))
 
     def close(self) -> None:
         """End the connections; runners live on."""
-        with self._lock:
-            channels = list(self._channels.values())
-        for channel in channels:
-            channel.close()
+        self.hosts.close()
 
     def _tunnel(self, server_url: str, channel: Channel) -> str:
         """Return the socket on the host that leads to the server."""
@@ -184,55 +170,7 @@ class SshBackend:
         return channel.tunnel(parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
-        return float(self._channel(_host(handle)).ask("kill", {**_of(handle), "is_last": is_last})["left_s"])
-
-    def _ask_all(self, targets: Mapping[str, Target], do: str, limit_s: float, *, is_fresh: bool = False) -> dict[str, Told]:
-        """Ask all hosts at once; return the answer or what is wrong with each."""
-        until = time.monotonic() + limit_s
-        for name in targets:
-            self._channel(name).wake(is_fresh=is_fresh)
-        return self._gather({name: partial(self._begin, name, do, {}, until) for name in targets}, until)
-
-    def _begin(self, name: str, do: str, asked: Mapping[str, object], until: float) -> tuple[Channel, Future[Answer]]:
-        channel = self._channel(name)
-        return channel, channel.begin(do, asked, until)
-
-    def _gather(self, asked: Mapping[str, Callable[[], tuple[Channel, Future[Answer]]]], until: float) -> dict[str, Told]:
-        begun: dict[str, tuple[Channel, Future[Answer]] | BackendError] = {}
-        for name, begin in asked.items():
-            try:
-                begun[name] = begin()
-            except BackendError as wrong:
-                begun[name] = wrong
-        found: dict[str, Told] = {}
-        for name, one in begun.items():
-            try:
-                found[name] = one if isinstance(one, BackendError) else one[0].result(one[1], until)
-            except BackendError as wrong:
-                found[name] = wrong
-        return found
-
-    def _channel(self, name: str) -> Channel:
-        """Return the connection of a host. Raises UnreachableError for one that is not of this cluster any more."""
-        with self._lock:
-            found = self._channels.get(name)
-            if found is None:
-                target = targets_of(self.cluster, self.folder).get(name)
-                if target is None:
-                    raise UnreachableError(f"{name or 'It'} is not among the hosts of cluster {self.cluster.name}.")
-                found = self._channels[name] = Channel(target.login, partial(self._agent, name))
-            return found
-
-    def _agent(self, name: str) -> Agent:
-        with self._lock:
-            if self._zip is None:
-                path = runner_zip(self.folder)
-                self._zip = (path.name, path.read_bytes())
-            file, data = self._zip
-        base = text(self.cluster.config, "folder") or "~/.mainspring"
-        return Agent(
-            runner=f"{base}/{file}", data=data, root=f"{base}/{self.installation}/{name}", installation=self.installation
-        )
+        return float(self.hosts.channel(_host(handle)).ask("kill", {**_of(handle), "is_last": is_last})["left_s"])
 
     def _handle(self, attempt: str, replica: int, host: str, folder: str) -> Handle:
         return Handle(attempt=AttemptId(attempt), replica=replica, data={"host": host, "folder": folder})
@@ -265,10 +203,12 @@ def _key(attempt: str, replica: int) -> dict[str, object]:
     return {"attempt": attempt, "replica": replica}
 
 
-def _observation(handle: Handle, told: Told, index: int) -> Observation:
+def _observation(handle: Handle, told: Told) -> Observation:
     if isinstance(told, BackendError):
         return Observation(handle=handle, state=ObservedState.UNKNOWN, detail=told.message)
-    word = str(told["states"][index])
+    word = told["states"].get(f"{handle.attempt}.{handle.replica}")
+    if word is None:  # the answer to an earlier question, which came late
+        return Observation(handle=handle, state=ObservedState.UNKNOWN, detail="Its host answers slowly.")
     return Observation(handle=handle, state=_STATES[word], detail=_DETAILS.get(word, ""))
 
 

@@ -76,7 +76,7 @@ class _Link:
     lock: threading.Lock = field(default_factory=threading.Lock)
     counting: threading.Lock = field(default_factory=threading.Lock)
     number: int = 0
-    tunnel: tuple[str, int] | None = None
+    tunnel: tuple[str, int, str] = ("", 0, "")  # host and port here, and the path of the socket over there
 
     def send(self, data: bytes, limit_s: float) -> None:
         """Write to the agent. Raises OSError, TimeoutError when somebody else has been writing for too long."""
@@ -166,9 +166,9 @@ class Channel:
             link = self._connected(until, is_patient=True)
             with self._moved:
                 self._server = (host, port)
-            if link.tunnel != (host, port):
+            if link.tunnel[:2] != (host, port):
                 self._forward(link, host, port)
-            return str(self._asked(link, "socket", number="")["link"])
+            return link.tunnel[2]
 
     def close(self) -> None:
         """End the connection; runners live on."""
@@ -333,8 +333,8 @@ class Channel:
                 hint="Set AllowStreamLocalForwarding and AllowTcpForwarding to yes in its /etc/ssh/sshd_config, "
                 "or let it dial this server's own address: --direct",
             )
-        self._asked(link, "socket", number=number, is_open=True)
-        link.tunnel = (host, port)
+        told = self._asked(link, "socket", number=number, is_open=True)
+        link.tunnel = (host, port, str(told["link"]))
 
     def _asked(self, link: _Link, do: str, **asked: object) -> Answer:
         try:
