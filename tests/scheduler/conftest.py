@@ -397,6 +397,37 @@ def tiny_snapshots() -> SearchStrategy[Snapshot]:
 
 
 @pytest.fixture(scope="session")
+def tiny_crowds() -> Callable[[int], Snapshot]:
+    """Give the world of a number in which one urgent run waits before one or two nodes full of runs of the same person."""
+
+    def made(seed: int) -> Snapshot:
+        pick = Random(seed).choice
+        world = _worlds(pick, 6)
+        nodes = world.nodes[: pick([1, 2])]
+        names = {node.id for node in nodes}
+        placed = [run for run in world.placed if {place.node for place in run.places} <= names]
+        alike = [replace(run, share="alice", owner="alice", estimate_s=0.0, priority=pick([0, 0, 5, 9])) for run in placed]
+        held = [place for run in alike for place in run.places]
+        full = [_holding(node, [place.granted for place in held if place.node == node.id]) for node in nodes]
+        urgent = _waiting(
+            1,
+            owner="alice",
+            share="alice",
+            priority=7,
+            gpu_milli=pick([500, 1000, 2000, 3000]),
+            cpu_milli=pick([10, 3000]),
+            replicas=pick([1, 1, 2]),
+        )
+        policy = Policy(
+            scorer=pick(["pack", "spread"]), preemption=PreemptionPolicy(mode="priority", min_run_s=pick([1.0, 600.0]))
+        )
+        policy = replace(policy, preemption=replace(policy.preemption, min_checkpointed_run_s=policy.preemption.min_run_s))
+        return Snapshot(now=NOW, nodes=tuple(full), placed=tuple(alike), waiting=(urgent,), policy=policy)
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def naive() -> Naive:
     """Give the independent arithmetic."""
     return Naive()

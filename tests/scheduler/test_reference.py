@@ -16,7 +16,7 @@ from mainspring.core.ids import RunId
 from mainspring.core.policy import OrderPolicy
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import DeviceShare, Granted, Resources
-from mainspring.core.snapshot import Snapshot, WaitingRun
+from mainspring.core.snapshot import DecisionKind, Snapshot, WaitingRun
 
 pytestmark = pytest.mark.property
 
@@ -42,6 +42,43 @@ def test_starts_are_those_of_trying_everything_in_turn(data: DataObject, tiny_sn
             count += 1
             for place in starts[name].places:
                 naive.take(free[place.node], place.granted)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_victims_are_those_of_trying_every_set(seed: int, tiny_crowds: Any, naive: Any) -> None:
+    """Somebody is stopped for the urgent run exactly if some set of those who may be would do; and then a smallest such set."""
+    snapshot = tiny_crowds(seed)
+    (urgent,) = snapshot.waiting
+    policy = snapshot.policy.preemption
+    plan = scheduler.plan(snapshot)
+    stopped = {one.run for one in plan.decisions if one.kind is DecisionKind.EVICT}
+    may = [
+        run
+        for run in snapshot.placed
+        if run.is_preemptible
+        and run.priority < urgent.priority
+        and (snapshot.now - run.since).total_seconds() >= policy.min_run_s
+    ]
+    enough = [
+        set(some)
+        for size in range(len(may) + 1)
+        for some in combinations([run.id for run in may], size)
+        if _fits(some, snapshot, naive)
+    ]
+    assert bool(stopped) == (bool(enough) and set() not in enough)
+    if stopped:
+        assert stopped in enough
+        assert not any(some < stopped for some in enough)
+
+
+def _fits(gone: tuple[RunId, ...], snapshot: Snapshot, naive: Any) -> bool:
+    """Say whether the waiting run fits once these have gone."""
+    free = naive.free(snapshot.nodes)
+    for run in snapshot.placed:
+        for place in run.places if run.id in gone else ():
+            naive.take(free[place.node], place.granted, sign=1)
+    return _exists(snapshot.waiting[0], snapshot.nodes, free, naive)
 
 
 def _in_turn(snapshot: Snapshot) -> list[RunId]:
