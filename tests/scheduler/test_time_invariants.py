@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from mainspring import scheduler
+from mainspring.core.ids import RunId
 from mainspring.core.policy import BurstPolicy, OrderPolicy
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, Snapshot
@@ -27,7 +28,7 @@ def _acts(plan: Plan) -> bool:
     return any(one.kind in ACTS for one in plan.decisions)
 
 
-def _after(snapshot: Snapshot, over: set[str], now: datetime) -> Snapshot:
+def _after(snapshot: Snapshot, over: set[RunId], now: datetime) -> Snapshot:
     """Return the world in which some placed runs have ended, at that moment."""
     stops = tuple(Decision(run=run.id, kind=DecisionKind.EVICT, version=run.version) for run in snapshot.placed if run.id in over)
     ended = scheduler.apply_plan(snapshot, Plan(fingerprint="", decisions=stops))
@@ -51,7 +52,7 @@ def test_invariant_15_every_run_starts_in_the_end(data: DataObject, seed: int, a
     drawn = data.draw(worlds)
     policy = replace(drawn.policy, order=replace(drawn.policy.order, aging_s=aging_s))
     world: Snapshot = replace(drawn, policy=policy, reservations=(), sites=())
-    ends: dict[tuple[str, datetime], datetime] = {}
+    ends: dict[tuple[RunId, datetime], datetime] = {}
     most = 20 * (len(world.waiting) + len(world.placed)) + 20
     for _ in range(most):
         plan = scheduler.plan(world)
