@@ -126,7 +126,7 @@ class Play:
         with ThreadPoolExecutor(THREADS) as pool:
             creator = threading.Thread(target=self.create, args=(due, begin, pool))
             creator.start()
-            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx, "bench").tick)
+            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx).tick)
             loops.start([planner, Loop(name="mimic", topics=("attempts",), tick=self.start_all)])
             while self.done < len(due):
                 with self.lock:

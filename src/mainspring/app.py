@@ -178,7 +178,7 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
     attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, reach).tick)
     return [
         Loop(name="leader", topics=(), tick=leader.tick),
-        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx, owner).tick)),
+        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx).tick)),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
         Loop(name="operations", topics=("operations",), tick=operations),

@@ -169,7 +169,7 @@ class Round:
     def restart(self) -> None:
         """Begin again with rows alone, as a new server process does."""
         fleet, owner = ToyFleet(self.engine), f"{self.name}-{next(self.owners)}"
-        self.schedule = Schedule(self.ctx, "planner of these rounds")
+        self.schedule = Schedule(self.ctx)
         self.attempts = Attempts(self.ctx, fleet, fleet, owner, Reach(url="http://127.0.0.1:1"))
 
     def reach(self, point: str) -> None:

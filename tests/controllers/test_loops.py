@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -179,22 +180,20 @@ def test_an_endpoint_whose_replicas_die_says_so(house) -> None:
     assert endpoints.get(house.ctx, SYSTEM, "live").state is EndpointState.FAILING
 
 
-def test_one_planner_at_a_time(house) -> None:
-    runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
-    assert house.ctx.store.leases.take("planner", "another", 30.0) is not None
-    pause = Schedule(house.ctx, "me").tick()
-    assert pause is not None
-    assert house.ctx.store.runs.counts("default") == {"queued": 1}
-    house.clock.advance(31)
-    Schedule(house.ctx, "me").tick()
-    assert house.ctx.store.runs.counts("default") == {"running": 1}
+def test_two_planners_at_once_start_nothing_twice(house) -> None:
+    for _ in range(6):
+        runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    two = [Schedule(house.ctx), Schedule(house.ctx)]  # the leader, and one that has not noticed that its term is over
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda one: one.tick(), two * 4))
+    assert [len(house.ctx.store.attempts.of_run(run.id)) for run in house.ctx.store.runs.by_link("", "")] == [1] * 6
 
 
 def test_a_run_far_behind_that_fits_waits_a_second_at_most(house) -> None:
     blocked = RunSpec(command=("a",), resources=Resources(gpu_milli=2000))
     for _ in range(WINDOW + 2):
         runs.submit(house.ctx, SYSTEM, blocked)
-    schedule = Schedule(house.ctx, "me")
+    schedule = Schedule(house.ctx)
     schedule.tick()
     small, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
     pause = schedule.tick()

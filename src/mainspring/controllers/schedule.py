@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from mainspring import scheduler
@@ -16,25 +16,27 @@ from mainspring.services import adoption
 from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
-LEASE_S = 30.0
-WINDOW = 32  # queued runs of each person that an ordinary plan looks at
+WINDOW = 32  # queued runs of each person that an ordinary plan looks at; fewer where that would be more than `SEEN`
+SEEN = 1024
+LEAST = 2
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
 WHOLE_PART = 10  # and so many times as seldom as it takes long
 BOOK_S = 1.0  # how often, at most, what ended is booked: usage, past use, durations
-NAME = "planner"
 
 
 @dataclass(slots=True)
 class Schedule:
-    """Plans when runs, nodes, shares or the policy move. One planner at a time: a lease decides which process.
+    """Plans when runs, nodes, shares or the policy move. The leader plans, and a server that lost its term does no harm:
+
+    whatever it decided is compared with the versions of the rows when it is carried out.
 
     A long queue is not planned whole each time a run ends: an ordinary plan sees the first `WINDOW` runs of each person, and
     now and then (`WHOLE_S`) one sees all of it, so that a run far behind that would fit now waits that long at most.
     """
 
     ctx: Context
-    owner: str
-    _leased_until: float = -math.inf
+    _planner: scheduler.Planner = field(default_factory=scheduler.Planner)
+    _each: int = WINDOW
     _whole_at: float = -math.inf
     _booked_at: float = -math.inf
     _whole_s: float = WHOLE_S
@@ -45,8 +47,6 @@ class Schedule:
     def tick(self) -> float | None:
         """Plan once; return the seconds until the next run may be tried again, None when nothing is held back."""
         ctx = self.ctx
-        if not self._holds_lease():
-            return LEASE_S / 2
         if adoption.is_pending(ctx):
             return 1.0
         now = ctx.clock.now()
@@ -55,10 +55,11 @@ class Schedule:
         if not ctx.store.is_waiting():
             return None
         is_whole = ticks - self._whole_at >= self._whole_s
-        snapshot = ctx.store.snapshot(now, each=None if is_whole else WINDOW)
+        each = self._each
+        snapshot = ctx.store.snapshot(now, each=None if is_whole else each, age_s=BOOK_S)
         if is_whole:
             self._whole_at = ticks
-        plan = scheduler.plan(snapshot)
+        plan = self._planner.plan(snapshot)
         took_s = ctx.clock.monotonic() - ticks
         if is_whole:
             self._whole_s = max(WHOLE_S, WHOLE_PART * took_s)
@@ -74,7 +75,9 @@ class Schedule:
         if applied.refused:
             return 0.01
         pauses = [_pause(snapshot)]
-        if not is_whole and WINDOW in Counter((run.project, run.owner) for run in snapshot.waiting).values():
+        lines = Counter((run.project, run.owner) for run in snapshot.waiting)
+        self._each = max(LEAST, min(WINDOW, SEEN // max(1, len(lines))))
+        if not is_whole and each in lines.values():
             pauses.append(self._whole_s - (ticks - self._whole_at))
         if applied.is_behind:
             pauses.append(WHOLE_S)
@@ -87,16 +90,6 @@ class Schedule:
         if ticks - self._booked_at >= BOOK_S:
             self._booked_at = ticks
             self.ctx.store.usage.book(self.ctx.clock.now(), self.ctx.store.policies.current().policy.order.half_life_s)
-
-    def _holds_lease(self) -> bool:
-        """Say whether this process may plan; the lease is renewed when half of it is over, not at each plan."""
-        ticks = self.ctx.clock.monotonic()
-        if ticks < self._leased_until - LEASE_S / 2:
-            return True
-        if self.ctx.store.leases.take(NAME, self.owner, LEASE_S) is None:
-            return False
-        self._leased_until = ticks + LEASE_S
-        return True
 
 
 def _of_rented(snapshot: Snapshot) -> list[float]:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from mainspring.core.budgets import up_the_tree
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
-from mainspring.core.records import AttemptState, Desired, Node, NodeState, RunState
+from mainspring.core.records import AttemptState, Desired, Node, RunState
 from mainspring.core.resources import Resources
-from mainspring.core.shares import Share, leaf_of, with_ancestors
-from mainspring.core.snapshot import Place, PlacedRun, ShareState, Snapshot, WaitingRun
+from mainspring.core.shares import leaf_of
+from mainspring.core.snapshot import Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.core.specs import RunSpec
-from mainspring.core.usage import history_of, usd
+from mainspring.store.columns import Question, record_of
 from mainspring.store.database import Database
 from mainspring.store.durations import medians_of
 from mainspring.store.machines import bursting, is_renting, machines_of, opened, rented_of, reserved_of, sites_of
-from mainspring.store.nodes import all_nodes
 from mainspring.store.policies import current_policy
-from mainspring.store.shares import all_reservations, all_shares, shares_of_projects
-from mainspring.store.tables import allocations, attempts, runs, unadopted
-from mainspring.store.usage import part_of, past_of, spent_of
+from mainspring.store.share_tables import policies
+from mainspring.store.shares import all_reservations, shares_of_projects
+from mainspring.store.states import Past, States
+from mainspring.store.tables import allocations, attempts, nodes, runs, unadopted
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
 _KEPT = 50_000  # specifications remembered beyond those of the last look
@@ -50,122 +50,196 @@ class _Asked:
 
 
 @dataclass(slots=True)
+class _Kept:
+    """A record and all that it was made of: while that is equal, it is the same object (`scheduler.Planner` counts on it)."""
+
+    rows: object
+    around: object  # what is not in its own rows
+    record: Any
+    medians: object = None
+
+
+@dataclass(slots=True)
 class Snapshots:
-    """Takes snapshots. Rows are read each time, specifications once."""
+    """Takes snapshots. Rows are read each time; what is made of them is kept until they change. Thread safe."""
 
     db: Database
     _known: dict[RunId, _Asked] = field(default_factory=dict)
+    _waits: dict[RunId, _Kept] = field(default_factory=dict)
+    _places: dict[RunId, _Kept] = field(default_factory=dict)
+    _nodes: dict[str, _Kept] = field(default_factory=dict)
+    _policy: _Kept = field(default_factory=lambda: _Kept(None, None, None))
+    _states: States = field(default_factory=States)
+    _medians: dict[str, float] = field(default_factory=dict)
+    _asked_keys: set[str] = field(default_factory=set)
+    _learned_s: float = -math.inf
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, now: datetime, *, limit: int | None = None, each: int | None = None) -> Snapshot:
-        """Return the world of one instant: the first `limit` queued runs in line, or the first `each` of each person's."""
+    def take(self, now: datetime, *, limit: int | None = None, each: int | None = None, age_s: float = 0.0) -> Snapshot:
+        """Return the world of one instant: the first `limit` queued runs in line, or the first `each` of each person's.
+
+        Past use and believed durations may be `age_s` old: they move with each breath, and slowly.
+        """
 
         def ask(conn: Connection) -> Snapshot:
-            policy = current_policy(conn).policy
+            policy = self._policy_now(conn)
             rented = machines_of(conn)
-            nodes = opened(rented, all_nodes(conn))
+            nodes = opened(rented, self._nodes_now(conn))
             share_of = shares_of_projects(conn)
-            waiting = self._waiting(conn, share_of, limit, each, bursting(rented))
+            waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented))
             placed = self._placed(conn, share_of)
+            past = Past(now=now, at_s=at_s, age_s=age_s)
             return Snapshot(
                 now=now,
                 nodes=nodes,
                 waiting=waiting,
                 placed=placed,
                 policy=policy,
-                shares=_states(conn, now, policy, nodes, placed, reserved_of(rented, now)),
+                shares=self._states.take(conn, past, policy, nodes, placed, reserved_of(rented, now)),
                 reservations=tuple(all_reservations(conn, now)),
                 sites=tuple(sites_of(conn)),
                 rented=rented_of(rented),
                 budget_usd=policy.burst.budget_usd,
             )
 
-        return self.db.read(ask)
+        at_s = self.db.clock.monotonic()
+        with self._lock:
+            if at_s - self._learned_s >= age_s:
+                self._medians, self._asked_keys, self._learned_s = {}, set(), at_s
+            return self.db.read(ask)
 
     def is_due(self) -> bool:
         """Say whether anything waits or is rented: if not there is nothing to plan, and no need to read the world."""
-        waits = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
-        return self.db.read(lambda conn: conn.execute(waits).first() is not None or is_renting(conn))
+        return self.db.read(lambda conn: conn.execute(_ANY_WAITS).first() is not None or is_renting(conn))
+
+    def _policy_now(self, conn: Connection) -> Policy:
+        rows = _POLICIES.rows(conn)
+        if self._policy.rows != rows:
+            self._policy = _Kept(rows, None, current_policy(conn).policy)
+        policy: Policy = self._policy.record
+        return policy
+
+    def _nodes_now(self, conn: Connection) -> list[Node]:
+        known, self._nodes = self._nodes, {}
+        for row in _NODES.rows(conn):
+            kept = known.get(row[0])
+            if kept is None or kept.rows != row:
+                kept = _Kept(row, None, record_of(Node, nodes, _NODES.values(conn, row)))
+            self._nodes[row[0]] = kept
+        return [kept.record for kept in self._nodes.values()]
 
     def _waiting(
-        self, conn: Connection, share_of: Mapping[str, str], limit: int | None, each: int | None, coming: frozenset[RunId]
+        self, conn: Connection, share_of: Mapping[str, str], rows: Sequence[tuple[Any, ...]], coming: frozenset[RunId]
     ) -> tuple[WaitingRun, ...]:
-        rows = _queued(conn, limit, each)
-        asked = self._asked_of(conn, rows)
-        medians = medians_of(conn, {key for one in asked.values() for key in one.keys})
-        open_runs = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
-        unconfirmed = {*conn.execute(open_runs).scalars(), *conn.execute(select(unadopted.c.run)).scalars()}
-        found = []
+        self._ask(conn, rows)
+        self._learn(conn, rows)
+        unconfirmed = {*conn.execute(_OPEN_RUNS).scalars(), *conn.execute(_UNADOPTED).scalars()}
+        leaves: dict[tuple[str, str], str] = {}
+        found: list[WaitingRun] = []
         for row in rows:
-            spec = asked[row.id]
-            found.append(
-                WaitingRun(
-                    id=row.id,
-                    owner=row.owner,
-                    project=row.project,
-                    seq=row.seq,
-                    priority=row.priority,
-                    submitted_at=row.created_at,
-                    resources=spec.resources,
-                    replicas=spec.replicas,
-                    version=row.version,
-                    share=leaf_of(share_of.get(row.project, ""), row.owner),
-                    estimate_s=estimate(spec.keys, medians, spec.timeout_s),
-                    alternatives=spec.alternatives,
-                    min_replicas=spec.min_replicas,
-                    same=spec.same,
-                    data_bytes=spec.data_bytes,
-                    nominated=row.nominated or (),
-                    is_held=row.desired is not Desired.RUN,
-                    is_preemptible=spec.is_preemptible,
-                    is_bursting=row.id in coming,
-                    not_before=row.not_before,
-                    is_unconfirmed=row.id in unconfirmed,
-                    avoid=row.avoid,
-                )
-            )
-        if len(self._known) > len(asked) + _KEPT:
-            self._known = dict(asked)
+            id, owner, project = row[:3]
+            leaf = leaves.get((project, owner))
+            if leaf is None:
+                leaf = leaves[project, owner] = leaf_of(share_of.get(project, ""), owner)
+            around = (leaf, id in coming, id in unconfirmed)
+            kept = self._waits.get(id)
+            if kept is None or kept.rows != row or kept.around != around:
+                run = self._wait(_QUEUED.values(conn, row), *around)
+                kept = self._waits[id] = _Kept(row, around, run, self._medians)
+            elif kept.medians is not self._medians:
+                spec = self._known[id]
+                estimate_s = estimate(spec.keys, self._medians, spec.timeout_s)
+                if estimate_s != kept.record.estimate_s:
+                    kept.record = replace(kept.record, estimate_s=estimate_s)
+                kept.medians = self._medians
+            found.append(kept.record)
+        if len(self._waits) > len(found) + _KEPT:
+            self._waits = {row[0]: self._waits[row[0]] for row in rows}
+            self._known = {id: self._known[id] for id in self._waits}
         return tuple(found)
 
-    def _placed(self, conn: Connection, share_of: Mapping[str, str]) -> tuple[PlacedRun, ...]:
-        grouped = defaultdict(list)
-        for row in conn.execute(_HELD):
-            grouped[row.id].append(row)
-        asked = self._asked_of(conn, [rows[0] for rows in grouped.values()])
-        return tuple(
-            PlacedRun(
-                id=id,
-                owner=rows[0].owner,
-                project=rows[0].project,
-                priority=rows[0].priority,
-                seq=rows[0].seq,
-                since=rows[0].opened_at,
-                is_preemptible=asked[id].is_preemptible,
-                places=tuple(Place(replica=row.replica, node=row.node, granted=row.granted) for row in rows),
-                version=rows[0].version,
-                resources=asked[id].resources,
-                same=asked[id].same,
-                submitted_at=rows[0].created_at,
-                share=leaf_of(share_of.get(rows[0].project, ""), rows[0].owner),
-                estimate_s=rows[0].estimate_s,
-                checkpointed_at=rows[0].checkpoint_at,
-                is_stopping=rows[0].stop_cause is not None,
-            )
-            for id, rows in grouped.items()
+    def _wait(self, row: Mapping[str, Any], leaf: str, is_bursting: bool, is_unconfirmed: bool) -> WaitingRun:
+        spec = self._known[row["id"]]
+        return WaitingRun(
+            id=row["id"],
+            owner=row["owner"],
+            project=row["project"],
+            seq=row["seq"],
+            priority=row["priority"],
+            submitted_at=row["created_at"],
+            resources=spec.resources,
+            replicas=spec.replicas,
+            version=row["version"],
+            share=leaf,
+            estimate_s=estimate(spec.keys, self._medians, spec.timeout_s),
+            alternatives=spec.alternatives,
+            min_replicas=spec.min_replicas,
+            same=spec.same,
+            data_bytes=spec.data_bytes,
+            nominated=row["nominated"] or (),
+            is_held=row["desired"] is not Desired.RUN,
+            is_preemptible=spec.is_preemptible,
+            is_bursting=is_bursting,
+            not_before=row["not_before"],
+            is_unconfirmed=is_unconfirmed,
+            avoid=row["avoid"],
         )
 
-    def _asked_of(self, conn: Connection, rows: Iterable[Any]) -> dict[RunId, _Asked]:
-        wanted = {row.id: row for row in rows}
-        known = {id: self._known[id] for id in wanted if id in self._known}
-        missing = [id for id in wanted if id not in known]
-        for start in range(0, len(missing), _AT_ONCE):
-            some = select(runs.c.id, runs.c.spec).where(runs.c.id.in_(missing[start : start + _AT_ONCE]))
+    def _placed(self, conn: Connection, share_of: Mapping[str, str]) -> tuple[PlacedRun, ...]:
+        grouped: dict[RunId, list[tuple[Any, ...]]] = defaultdict(list)
+        for row in _HELD.rows(conn):
+            grouped[row[0]].append(row)
+        self._ask(conn, [rows[0] for rows in grouped.values()])
+        known, self._places = self._places, {}
+        for id, rows in grouped.items():
+            leaf = leaf_of(share_of.get(rows[0][2], ""), rows[0][1])
+            kept = known.get(id)
+            if kept is None or kept.rows != rows or kept.around != leaf:
+                kept = _Kept(rows, leaf, _hold([_HELD.values(conn, row) for row in rows], self._known[id], leaf))
+            self._places[id] = kept
+        return tuple(kept.record for kept in self._places.values())
+
+    def _ask(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Decode the specifications that are not known yet."""
+        missing = {row[0]: row for row in rows if row[0] not in self._known}
+        ids = list(missing)
+        for start in range(0, len(ids), _AT_ONCE):
+            some = select(runs.c.id, runs.c.spec).where(runs.c.id.in_(ids[start : start + _AT_ONCE]))
             for id, spec in conn.execute(some).tuples():
-                known[id] = self._known[id] = _asked(spec, wanted[id].project, wanted[id].owner)
-        return known
+                self._known[id] = _asked(spec, missing[id][2], missing[id][1])
+
+    def _learn(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Read the medians of kinds that were not asked for since the medians were forgotten."""
+        new = {row[0] for row in rows if (kept := self._waits.get(row[0])) is None or kept.medians is not self._medians}
+        wanted = {key for id in new for key in self._known[id].keys} - self._asked_keys
+        if wanted:
+            self._medians.update(medians_of(conn, wanted))
+            self._asked_keys |= wanted
 
 
-_QUEUED = select(
+def _hold(rows: Sequence[Mapping[str, Any]], spec: _Asked, leaf: str) -> PlacedRun:
+    first = rows[0]
+    return PlacedRun(
+        id=first["id"],
+        owner=first["owner"],
+        project=first["project"],
+        priority=first["priority"],
+        seq=first["seq"],
+        since=first["opened_at"],
+        is_preemptible=spec.is_preemptible,
+        places=tuple(Place(replica=row["replica"], node=row["node"], granted=row["granted"]) for row in rows),
+        version=first["version"],
+        resources=spec.resources,
+        same=spec.same,
+        submitted_at=first["created_at"],
+        share=leaf,
+        estimate_s=first["estimate_s"],
+        checkpointed_at=first["checkpoint_at"],
+        is_stopping=first["stop_cause"] is not None,
+    )
+
+
+_LINE = select(
     runs.c.id,
     runs.c.owner,
     runs.c.project,
@@ -179,7 +253,7 @@ _QUEUED = select(
     runs.c.nominated,
 ).where(runs.c.state == RunState.QUEUED)
 
-_HELD = (
+_HELD = Question(
     select(
         runs.c.id,
         runs.c.owner,
@@ -203,16 +277,25 @@ _HELD = (
 )
 
 
-_IN_LINE = _QUEUED.order_by(runs.c.priority.desc(), runs.c.seq)
+_IN_LINE = _LINE.order_by(runs.c.priority.desc(), runs.c.seq)
 _PLACE = func.row_number().over(partition_by=(runs.c.project, runs.c.owner), order_by=(runs.c.priority.desc(), runs.c.seq))
 _EACH = select(runs.c.id, _PLACE.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
-_FIRST = _IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each"))
 
 
-def _queued(conn: Connection, limit: int | None, each: int | None) -> list[Any]:
+_QUEUED = Question(_IN_LINE.limit(bindparam("most")))
+_FIRST = Question(_IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each")))
+_ALL = 1 << 62
+_ANY_WAITS = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
+_OPEN_RUNS = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
+_UNADOPTED = select(unadopted.c.run)
+_NODES = Question(select(nodes).order_by(nodes.c.id))
+_POLICIES = Question(select(policies.c.number, policies.c.policy).order_by(policies.c.number.desc()).limit(8))
+
+
+def _queued(conn: Connection, limit: int | None, each: int | None) -> list[tuple[Any, ...]]:
     if each is None:
-        return list(conn.execute(_IN_LINE.limit(limit)))
-    return list(conn.execute(_FIRST, {"each": each}))
+        return _QUEUED.rows(conn, {"most": _ALL if limit is None else limit})
+    return _FIRST.rows(conn, {"each": each})
 
 
 def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
@@ -227,53 +310,3 @@ def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
         data_bytes=sum(value.size_bytes for value in spec.args.values()),
         keys=keys_of(project, owner, spec),
     )
-
-
-def _states(
-    conn: Connection,
-    now: datetime,
-    policy: Policy,
-    nodes: tuple[Node, ...],
-    placed: tuple[PlacedRun, ...],
-    to_come: Mapping[str, Decimal],
-) -> tuple[ShareState, ...]:
-    """Return every share that was configured or was ever used, with its past; `to_come` is reserved for rented machines."""
-    configured = {share.name: share for share in all_shares(conn)}
-    ready = [node for node in nodes if node.state is NodeState.READY]
-    capacity = (
-        float(sum(len(node.devices) for node in ready)),
-        sum(node.cpu_milli for node in ready) / 1000,
-        sum(node.memory_bytes for node in ready) / (1 << 30),
-    )
-    past = past_of(conn, now, policy.order.half_life_s)
-    history = history_of(past, capacity)
-    spent = up_the_tree({name: Decimal(micros) for name, micros in spent_of(conn, now).items()})
-    reserved = up_the_tree(_to_come(now, policy, nodes, placed, to_come))
-    names = sorted(with_ancestors([*configured, *past, *spent, *reserved]))
-    return tuple(
-        ShareState(
-            share=configured.get(name, Share(name=name)),
-            history=history.get(name, 0.0),
-            served_at=past[name].served_at if name in past else None,
-            spent_usd=usd(int(spent.get(name, 0))),
-            reserved_usd=usd(int(reserved.get(name, 0))),
-        )
-        for name in names
-        if name in configured or name in past or history.get(name) or spent.get(name) or reserved.get(name)
-    )
-
-
-def _to_come(
-    now: datetime, policy: Policy, nodes: tuple[Node, ...], placed: tuple[PlacedRun, ...], rented: Mapping[str, Decimal]
-) -> dict[str, Decimal]:
-    """Return what rented machines, and runs on own ones that have a price, may still cost, by leaf, in millionths of a dollar."""
-    priced = {node.id: node for node in nodes if Decimal(node.price_usd_per_hour or "0") > 0}
-    found: dict[str, Decimal] = defaultdict(Decimal, rented)
-    for run in placed:
-        left_s = max(0.0, run.estimate_s * policy.burst.safety - (now - run.since).total_seconds())
-        for place in run.places:
-            node = priced.get(place.node)
-            if node is not None and left_s:
-                part = part_of(place.granted, node.devices, node.cpu_milli)
-                found[run.share] += part * Decimal(node.price_usd_per_hour) * Decimal(left_s) / 3600 * 1_000_000
-    return found

@@ -127,12 +127,12 @@ class Store:
         """
         return self._db.listen(callback)
 
-    def snapshot(self, now: datetime, *, limit: int | None = None, each: int | None = None) -> Snapshot:
-        """Return what the planner sees, read at one instant.
+    def snapshot(self, now: datetime, *, limit: int | None = None, each: int | None = None, age_s: float = 0.0) -> Snapshot:
+        """Return what the planner sees, read at one instant; past use and believed durations may be `age_s` old.
 
         With `limit` only the first so many queued runs in line, with `each` the first so many of each person's.
         """
-        return self._snapshots.take(now, limit=limit, each=each)
+        return self._snapshots.take(now, limit=limit, each=each, age_s=age_s)
 
     def is_waiting(self) -> bool:
         """Say whether any run waits: cheaper than a snapshot without one."""

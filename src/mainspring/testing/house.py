@@ -171,7 +171,7 @@ class HouseSimulation:
     def _restart(self) -> None:
         fleet = Fleet(self.engine)
         self._servers += 1
-        self._schedule = Schedule(self.ctx, "planner of this house")
+        self._schedule = Schedule(self.ctx)
         self._attempts = Attempts(
             self.ctx,
             fleet,  # type: ignore[arg-type]
