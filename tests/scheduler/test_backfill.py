@@ -76,6 +76,24 @@ def test_the_first_blocked_run_keeps_its_time_and_short_ones_pass(
     assert _decided(scene([node], runs, placed=(running,), policy=open_policy))["run_003"].kind is DecisionKind.START
 
 
+@pytest.mark.parametrize("length_s", [365 * 24 * HOUR, 10 * 366 * 24 * HOUR])
+def test_lengths_of_nothing_and_of_years_are_lengths(
+    length_s: float, scene: Any, make_node: Any, make_waiting: Any, put: Any
+) -> None:
+    """Zero is not known, and passes nobody by hope; years keep a place for years, and whoever ends before that passes."""
+    now = scene([], []).now
+    node, running = put(make_node("n", gpus=4), [0, 1], now, estimate_s=length_s)
+    runs = [
+        make_waiting(1, gpu_milli=4000, priority=9, estimate_s=length_s),
+        make_waiting(2, gpu_milli=1000, estimate_s=0.0),
+        make_waiting(3, gpu_milli=1000, estimate_s=length_s + 1),
+        make_waiting(4, gpu_milli=1000, estimate_s=length_s / 2),
+    ]
+    decided = _decided(scene([node], runs, placed=(running,), policy=Policy(preemption=PreemptionPolicy(mode="never"))))
+    assert decided["run_001"].expected_at == now + timedelta(seconds=length_s)
+    assert [name for name, one in decided.items() if one.kind is DecisionKind.START] == ["run_004"]
+
+
 def test_a_reservation_holds_back_only_its_own_place(scene: Any, make_node: Any, make_waiting: Any, put: Any) -> None:
     now = scene([], []).now
     first, one = put(make_node("a", gpus=2), [0], now, estimate_s=HOUR)

@@ -46,6 +46,8 @@ def test_the_same_key_gives_the_same_run(house) -> None:
         (EDITOR, RunSpec(command=()), SpecError),
         (EDITOR, RunSpec(command=("a",), name="../x"), SpecError),
         (EDITOR, RunSpec(command=("a",), resources=Resources(gpu_milli=3000)), CannotFitError),
+        (EDITOR, RunSpec(command=("a",), resources=Resources(gpu_milli=1000), replicas=3), CannotFitError),
+        (EDITOR, RunSpec(command=("a",), resources=Resources(gpu_milli=1000, gpu_models=("H900",))), CannotFitError),
         (EDITOR, RunSpec(command=("a",), resources=Resources(memory_bytes=-1)), SpecError),
     ],
 )
