@@ -60,29 +60,35 @@ def on_host(hosts: Any, name: str, command: str) -> str:
 
 @pytest.fixture
 def backend(ssh_hosts: Any, tmp_path: Path) -> Iterator[SshBackend]:
-    found = made(ssh_hosts, tmp_path / "cluster", "bm1")
+    found = made(ssh_hosts, tmp_path / "cluster", "bm1", gpus=4)
     yield found
     found.close()
 
 
-@contextlib.contextmanager
-def running(backend: SshBackend, host: str, server: RunnerServer | None = None) -> Iterator[tuple[Handle, RunnerServer]]:
-    """Run something on a host for as long as the body takes."""
-    dialled = server or RunnerServer()
+def request_for(backend: SshBackend, host: str, server: RunnerServer) -> LaunchRequest:
+    """Return a request to run something endless on a host."""
     node = next(one for one in backend.inventory().nodes if one.labels["host"] == host)
     attempt = AttemptId(f"att-{host}-{time.monotonic_ns():x}")
-    dialled.jobs[attempt] = ["sh", "-c", "while :; do echo more; sleep 0.2; done"]
-    request = LaunchRequest(
+    server.jobs[attempt] = ["sh", "-c", "while :; do echo more; sleep 0.2; done"]
+    return LaunchRequest(
         installation=backend.installation,
         attempt=attempt,
         run=RunId(f"run-of-{attempt}"),
         replica=0,
         node=node,
         granted=Granted(cpu_milli=1000, memory_bytes=0),
-        server_url=dialled.url,
+        server_url=server.url,
         token="t" * 64,
         grace_s=1.0,
     )
+
+
+@contextlib.contextmanager
+def running(backend: SshBackend, host: str, server: RunnerServer | None = None) -> Iterator[tuple[Handle, RunnerServer]]:
+    """Run something on a host for as long as the body takes."""
+    dialled = server or RunnerServer()
+    request = request_for(backend, host, dialled)
+    attempt = request.attempt
     handle = backend.launch(request)
     try:
         dialled.wait(attempt, "running")
@@ -97,9 +103,30 @@ def running(backend: SshBackend, host: str, server: RunnerServer | None = None) 
 
 class TestContract(BackendContract):
     @pytest.fixture(autouse=True)
-    def _same_installation(self, backend: SshBackend, ssh_hosts: Any) -> None:
+    def _same_installation(self, backend: SshBackend, ssh_hosts: Any, tmp_path: Path) -> Iterator[None]:
         self.installation = backend.installation
         self.hosts = ssh_hosts
+        self.folder = tmp_path
+        self.others: list[SshBackend] = []
+        yield
+        for other in self.others:
+            other.close()
+
+    def other(self, folder: str, **config: object) -> SshBackend:
+        self.others.append(made(self.hosts, self.folder / folder, "bm1", **config))
+        return self.others[-1]
+
+    def reborn(self, backend: Backend) -> Backend:
+        assert isinstance(backend, SshBackend)
+        self.others.append(create(backend.cluster, backend.folder, backend.installation))
+        return self.others[-1]
+
+    def out_of_reach(self) -> Backend:
+        return self.other("away", ssh_option=[f"HostName={self.hosts.addresses['bm1']}0", "ConnectTimeout=1"])
+
+    def shut_out(self) -> Backend:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "stranger")], check=True)
+        return self.other("shut", key=str(self.folder / "stranger"))
 
     def kill_runner(self, backend: Backend, handle: Handle) -> None:
         on_host(self.hosts, "bm1", f"kill -9 {backend.native(handle)['pid']}")
@@ -129,7 +156,7 @@ class TestContract(BackendContract):
             told = on_host(self.hosts, "bm1", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'")
             assert request.attempt in told
             assert request.token not in told
-            assert on_host(self.hosts, "bm1", f"stat -c %a {handle.data['folder']}/token").strip() == "600"
+            assert on_host(self.hosts, "bm1", f"stat -c %a {backend.native(handle)['folder']}/token").strip() == "600"
 
 
 class TestHosts:
@@ -197,8 +224,12 @@ class TestHosts:
             found.close()
             assert probe.is_ready is is_ready, probe
             if not is_ready:
-                assert ssh_hosts.fingerprint("bm1") in probe.notices[0].text
-                assert probe.notices[0].command == f"--host-key {ssh_hosts.fingerprint('bm1')}"
+                assert ssh_hosts.fingerprint("bm1") in probe.notices[1].text
+                command = probe.notices[0].command
+                assert command.startswith(
+                    f"mainspring cluster add ssh {ssh_hosts.addresses['bm1']} --name lab --user root --key "
+                )
+                assert command.endswith(f"--host-key {ssh_hosts.fingerprint('bm1')}")
 
     def test_a_wrong_key_is_told(self, ssh_hosts: Any, tmp_path: Path) -> None:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
@@ -242,9 +273,15 @@ class TestHosts:
                 began = time.monotonic()
                 assert lab.observe([slow, quick])[1].state is ObservedState.RUNNING
                 assert time.monotonic() - began < 3, "a host that did not answer the last time is waited for a moment only"
+                request = request_for(lab, "bm1", server)
+                with pytest.raises(UnreachableError):
+                    lab.launch(request)
+                (unheard,) = [one for one in lab.owned() if one.attempt == request.attempt]  # it may have begun
             finally:
                 on_host(ssh_hosts, "bm1", "pkill -CONT -f '[e]xec.json.loads'")
-            until(lambda: lab.observe([slow])[0].state is ObservedState.RUNNING)
+            until(lambda: [one.state for one in lab.observe([slow, unheard])] == [ObservedState.RUNNING] * 2)
+            lab.stop(unheard, 0.0)
+            until(lambda: lab.observe([unheard])[0].state is ObservedState.GONE)
 
     def test_a_full_disk_takes_nothing(self, ssh_hosts: Any, tmp_path: Path) -> None:
         found = made(ssh_hosts, tmp_path / "cluster", "bm1", min_free_gib=1 << 30)

@@ -156,7 +156,8 @@ def learn(login: Login) -> None:
             found = ", ".join(prints) or "unreadable"
             raise CredentialsError(
                 f"Nobody has accepted the host key of {login.host} yet: {found}.",
-                hint=f"--host-key {prints[0]}" if prints else "",
+                hint=f"Log in by hand once and accept it: {login.mend('true')}",
+                details={"fingerprints": prints},
             )
         with login.known_hosts.open("a") as file:
             file.write(shown.read_text())

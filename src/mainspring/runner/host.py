@@ -21,6 +21,7 @@ from .folder import boot_id, is_alive, read_json, stat_of
 
 NOT_PASSED_ON = ("SSH_", "XDG_SESSION", "MAINSPRING_")
 _ADDRESS = ("server_url", "server_fingerprint", "socket")  # where the server is: it may come back elsewhere
+SILENCE_S = 600  # whoever asks nothing for so long has gone, though its connection has not ended yet
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 # The runner enters its groups before it is a runner: a limit that came later would not hold for what it started meanwhile.
 _ENTER = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1/cgroup.procs"; shift; n=$((n-1)); done; exec "$@"'
@@ -74,7 +75,7 @@ class Host:
                     _write_private(os.path.join(place, "launch.json"), json.dumps(fresh))
             else:
                 self._start(asked, place)
-        return {"folder": place, "boot_id": boot_id()}
+        return {"folder": place}
 
     def look(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Return which of the replicas have a living runner."""
@@ -119,8 +120,7 @@ class Host:
 
     def owned(self, _asked: dict[str, Any]) -> dict[str, Any]:
         """Return each replica of this installation of which a process lives."""
-        found = sorted({(attempt, replica) for _, attempt, replica, _ in self._marked()})
-        return {"replicas": found, "root": self.root}
+        return {"replicas": sorted({(attempt, replica) for _, attempt, replica, _ in self._marked()})}
 
     def native(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Return the process, its command line, groups and folder."""
@@ -298,7 +298,9 @@ def main(head: dict[str, Any]) -> int:
             out.write(json.dumps(told).encode() + b"\n")
             out.flush()
 
+    signal.alarm(SILENCE_S)
     for line in sys.stdin.buffer:
+        signal.alarm(SILENCE_S)
         threading.Thread(target=work, args=(json.loads(line),), daemon=True).start()
     return 0
 

@@ -7,6 +7,7 @@ silence into UNKNOWN.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from mainspring.backends.launches import exit_record, launch_record
 from mainspring.backends.ssh.channel import Channel
 from mainspring.backends.ssh.hosts import Hosts, Told
 from mainspring.backends.ssh.nodes import node_of, notices_of, summary_of
-from mainspring.backends.ssh.options import OPTIONS, number
+from mainspring.backends.ssh.options import OPTIONS, add_command, number
 from mainspring.core.backend import (
     Capabilities,
     Engine,
@@ -59,6 +60,8 @@ class SshBackend:
     installation: str
     capabilities: Capabilities
     hosts: Hosts
+    _unheard: dict[tuple[str, int], Handle] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _deadlines: Deadlines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,16 +76,22 @@ class SshBackend:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
         told = self.hosts.ask_all("inventory", {name: {} for name in targets}, PROBE_S, is_fresh=True)
         notices: list[Notice] = []
+        shown: list[str] = []
         is_refused = False
         for name, one in told.items():
             if isinstance(one, BackendError):
                 is_refused = is_refused or not isinstance(one, UnreachableError)
-                notices.append(Notice(text=one.message, command=one.hint))
+                found = one.details.get("fingerprints")
+                shown += found if isinstance(found, list) else []
+                notices.append(Notice(text=one.message, command="" if found else one.hint))
             else:
                 notices += notices_of(name, one, number(self.cluster.config, "min_free_gib"))
         answers = {name: one for name, one in told.items() if not isinstance(one, BackendError)}
         if not targets:
             notices.append(Notice(text="No host was named.", command="mainspring cluster add ssh HOST..."))
+        if shown:
+            text = "Compare the host keys with what the hosts' administrator says, and accept them."
+            notices.insert(0, Notice(text=text, command=add_command(self.cluster, shown)))
         facts = summary_of(len(targets), answers)
         return Probe(is_ready=bool(answers) and not is_refused, version="OpenSSH", notices=tuple(notices), facts=facts)
 
@@ -97,7 +106,7 @@ class SshBackend:
                 is_here = not isinstance(one, BackendError)
                 nodes.append(node_of(self.cluster, targets[name], answer, is_here=is_here))
         if not nodes:
-            raise next((one for one in told.values() if isinstance(one, BackendError)), UnreachableError("No host was named."))
+            raise _first_wrong(told)
         return Inventory(nodes=tuple(nodes))
 
     def launch(self, request: LaunchRequest) -> Handle:
@@ -115,15 +124,25 @@ class SshBackend:
             "memory_bytes": request.granted.memory_bytes,
             "min_free_bytes": int(number(self.cluster.config, "min_free_gib") * (1 << 30)),
         }
-        answer = channel.ask("launch", asked)
-        return self._handle(request.attempt, request.replica, request.node.name, str(answer["folder"]))
+        handle = _handle(request.attempt, request.replica, request.node.name)
+        try:
+            channel.ask("launch", asked)
+        except UnreachableError:
+            with self._lock:
+                self._unheard[request.attempt, request.replica] = handle
+            raise
+        with self._lock:
+            self._unheard.pop((request.attempt, request.replica), None)
+        return handle
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Ask each host once for all that is on it."""
         by_host: dict[str, list[Handle]] = {}
+        lost = self._found() if any(not _host(one) for one in handles) else {}
         for handle in handles:
-            by_host.setdefault(_host(handle), []).append(handle)
-        by_host.pop("", None)
+            name = _host(handle) or lost.get((handle.attempt, handle.replica), "")
+            if name:
+                by_host.setdefault(name, []).append(handle)
         asked = {name: {"replicas": [_of(one) for one in known]} for name, known in by_host.items()}
         told = self.hosts.ask_all("look", asked, LOOK_S)
         seen = {(one.attempt, one.replica): _observation(one, told[name]) for name, known in by_host.items() for one in known}
@@ -132,18 +151,25 @@ class SshBackend:
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         """SIGTERM the runner, which passes it on; kill every process of the replica once the grace is over."""
-        if _host(handle) and self.hosts.channel(_host(handle)).ask("stop", _of(handle))["is_asked"]:
-            self._deadlines.set(handle, grace_s + MARGIN_S)
+        name = _host(handle) or self._found().get((handle.attempt, handle.replica), "")
+        if name and self.hosts.channel(name).ask("stop", _of(handle))["is_asked"]:
+            self._deadlines.set(_handle(handle.attempt, handle.replica, name), grace_s + MARGIN_S)
 
     def owned(self) -> Sequence[Handle]:
-        """Return each replica of which a process lives, by the marks in its environment. Hosts that are away are left out."""
-        targets = self.hosts.targets()
-        found = []
-        for name, told in self.hosts.ask_all("owned", {name: {} for name in targets}, LOOK_S).items():
-            if not isinstance(told, BackendError):
-                for attempt, replica in told["replicas"]:
-                    found.append(self._handle(attempt, replica, name, f"{told['root']}/attempts/{attempt}.{replica}"))
-        return found
+        """Return each replica of which a process lives, by the marks in its environment.
+
+        So is one whose launch a host has not answered, as long as that host is away: it may have begun.
+        """
+        told = self.hosts.ask_all("owned", {name: {} for name in self.hosts.targets()}, LOOK_S)
+        answers = {name: one for name, one in told.items() if not isinstance(one, BackendError)}
+        if not answers:
+            raise _first_wrong(told)
+        with self._lock:
+            self._unheard = {key: one for key, one in self._unheard.items() if _host(one) not in answers}
+            unheard = list(self._unheard.values())
+        return unheard + [
+            _handle(attempt, replica, name) for name, one in answers.items() for attempt, replica in one["replicas"]
+        ]
 
     def native(self, handle: Handle) -> Mapping[str, object]:
         """Return the process, its command line, groups and folder."""
@@ -169,11 +195,12 @@ class SshBackend:
         parts = urlsplit(server_url)
         return channel.tunnel(parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
 
+    def _found(self) -> dict[tuple[str, int], str]:
+        """Return the host of each replica that lives."""
+        return {(one.attempt, one.replica): _host(one) for one in self.owned()}
+
     def _kill(self, handle: Handle, is_last: bool) -> float:
         return float(self.hosts.channel(_host(handle)).ask("kill", {**_of(handle), "is_last": is_last})["left_s"])
-
-    def _handle(self, attempt: str, replica: int, host: str, folder: str) -> Handle:
-        return Handle(attempt=AttemptId(attempt), replica=replica, data={"host": host, "folder": folder})
 
     def _remembered(self, name: str, told: Told) -> Mapping[str, Any] | None:
         """Return what a host has, or had when it last told; kept in a file, for a server that begins while it is away."""
@@ -191,8 +218,16 @@ class SshBackend:
         return found if isinstance(found, dict) else None
 
 
+def _handle(attempt: str, replica: int, host: str) -> Handle:
+    return Handle(attempt=AttemptId(attempt), replica=replica, data={"host": host})
+
+
 def _host(handle: Handle) -> str:
     return str(handle.data.get("host") or "")
+
+
+def _first_wrong(told: Mapping[str, Told]) -> BackendError:
+    return next((one for one in told.values() if isinstance(one, BackendError)), UnreachableError("No host was named."))
 
 
 def _of(handle: Handle) -> dict[str, object]:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from mainspring.backends.openssh import Login, explain, first_line, remote_python, sockets, with_host_key, words
-from mainspring.core.errors import BackendError, CapacityError, LaunchError, UnreachableError
+from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError, UnreachableError
 
 HELLO_S = 15.0
-ANSWER_S = 8.0
-FORWARD_S = 8.0
+ANSWER_S = 5.0
+FORWARD_S = 4.0
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-AT_ONCE = threading.BoundedSemaphore(16)  # connections that are being opened, in this process
+REFUSED_S = 30.0  # hosts shut out who comes too often with a key that they do not take
+AT_ONCE = threading.BoundedSemaphore(32)  # connections that are being opened, in this process
 Answer = Mapping[str, Any]
 
 # What runs on the host before anything of ours is there: it fetches the runner's zip unless it has it, and starts its agent.
@@ -217,6 +218,8 @@ class Channel:
                     return
                 self._wrong = wrong
                 pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
+                if isinstance(wrong, CredentialsError):
+                    pause_s = REFUSED_S
                 self._failures += 1
                 self._not_before = time.monotonic() + pause_s
                 if self._server is None:
@@ -283,6 +286,9 @@ class Channel:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # what the host's own scripts print is no answer
                 self._take(link, json.loads(line))
         code = link.process.wait()
+        for pipe in (link.to, answers):
+            with contextlib.suppress(OSError):
+                pipe.close()
         with contextlib.suppress(OSError):
             link.control.unlink(missing_ok=True)
         told = complaints.read_text(errors="replace") if complaints.exists() else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def number(config: Mapping[str, object], name: str) -> float:
     """Return an option's number; 0 when it was not given."""
     value = config.get(name) or 0
     return float(value) if isinstance(value, int | float | str) else 0.0
+
+
+def add_command(cluster: Cluster, host_keys: Sequence[str]) -> str:
+    """Return the command that adds the same cluster with these host keys accepted too."""
+    words = ["mainspring", "cluster", "add", "ssh", *(str(one) for one in _list(cluster.config, "targets"))]
+    words += ["--name", cluster.name] if cluster.name != "ssh" else []
+    defaults = {option.name: option.default for option in OPTIONS}
+    for name, value in cluster.config.items():
+        if name in ("targets", "host_key") or value == defaults.get(name):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else [",".join(str(one) for one in value) if isinstance(value, list) else str(value)]
+    return shlex.join([*words, "--host-key", ",".join([*(str(one) for one in _list(cluster.config, "host_key")), *host_keys])])
 
 
 def _target(config: Mapping[str, object], line: str, folder: Path) -> Target:
