@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -50,12 +50,13 @@ class Machines:
         """Look at every cluster that rents, each in its lane; return the pause."""
         found = self.ctx.store.machines.open()
         for cluster in self.ctx.store.clusters.all():
-            if cluster.id not in self._busy and (any(one.cluster == cluster.id for one in found) or self._is_due(cluster)):
+            is_open = self._strange_since or any(one.cluster == cluster.id for one in found)
+            if cluster.id not in self._busy and (is_open or self._is_due(cluster)):
                 renter = self._renter(cluster)
                 if renter is not None:
                     self._busy.add(cluster.id)
                     self.loops.submit(partial(self._look, cluster, renter), lane=cluster.id)
-        return LOOK_S if found else OFFERS_S
+        return LOOK_S if found or self._strange_since else OFFERS_S
 
     def _is_due(self, cluster: Cluster) -> bool:
         return self.ctx.clock.monotonic() - self._offered_at.get(cluster.id, -OFFERS_S) >= OFFERS_S
@@ -76,7 +77,7 @@ class Machines:
             self._act(renter, self.ctx.store.machines.open(cluster.id))
             listed = {one.tag: one for one in renter.machines()}
             self._record(cluster, self.ctx.store.machines.open(cluster.id), listed)
-            self._reap(renter, cluster, listed)
+            self._reap(renter, cluster, listed.keys())
         except BackendError as wrong:
             self.fleet.note(cluster.id, wrong.message)
         except Exception:  # the pool's top: the rows are unchanged, the next look tries again
@@ -175,15 +176,16 @@ class Machines:
         if is_idle != (machine.idle_since is not None):
             store.mark_idle(machine, now if is_idle else None)
 
-    def _reap(self, renter: Renter, cluster: Cluster, listed: Mapping[str, ListedMachine]) -> None:
+    def _reap(self, renter: Renter, cluster: Cluster, listed: Set[str]) -> None:
         """End what carries our tag and is no open row's: a database that was put back to an older state forgot it."""
         ticks = self.ctx.clock.monotonic()
         known = {one.id for one in self.ctx.store.machines.open(cluster.id)}
-        strange = listed.keys() - known
+        strange = listed - known
         for tag in strange:
-            if ticks - self._strange_since.setdefault(tag, ticks) >= self.ctx.settings.sweep_grace_s:
+            if tag not in self._strange_since:
+                self._strange_since[tag] = ticks
+                self.ctx.signals.hint("machines")  # the loop thinks that it may sleep long
+            elif ticks - self._strange_since[tag] >= self.ctx.settings.sweep_grace_s:
                 log.warning("a machine that no row knows is ended", extra={"machine": tag})
                 renter.give_back(tag)
-        for tag in self._strange_since.keys() - strange:
-            if tag not in listed:
-                self._strange_since.pop(tag, None)
+                del self._strange_since[tag]

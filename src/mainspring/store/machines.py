@@ -212,10 +212,14 @@ def rented_of(found: Sequence[Machine]) -> tuple[Rented, ...]:
     )
 
 
-def opened(found: Sequence[Machine], known: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the nodes without machines that do not take runs yet, or no more: they are no place for anybody."""
-    shut = {one.id for one in found if one.state is not MachineState.READY}
-    return tuple(node for node in known if node.id not in shut) if shut else tuple(known)
+def opened(found: Sequence[Machine], known: Sequence[Node], rents: Sequence[Site]) -> tuple[Node, ...]:
+    """Return the nodes without machines that do not take runs yet, or no more, or that no row knows: no place for anybody."""
+    if not rents and not found:
+        return tuple(known)
+    ready = {one.id for one in found if one.state is MachineState.READY}
+    shut = {one.id for one in found} - ready
+    paid = {site.machine.cluster for site in rents}
+    return tuple(node for node in known if node.id in ready or not (node.id in shut or node.cluster in paid))
 
 
 def bursting(found: Sequence[Machine]) -> frozenset[RunId]:

@@ -84,7 +84,8 @@ class Snapshots:
         def ask(conn: Connection) -> Snapshot:
             policy = self._policy_now(conn)
             rented = machines_of(conn)
-            nodes = opened(rented, self._nodes_now(conn))
+            rents = sites_of(conn)
+            nodes = opened(rented, self._nodes_now(conn), rents)
             share_of = shares_of_projects(conn)
             waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented))
             placed = self._placed(conn, share_of)
@@ -97,7 +98,7 @@ class Snapshots:
                 policy=policy,
                 shares=self._states.take(conn, past, policy, nodes, placed, reserved_of(rented, now)),
                 reservations=tuple(all_reservations(conn, now)),
-                sites=tuple(sites_of(conn)),
+                sites=tuple(rents),
                 rented=rented_of(rented),
                 budget_usd=policy.burst.budget_usd,
             )
