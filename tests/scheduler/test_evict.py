@@ -103,6 +103,28 @@ def test_a_guarantee_comes_back_when_it_is_asked_for(scene: Any, make_node: Any,
     assert _evicted(later(replace(start, shares=()), gpu_run(9, "bob", 3))) == {}
 
 
+def test_a_guarantee_takes_back_what_was_lent_however_young(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
+    policy = Policy(preemption=PreemptionPolicy(min_run_s=7200.0))
+    share = ShareState(share=Share(name="bob", guarantee=parse_amounts("2gpu")))
+    start = replace(scene([make_node("n", gpus=4)], [gpu_run(one) for one in range(1, 5)], shares=(share,)), policy=policy)
+    assert {rule for rule, _ in _evicted(later(start, gpu_run(9, "bob", 2))).values()} == {"guarantee"}
+    assert _evicted(later(start, gpu_run(9, "bob", 3))) == {}  # more than was promised
+    assert _evicted(later(replace(start, shares=()), gpu_run(9, "bob", 2))) == {}  # nothing was promised
+
+
+def test_a_guarantee_is_not_kept_by_places_in_pieces(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
+    """One GPU is idle on each machine: nothing is scarce, and yet two together are not there."""
+
+    def asked(**guarantees: str) -> dict[str, tuple[str, str]]:
+        shares = tuple(ShareState(share=Share(name=name, guarantee=parse_amounts(one))) for name, one in guarantees.items())
+        nodes = [make_node("a", gpus=4), make_node("b", gpus=4)]
+        return _evicted(later(scene(nodes, [gpu_run(1, gpus=3), gpu_run(2, gpus=3)], shares=shares), gpu_run(9, "bob", 2)))
+
+    assert [rule for rule, _ in asked(bob="2gpu").values()] == ["guarantee"]
+    assert asked() == {}
+    assert asked(alice="6gpu", bob="2gpu") == {}  # neither holds more than it was promised
+
+
 def test_the_least_work_is_lost(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
     snapshot = later(scene([make_node("n", gpus=3)], [gpu_run(one) for one in (1, 2, 3)]), gpu_run(9, "bob"))
     fresh = tuple(

@@ -17,6 +17,7 @@ from hypothesis.strategies import DataObject
 from mainspring import scheduler
 from mainspring.core.policy import BackfillPolicy, BurstMode, OrderPolicy, Policy, PreemptionPolicy
 from mainspring.core.reasons import ReasonCode
+from mainspring.core.records import NodeState
 from mainspring.core.shares import path_of
 from mainspring.core.snapshot import Decision, DecisionKind, PlacedRun, Plan, ShareState, Snapshot
 
@@ -158,15 +159,17 @@ def test_invariant_09_reclaim_leaves_both_sides_their_fair_part(data: DataObject
 @given(data=st.data())
 def test_invariant_09_a_guarantee_takes_only_what_others_borrowed(data: DataObject, worlds: Any) -> None:
     drawn = data.draw(worlds)
-    snapshot = replace(
-        drawn, reservations=(), policy=replace(drawn.policy, preemption=replace(drawn.policy.preemption, max_tried=1))
-    )
+    policy = replace(drawn.policy, preemption=replace(drawn.policy.preemption, max_tried=1))
+    snapshot = replace(drawn, reservations=(), policy=policy, shares=_unlimited(drawn))
     plan = scheduler.plan(snapshot)
     waiting, placed = {run.id: run for run in snapshot.waiting}, {run.id: run for run in snapshot.placed}
     stopped = [one for one in _of(plan, DecisionKind.EVICT) if one.rule == "guarantee"]
     use = _use(scheduler.apply_plan(snapshot, plan))
     before = _use(snapshot)
     promised = {one.share.name: one.share.guarantee for one in snapshot.shares}
+    there = sum(len(node.devices) for node in snapshot.nodes if node.state is NodeState.READY)
+    if sum(one.get("gpu", 0) for one in promised.values()) > 1000 * there:
+        return  # more was promised than there is: promises are scaled
     for one in stopped:
         assert one.beneficiary is not None
         own, other = set(path_of(waiting[one.beneficiary].share)), set(path_of(placed[one.run].share))

@@ -72,6 +72,10 @@ class Backfill:
             self._give(self.holds[number], sign=-1)
         return places
 
+    def has_windows(self) -> bool:
+        """Say whether anything is kept for a share."""
+        return any(hold.reservation is not None for hold in self.holds)
+
     def reserve(self, run: WaitingRun) -> bool:
         """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
         is_patient = (self.now - run.submitted_at).total_seconds() < self.policy.order.aging_s

@@ -88,8 +88,8 @@ class Cycle:
             elif self.start(entry):
                 queue.started()
             else:
-                queue.failed()
                 self.reserve(entry)
+                queue.failed(is_for_length=len(self.room.kept) >= policy.backfill.reserved and not self.room.has_windows())
         return queue
 
     def is_unsettled(self) -> bool:

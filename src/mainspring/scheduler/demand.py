@@ -80,6 +80,8 @@ class Demand:
                 milli = int(request.milli_of_kind[kind])
                 if request.devices == 1 and milli <= GPU_MILLI and request.is_allowed_group[group]:
                     sizes[place, self._rank(request) :, -(-milli * LEVELS // GPU_MILLI)] += part
+        if not sizes[:, :, :LEVELS].any():
+            return self.share_worth
         asked = np.flatnonzero(sizes.sum(axis=(0, 1)))
         often = sizes[:, :, asked]
         fill = np.zeros((classes, ranks, LEVELS + 1))

@@ -1,8 +1,10 @@
-"""Who is stopped for whom, least disruption first: move, reclaim, preempt (KAI-Scheduler's ladder, kept within fair amounts).
+"""Who is stopped for whom, least disruption first: move, reclaim, guarantee, preempt (after KAI-Scheduler's ladder).
 
 - *move*: a run that lost little and fits elsewhere makes room; nobody loses anything but the work since its checkpoint.
 - *reclaim*: between shares. The victim's shares stay at or above their fair amounts, the beneficiary's at or below theirs,
   at every level below the share that both have in common.
+- *guarantee*: a share takes back what others borrowed of it. That was lent under this condition, so that neither a minimum
+  run time nor their fair amounts protect them, only their own guarantees.
 - *preempt*: inside one share, for a run of higher priority.
 
 Nobody is stopped in vain: victims are the smallest set that makes room (dropping any one makes the placement fail), and what
@@ -43,6 +45,7 @@ class Victim:
     taken: Sequence[tuple[int, Ints, Ints]]
     lost: float
     level: int  # its priority, where that decides
+    is_young: bool  # before its minimum run time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +57,26 @@ class Cleared:
     places: tuple[Place, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Who may be stopped by row, cheapest first, and what they hold of each row."""
+
+    of_row: dict[int, list[Victim]]
+    free: Ints
+    gpu_free: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Whom one beneficiary may stop."""
+
+    entry: Entry
+    request: Request
+    index: _Index
+    may: May
+    part: Bools | None = None
+
+
 @dataclass(slots=True)
 class Evictions:
     """Looks for victims, one beneficiary after the other; what was cleared is taken into account."""
@@ -61,8 +84,8 @@ class Evictions:
     room: Backfill
     tree: Tree
     gone: set[str] = field(default_factory=set)
-    _of_row: dict[int, list[Victim]] = field(default_factory=dict)
-    _freeable: tuple[Ints, Ints] | None = None
+    _victims: list[Victim] | None = None
+    _indexes: dict[bool, _Index] = field(default_factory=dict)  # with the young, and without
 
     def clear(self, entry: Entry) -> Cleared | None:
         """Make room for a blocked run and put it there, or change nothing and return None."""
@@ -74,51 +97,64 @@ class Evictions:
             cleared = self._search(entry, "move", self._can_move)
         if cleared is None and entry.account.has_room(entry.need):
             cleared = self._search(entry, "reclaim", lambda victim: _may_reclaim(entry, victim))
+        if cleared is None and any(one.is_promised(entry.need) for one in entry.account.path()):
+            cleared = self._search(entry, "guarantee", lambda victim: _may_recall(entry, victim), with_young=True)
         if cleared is None and mode == "priority":
             cleared = self._search(entry, "preempt", lambda victim: _may_preempt(entry, victim))
         return cleared
 
-    def _index(self) -> tuple[Ints, Ints]:
-        """List the runs that may be stopped at all by row, cheapest first; return what they hold of each row."""
-        if self._freeable is not None:
-            return self._freeable
-        cluster, policy, now = self.room.placement.cluster, self.room.policy.preemption, self.room.now
-        free, gpu_free = np.zeros_like(cluster.free), np.zeros_like(cluster.gpu_free)
-        self._freeable = (free, gpu_free)
+    def _index(self, *, with_young: bool) -> _Index:
+        """Return who may be stopped at all; made once for each of both."""
+        found = self._indexes.get(with_young)
+        if found is not None:
+            return found
+        cluster = self.room.placement.cluster
+        if self._victims is None:
+            self._victims = self._list()
+        index = _Index({}, np.zeros_like(cluster.free), np.zeros_like(cluster.gpu_free))
+        for victim in self._victims:
+            if with_young or not victim.is_young:
+                for row, need, milli in victim.taken:
+                    index.of_row.setdefault(row, []).append(victim)
+                    index.free[row] += need
+                    index.gpu_free[row] += milli
+        self._indexes[with_young] = index
+        return index
+
+    def _list(self) -> list[Victim]:
+        """List who holds more than its share has guaranteed or lost little by now, cheapest first."""
+        policy, now = self.room.policy.preemption, self.room.now
         victims: list[Victim] = []
-        is_rich: dict[Account, bool] = {}
+        is_beyond: dict[Account, bool] = {}
         for held in self.room.holdings.by_run.values():
             run = held.run
             age = (now - run.since).total_seconds()
-            least = policy.min_run_s if run.checkpointed_at is None else min(policy.min_run_s, policy.min_checkpointed_run_s)
-            if not run.is_preemptible or run.is_stopping or age < least:
+            if not run.is_preemptible or run.is_stopping or age <= 0:
                 continue
+            least = policy.min_run_s if run.checkpointed_at is None else min(policy.min_run_s, policy.min_checkpointed_run_s)
             account = self.tree.account(run.share or run.owner)
             idle = max(0.0, (now - (run.checkpointed_at or run.since)).total_seconds())
-            if account not in is_rich:
-                is_rich[account] = any(used > fair + ROUNDING for used, fair in zip(account.used, account.fair, strict=True))
-            if not (is_rich[account] or idle <= policy.min_run_s or policy.mode == "priority"):
+            if account not in is_beyond:
+                sure = (min(own, fair) for own, fair in zip(account.guarantee, account.fair, strict=True))
+                is_beyond[account] = any(used > least + ROUNDING for used, least in zip(account.used, sure, strict=True))
+            if not (is_beyond[account] or idle <= policy.min_run_s or policy.mode == "priority"):
                 continue
             amounts = held.amounts
             size = max(amounts[GPU], amounts[CPU] / CPUS_PER_GPU) / GPU_MILLI
             # where priority decides, whoever is stopped would stop those below it in turn: the lowest go first
             level = run.priority if policy.mode == "priority" else 0
-            victims.append(Victim(run, account, amounts, held.taken, size * idle, level))
+            victims.append(Victim(run, account, amounts, held.taken, size * idle, level, age < least))
         victims.sort(key=lambda one: (one.level, one.lost, one.run.priority, -one.run.seq, one.run.id))
-        for victim in victims:
-            for row, need, milli in victim.taken:
-                self._of_row.setdefault(row, []).append(victim)
-                free[row] += need
-                gpu_free[row] += milli
-        return self._freeable
+        return victims
 
-    def _search(self, entry: Entry, rule: str, may: May) -> Cleared | None:
+    def _search(self, entry: Entry, rule: str, may: May, *, with_young: bool = False) -> Cleared | None:
         own = [hold for hold in self.room.holds if hold.run == entry.run.id or self.room.is_for(hold, entry.account)]
         self.room.give(own)
         chosen: list[Victim] = []
         try:
             for part in self._parts(entry):
-                chosen = self._choose(entry, may, part)
+                request = self.room.placement.request(entry.run.resources, entry.run.sites)
+                chosen = self._choose(_Search(entry, request, self._index(with_young=with_young), may, part))
                 if chosen:
                     break
         finally:
@@ -136,16 +172,15 @@ class Evictions:
         able = np.flatnonzero(np.bincount(np.maximum(domain, 0), weights=counts) >= run.replicas)
         return (domain == one for one in able[:MOST_DOMAINS].tolist())
 
-    def _choose(self, entry: Entry, may: May, part: Bools | None) -> list[Victim]:
+    def _choose(self, search: _Search) -> list[Victim]:
         """Return the cheapest victims found that let all replicas fit, as few as can be; none if none do."""
         cluster = self.room.placement.cluster
-        request = self.room.placement.request(entry.run.resources, entry.run.sites)
         free, gpu_free = cluster.free.copy(), cluster.gpu_free.copy()
         chosen: list[Victim] = []
         most = self.room.policy.preemption.max_victims
         try:
-            while not self._is_enough(entry, request, free, gpu_free, part):
-                found = self._cheapest(request, may, chosen, free, gpu_free, part)
+            while not self._is_enough(search, free, gpu_free):
+                found = self._cheapest(search, chosen, free, gpu_free)
                 if not found or len(chosen) + len(found) > most:
                     return []
                 for victim in found:
@@ -155,7 +190,7 @@ class Evictions:
             for victim in list(reversed(chosen)):
                 _free(victim, free, gpu_free, sign=-1)
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False)
-                if self._is_enough(entry, request, free, gpu_free, part):
+                if self._is_enough(search, free, gpu_free):
                     chosen.remove(victim)
                 else:
                     _free(victim, free, gpu_free, sign=1)
@@ -165,33 +200,26 @@ class Evictions:
             for victim in chosen:
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False)
 
-    def _is_enough(self, entry: Entry, request: Request, free: Ints, gpu_free: Ints, part: Bools | None) -> bool:
+    def _is_enough(self, search: _Search, free: Ints, gpu_free: Ints) -> bool:
+        entry = search.entry
         if self.tree.over_limit(entry.account, entry.need) is not None:
             return False
-        return _fitting(self.room.placement.cluster, request, free, gpu_free, part) >= entry.run.replicas
+        return _fitting(self.room.placement.cluster, search.request, free, gpu_free, search.part) >= entry.run.replicas
 
-    def _cheapest(
-        self,
-        request: Request,
-        may: May,
-        chosen: Sequence[Victim],
-        free: Ints,
-        gpu_free: Ints,
-        part: Bools | None,
-    ) -> list[Victim]:
+    def _cheapest(self, search: _Search, chosen: Sequence[Victim], free: Ints, gpu_free: Ints) -> list[Victim]:
         """Return the victims that make room for one more replica on one row (or below a limit) at the least loss."""
         cluster, taken = self.room.placement.cluster, set(chosen)
-        freeable = self._index()
-        before = request.counts(cluster, free, gpu_free)
-        after = request.counts(cluster, free + freeable[0], gpu_free + freeable[1])
+        index, of_row = search.index, search.index.of_row
+        before = search.request.counts(cluster, free, gpu_free)
+        after = search.request.counts(cluster, free + index.free, gpu_free + index.gpu_free)
         able = cluster.is_ready & (after > before)
-        if part is not None:
-            able &= part
+        if search.part is not None:
+            able &= search.part
         best: tuple[int, float, int, int, list[Victim]] | None = None
-        rows = [row for row in np.flatnonzero(able).tolist() if row in self._of_row]
-        rows.sort(key=lambda row: (self._of_row[row][0].level, self._of_row[row][0].lost, row))
+        rows = [row for row in np.flatnonzero(able).tolist() if row in of_row]
+        rows.sort(key=lambda row: (of_row[row][0].level, of_row[row][0].lost, row))
         for row in rows[:MOST_ROWS]:
-            found = self._on_row(request, row, [one for one in self._of_row[row] if one not in taken], may, free, gpu_free)
+            found = self._on_row(search, row, [one for one in of_row[row] if one not in taken], free, gpu_free)
             if found:
                 level = max(victim.level for victim in found)
                 rank = (level, sum(victim.lost for victim in found), len(found), row, found)
@@ -199,17 +227,15 @@ class Evictions:
                     best = rank
         return best[4] if best is not None else []
 
-    def _on_row(
-        self, request: Request, row: int, victims: Sequence[Victim], may: May, free: Ints, gpu_free: Ints
-    ) -> list[Victim]:
+    def _on_row(self, search: _Search, row: int, victims: Sequence[Victim], free: Ints, gpu_free: Ints) -> list[Victim]:
         """Return the first victims of a row that let one more replica fit, without those that turn out not to be needed."""
-        cluster = self.room.placement.cluster
+        cluster, request = self.room.placement.cluster, search.request
         room, devices = free[row].copy(), gpu_free[row].copy()
         goal = _on_one(cluster, request, row, room, devices) + 1
         found: list[Victim] = []
         try:
             for victim in victims:
-                if victim.run.id in self.gone or not may(victim):
+                if victim.run.id in self.gone or not search.may(victim):
                     continue
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
                 found.append(victim)
@@ -276,29 +302,49 @@ class Evictions:
         return _fitting(cluster, request, cluster.free, cluster.gpu_free, None) >= len(run.places)
 
 
+def _apart(entry: Entry, victim: Victim) -> tuple[list[Account], list[Account]]:
+    """Return the shares of a run, and of a victim, below the one that both have in common; the lowest first."""
+    mine = list(entry.account.path())
+    theirs: list[Account] = []
+    for one in victim.account.path():
+        if one in mine:
+            return mine[: mine.index(one)], theirs
+        theirs.append(one)
+    return [], []
+
+
 def _may_reclaim(entry: Entry, victim: Victim) -> bool:
     """Say whether fairness lets the run take from this victim: judged at every level below what both have in common.
 
     A share is judged by what is scarce among its siblings, and by what the victim holds of that.
     """
-    mine = list(entry.account.path())
-    theirs: list[Account] = []
-    common = victim.account
-    while common not in mine:
-        theirs.append(common)
-        if common.parent is None:
-            return False
-        common = common.parent
-    below = mine[: mine.index(common)]
+    below, theirs = _apart(entry, victim)
     if not theirs or not below or not all(one.has_room(entry.need) for one in below):
         return False
-    if not any(common.scarce[place] and victim.amounts[place] for place in entry.need.mask):
+    scarce = below[-1].parent.scarce if below[-1].parent is not None else []
+    if not any(scarce[place] and victim.amounts[place] for place in entry.need.mask):
         return False
     return all(
         one.used[place] - amount >= one.fair[place] - ROUNDING
         for one in theirs
         for place, amount in enumerate(victim.amounts)
         if amount and one.parent is not None and one.parent.scarce[place]
+    )
+
+
+def _may_recall(entry: Entry, victim: Victim) -> bool:
+    """Say whether a guarantee takes what this victim borrowed: no share of the victim falls below its own guarantee.
+
+    Nothing need be scarce: places that are free in pieces do not keep the promise of whole ones.
+    """
+    below, theirs = _apart(entry, victim)
+    if not theirs or not below or not all(one.is_promised(entry.need) for one in below if one.pledged or one is below[-1]):
+        return False
+    return all(
+        one.used[place] - amount >= min(one.guarantee[place], one.fair[place]) - ROUNDING
+        for one in theirs
+        for place, amount in enumerate(victim.amounts)
+        if amount
     )
 
 

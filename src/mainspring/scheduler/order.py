@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from statistics import median_low
 from typing import TypeAlias
 
@@ -50,6 +51,11 @@ class _Spot:
     at: int = 0
     tries: int = 0
     failed: set[Kind] = field(default_factory=set)
+    too_long: dict[Kind, float] = field(default_factory=dict)  # by shape: the shortest that failed
+
+    def is_failed(self, entry: Entry) -> bool:
+        shortest = self.too_long.get(entry.shape)
+        return entry.kind in self.failed or (shortest is not None and _length_s(entry) >= shortest)
 
     def head(self) -> Entry | None:
         spot = self
@@ -91,10 +97,16 @@ class Queue:
         """Go on after a start, which was charged before."""
         self._advance(self._leaf(), None)
 
-    def failed(self) -> None:
-        """Go on after a run that cannot start, past all of its kind in its line."""
+    def failed(self, *, is_for_length: bool = False) -> None:
+        """Go on after a run that cannot start, past all of its kind in its line.
+
+        `is_for_length`: whoever takes as much for longer fails as well.
+        """
         spot = self._leaf()
-        self._advance(spot, spot.line[spot.at])
+        entry = spot.line[spot.at]
+        if is_for_length:
+            spot.too_long[entry.shape] = min(_length_s(entry), spot.too_long.get(entry.shape, inf))
+        self._advance(spot, entry)
 
     def rest(self) -> None:
         """Try nobody any more."""
@@ -119,7 +131,7 @@ class Queue:
             # else it is listed below, with those of its kind
         else:
             spot.at += 1
-        while spot.at < len(spot.line) and spot.line[spot.at].kind in spot.failed:
+        while spot.at < len(spot.line) and spot.is_failed(spot.line[spot.at]):
             self.blocked.append(spot.line[spot.at])
             spot.at += 1
         above = spot.above
@@ -133,7 +145,11 @@ class Queue:
 
     def _close(self, spot: _Spot) -> None:
         for entry in spot.line[spot.at + 1 :]:
-            (self.blocked if entry.kind in spot.failed else self.untried).append(entry)
+            (self.blocked if spot.is_failed(entry) else self.untried).append(entry)
+
+
+def _length_s(entry: Entry) -> float:
+    return entry.run.estimate_s or inf
 
 
 def _rank(spot: _Spot, head: Entry) -> _Rank:
