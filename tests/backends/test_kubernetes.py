@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from engines.kubernetes.cluster import IMAGE
+from engines.sharing import free_ports
 
-from mainspring.backends.kubernetes import rights
+from mainspring.backends.kubernetes import pods, rights
+from mainspring.backends.kubernetes.api import Api, find_place
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
-from mainspring.core.records import Cause, Cluster
-from mainspring.core.resources import Granted
+from mainspring.core.errors import CredentialsError, LaunchError, UnreachableError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Cause, Cluster, Outcome
+from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
-from mainspring.testing.server import RunnerServer
+from mainspring.testing.server import RunnerServer, Told
 
 ROLE = "/apis/rbac.authorization.k8s.io/v1"
 LIMIT_S = 60.0  # a pod takes seconds on a busy machine
@@ -75,16 +82,19 @@ def backend(kubernetes: Any, space: str, nodes_seen: None, tmp_path: Path) -> Ku
     return make_backend(kubernetes, space, tmp_path)
 
 
-@pytest.fixture
-def server(kubernetes: Any) -> Iterator[RunnerServer]:
-    """A server at the address of this machine that pods reach."""
-    made = RunnerServer(kubernetes.address)
-    yield made
-    made.close()
+class PatientServer(RunnerServer):
+    """Waits as long as a pod may take on a busy machine."""
+
+    def wait(self, attempt: str, state: str, timeout_s: float = LIMIT_S, replica: int = 0) -> Told:
+        return super().wait(attempt, state, timeout_s, replica)
 
 
-class Slow(BackendContract):
-    """The contract's hands, with the patience that pods need."""
+class TestContract(BackendContract):
+    @pytest.fixture
+    def server(self, kubernetes: Any) -> Iterator[RunnerServer]:
+        made = PatientServer(kubernetes.address)
+        yield made
+        made.close()
 
     @pytest.fixture(autouse=True)
     def _same_installation(self, backend: KubernetesBackend) -> None:
@@ -104,14 +114,6 @@ class Slow(BackendContract):
             time.sleep(0.1)
         raise AssertionError(f"{handle.attempt} was not seen {state} within {LIMIT_S:g} s: {seen}")
 
-
-class TestContract(Slow):
-    @pytest.fixture
-    def server(self, kubernetes: Any) -> Iterator[RunnerServer]:
-        made = RunnerServer(kubernetes.address)
-        yield made
-        made.close()
-
     def kill_runner(self, backend: Backend, handle: Handle) -> None:
         os.kill(runner_of(handle), signal.SIGKILL)
 
@@ -128,6 +130,266 @@ class TestContract(Slow):
             assert backend.launch(request) == handle
             self.wait_for(backend, handle, ObservedState.GONE)
             assert (server.of(request.attempt).was_started, server.of(request.attempt).log) == (1, b"begun\n")
+
+    def outcome(self, backend: KubernetesBackend, handle: Handle) -> Outcome:
+        """Return how the backend says that it ended."""
+        self.wait_for(backend, handle, ObservedState.GONE)
+        record = backend.read_exit(handle)
+        assert record is not None
+        return record.outcome
+
+    def test_out_of_memory_is_told(self, backend: KubernetesBackend, server: RunnerServer) -> None:
+        command = ["python3", "-c", "print('begun', flush=True); x = b'x' * (400 << 20)"]
+        request = self.request(backend, server, command, "oom")
+        with self.launched(backend, request) as handle:
+            outcome = self.outcome(backend, handle)
+            assert outcome.cause is Cause.OUT_OF_MEMORY
+            assert server.of(request.attempt).log.startswith(b"begun\n")
+
+    def test_a_pod_that_somebody_deletes_is_never_followed_by_another(
+        self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any
+    ) -> None:
+        """As a drained node or a spot machine does it: user code has its grace, and the run is tried again elsewhere."""
+        script = "trap 'echo told; exit 0' TERM; echo begun; sleep 300 & wait"
+        request = self.request(backend, server, ["sh", "-c", script], "evicted")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            (pod,) = pods_of(backend, handle)
+            kubernetes.ask("DELETE", f"/api/v1/namespaces/{handle.data['namespace']}/pods/{pod['metadata']['name']}")
+            told = server.wait(request.attempt, "ended", LIMIT_S)
+            assert told.exit is not None
+            assert (told.exit["cause"], told.log) == (Cause.PREEMPTED, b"begun\ntold\n")
+            self.wait_for(backend, handle, ObservedState.GONE)
+            until(lambda: pods_of(backend, handle) == [])
+            assert told.was_started == 1
+
+    def test_a_job_that_somebody_deletes_is_lost(self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any) -> None:
+        request = self.request(backend, server, SLEEP, "deleted")
+        with self.launched(backend, request) as handle:
+            path = f"/apis/batch/v1/namespaces/{handle.data['namespace']}/jobs/{handle.data['job']}"
+            kubernetes.ask("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 0})
+            assert self.outcome(backend, handle).cause is Cause.NODE_LOST
+
+    def test_an_image_that_is_not_there_is_told(
+        self, backend: KubernetesBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pods, "WEDGED_S", 0.0)
+        request = replace(self.request(backend, server, SLEEP, "image"), image="mainspring.invalid/none:1")
+        with self.launched(backend, request) as handle:
+            outcome = self.outcome(backend, handle)
+            assert outcome.cause is Cause.LAUNCH_FAILED
+            assert "mainspring.invalid/none:1" in outcome.message
+
+    def test_an_image_without_python_is_told(self, backend: KubernetesBackend, server: RunnerServer) -> None:
+        overrides = {"containers": [{"name": "run", "env": [{"name": "PATH", "value": "/nowhere"}]}]}
+        request = replace(self.request(backend, server, SLEEP, "nopython"), overrides=overrides)
+        with self.launched(backend, request) as handle:
+            outcome = self.outcome(backend, handle)
+            assert (outcome.cause, "no Python 3.9" in outcome.message) == (Cause.LAUNCH_FAILED, True)
+
+    def test_no_place_is_told_and_then_given_up(
+        self, backend: KubernetesBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        request = self.request(backend, server, SLEEP, "huge", Granted(cpu_milli=900_000, memory_bytes=0))
+        with self.launched(backend, request) as handle:
+            until(lambda: "Insufficient cpu" in backend.observe([handle])[0].detail)
+            monkeypatch.setattr(pods, "UNPLACED_S", 0.0)
+            outcome = self.outcome(backend, handle)
+            assert (outcome.cause, "no place" in outcome.message) == (Cause.LAUNCH_FAILED, True)
+
+    def test_gpus_are_asked_for_by_count_and_others_are_taken_off(
+        self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any, space: str
+    ) -> None:
+        two = tuple(DeviceShare(index=index, milli=1000) for index in (6, 7))
+        request = self.request(backend, server, SLEEP, "gpus", replace(SMALL, devices=two))
+        assert [device.index for device in request.node.devices] == list(range(8))
+        foreign = foreign_pod("stranger", {"cpu": "100m", "memory": "64Mi", "nvidia.com/gpu": "3"})
+        kubernetes.ask("POST", "/api/v1/namespaces/default/pods", foreign)
+        try:
+            with self.launched(backend, request) as handle:
+                server.wait(request.attempt, "running", LIMIT_S)
+                (pod,) = pods_of(backend, handle)
+                limits = pod["spec"]["containers"][0]["resources"]["limits"]
+                assert limits == {"cpu": "250m", "memory": "128Mi", "nvidia.com/gpu": "2"} | {"memory": limits["memory"]}
+                until(lambda: len(backend.inventory().nodes[0].devices) == 5)
+                node = backend.inventory().nodes[0]
+                assert [device.index for device in node.devices] == [0, 1, 2, 6, 7]
+                assert request.node.cpu_milli - node.cpu_milli == 100
+                assert request.node.memory_bytes - node.memory_bytes == 64 << 20
+        finally:
+            kubernetes.ask("DELETE", "/api/v1/namespaces/default/pods/stranger", {"gracePeriodSeconds": 0})
+
+    def test_any_field_can_be_overridden(self, backend: KubernetesBackend, server: RunnerServer) -> None:
+        overrides: dict[str, object] = {
+            "terminationGracePeriodSeconds": 77,
+            "labels": {"team": "blue"},
+            "containers": [{"name": "run", "env": [{"name": "COLOUR", "value": "a b"}]}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}],
+            "uid": 4321,
+        }
+        request = replace(self.request(backend, server, ["sh", "-c", "echo $COLOUR; id -u"], "fields"), overrides=overrides)
+        with self.launched(backend, request) as handle:
+            assert server.wait(request.attempt, "ended", LIMIT_S).log == b"a b\n4321\n"
+            (pod,) = pods_of(backend, handle)
+            assert (pod["spec"]["terminationGracePeriodSeconds"], pod["metadata"]["labels"]["team"]) == (77, "blue")
+        with pytest.raises(LaunchError, match="'node_selector'"):
+            backend.launch(replace(request, attempt=AttemptId(f"{request.attempt}x"), overrides={"nodeselector": {}}))
+
+    def test_what_the_cluster_does_not_allow_is_refused(self, backend: KubernetesBackend, server: RunnerServer) -> None:
+        """The name space enforces the restricted standard: the Job is taken, its pod is not, and it says so."""
+        request = replace(self.request(backend, server, SLEEP, "hostnet"), overrides={"hostNetwork": True})
+        with self.launched(backend, request) as handle:
+            until(lambda: "violates PodSecurity" in backend.observe([handle])[0].detail)
+        with pytest.raises(LaunchError):
+            backend.launch(
+                replace(self.request(backend, server, SLEEP, "wrong"), overrides={"restartPolicy": "x", "hostname": 1})
+            )
+
+    def test_where_nodes_may_not_be_read_the_quota_stands_for_them(
+        self, kubernetes: Any, tmp_path: Path, server: RunnerServer
+    ) -> None:
+        name = f"quota-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        make_space(kubernetes, name, user="nobody")
+        config = {"kubeconfig": kubernetes.kubeconfig("nobody", name), "image": IMAGE}
+        made = KubernetesBackend(Cluster(id="q", name="q", backend="kubernetes", config=config), tmp_path, self.installation)
+        try:
+            seen = made.probe()
+            assert (seen.is_ready, "--cpus" in seen.notices[0].command) == (False, True)
+            hard = {"requests.cpu": "3", "limits.memory": "2Gi", "requests.nvidia.com/gpu": "4", "pods": "10"}
+            quota = {"metadata": {"name": "all"}, "spec": {"hard": hard}}
+            kubernetes.ask("POST", f"/api/v1/namespaces/{name}/resourcequotas", quota)
+            assert made.probe().is_ready
+            (node,) = made.inventory().nodes
+            assert (node.cpu_milli, node.memory_bytes, len(node.devices)) == (3000, 2 << 30, 4)
+            request = self.request(made, server, ["sh", "-c", "echo here"], "quota")
+            with self.launched(made, request):
+                assert server.wait(request.attempt, "ended", LIMIT_S).log == b"here\n"
+        finally:
+            kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+class TestAccess:
+    """Who may not, and what he is told."""
+
+    def test_missing_rights_are_told_with_the_commands_that_give_them(self, kubernetes: Any, tmp_path: Path) -> None:
+        config = {"kubeconfig": kubernetes.kubeconfig("nobody", "default")}
+        made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+        seen = made.probe()
+        assert not seen.is_ready
+        assert "create jobs.batch" in seen.notices[0].text
+        assert "kind: Role" in seen.notices[0].command
+        with pytest.raises(CredentialsError):
+            made.observe([Handle(attempt=AttemptId("a"), replica=0, data={"job": "a"})])
+
+    def test_credentials_that_have_expired_are_told(self, kubernetes: Any, tmp_path: Path) -> None:
+        text = Path(kubernetes.kubeconfig("team", "default")).read_text().replace(kubernetes.tokens["team"], "expired")
+        (tmp_path / "config").write_text(text)
+        config = {"kubeconfig": str(tmp_path / "config")}
+        made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+        assert "expired" in made.probe().notices[0].text
+        with pytest.raises(CredentialsError, match="expired"):
+            made.inventory()
+
+    def test_a_cluster_that_is_away_is_unreachable(self, kubernetes: Any, tmp_path: Path) -> None:
+        (port,) = free_ports(1)
+        text = Path(kubernetes.kubeconfig("team", "default")).read_text().replace(kubernetes.url, f"https://127.0.0.1:{port}")
+        (tmp_path / "config").write_text(text)
+        config = {"kubeconfig": str(tmp_path / "config")}
+        made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+        assert not made.probe().is_ready
+        with pytest.raises(UnreachableError):
+            made.owned()
+
+    def test_an_authority_that_is_not_ours_is_told(self, kubernetes: Any, tmp_path: Path) -> None:
+        told = yaml.safe_load(Path(kubernetes.kubeconfig("team", "default")).read_text())
+        del told["clusters"][0]["cluster"]["certificate-authority"]
+        (tmp_path / "config").write_text(yaml.safe_dump(told))
+        made = KubernetesBackend(
+            Cluster(id="n", name="n", backend="kubernetes", config={"kubeconfig": str(tmp_path / "config")}), tmp_path, "inst"
+        )
+        assert "certificate that is not trusted" in made.probe().notices[0].text
+
+    def test_an_exec_plug_in_gives_the_token(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        """As for EKS, GKE and AKS."""
+        told = yaml.safe_load(Path(kubernetes.kubeconfig("team", space)).read_text())
+        answer = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "status": {"token": kubernetes.tokens["team"]},
+        }
+        plugin = {"apiVersion": answer["apiVersion"], "command": "echo", "args": [json.dumps(answer)], "interactiveMode": "Never"}
+        told["users"][0]["user"] = {"exec": plugin}
+        (tmp_path / "config").write_text(yaml.safe_dump(told))
+        config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
+        made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+        assert made.probe().is_ready
+
+    def test_inside_a_pod_the_service_account_is_taken(
+        self, kubernetes: Any, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host, port = kubernetes.url.removeprefix("https://").split(":")
+        for name, value in (("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", port)):
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("KUBECONFIG", raising=False)
+        files = {"token": kubernetes.tokens["team"], "namespace": space, "ca.crt": Path(kubernetes.authority).read_text()}
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        found = find_place({}, service_account=tmp_path)
+        assert (found.namespace, found.url) == (space, kubernetes.url)
+        assert Api(found).get(f"/apis/batch/v1/namespaces/{space}/jobs")["kind"] == "JobList"
+
+
+class TestMany:
+    def test_thousands_of_pods_are_listed_in_time(self, backend: KubernetesBackend, kubernetes: Any, tmp_path: Path) -> None:
+        """5,000 in 2 s is the goal; a tenth of them has a tenth of the time and twice that on a busy machine."""
+        name = f"many-{os.getpid()}"
+        kubernetes.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        config = {"kubeconfig": kubernetes.kubeconfig("admin", name)}
+        made = KubernetesBackend(Cluster(id="m", name="m", backend="kubernetes", config=config), tmp_path, "inst-many")
+        count = int(os.environ.get("MAINSPRING_TEST_PODS", "500"))
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                path = f"/api/v1/namespaces/{name}/pods"
+                list(pool.map(lambda number: kubernetes.ask("POST", path, idle_pod(number)), range(count)))
+            attempts = [AttemptId(f"att-{number}") for number in range(count)]
+            handles = [Handle(attempt=attempt, replica=0, data={"job": "x"}) for attempt in attempts]
+            began = time.monotonic()
+            states = [one.state for one in made.observe(handles)]
+            took_s = time.monotonic() - began
+            assert states == [ObservedState.RUNNING] * count
+            assert took_s < max(1.0, 2.0 * count / 5000)
+            began = time.monotonic()
+            until(lambda: made._watched is not None and made._watched._is_synced)
+            made.observe(handles)
+            assert time.monotonic() - began < 2.0
+        finally:
+            kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def idle_pod(number: int) -> dict[str, object]:
+    """Return a pod of ours that no node takes."""
+    marks = {"mainspring/installation": "inst-many", "mainspring/attempt": f"att-{number}", "mainspring/replica": "0"}
+    spec = {"schedulerName": "nobody", "containers": [{"name": "run", "image": IMAGE}]}
+    return {"metadata": {"name": f"idle-{number}", "labels": marks}, "spec": spec}
+
+
+def foreign_pod(name: str, asked: dict[str, str]) -> dict[str, object]:
+    """Return a pod of somebody else's."""
+    container = {"name": "c", "image": IMAGE, "command": ["sleep", "300"], "resources": {"requests": asked, "limits": asked}}
+    return {"metadata": {"name": name}, "spec": {"containers": [container], "automountServiceAccountToken": False}}
+
+
+def pods_of(backend: KubernetesBackend, handle: Handle) -> list[dict[str, Any]]:
+    """Return the pods of a replica."""
+    return list(backend.native(handle)["pods"])  # type: ignore[call-overload]
+
+
+def until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    """Poll until it is so."""
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not become so in time"
+        time.sleep(0.1)
 
 
 def runner_of(handle: Handle) -> int:

@@ -24,6 +24,7 @@ from lightkube.core.exceptions import ConfigError
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 
 TIMEOUT_S = 10.0
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MICROK8S = Path("/var/snap/microk8s/current/credentials/client.config")
 MERGE_PATCH = "application/merge-patch+json"
 Json = dict[str, object]
@@ -50,7 +51,7 @@ class StaleError(Exception):
     """What changed since then is not kept any more: list anew. Stays within this backend."""
 
 
-def find_place(config: Mapping[str, object]) -> Place:
+def find_place(config: Mapping[str, object], service_account: Path = SERVICE_ACCOUNT) -> Place:
     """Return the place that the options name, else the one that kubectl would take, else the pod's own cluster.
 
     Raises CredentialsError when there is none.
@@ -58,7 +59,9 @@ def find_place(config: Mapping[str, object]) -> Place:
     path = str(config.get("kubeconfig") or "")
     context = str(config.get("context") or "") or None
     try:
-        found = cast("SingleConfig", _kubeconfig(path, is_named=context is not None).get(context))  # None only as its default
+        found = cast(
+            "SingleConfig", _kubeconfig(path, service_account, is_named=context is not None).get(context)
+        )  # None only as its default
     except (ConfigError, KeyError, OSError, ValueError, msgspec.ValidationError) as wrong:
         told = f"there is no {wrong}" if isinstance(wrong, KeyError) else wrong
         raise CredentialsError(
@@ -72,11 +75,11 @@ def find_place(config: Mapping[str, object]) -> Place:
     return Place(str(found.cluster.server), str(found.context_name), namespace, found._replace(user=user))
 
 
-def _kubeconfig(path: str, is_named: bool) -> KubeConfig:
+def _kubeconfig(path: str, service_account: Path, *, is_named: bool) -> KubeConfig:
     if path:
         return KubeConfig.from_file(path)
     if not is_named and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-        return KubeConfig.from_service_account()
+        return KubeConfig.from_service_account(service_account)
     usual = Path(os.environ.get("KUBECONFIG", "").partition(os.pathsep)[0] or DEFAULT_KUBECONFIG).expanduser()
     return KubeConfig.from_file(MICROK8S if not usual.is_file() and MICROK8S.is_file() else usual)
 

@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import cast
 
-import msgspec
 import yaml  # type: ignore[import-untyped]  # lightkube brings it
 
 from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
 from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, find_place
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
+from mainspring.backends.kubernetes.listing import listed
+from mainspring.backends.kubernetes.watch import Watch
 from mainspring.backends.launches import launch_record, runner_zip
 from mainspring.core.backend import (
     Capabilities,
@@ -45,17 +46,6 @@ CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, needs_
 NODES_S = 10.0  # how old what is known of nodes may be when pods are judged
 DRAIN_S = 30  # what a runner that only tells the end has left after a stop's grace
 ALIVE = "status.phase!=Succeeded,status.phase!=Failed"
-PAGE = "2000"
-
-
-T = TypeVar("T")
-
-
-class _Page(msgspec.Struct, Generic[T]):
-    """A part of a list."""
-
-    items: list[T] = []
-    metadata: dict[str, object] = {}
 
 
 def create(cluster: Cluster, folder: Path, installation: str) -> KubernetesBackend:
@@ -77,6 +67,7 @@ class KubernetesBackend:
     _runner: tuple[str, bytes] | None = None
     _has_runner: bool = False
     _ends: dict[pods.Key, Outcome] = field(default_factory=dict)  # what was seen of pods that may be gone by now
+    _watched: Watch | None = None
     _silent: tuple[float, tuple[str, ...]] = (-NODES_S, ())
 
     def probe(self) -> Probe:
@@ -119,12 +110,16 @@ class KubernetesBackend:
         now = datetime.now(UTC)
         keys = [(str(handle.attempt), handle.replica) for handle in handles]
         jobs = self._our_jobs(api) if any(key not in known for key in keys) else {}
-        found = {key: pods.states(known, jobs, key, now, silent) for key in set(keys)}
+        waiting = [key for key in set(keys) if key not in known and key in jobs]
+        told = self._told_of(api, [jobs[key].metadata.name for key in waiting]) if waiting else {}
+        found = {key: pods.states(known, jobs, key, now, silent, told) for key in set(keys)}
         for key, seen in found.items():
             if seen.outcome is not None and seen.state is not ObservedState.UNKNOWN:
                 self._remember(key, seen)
-            if seen.is_stuck:
+            if seen.is_stuck and key in known:
                 self._delete_pod(api, known[key], 1)
+            elif seen.is_stuck:
+                api.delete(f"{self._jobs()}/{jobs[key].metadata.name}")
         return [
             Observation(handle=handle, state=found[key].state, detail=found[key].detail)
             for handle, key in zip(handles, keys, strict=True)
@@ -148,7 +143,7 @@ class KubernetesBackend:
         api = self._door()
         known, jobs = self._pods(api), self._our_jobs(api)
         now = datetime.now(UTC)
-        seen = {key: pods.states(known, jobs, key, now, ()) for key in {*known, *jobs}}
+        seen = {key: pods.states(known, jobs, key, now) for key in {*known, *jobs}}
         return [self._handle(*key) for key, one in seen.items() if one.state is not ObservedState.GONE]
 
     def native(self, handle: Handle) -> Mapping[str, object]:
@@ -270,38 +265,50 @@ class KubernetesBackend:
     def _pods(self, api: Api, key: pods.Key | None = None) -> dict[pods.Key, pods.Pod]:
         """Return our pods by replica; of several, the newest."""
         found: dict[pods.Key, pods.Pod] = {}
-        listed = self._list(api, f"{self._space()}/pods", pods.Pod, labelSelector=_selector(self.installation, key))
-        for pod in sorted(listed, key=lambda one: str(one.metadata.creationTimestamp)):
+        if key is None:
+            there = self._watch(api).pods()
+        else:
+            there, _ = listed(api, f"{self._space()}/pods", pods.Pod, labelSelector=_selector(self.installation, key))
+        for pod in sorted(there, key=lambda one: str(one.metadata.creationTimestamp)):
             mark = pods.key_of(pod.metadata)
             if mark is not None:
                 found[mark] = pod
         return found
 
     def _our_jobs(self, api: Api, key: pods.Key | None = None) -> dict[pods.Key, pods.Job]:
-        listed = self._list(api, self._jobs(), pods.Job, labelSelector=_selector(self.installation, key))
-        marks = [(pods.key_of(job.metadata), job) for job in listed]
+        there, _ = listed(api, self._jobs(), pods.Job, labelSelector=_selector(self.installation, key))
+        marks = [(pods.key_of(job.metadata), job) for job in there]
         return {mark: job for mark, job in marks if mark is not None}
 
+    def _watch(self, api: Api) -> Watch:
+        with self._lock:
+            if self._watched is None:
+                self._watched = Watch(api, f"{self._space()}/pods", _selector(self.installation), self._note)
+            return self._watched
+
+    def _note(self, pod: pods.Pod) -> None:
+        """Keep how a container ended as soon as it is told: a pod whose runner died is deleted by its Job once that was sent."""
+        key = pods.key_of(pod.metadata)
+        if key is not None:
+            self._remember(key, pods.seen_pod(pod, datetime.now(UTC)))
+
     def _machines(self, api: Api) -> list[nodes.Machine]:
-        return self._list(api, "/api/v1/nodes", nodes.Machine)
+        return listed(api, "/api/v1/nodes", nodes.Machine)[0]
 
     def _holders(self, api: Api, path: str) -> list[nodes.Holder]:
-        return self._list(api, path, nodes.Holder, fieldSelector=ALIVE)
+        return listed(api, path, nodes.Holder, fieldSelector=ALIVE)[0]
+
+    def _told_of(self, api: Api, jobs: Sequence[str]) -> dict[str, str]:
+        """Return what Kubernetes last said of Jobs that have no pod: a quota is used up, a pod is not allowed."""
+        try:
+            events, _ = listed(api, f"{self._space()}/events", pods.Event, fieldSelector="involvedObject.kind=Job,type=Warning")
+        except CredentialsError:
+            return {}
+        return {one.involvedObject.name: one.message for one in events if one.involvedObject.name in jobs}
 
     def _quotas(self, api: Api) -> list[Mapping[str, str]]:
-        listed = cast("list[dict[str, dict[str, dict[str, str]]]]", api.get(f"{self._space()}/resourcequotas").get("items") or [])
-        return [one["spec"].get("hard", {}) for one in listed if not {"scopes", "scopeSelector"} & set(one["spec"])]
-
-    def _list(self, api: Api, path: str, kind: type[T], **query: str) -> list[T]:
-        """Return a whole list, asked for in parts; of each object only the fields of `kind` are kept."""
-        found: list[T] = []
-        after: dict[str, str] = {}
-        while True:
-            page = msgspec.json.decode(api.read(path, limit=PAGE, **query, **after), type=_Page[kind])  # type: ignore[valid-type]
-            found += page.items
-            after = {"continue": str(page.metadata.get("continue") or "")}
-            if not after["continue"]:
-                return found
+        there = cast("list[dict[str, dict[str, dict[str, str]]]]", api.get(f"{self._space()}/resourcequotas").get("items") or [])
+        return [one["spec"].get("hard", {}) for one in there if not {"scopes", "scopeSelector"} & set(one["spec"])]
 
     def _silent_nodes(self, api: Api) -> tuple[str, ...]:
         """Return the nodes that do not answer, as of a few seconds ago; none where nodes may not be read."""

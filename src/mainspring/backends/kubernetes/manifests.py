@@ -41,7 +41,9 @@ for python in "$MAINSPRING_PYTHON" python3.14 python3.13 python3.12 python3.11 p
         exec "$python" -S -E {ROOT}/runner/runner.zip {ATTEMPT_FOLDER}
     fi
 done
-echo "The image has no Python 3.9 or newer: take one that has, or name it with --override python=PATH." | tee {TERMINATION_LOG}
+why="The image has no Python 3.9 or newer: take one that has, or name it with --override python=PATH."
+echo "$why" > {TERMINATION_LOG}
+echo "$why"
 exit {NO_PYTHON}
 """
 
@@ -199,9 +201,10 @@ def _container(request: LaunchRequest, config: Mapping[str, object]) -> dict[str
 
 
 def visible(request: LaunchRequest) -> dict[str, str]:
-    """Return what user code sees of threads and devices. Which GPUs, the cluster decides; without any, no image may show them."""
-    none = {} if request.granted.devices else {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-    return {**thread_env(request.granted), **none}
+    """Return what user code sees of threads and devices. Which GPUs, the cluster decides: a container's own count from 0."""
+    count = len(request.granted.devices)
+    none = {} if count else {"NVIDIA_VISIBLE_DEVICES": "void"}  # else some images show all of the node's
+    return {**thread_env(request.granted), "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(count))), **none}
 
 
 def _resources(request: LaunchRequest, gpu: str) -> dict[str, object]:

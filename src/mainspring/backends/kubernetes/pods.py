@@ -124,6 +124,13 @@ class Job(msgspec.Struct, frozen=True):
     status: JobStatus = JobStatus()
 
 
+class Event(msgspec.Struct, frozen=True):
+    """What Kubernetes said of an object."""
+
+    involvedObject: Metadata = Metadata()
+    message: str = ""
+
+
 class Seen(NamedTuple):
     """What is concluded about a replica. `outcome` is how it ended, as far as the engine knows; `is_stuck`: it will never run."""
 
@@ -166,8 +173,8 @@ def seen_pod(pod: Pod, now: datetime, silent: Sequence[str] = ()) -> Seen:
     return Seen(ObservedState.RUNNING, f"{told} on {pod.spec.nodeName}" if pod.spec.nodeName else told, outcome)
 
 
-def seen_job(job: Job | None) -> Seen:
-    """Conclude from a Job that has no pod, or from there being none."""
+def seen_job(job: Job | None, now: datetime, told: str = "") -> Seen:
+    """Conclude from a Job that has no pod, or from there being none. `told` is what Kubernetes says of it."""
     if job is None:
         return Seen(ObservedState.GONE, "There is no such Job.", Outcome(cause=Cause.NODE_LOST, message="Its Job was deleted."))
     over = next((one for one in job.status.conditions if one.type in ("Failed", "Complete") and one.status == "True"), None)
@@ -176,7 +183,9 @@ def seen_job(job: Job | None) -> Seen:
         return Seen(ObservedState.GONE, over.message or over.type if over is not None else "Its Job is being deleted.", lost)
     if job.spec.suspend:
         return Seen(ObservedState.RUNNING, "Suspended: it waits until its queue admits it.")
-    return Seen(ObservedState.RUNNING, "It has no pod yet.")
+    failed = Outcome(cause=Cause.LAUNCH_FAILED, message=f"The cluster makes no pod for it: {told}"[:500])
+    is_stuck = bool(told) and _age_s(job.metadata.creationTimestamp, now) > UNPLACED_S
+    return Seen(ObservedState.RUNNING, told or "It has no pod yet.", failed if is_stuck else None, is_stuck)
 
 
 def _outcome(pod: Pod, container: ContainerStatus) -> Outcome | None:
@@ -231,7 +240,16 @@ def _age_s(since: datetime | None, now: datetime) -> float:
     return (now - since).total_seconds() if since is not None else 0.0
 
 
-def states(pods: Mapping[Key, Pod], jobs: Mapping[Key, Job], key: Key, now: datetime, silent: Sequence[str]) -> Seen:
-    """Conclude about one replica from all that was listed."""
-    pod = pods.get(key)
-    return seen_pod(pod, now, silent) if pod is not None else seen_job(jobs.get(key))
+def states(
+    pods: Mapping[Key, Pod],
+    jobs: Mapping[Key, Job],
+    key: Key,
+    now: datetime,
+    silent: Sequence[str] = (),
+    told: Mapping[str, str] | None = None,
+) -> Seen:
+    """Conclude about one replica from all that was listed. `told` is what Kubernetes says of Jobs, by name."""
+    pod, job = pods.get(key), jobs.get(key)
+    if pod is not None:
+        return seen_pod(pod, now, silent)
+    return seen_job(job, now, (told or {}).get(job.metadata.name, "") if job is not None else "")

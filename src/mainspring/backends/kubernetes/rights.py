@@ -12,6 +12,7 @@ RULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "secrets", ("create", "patch", "delete")),
     ("", "configmaps", ("create",)),
     ("", "resourcequotas", ("list",)),
+    ("", "events", ("list",)),
 )
 # Two that help and are not needed: nodes and others' pods are seen one by one then, instead of a quota.
 OPTIONAL: tuple[tuple[str, str, tuple[str, ...]], ...] = (("", "nodes", ("list",)), ("", "pods", ("list",)))
