@@ -17,7 +17,7 @@ from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Repli
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
 from mainspring.store.checkpoints import forget_checkpoints
-from mainspring.store.columns import record_of, values_of
+from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.logs import append_chunks, stream_ends
 from mainspring.store.nodes import free
@@ -232,8 +232,12 @@ class Attempts:
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = select(attempts).where(attempts.c.id == bindparam("of"))
 _WHERE_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
-_TOUCH = update(attempts).where(attempts.c.id == bindparam("of")).values(version=attempts.c.version + bindparam("by"))
-_FIRST_FAILURE = select(attempts.c.first_failure).where(attempts.c.id == bindparam("of"))
+_TOUCH = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("of"))
+    .values(version=attempts.c.version + bindparam("by"))
+    .returning(*attempts.c)
+)
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
 _MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
 _OUTPUTS = select(replicas.c.outputs).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index.desc())
@@ -296,9 +300,8 @@ def _held(lease: Lease) -> Any:
     return (attempts.c.id == lease.attempt_id) & (attempts.c.fence == lease.fence) & (attempts.c.lease_owner == lease.owner)
 
 
-def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None, **more: Any) -> bool:
-    row = values_of(new, attempts) | more
-    del row["id"]
+def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None) -> bool:
+    row = changes_of(old, new, attempts)
     written = _WHERE_SAME if lease is None else _WHERE_SAME.where(_held(lease))
     tx.topics.add("attempts")
     return tx.conn.execute(written, row | {"of": old.id, "seen": old.version}).rowcount == 1
@@ -372,21 +375,23 @@ def _finish(
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
     # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
-    tx.conn.execute(_TOUCH, {"of": id, "by": 1})
-    attempt = _need_attempt(tx.conn, id)
-    run = need_run(tx.conn, attempt.run)
+    row = tx.conn.execute(_TOUCH, {"of": id, "by": 1}).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
+    (attempt,) = _attempts_of(tx.conn, [row])
+    run = need_run(tx.conn, attempt.run, has_metrics=False)
     member = _member(attempt, index)
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
         tx.conn.execute(_TOUCH, {"of": id, "by": -1})
         return replace(attempt, version=attempt.version - 1), run
     since = None if is_seen else member.unknown_since
     ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
-    row = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
-    tx.conn.execute(_MEMBER, row | {"outputs": outputs, "of": id, "at": index})
+    told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
+    tx.conn.execute(_MEMBER, told | {"outputs": outputs, "of": id, "at": index})
     _free(tx, id, index, ending.at)
     reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
-    first = _first_failure(tx, attempt, ending.outcome)
+    first = row["first_failure"] or _first_failure(tx, attempt, ending.outcome)
     tx.topics.update({"attempts", "nodes"})
     if any(one.ended_at is None for one in attempt.replicas):
         return attempt, run
@@ -396,14 +401,13 @@ def _finish(
     _save(tx, attempt, done)
     facts: dict[str, object] = {"run": run.id, "number": done.number, "cause": str((first or ending.outcome).cause)}
     tx.tell(NewEvent(actor, "attempt.ended", done.id, run.project, facts))
-    return done, _advance_run(tx, run, done, replace(ending, outcome=first or ending.outcome), actor)
+    return done, _advance_run(tx, run, done, replace(ending, outcome=first or ending.outcome), outputs, actor)
 
 
 def _first_failure(tx: Transaction, attempt: Attempt, outcome: Outcome) -> Outcome | None:
-    """Return the failure that the attempt ends with, recording it if it is the first: what follows are its echoes."""
-    known: Outcome | None = tx.conn.execute(_FIRST_FAILURE, {"of": attempt.id}).scalar_one()
-    if known is not None or outcome.cause is Cause.SUCCEEDED:
-        return known
+    """Record the first failure of an attempt and return it; None for a success. What follows are its echoes."""
+    if outcome.cause is Cause.SUCCEEDED:
+        return None
     # what ends badly while it is being stopped ends for the reason that it was stopped for
     found = outcome if attempt.stop_cause is None else replace(outcome, cause=attempt.stop_cause)
     tx.conn.execute(update(attempts).where(attempts.c.id == attempt.id).values(first_failure=found))
@@ -415,7 +419,7 @@ def _free(tx: Transaction, attempt: str, index: int, at: datetime) -> None:
         free(tx, node, [granted])
 
 
-def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, actor: str) -> Run:
+def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, outputs: Mapping[str, Value], actor: str) -> Run:
     run = seen
     for _ in range(_CAS_TRIES):
         new = finish_run(run, attempt, ending)
@@ -423,17 +427,17 @@ def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, a
             return run  # superseded, or done already (P2)
         more: dict[str, Any] = {}
         if new.state in TERMINAL_RUN:
-            new = replace(new, outputs=_outputs(tx.conn, attempt.id))
+            new = replace(new, outputs=outputs if len(attempt.replicas) == 1 else _outputs(tx.conn, attempt.id))
         elif ending.outcome.cause in (Cause.LAUNCH_FAILED, Cause.NODE_LOST):
             more["avoid"] = _avoided(tx.conn, run, attempt)
         if save_run(tx, run, new, **more):
-            if new.state is RunState.SUCCEEDED:
+            if new.state is RunState.SUCCEEDED and (attempt.checkpoint_at is not None or attempt.number > 1):
                 forget_checkpoints(tx, run.id)
             facts: dict[str, object] = {"cause": str(ending.outcome.cause), "attempt": attempt.id, "number": attempt.number}
             kind = f"run.{new.state}" if new.state in TERMINAL_RUN else "run.retried"
             tx.tell(NewEvent(actor, kind, run.id, run.project, facts), "runs")
             return new
-        run = need_run(tx.conn, run.id)
+        run = need_run(tx.conn, run.id, has_metrics=False)
     raise StaleWriteError(f"Run {seen.id} changes too fast.", hint="Try again.")
 
 

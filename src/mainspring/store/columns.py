@@ -146,6 +146,13 @@ def values_of(record: Any, table: Table) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _shared(cast(Hashable, type(record)), table)}
 
 
+def changes_of(old: T, new: T, table: Table) -> dict[str, Any]:
+    """Return the values of `new` for those of its fields that are columns of `table` and differ from `old`."""
+    names = _shared(cast(Hashable, type(new)), table)
+    pairs = ((name, getattr(old, name), getattr(new, name)) for name in names)
+    return {name: value for name, was, value in pairs if value is not was and value != was}
+
+
 def record_of(cls: type[T], table: Table, row: Mapping[Any, Any], **more: Any) -> T:
     """Return the `cls` that `row` (of `table`) holds; `more` gives the fields that are no columns."""
     found = {name: row[name] for name in _shared(cast(Hashable, cls), table)}

@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, bindparam, cast, create_engine, event, exc, func, literal, update
+from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, create_engine, event, exc, func, literal, update
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.clock import Clock
+from mainspring.core.codec import encode
 from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
@@ -47,6 +48,7 @@ _COUNT = (
     .values(value=tables.counters.c.value + bindparam("by"))
     .returning(tables.counters.c.value)
 )
+_EVENTS = tables.events.insert().values(data=bindparam("json", type_=Text))  # encoded when it was told
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,30 @@ class Transaction:
 
     def flush_events(self) -> int:
         """Write the events; return the last number, 0 without any. Comes last, so that locks are always taken in one order."""
-        if not self.events:
-            return 0
-        last = self.count("events", len(self.events))
+        rows = self.take_events()
+        return self.write_events(rows) if rows else 0
+
+    def take_events(self) -> list[dict[str, Any]]:
+        """Return the rows of the events, which are not to be written by `flush_events` then."""
         at = self.clock.now()
-        first = last - len(self.events) + 1
         rows = [
-            {"seq": seq, "at": at, "actor": e.actor, "kind": e.kind, "subject": e.subject, "project": e.project, "data": e.data}
-            for seq, e in enumerate(self.events, first)
+            {
+                "at": at,
+                "actor": e.actor,
+                "kind": e.kind,
+                "subject": e.subject,
+                "project": e.project,
+                "json": encode(e.data).decode(),
+            }
+            for e in self.events
         ]
-        self.conn.execute(tables.events.insert(), rows)
         self.events.clear()
+        return rows
+
+    def write_events(self, rows: Sequence[dict[str, Any]]) -> int:
+        """Number the events and write them; return the last number."""
+        last = self.count("events", len(rows))
+        self.conn.execute(_EVENTS, [row | {"seq": seq} for seq, row in enumerate(rows, last - len(rows) + 1)])
         return last
 
 
@@ -106,6 +121,7 @@ class _Job:
     work: Work[Any]
     future: Future[Any]
     topics: set[str] = field(default_factory=set)
+    events: list[dict[str, Any]] = field(default_factory=list)
     result: Any = None
 
 
@@ -245,6 +261,9 @@ class Database:
             with conn.begin():
                 self._check_fence(conn)
                 done = [job for job in batch if self._run_job(conn, job)]
+                events = [event for job in done for event in job.events]
+                if events:  # of all jobs at once, in their order
+                    self._transaction(conn).write_events(events)
         except (exc.DBAPIError, StoreError) as wrong:
             _abandon(conn)
             return _refuse_all(batch, translate(wrong))
@@ -257,19 +276,20 @@ class Database:
 
     def _run_job(self, conn: Connection, job: _Job) -> bool:
         """Run one job in a savepoint; say whether it waits for the commit (False: it has got its error)."""
-        conn.exec_driver_sql("SAVEPOINT job")
+        driver: Any = conn.connection.driver_connection  # four times as fast as by way of the connection
+        driver.execute("SAVEPOINT job")
         tx = self._transaction(conn)
         try:
             job.result = job.work(tx)
-            tx.flush_events()
+            job.events = tx.take_events()
         except Exception as wrong:  # one caller's error is its own: its savepoint is undone, the batch goes on
             if isinstance(wrong, exc.DBAPIError) and _is_whole_batch_lost(conn, wrong):
                 raise
-            conn.exec_driver_sql("ROLLBACK TO job")
-            conn.exec_driver_sql("RELEASE job")
+            driver.execute("ROLLBACK TO job")
+            driver.execute("RELEASE job")
             job.future.set_exception(translate(wrong))
             return False
-        conn.exec_driver_sql("RELEASE job")
+        driver.execute("RELEASE job")
         job.topics = tx.topics
         return True
 

@@ -13,7 +13,7 @@ from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
 from mainspring.core.records import Allocation, Node, NodeState
 from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
 from mainspring.core.silence import sighted
-from mainspring.store.columns import record_of, values_of
+from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.tables import allocations, nodes, replicas
 
@@ -114,6 +114,16 @@ class Nodes:
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = select(nodes).where(nodes.c.id == bindparam("of"))
 _WHERE_SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
+_GIVEN = (
+    update(nodes)
+    .where(nodes.c.id == bindparam("of"))
+    .values(
+        version=nodes.c.version + 1,
+        used_cpu_milli=nodes.c.used_cpu_milli - bindparam("cpu"),
+        used_memory_bytes=nodes.c.used_memory_bytes - bindparam("memory"),
+        used_disk_bytes=nodes.c.used_disk_bytes - bindparam("disk"),
+    )
+)
 _LOCKED = select(nodes).where(nodes.c.id.in_(bindparam("of", expanding=True))).order_by(nodes.c.id).with_for_update()
 _HELD = _WHERE_SAME.values(
     version=bindparam("next"),
@@ -175,7 +185,16 @@ def hold(tx: Transaction, id: str, granted: Iterable[Granted]) -> Node:
 def free(tx: Transaction, id: str, granted: Iterable[Granted]) -> None:
     """Give `granted` back; a node that was removed holds nothing."""
     given = list(granted)
-    _change(tx, id, lambda node: _with_less(node, given))
+    if any(one.devices for one in given):
+        _change(tx, id, lambda node: _with_less(node, given))
+        return
+    amounts = {
+        "cpu": sum(one.cpu_milli for one in given),
+        "memory": sum(one.memory_bytes for one in given),
+        "disk": sum(one.disk_bytes for one in given),
+    }
+    tx.conn.execute(_GIVEN, {"of": id} | amounts)
+    tx.topics.add("nodes")
 
 
 def _change(tx: Transaction, id: str, change: Any) -> Node | None:
@@ -232,8 +251,7 @@ def _used(node: Node, cpu: int, memory: int, disk: int, devices: Mapping[int, in
 
 
 def _save(tx: Transaction, old: Node, new: Node) -> bool:
-    row = values_of(new, nodes)
-    del row["id"]
+    row = changes_of(old, new, nodes)
     return tx.conn.execute(_WHERE_SAME, row | {"of": old.id, "seen": old.version}).rowcount == 1
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from mainspring.core.errors import ConflictError, NotFoundError
 from mainspring.core.records import Project, Role
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.tables import members, projects, users
+
+_BY_NAME = select(projects).where(projects.c.name == bindparam("of"))
 
 
 class Projects:
@@ -44,8 +46,7 @@ class Projects:
 
     def get(self, name: str) -> Project | None:
         """Return the project of this name."""
-        asked = select(projects).where(projects.c.name == name)
-        row = self._db.read(lambda conn: conn.execute(asked).mappings().one_or_none())
+        row = self._db.read(lambda conn: conn.execute(_BY_NAME, {"of": name}).mappings().one_or_none())
         return None if row is None else record_of(Project, projects, row)
 
     def all(self) -> list[Project]:

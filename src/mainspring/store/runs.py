@@ -17,7 +17,7 @@ from mainspring.core.ids import RunId
 from mainspring.core.lifecycle import TERMINAL_RUN, cancel_queued, take_cached
 from mainspring.core.queries import Page, RunFilter, Waiting
 from mainspring.core.records import Desired, Run, RunState
-from mainspring.store.columns import record_of, values_of
+from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.pages import page_of_runs
 from mainspring.store.tables import allocations, attempts, checkpoints, metrics, runs
@@ -234,15 +234,17 @@ def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -
     ]
 
 
-def load_run(conn: Connection, id: str) -> Run | None:
-    """Return the run with this id."""
+def load_run(conn: Connection, id: str, *, has_metrics: bool = True) -> Run | None:
+    """Return the run with this id, with the last values of its metrics if asked for."""
     row = conn.execute(_BY_ID, {"of": id}).mappings().one_or_none()
+    if row is not None and not has_metrics:
+        return record_of(Run, runs, row)
     return None if row is None else runs_of(conn, [row])[0]
 
 
-def need_run(conn: Connection, id: str) -> Run:
+def need_run(conn: Connection, id: str, *, has_metrics: bool = True) -> Run:
     """Return the run with this id. Raises NotFoundError."""
-    run = load_run(conn, id)
+    run = load_run(conn, id, has_metrics=has_metrics)
     if run is None:
         raise NotFoundError(f"There is no run {id}.", hint="mainspring ps shows the runs.")
     return run
@@ -250,9 +252,7 @@ def need_run(conn: Connection, id: str) -> Run:
 
 def save_run(tx: Transaction, old: Run, new: Run, **more: Any) -> bool:
     """Write `new` where the row is still `old`; say whether it was. `more` are columns that no field has."""
-    row = values_of(new, runs) | more
-    for fixed in ("id", "seq", "spec", "created_at", "project"):  # never change; the specification is most of the row
-        row.pop(fixed)
+    row = changes_of(old, new, runs) | more
     if new.tags != old.tags:
         row["search"] = _search_text(new)
     tx.topics.add("runs")
