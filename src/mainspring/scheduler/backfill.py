@@ -17,8 +17,7 @@ from mainspring.core.policy import Policy
 from mainspring.core.snapshot import Place, PlacedRun, Reservation, Snapshot, WaitingRun
 from mainspring.scheduler.cluster import Cluster, Ints
 from mainspring.scheduler.holdings import Holdings, taken_by
-from mainspring.scheduler.placement import Placement
-from mainspring.scheduler.requests import Key
+from mainspring.scheduler.placement import Failed, Placement
 from mainspring.scheduler.shares import CPU, GPU, Account, Tree
 from mainspring.scheduler.timeline import Kept, Timeline
 
@@ -55,7 +54,7 @@ class Backfill:
     _tries: int = 0  # blocked runs for which a moment was looked for
     _seen: int = 0  # starts that the timeline knows
     _later: list[Kept] = field(default_factory=list)  # what the timeline counts on
-    _failed: dict[tuple[int, ...], dict[Key, int]] = field(default_factory=dict)  # by the holds that were given back
+    _failed: dict[tuple[int, ...], Failed] = field(default_factory=dict)  # by the holds that were given back
 
     def place(self, run: WaitingRun, account: Account) -> tuple[Place, ...] | None:
         """Put every replica where nothing is delayed that is kept for others, and return where; None if that is nowhere."""

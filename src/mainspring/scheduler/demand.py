@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,26 +27,41 @@ GOOD_FIT = 300.0  # milli left empty that make an end e times less likely
 FILLED = 0.5  # weight of what is believed to be filled, beside what can be used at once
 
 
+class Classes(NamedTuple):
+    """Rows that are open to the same requests: of one group, with one model of the first device."""
+
+    of_row: Ints
+    groups: Ints  # of each class
+    kinds: Ints
+    devices: Floats  # how many
+
+
 @dataclass(frozen=True)
 class Demand:
     """The typical requests with their part of all (`parts` sum to 1), and tables made of them when first read."""
 
     cluster: Cluster
+    classes: Classes
     requests: tuple[Request, ...]
     parts: Floats
 
-    @cached_property
+    @property
     def class_of(self) -> Ints:
-        """The class of each row: rows of one class are open to the same requests (group, and model of the first device)."""
-        return self._classes[0]
+        """The class of each row."""
+        return self.classes.of_row
 
     @cached_property
-    def _classes(self) -> tuple[Ints, list[tuple[int, int]]]:
-        cluster = self.cluster
-        kinds = cluster.kind_of[:, 0] if cluster.kind_of.shape[1] else np.zeros(len(cluster.nodes), dtype=np.int64)
-        coded = cluster.group_of * len(cluster.kinds) + kinds
-        codes, numbers = np.unique(coded, return_inverse=True)
-        return numbers.astype(np.int64), [divmod(code, len(cluster.kinds)) for code in codes.tolist()]
+    def _open(self) -> list[tuple[int, int, int, int, float]]:
+        """(class, rank of CPU from which it fits, devices, milli of each, part) of typical requests where they may go."""
+        if not self.requests:
+            return []
+        milli = np.stack([one.milli_of_kind for one in self.requests])[:, self.classes.kinds]  # (requests, classes)
+        allowed = np.stack([one.is_allowed_group for one in self.requests])[:, self.classes.groups]
+        ranks = np.searchsorted(self.cpu_steps, [int(one.need[0]) for one in self.requests], side="left") + 1
+        devices = np.array([one.devices for one in self.requests])
+        places, chosen = np.nonzero((allowed & (milli <= GPU_MILLI) & (devices > 0)[:, None]).T)
+        columns = (places, ranks[chosen], devices[chosen], milli[chosen, places], self.parts[chosen])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     @cached_property
     def cpu_steps(self) -> Ints:
@@ -58,12 +74,10 @@ class Demand:
     @cached_property
     def share_worth(self) -> Floats:
         """(classes, CPU ranks, 0..1000): milli of a device with so much free that typical shares can use, expected."""
-        table = np.zeros((len(self._classes[1]), len(self.cpu_steps) + 1, GPU_MILLI + 1))
-        for place, (group, kind) in enumerate(self._classes[1]):
-            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
-                milli = int(request.milli_of_kind[kind])
-                if request.devices == 1 and milli < GPU_MILLI and request.is_allowed_group[group]:
-                    table[place, self._rank(request) :, milli:] += part
+        table = np.zeros((len(self.classes.kinds), len(self.cpu_steps) + 1, GPU_MILLI + 1))
+        for place, rank, devices, milli, part in self._open:
+            if devices == 1 and milli < GPU_MILLI:
+                table[place, rank:, milli:] += part
         return np.asarray(table * np.arange(GPU_MILLI + 1), dtype=np.float64)
 
     @cached_property
@@ -75,11 +89,9 @@ class Demand:
         """
         classes, ranks, _ = self.share_worth.shape
         sizes = np.zeros((classes, ranks, LEVELS + 1))
-        for place, (group, kind) in enumerate(self._classes[1]):
-            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
-                milli = int(request.milli_of_kind[kind])
-                if request.devices == 1 and milli <= GPU_MILLI and request.is_allowed_group[group]:
-                    sizes[place, self._rank(request) :, -(-milli * LEVELS // GPU_MILLI)] += part
+        for place, rank, devices, milli, part in self._open:
+            if devices == 1:
+                sizes[place, rank:, -(-milli * LEVELS // GPU_MILLI)] += part
         if not sizes[:, :, :LEVELS].any():
             return self.share_worth
         asked = np.flatnonzero(sizes.sum(axis=(0, 1)))
@@ -98,26 +110,26 @@ class Demand:
     def idle_worth(self) -> Floats:
         """(classes, CPU ranks, 0..most devices): milli of so many idle devices that requests of whole GPUs can use."""
         most = self.cluster.gpu_free.shape[1]
-        table = np.zeros((len(self._classes[1]), len(self.cpu_steps) + 1, most + 1))
-        for place, (group, kind) in enumerate(self._classes[1]):
-            for request, part in zip(self.requests, self.parts.tolist(), strict=True):
-                if request.devices and request.milli_of_kind[kind] == GPU_MILLI and request.is_allowed_group[group]:
-                    table[place, self._rank(request) :, request.devices :] += part
+        table = np.zeros((len(self.classes.kinds), len(self.cpu_steps) + 1, most + 1))
+        for place, rank, devices, milli, part in self._open:
+            if milli == GPU_MILLI:
+                table[place, rank:, devices:] += part
         return np.asarray(table * (GPU_MILLI * np.arange(most + 1)), dtype=np.float64)
 
     @cached_property
     def pressure(self) -> Floats:
         """How much each row's model is asked for by requests that cannot go everywhere, per GPU it has (about 0..1)."""
-        cluster = self.cluster
-        classes = self._classes[1]
-        devices = np.bincount(self.class_of, weights=(cluster.kind_of > 0).sum(axis=1), minlength=len(classes))
-        asked = np.zeros(len(classes))
+        devices = self.classes.devices
+        asked = np.zeros(len(devices))
         amounts = self.parts * np.array([_milli(one) for one in self.requests]) if self.requests else self.parts
-        for request, amount in zip(self.requests, amounts.tolist(), strict=True):
-            open_to = np.array([bool(request.is_allowed_group[g]) and request.milli_of_kind[k] <= GPU_MILLI for g, k in classes])
-            if request.devices and not open_to.all() and open_to.any() and devices[open_to].sum():
-                asked[open_to] += amount / devices[open_to].sum()
         total = max(float(amounts.sum()), 1e-9)
+        for request, amount in zip(self.requests, amounts.tolist(), strict=True):
+            if not request.devices:
+                continue
+            open_to = request.is_allowed_group[self.classes.groups] & (request.milli_of_kind[self.classes.kinds] <= GPU_MILLI)
+            served = devices[open_to].sum()
+            if served and not open_to.all():
+                asked[open_to] += amount / served
         scaled: Floats = (asked * devices.sum() / total)[self.class_of]
         return scaled
 
@@ -131,9 +143,6 @@ class Demand:
         shares = worth[kind[:, None], rank[:, None], np.maximum(gpu_free, 0)].sum(axis=1)
         return np.asarray(shares + self.idle_worth[kind, rank, idle], dtype=np.float64)
 
-    def _rank(self, request: Request) -> int:
-        return int(np.searchsorted(self.cpu_steps, request.need[0], side="left")) + 1
-
 
 @dataclass(slots=True)
 class Typical:
@@ -145,6 +154,7 @@ class Typical:
     _words: dict[Key, str] = field(default_factory=dict)
     _keys: dict[int, tuple[Resources, Key]] = field(default_factory=dict)  # by identity: most runs share few objects
     _requests: dict[Key, Request] = field(default_factory=dict)
+    _classes: Classes | None = None
     _last: Demand | None = None
 
     def count(self, resources: Resources, count: float) -> None:
@@ -179,8 +189,17 @@ class Typical:
                 self._requests[key] = make_request(self.cluster, self._asked[key])
         requests = tuple(self._requests[key] for key in chosen)
         if self._last is None or self._last.requests != requests or not np.array_equal(self._last.parts, parts):
-            self._last = Demand(cluster=self.cluster, requests=requests, parts=parts)
+            self._classes = self._classes or _classes(self.cluster)
+            self._last = Demand(cluster=self.cluster, classes=self._classes, requests=requests, parts=parts)
         return self._last
+
+
+def _classes(cluster: Cluster) -> Classes:
+    kinds = cluster.kind_of[:, 0] if cluster.kind_of.shape[1] else np.zeros(len(cluster.nodes), dtype=np.int64)
+    codes, of_row = np.unique(cluster.group_of * len(cluster.kinds) + kinds, return_inverse=True)
+    devices = np.bincount(of_row, weights=(cluster.kind_of > 0).sum(axis=1), minlength=len(codes))
+    groups, models = np.divmod(codes, len(cluster.kinds))
+    return Classes(of_row.astype(np.int64), groups, models, devices.astype(np.float64))
 
 
 def make_demand(cluster: Cluster, typical: Iterable[tuple[Resources, float]]) -> Demand:

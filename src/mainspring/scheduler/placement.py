@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,7 +22,11 @@ from mainspring.scheduler.scorers import Scorer
 
 EQUAL_BYTES = 10 * 2**30  # data that weighs as much as the way from the worst node to the best one
 KEPT_REQUESTS = 1024  # 5,000 nodes are 85 kB for each
+MOST_OBJECTS = 100_000
 MOST_TOUCHED = 100_000  # rows that changed, remembered from plan to plan
+
+
+Failed: TypeAlias = dict[tuple[Request, str], int]  # so many replicas (of one label) found no place
 
 
 @dataclass(slots=True)
@@ -51,19 +56,26 @@ class Placement:
     demand: Demand  # what scorers keep room for
     pool_of_site: Mapping[str, str] = field(default_factory=dict)
     _requests: dict[Key, Request] = field(default_factory=dict)
+    _by_object: dict[int, tuple[Resources, tuple[str, ...] | None, Request]] = field(default_factory=dict)  # told by identity
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
     _domains: dict[str, Ints] = field(default_factory=dict)
-    _too_many: dict[Key, int] = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
+    _too_many: Failed = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
 
     def request(self, asked: Resources, sites: tuple[str, ...] | None = None) -> Request:
         """Return the request of `asked`, the same object for equal ones. `sites`: the only paid ones allowed (None: any)."""
+        known = self._by_object.get(id(asked))
+        if known is not None and known[0] is asked and known[1] == sites:
+            return known[2]
         closed = () if sites is None else tuple(sorted(pool for name, pool in self.pool_of_site.items() if name not in sites))
         key = (*key_of(asked), *closed)
         if key not in self._requests:
             self._requests[key] = make_request(self.cluster, asked, closed)
+        if len(self._by_object) > MOST_OBJECTS:
+            self._by_object.clear()
+        self._by_object[id(asked)] = (asked, sites, self._requests[key])
         return self._requests[key]
 
-    def place(self, run: WaitingRun, failed: dict[Key, int] | None = None) -> tuple[Place, ...] | None:
+    def place(self, run: WaitingRun, failed: Failed | None = None) -> tuple[Place, ...] | None:
         """Put every replica (of an elastic gang as many as fit) and return where, or put nothing and return None.
 
         `failed` remembers what did not fit where more is free than the plan's own state has (holds given back).
@@ -86,8 +98,8 @@ class Placement:
             self._scored.clear()
             self.cluster.touched.clear()
 
-    def _place(self, run: WaitingRun, request: Request, too_many: dict[Key, int]) -> tuple[Place, ...] | None:
-        key = (*request.key, run.same)
+    def _place(self, run: WaitingRun, request: Request, too_many: Failed) -> tuple[Place, ...] | None:
+        key = (request, run.same)
         least = min(run.min_replicas or run.replicas, run.replicas)
         if least >= too_many.get(key, least + 1):
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Generic, NamedTuple, TypeVar
 
 from mainspring.core.errors import PlannerError
@@ -34,17 +35,23 @@ class Rows(Generic[Row]):
 
     def __init__(self) -> None:
         self._listed: Sequence[Row] = ()
-        self._known: dict[int, Row] = {}
 
     def turn(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Return who is gone and who came since the last time. Raises PlannerError for a row that is listed twice."""
-        if rows is self._listed:
+        before, self._listed = self._listed, rows
+        if rows is before:
             return [], []
-        before, now = self._known, dict(zip(map(id, rows), rows, strict=True))
-        if len(now) < len(rows):
-            raise PlannerError(f"The snapshot lists a {type(rows[0]).__name__} twice.")
-        self._listed, self._known = rows, now
-        return [before[key] for key in before.keys() - now.keys()], [now[key] for key in now.keys() - before.keys()]
+        same = list(map(is_, before, rows))
+        first = same.index(False) if False in same else len(same)
+        old, new = _by_identity(before[first:]), _by_identity(rows[first:])
+        return [old[key] for key in old.keys() - new.keys()], [new[key] for key in new.keys() - old.keys()]
+
+
+def _by_identity(rows: Sequence[Row]) -> dict[int, Row]:
+    found = dict(zip(map(id, rows), rows, strict=True))
+    if len(found) < len(rows):
+        raise PlannerError(f"The snapshot lists a {type(rows[0]).__name__} twice.")
+    return found
 
 
 class Waiting(NamedTuple):

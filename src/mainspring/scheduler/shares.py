@@ -190,8 +190,9 @@ class Tree:
             account.children.sort(key=lambda one: one.name)  # whatever came first
         for account in sorted(self.accounts.values(), key=lambda one: -one.depth):  # bottom up
             account.demand = _demand(account)
-            promised = [sum(child.guarantee[place] for child in account.children) for place in range(size)]
-            account.guarantee = [max(own, below) for own, below in zip(account.guarantee, promised, strict=True)]
+            if account.children:
+                promised = [sum(child.guarantee[place] for child in account.children) for place in range(size)]
+                account.guarantee = [max(own, below) for own, below in zip(account.guarantee, promised, strict=True)]
         root.guarantee = [min(own, most) for own, most in zip(root.guarantee, self.units.capacity, strict=True)]
         root.entitled = [float(most) for most in self.units.capacity]
         root.fair = [float(min(most, root.demand[place])) for place, most in enumerate(self.units.capacity)]
@@ -396,6 +397,10 @@ def water_fill(total: float, base: Sequence[float], most: Sequence[float], weigh
 
 def _demand(account: Account) -> list[int]:
     """Return what it and those below hold and ask for, each no more than its limit allows."""
+    if not account.children:
+        return [
+            min(four[0], sum(four[1:])) for four in zip(account.limit, account.used, account.asked, account.unused, strict=True)
+        ]
     return [
         min(
             account.limit[place],

@@ -32,9 +32,9 @@ def shortage(cluster: Cluster, request: Request, candidates: Bools, held: Holder
         (2, ReasonCode.NO_FREE_DISK, _show_disk, _is),
     ):
         need = int(request.need[column])
-        free = sum(max(0, one) for one in cluster.free[candidates, column].tolist())
+        free = int(np.maximum(cluster.free[candidates, column], 0).sum())
         if need and free < need:
-            total = sum(cluster.capacity[candidates, column].tolist())
+            total = int(cluster.capacity[candidates, column].sum())
             holders = held.of_column(column, candidates)
             sentence = f"Waits for {show(need)}: {show(free)} of {show(total)}{where} {verb(free)} free{_named(holders, show)}."
             return Reason(code=code, sentence=sentence, facts=_facts(need, free, total, candidates, holders))
@@ -151,7 +151,7 @@ def _named(holders: dict[str, int], show: Callable[[int], str]) -> str:
 
 
 def _where(cluster: Cluster, candidates: Bools) -> str:
-    pools = {cluster.nodes[row].pool for row in np.flatnonzero(candidates).tolist()}
+    pools = {cluster.groups[group].pool for group in np.unique(cluster.group_of[candidates]).tolist()}
     return f" of pool {next(iter(pools))}" if len(pools) == 1 else ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,14 @@ class Kept:
     at_s: float  # from now; infinity when nobody knows
     taken: tuple[tuple[int, Ints, Ints], ...]  # row, (cpu, memory, disk), milli of each device column
     held: tuple[tuple[int, Ints, Ints], ...]
+
+
+class _Free(NamedTuple):
+    """What is free when so many lines have ended."""
+
+    ends: int
+    free: Ints
+    gpu_free: Ints
 
 
 def left_s(run: PlacedRun, now: datetime, safety: float) -> float:
@@ -96,49 +105,55 @@ class Timeline:
         cuts = (np.flatnonzero(np.diff(self._moments[:known], append=UNKNOWN_S)) + 1).tolist()
         cuts = [0, *cuts] if is_patient else [0, *cuts, *self._cuts_unknown]
         low, high = 0, len(cuts) - 1
-        if self._part(request, replicas, cuts[high], domain) is None:
+        before = self._today()
+        part = self._part(request, replicas, self._after(before, cuts[high]), domain)
+        if part is None:
             return None
         while low < high:  # ends only free, so what fits at one moment fits at all later ones
             middle = (low + high) // 2
-            if self._part(request, replicas, cuts[middle], domain) is None:
-                low = middle + 1
+            then = self._after(before, cuts[middle])
+            found = self._part(request, replicas, then, domain)
+            if found is None:
+                low, before = middle + 1, then
             else:
-                high = middle
-        part = self._part(request, replicas, cuts[low], domain)
-        if part is None:
-            return None
+                high, part = middle, found
         count = cuts[low]
         at = 0.0 if not count else float(self._moments[count - 1])
-        return self._choose(request, replicas, count, domain == part, at)
+        return self._choose(request, replicas, self._after(before, count), domain == part, at)
 
     def at(self, request: Request, replicas: int, moment_s: float) -> Kept:
         """Return the places of as many of the replicas as fit at that moment, in any cluster."""
         count = int(np.searchsorted(self._moments, moment_s, side="right"))
-        return self._choose(request, replicas, count, self._cluster.is_ready, moment_s)
+        return self._choose(request, replicas, self._after(self._today(), count), self._cluster.is_ready, moment_s)
 
-    def _free_at(self, count: int) -> tuple[Ints, Ints]:
+    def _today(self) -> _Free:
         free, gpu_free = self._cluster.free.copy(), self._cluster.gpu_free.copy()
-        np.add.at(free, self._rows[:count], self._needs[:count])
-        np.add.at(gpu_free, self._rows[:count], self._milli[:count])
         for row, need, milli in self._later:
             free[row] -= need
             gpu_free[row] -= milli
-        return free, gpu_free
+        return _Free(0, free, gpu_free)
+
+    def _after(self, before: _Free, count: int) -> _Free:
+        """Return what is free after so many ends, counted from a moment `before`."""
+        free, gpu_free, since = before.free.copy(), before.gpu_free.copy(), slice(before.ends, count)
+        np.add.at(free, self._rows[since], self._needs[since])
+        np.add.at(gpu_free, self._rows[since], self._milli[since])
+        return _Free(count, free, gpu_free)
 
     def _counts(self, request: Request, free: Ints, gpu_free: Ints) -> Ints:
         return np.where(self._cluster.is_ready, request.counts(self._cluster, free, gpu_free), 0)
 
-    def _part(self, request: Request, replicas: int, count: int, domain: Ints) -> int | None:
-        """Return the first domain that holds all replicas after so many ends."""
-        counts = np.minimum(self._counts(request, *self._free_at(count)), replicas)
+    def _part(self, request: Request, replicas: int, then: _Free, domain: Ints) -> int | None:
+        """Return the first domain that holds all replicas then."""
+        counts = np.minimum(self._counts(request, then.free, then.gpu_free), replicas)
         sums = np.bincount(np.maximum(domain, 0), weights=np.where(domain >= 0, counts, 0), minlength=1)
         able = np.flatnonzero(sums >= replicas)
         return int(able[0]) if len(able) else None
 
-    def _choose(self, request: Request, replicas: int, count: int, inside: Bools, at: float) -> Kept:
+    def _choose(self, request: Request, replicas: int, then: _Free, inside: Bools, at: float) -> Kept:
         """Take the rows that are fullest today, so that what is free today stays free for others."""
         cluster = self._cluster
-        free, gpu_free = self._free_at(count)
+        free, gpu_free = then.free, then.gpu_free
         counts = self._counts(request, free, gpu_free)
         counts = np.where(inside, counts, 0)
         today = self._counts(request, cluster.free, cluster.gpu_free)
