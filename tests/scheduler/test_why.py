@@ -24,7 +24,7 @@ def test_less_now_or_all_of_it_later(scene: Any, make_node: Any, make_waiting: A
     assert said is not None
     assert (said.position, said.waiting, said.reason.code) == (1, 1, ReasonCode.NO_FREE_GPU)
     assert said.expected_at == snapshot.now + timedelta(hours=1)
-    assert [one.sentence for one in said.changes] == ["starts now with 1 GPU less", "when run run_001 ends, about 13:00 UTC"]
+    assert [one.sentence for one in said.changes] == ["starts now with 1 GPU less", "when run_001 ends, about 13:00 UTC"]
     assert said.changes[0].facts == {"gpu_milli": 3000}
     less = replace(snapshot.waiting[0], resources=replace(snapshot.waiting[0].resources, gpu_milli=3000))
     assert scheduler.plan(replace(snapshot, waiting=(less,))).decisions[0].kind is DecisionKind.START

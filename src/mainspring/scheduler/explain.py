@@ -317,4 +317,4 @@ def _show(tree: Tree, unit: int, amount: int) -> str:
 
 def _listed(runs: Sequence[str]) -> str:
     more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
-    return f"run {', '.join(runs[:SHOWN])}{more}"
+    return f"{', '.join(runs[:SHOWN])}{more}"

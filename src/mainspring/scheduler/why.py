@@ -117,5 +117,5 @@ def _ends(after: Snapshot, run: WaitingRun) -> Iterator[Change]:
         is_last = abs(left_s(one, after.now, safety) - kept.at_s) < 1e-6
         if is_last and nodes & {place.node for place in one.places}:
             at = after.now + timedelta(seconds=kept.at_s)
-            yield Change(sentence=f"when run {one.id} ends, about {at:%H:%M} UTC", at=at, facts={"run": one.id})
+            yield Change(sentence=f"when {one.id} ends, about {at:%H:%M} UTC", at=at, facts={"run": one.id})
             return
