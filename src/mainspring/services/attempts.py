@@ -13,7 +13,7 @@ from mainspring.core.actors import SYSTEM
 from mainspring.core.beats import PROTOCOL, Beat, BeatAnswer, Chunk, Command, Work
 from mainspring.core.errors import AuthError, GoneError, MainspringError, SpecError, StateError, VersionMismatchError
 from mainspring.core.manifests import read_manifest
-from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, RunState
+from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
 from mainspring.core.silence import unreachable
 from mainspring.core.specs import Value
 from mainspring.plugins import reach
@@ -100,9 +100,10 @@ def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
     ack = ctx.store.attempts.append(attempt.id, said.replica, chunks, now=now)
     reach("after-W6")
     is_acknowledged = False
+    run: Run | None = None
     if attempt.state is not AttemptState.ENDED:
         if said.state == "ended":
-            attempt = _finish(ctx, attempt, said)
+            attempt, run = _finish(ctx, attempt, said)
             is_acknowledged = True
         else:
             attempt = ctx.store.attempts.beat(attempt.id, said.replica, state=said.state, address=said.address, now=now)
@@ -110,7 +111,7 @@ def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
         is_acknowledged = said.state == "ended"
     return BeatAnswer(
         ack=ack,
-        commands=_commands(attempt, ctx),
+        commands=_commands(attempt, ctx, run),
         beat_in_s=ctx.settings.quiet_beat_s,
         is_followed=ctx.signals.is_followed(attempt.id),
         is_acknowledged=is_acknowledged,
@@ -124,14 +125,13 @@ def commands(ctx: Context, attempt_id: str, replica: int, after: int) -> tuple[t
     return tuple(one for one in _commands(attempt, ctx) if one.no > after), ctx.signals.is_followed(attempt_id)
 
 
-def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value]) -> Attempt:
+def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value]) -> tuple[Attempt, Run]:
     """Record a confirmed end (W7): the runner's word, or what the backend saw. Idempotent; frees the allocation with it.
 
     The first replica that ends badly takes its gang with it.
     """
-    run = ctx.store.runs.get(attempt.run)
-    losses = run.losses if run is not None else 0
-    backoff_s = min(300.0, 2.0**losses) if outcome.cause is Cause.LAUNCH_FAILED else 0.0
+    run = ctx.store.runs.get(attempt.run) if outcome.cause is Cause.LAUNCH_FAILED else None
+    backoff_s = 0.0 if run is None else min(300.0, 2.0**run.losses)
     reach("before-W7")
     ended, done = ctx.store.attempts.finish(
         attempt.id, replica, outcome, outputs=outputs, now=ctx.clock.now(), backoff_s=backoff_s
@@ -140,7 +140,7 @@ def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outpu
     if ended.state is not AttemptState.ENDED and outcome.cause is not Cause.SUCCEEDED and ended.stop_cause is None:
         ended = stop_attempt(ctx, SYSTEM, ended, Cause.CANCELLED, done.spec.grace_s)
     log.info("attempt ended", extra={"attempt": attempt.id, "run": attempt.run, "cause": outcome.cause, "state": done.state})
-    return ended
+    return ended, done
 
 
 def mark_unknown(ctx: Context, attempt: Attempt, replica: int, patience: float | None) -> None:
@@ -164,7 +164,7 @@ def give_up(ctx: Context, attempt: Attempt, replica: int, message: str) -> Attem
     return ended
 
 
-def _finish(ctx: Context, attempt: Attempt, said: Beat) -> Attempt:
+def _finish(ctx: Context, attempt: Attempt, said: Beat) -> tuple[Attempt, Run]:
     if said.exit is None:
         raise SpecError("The last beat needs an exit record.", details={"path": "exit"})
     digests = [value.digest for value in said.outputs.values() if value.digest]
@@ -177,9 +177,14 @@ def _finish(ctx: Context, attempt: Attempt, said: Beat) -> Attempt:
     return finish(ctx, attempt, said.replica, outcome, dict(said.outputs))
 
 
-def _commands(attempt: Attempt, ctx: Context) -> tuple[Command, ...]:
-    run = ctx.store.runs.get(attempt.run) if attempt.state is AttemptState.ENDED else None
-    if run is not None and (run.attempt != attempt.number or run.state is not RunState.RUNNING):
+def _commands(attempt: Attempt, ctx: Context, run: Run | None = None) -> tuple[Command, ...]:
+    if run is None and attempt.state is AttemptState.ENDED:
+        run = ctx.store.runs.get(attempt.run)
+    if (
+        run is not None
+        and attempt.state is AttemptState.ENDED
+        and (run.attempt != attempt.number or run.state is not RunState.RUNNING)
+    ):
         return (Command(no=SUPERSEDED_NO, kind="stop", cause=Cause.SUPERSEDED, deadline_s=run.spec.grace_s),)
     if attempt.stop_cause is not None and attempt.stop_by is not None:
         left = max(0.0, (attempt.stop_by - ctx.clock.now()).total_seconds())
