@@ -11,6 +11,7 @@ from typing import Any
 
 import engines.docker
 import engines.kubernetes.cluster
+import engines.podman
 import engines.postgres
 import engines.seaweedfs
 import engines.slurm
@@ -151,6 +152,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Slurm of two nodes with four declared GPUs each, shared by all workers of this session."""
     with _engine(engines.slurm, "Slurm", "scripts/engines/install", tmp_path_factory) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def podman_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A podman with two images, shared by all workers of this session."""
+    with _engine(engines.podman, "podman", "scripts/engines/install", tmp_path_factory) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

@@ -1,32 +1,106 @@
-"""The Docker backend passes the shipped contract against a real daemon, and keeps its own promises."""
+"""The Docker backend passes the shipped contract against a real daemon and a real podman, and keeps its own promises."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.docker import IMAGE
+from engines.docker import BARE_IMAGE, IMAGE
 
-from mainspring.backends.docker import ENGINE
+from mainspring.backends.docker import ENGINE, PODMAN
 from mainspring.backends.docker.backend import DockerBackend
+from mainspring.backends.docker.container import make_handle
+from mainspring.core.backend import Backend, ObservedState
+from mainspring.core.errors import LaunchError
 from mainspring.core.records import Cluster
-from mainspring.testing.backend import BackendContract
+from mainspring.testing.backend import SLEEP, BackendContract
+from mainspring.testing.server import RunnerServer
 
 pytestmark = pytest.mark.engine
+INSTALLATION = f"inst-docker-{os.getpid()}"  # workers of a session share the daemon
 
 
-def make(engine: Any, folder: Path, installation: str, **config: object) -> DockerBackend:
+def make(engine: Any, folder: Path, **config: object) -> DockerBackend:
     given = {"host": engine.url, "image": IMAGE, "cpus": 4, "gpus": 2, "gpu_model": "toy", **config}
-    made = ENGINE.create(Cluster(id="box", name="box", backend="docker", config=given), folder, installation)
+    kind = ENGINE if "docker" in engine.url else PODMAN
+    made = kind.create(Cluster(id="box", name="box", backend="docker", config=given), folder, INSTALLATION)
     assert isinstance(made, DockerBackend)
     return made
 
 
-class TestDocker(BackendContract):
-    installation = f"inst-docker-{os.getpid()}"  # workers of a session share the daemon
+class Containers(BackendContract):
+    """What holds for every engine that speaks Docker's language."""
 
+    installation = INSTALLATION
+
+    def reborn(self, backend: Backend) -> Backend:
+        assert isinstance(backend, DockerBackend)
+        door = dataclasses.replace(backend.door, _client=None)
+        return DockerBackend(backend.cluster, backend.folder, backend.installation, door)
+
+    def out_of_reach(self) -> Backend:
+        cluster = Cluster(id="off", name="off", backend="docker", config={"host": "unix:///nonexistent/docker.sock"})
+        return ENGINE.create(cluster, Path("/nonexistent"), INSTALLATION)
+
+    def test_an_image_without_python_is_refused_with_what_to_do(self, backend: DockerBackend, server: RunnerServer) -> None:
+        request = dataclasses.replace(self.request(backend, server, ["true"], "bare"), image=BARE_IMAGE)
+        with pytest.raises(LaunchError, match="has no Python") as caught:
+            backend.launch(request)
+        assert "apt-get install" in caught.value.hint
+        assert backend.native(make_handle(request.attempt, 0))["id"] == ""
+
+    def test_an_image_that_nobody_has_is_told_at_the_next_look(self, backend: DockerBackend, server: RunnerServer) -> None:
+        request = dataclasses.replace(self.request(backend, server, ["true"], "none"), image="localhost:1/no/such:9")
+        handle = backend.launch(request)
+        assert backend.owned()
+        self.wait_for(backend, handle, ObservedState.GONE)
+        with pytest.raises(LaunchError, match="localhost:1/no/such:9"):
+            backend.launch(request)
+
+    def test_what_a_run_overrides_holds(self, backend: DockerBackend, server: RunnerServer) -> None:
+        script = "import os, resource as r; print(os.getuid(), r.getrlimit(r.RLIMIT_NOFILE)[0], os.statvfs('/dev/shm').f_blocks)"
+        request = self.request(backend, server, ["python3", "-c", script], "override")
+        asked = {"user": "1234:1234", "ulimits": ["nofile=123:456", "nproc=20000:20000"], "shm_size": "32MiB"}
+        with self.launched(backend, dataclasses.replace(request, overrides=asked)):
+            assert server.wait(request.attempt, "ended").log == b"1234 123 8192\n"  # pages of 4 KiB
+        other = self.request(backend, server, ["true"], "wrong")
+        for wrong in ({"privileged": True}, {"user": "root"}, {"network": "container:x"}, {"shm_size": "lots"}, {"ulimits": "x"}):
+            with pytest.raises(LaunchError):
+                backend.launch(dataclasses.replace(other, overrides=wrong))
+
+    def test_the_token_is_in_no_listing(self, backend: DockerBackend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "token")
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            told = backend.door.inspect(f"mainspring-{request.attempt}.0")
+            assert request.token not in str(told)
+            assert str(backend.native(handle)["digest"])
+
+
+class TestDocker(Containers):
     @pytest.fixture
     def backend(self, docker_engine: Any, tmp_path: Path) -> DockerBackend:
-        return make(docker_engine, tmp_path, self.installation)
+        return make(docker_engine, tmp_path)
+
+    def test_a_container_on_a_bridge_needs_an_address(self, docker_engine: Any, tmp_path: Path) -> None:
+        backend = make(docker_engine, tmp_path, network="bridge")
+        assert backend.capabilities.needs_network
+        here = RunnerServer()
+        request = self.request(backend, here, ["true"], "bridge")
+        with pytest.raises(LaunchError, match="loopback alone"):
+            backend.launch(request)
+        here.close()
+        reached = RunnerServer(docker_engine.address)
+        request = self.request(backend, reached, ["sh", "-c", "echo over the bridge"], "bridged")
+        with self.launched(backend, request):
+            assert reached.wait(request.attempt, "ended").log == b"over the bridge\n"
+        reached.close()
+
+
+class TestPodman(Containers):
+    @pytest.fixture
+    def backend(self, podman_engine: Any, tmp_path: Path) -> DockerBackend:
+        return make(podman_engine, tmp_path)

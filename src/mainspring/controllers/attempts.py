@@ -163,7 +163,7 @@ class Attempts:
                     self._observations.greeted.add((attempt.id, replica.index))
                     reach("after-W4")
                 case CapacityError() | LaunchError():
-                    self._refuse(attempt, replica, answer.message)
+                    self._refuse(attempt, replica, str(answer))
                 case UnreachableError() | CredentialsError():
                     self._unanswered(attempt, answer)
                     silent.add(attempt.id)

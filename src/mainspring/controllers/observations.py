@@ -98,7 +98,7 @@ class Observations:
             self.greeted.discard((attempt.id, replica.index))
 
     def _is_suspect(self, attempt: Attempt, replica: Replica, now: datetime) -> bool:
-        if self.fleet.is_local(attempt.cluster) or replica.ended_at is not None:
+        if self.fleet.hears_ends(attempt.cluster) or replica.ended_at is not None:
             return True
         quiet_s = (now - (replica.last_beat_at or attempt.launched_at or now)).total_seconds()
         return not 0 <= quiet_s <= self.ctx.settings.quiet_beat_s * 2 + STALE_S  # below: the clock was set back
@@ -205,7 +205,7 @@ class Observations:
         is_last = tries >= MAX_RELAUNCHES or nodes.get(replica.node) is None
         if is_last:
             backend.stop(_handle(attempt, replica), 0.0)
-        record = backend.read_exit(_handle(attempt, replica)) if is_last or not self.fleet.is_local(attempt.cluster) else None
+        record = backend.read_exit(_handle(attempt, replica))
         if record is not None and (is_last or record.is_final):  # final: a runner would have nothing to add
             attempts.finish(self.ctx, fresh, replica.index, _meant(fresh, record.outcome), {})
             return
@@ -219,6 +219,11 @@ class Observations:
         try:
             backend.launch(self.request(fresh, replica, nodes[replica.node]))
         except (CapacityError, LaunchError, UnreachableError, CredentialsError) as wrong:
+            if (
+                isinstance(wrong, LaunchError) and fresh.started_at is None
+            ):  # it never began, and cannot: nothing is to be drained
+                attempts.finish(self.ctx, fresh, replica.index, Outcome(cause=Cause.LAUNCH_FAILED, message=str(wrong)), {})
+                return
             log.warning("drain failed", extra={"attempt": attempt.id, "error": wrong.message})
 
     def _lost(self, attempt: Attempt, replica: Replica, message: str) -> None:

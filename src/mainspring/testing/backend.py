@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
+from mainspring.core.errors import CredentialsError, UnreachableError
 from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cause
-from mainspring.core.resources import Granted
+from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.server import RunnerServer
 
 INSTALLATION = "inst-conformance"
@@ -198,6 +199,127 @@ class BackendContract:
             assert told.was_started == 1, "user code was begun a second time"
             self.wait_for(backend, handle, ObservedState.GONE)
             assert not [one for one in backend.owned() if one.attempt == request.attempt], "user code outlived its attempt"
+
+    def test_exit_codes_and_signals_are_told_apart(self, backend: Backend, server: RunnerServer) -> None:
+        ends = (("exit 137", 137), ("kill -9 $$", -9), ("kill -TERM $$", -15), ("exit 0", 0))
+        requests = [
+            self.request(backend, server, ["sh", "-c", f"echo last; {how}"], f"how{n}") for n, (how, _) in enumerate(ends)
+        ]
+        for request, (how, code) in zip(requests, ends, strict=True):
+            with self.launched(backend, request):
+                told = server.wait(request.attempt, "ended")
+                assert told.exit is not None
+                cause = Cause.USER_ERROR if code else Cause.SUCCEEDED
+                assert (told.exit["cause"], told.exit["exit_code"], told.log) == (cause, code, b"last\n"), how
+
+    def test_too_much_memory_is_told_as_such(self, backend: Backend, server: RunnerServer) -> None:
+        if not backend.capabilities.limits:
+            pytest.skip("This engine enforces no limits here.")
+        eat = "import sys; print('eating', flush=True); b = bytearray(400 << 20); print(len(b))"
+        granted = Granted(cpu_milli=1000, memory_bytes=128 << 20)
+        request = self.request(backend, server, ["python3", "-c", eat], "memory", granted)
+        with self.launched(backend, request):
+            told = server.wait(request.attempt, "ended")
+            assert told.exit is not None
+            assert (told.exit["cause"], told.log.splitlines()[0]) == (Cause.OUT_OF_MEMORY, b"eating")
+
+    def test_a_long_log_is_whole_and_in_order(self, backend: Backend, server: RunnerServer) -> None:
+        lines = 20_000
+        script = (
+            f"import os, signal\nfor n in range({lines}): print('line', n)\nprint('end', flush=True)\nos.kill(os.getpid(), 9)"
+        )
+        request = self.request(backend, server, ["python3", "-c", script], "log")
+        with self.launched(backend, request):
+            told = server.wait(request.attempt, "ended", timeout_s=60.0)
+            assert told.log == b"".join(b"line %d\n" % n for n in range(lines)) + b"end\n"
+
+    def test_values_of_the_environment_arrive_as_they_are(self, backend: Backend, server: RunnerServer) -> None:
+        values = {
+            "PLAIN": "a b",
+            "QUOTES": "'\"`$HOME\\n",
+            "LINES": "one\n\ttwo\r\n",
+            "WORDS": "été 日本 🚀",
+            "BYTES": "\x01\x7f=;&|",
+            "EMPTY": "",
+        }
+        script = f"import os; print([os.environ[name] for name in {list(values)!r}] == {list(values.values())!r})"
+        request = self.request(backend, server, ["python3", "-c", script], "env")
+        server.env[request.attempt] = values
+        with self.launched(backend, request):
+            assert server.wait(request.attempt, "ended").log == b"True\n"
+
+    def test_user_code_begins_in_a_folder_of_its_own(self, backend: Backend, server: RunnerServer) -> None:
+        script = "import os; print(os.listdir('.')); open('x', 'w').close(); print(os.listdir('.'), os.getcwd() != '/')"
+        for number in range(2):
+            request = self.request(backend, server, ["python3", "-c", script], f"folder{number}")
+            with self.launched(backend, request):
+                assert server.wait(request.attempt, "ended").log == b"[]\n['x'] True\n"
+
+    def test_user_code_sees_the_devices_it_was_given(self, backend: Backend, server: RunnerServer) -> None:
+        script = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        devices = backend.inventory().nodes[0].devices
+        if not devices:
+            pytest.skip("This engine has no devices here.")
+        given = Granted(cpu_milli=100, memory_bytes=0, devices=(DeviceShare(index=devices[-1].index, milli=1000),))
+        for granted, count in ((given, 1), (None, 0)):
+            request = self.request(backend, server, ["python3", "-c", script], f"devices{count}", granted)
+            with self.launched(backend, request):
+                seen = server.wait(request.attempt, "ended").log.decode().strip()
+                assert len([word for word in seen.split(",") if word]) == count
+                if count and devices[-1].declared and not backend.capabilities.places_itself:
+                    assert seen == str(devices[-1].index)
+
+    def test_a_server_that_begins_anew_finds_what_runs(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "reborn")
+        backend.launch(request)  # and the server dies before it wrote the handle down
+        reborn = self.reborn(backend)
+        with self.launched(reborn, request) as handle:
+            server.wait(request.attempt, "running")
+            assert (handle.attempt, handle.replica) in {(one.attempt, one.replica) for one in reborn.owned()}
+            assert reborn.observe([handle])[0].state is ObservedState.RUNNING
+            assert server.of(request.attempt).was_started == 1
+
+    def test_what_nobody_wrote_down_is_found_and_ended(self, backend: Backend, server: RunnerServer) -> None:
+        request = self.request(backend, server, SLEEP, "orphan")
+        backend.launch(request)
+        server.wait(request.attempt, "running")
+        reborn = self.reborn(backend)
+        (found,) = [one for one in reborn.owned() if one.attempt == request.attempt]
+        reborn.stop(found, 0.5)
+        self.wait_for(reborn, found, ObservedState.GONE)
+        reborn.forget(found)
+
+    def test_an_engine_out_of_reach_says_so(self) -> None:
+        backend = self.out_of_reach()
+        if backend is None:
+            pytest.skip("This engine cannot be out of reach.")
+        handle = Handle(attempt=AttemptId("att-nobody"), replica=0, data={})
+        for call in (backend.inventory, backend.owned, lambda: backend.stop(handle, 0.0)):
+            with pytest.raises(UnreachableError):
+                call()
+        with contextlib.suppress(UnreachableError):
+            assert [one.state for one in backend.observe([handle])] == [ObservedState.UNKNOWN]
+        with contextlib.suppress(UnreachableError):
+            assert not backend.probe().is_ready
+
+    def test_credentials_that_are_wrong_are_told_as_such(self) -> None:
+        backend = self.shut_out()
+        if backend is None:
+            pytest.skip("This engine asks for no credentials.")
+        with pytest.raises(CredentialsError):
+            backend.owned()
+
+    def reborn(self, backend: Backend) -> Backend:
+        """Return the backend as a server that begins anew builds it; override it wherever a backend remembers anything."""
+        return backend
+
+    def out_of_reach(self) -> Backend | None:
+        """Return a backend whose engine does not answer; None for an engine that is always there."""
+        return None
+
+    def shut_out(self) -> Backend | None:
+        """Return a backend whose credentials its engine refuses; None for an engine that asks for none."""
+        return None
 
     def kill_runner(self, backend: Backend, handle: Handle) -> None:
         """Kill the runner of `handle`; engines that hide their processes override it."""

@@ -38,6 +38,7 @@ class RunnerServer:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.jobs: dict[str, list[str]] = {}
+        self.env: dict[str, dict[str, str]] = {}  # of user code, by attempt
         self.told: dict[tuple[str, int], Told] = {}
         self.moved = threading.Condition()
         self.is_away = False  # every answer is 503 then
@@ -121,7 +122,7 @@ class RunnerServer:
             "name": "conformance",
             "project": "default",
             "world_size": 1,
-            "env": {},
+            "env": self.env.get(attempt, {}),
             "limits": {},
             "checkpoint": "",
             "spec": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ DRAIN_S = 30.0  # what a runner that only tells the end has left
 ROOT = (0, 0)
 NO_MEMORY = "It used more memory than it was given."
 SHARED = "It may use the whole machine, which the cluster local counts too: give it a part of its own."
+_PLAIN = re.compile(r"[^a-zA-Z0-9_.-]")
 Key = tuple[AttemptId, int]
 
 
@@ -236,7 +238,7 @@ class DockerBackend:
             wishes,
             network=network,
             cpus=int(self._told().get("NCPU") or 1),
-            volume=f"mainspring-cache-{self.installation}",
+            volume=self._cache_of(wishes.user, found),
         )
         env = {"MAINSPRING_INSTALLATION": self.installation, "MAINSPRING_ATTEMPT": request.attempt}
         fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
@@ -285,6 +287,11 @@ class DockerBackend:
                 (f"{folder}/spool/log", log, 0o600, owner),
             ]
         self.door.put(name, pack(entries))
+
+    def _cache_of(self, user: str, image: Mapping[str, Any]) -> str:
+        """Return the volume of the blob cache: one for each user that containers run as, as none may write another's files."""
+        who = (user or str((image.get("Config") or {}).get("User") or "0")).partition(":")[0]
+        return f"mainspring-cache-{self.installation}-{_PLAIN.sub('_', who)}"
 
     def _owner(self, name: str, told: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[int, int]:
         """Return the user and group that a container runs as, as numbers."""
@@ -339,7 +346,8 @@ class DockerBackend:
 
     def _free_disk(self, info: Mapping[str, Any]) -> int:
         place = str(info.get("DockerRootDir") or "")
-        return shutil.disk_usage(place).free if self.door.is_here and place and os.path.isdir(place) else 0
+        free = shutil.disk_usage(place).free if self.door.is_here and place and os.path.isdir(place) else 0
+        return free >> 30 << 30  # whole GiB: a node that changes with each look would be planned anew each time
 
     def _notices(self, info: Mapping[str, Any]) -> list[Notice]:
         found = []

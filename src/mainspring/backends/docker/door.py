@@ -133,7 +133,7 @@ class Door:
         """Yield the engine's own words while it pulls an image. Raises LaunchError when it cannot."""
         repository, tag = _split(image)
         client = self._connect()
-        with self._translated():
+        with self._translated(f"Image {image} cannot be pulled: "):
             for told in client.api.pull(
                 repository, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None
             ):
@@ -165,21 +165,23 @@ class Door:
             return self._client
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn whatever the library raises into the four errors of the contract."""
+    def _translated(self, of_image: str = "") -> Iterator[None]:
+        """Turn whatever the library raises into the four errors of the contract; `of_image`: the engine asks a registry."""
         errors = import_module("docker.errors")
         try:
             yield
         except BackendError:
             raise
-        except errors.NotFound as wrong:
-            raise AbsentError(_said(wrong)) from wrong
         except errors.APIError as wrong:
+            if of_image:
+                raise LaunchError(f"{of_image}{_said(wrong)}", hint="Is its name right, and the login?") from wrong
+            if wrong.status_code == 404:
+                raise AbsentError(_said(wrong)) from wrong
             if wrong.status_code == 409:
                 raise TakenError(_said(wrong)) from wrong
             if wrong.status_code in (401, 403):
                 raise CredentialsError(f"The engine at {self.host} refuses us: {_said(wrong)}") from wrong
-            if wrong.status_code is not None and wrong.status_code >= 500 and "OCI runtime" not in _said(wrong):
+            if wrong.status_code is not None and wrong.status_code >= 500 and "OCI" not in _said(wrong):
                 raise self._unreachable(_said(wrong)) from wrong
             raise LaunchError(_said(wrong)) from wrong
         except (errors.DockerException, OSError, import_module("requests").RequestException) as wrong:

@@ -1,0 +1,113 @@
+"""Start a real podman for tests: its service on a socket in its own folder, with the image of container tests. Needs root.
+
+Without the programs `find` returns None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.docker import load_images
+from engines.sharing import end, is_alive, shared
+
+READY_S = 60.0
+_PROGRAMS = ("podman", "runc", "conmon")
+_GENTLY = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))
+# the hard limits of a container that runs tests may be lower than podman's own, and cannot be raised
+_CONFIG = """[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+"""
+
+
+@dataclass(frozen=True)
+class Podman:
+    """A running service. `url` is its address for clients."""
+
+    pid: int
+    folder: str
+
+    @property
+    def url(self) -> str:
+        """Return the address of its socket."""
+        return f"unix://{self.folder}/podman.sock"
+
+    def run(self, *words: str) -> str:
+        """Run podman's own client and return what it prints. Raises RuntimeError."""
+        env = {**os.environ, "CONTAINERS_CONF": f"{self.folder}/containers.conf"}
+        command = ["podman", *_places(Path(self.folder)), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env)
+        if done.returncode:
+            raise RuntimeError(f"podman {words[0]}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
+
+
+def find() -> str | None:
+    """Return the path of podman, None when a program is missing."""
+    found = [shutil.which(name) for name in _PROGRAMS]
+    return found[0] if all(found) else None
+
+
+def share(folder: Path) -> AbstractContextManager[Podman]:
+    """Share the service of `folder` with the other users of it."""
+    return shared(folder, start, stop, Podman)
+
+
+def start() -> Podman:
+    """Start a service and give it the images."""
+    if find() is None:
+        raise RuntimeError("podman is not installed: scripts/engines/install")
+    if os.geteuid() != 0:
+        raise RuntimeError("A podman for tests needs root.")
+    folder = Path(tempfile.mkdtemp(prefix="mainspring-podman-"))
+    (folder / "containers.conf").write_text(_CONFIG)
+    words = ["podman", *_places(folder), "system", "service", "--time=0", f"unix://{folder}/podman.sock"]
+    with (folder / "log").open("ab") as log:
+        env = {**os.environ, "CONTAINERS_CONF": f"{folder}/containers.conf"}
+        process = subprocess.Popen(
+            words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder, env=env
+        )
+    engine = Podman(pid=process.pid, folder=str(folder))
+    try:
+        _until_ready(engine)
+        load_images(engine.run)
+    except BaseException:
+        stop(engine)
+        raise
+    return engine
+
+
+def stop(engine: Podman) -> None:
+    """End the service and all of its containers; leave nothing."""
+    with contextlib.suppress(RuntimeError, subprocess.SubprocessError):
+        engine.run("rm", "--all", "--force", "--time", "0")
+    end(engine.pid, _GENTLY)
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in sorted((one for one in mounts if one.startswith(f"{engine.folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    shutil.rmtree(engine.folder, ignore_errors=True)
+
+
+def _places(folder: Path) -> list[str]:
+    return ["--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/temporary", "--log-level", "error"]
+
+
+def _until_ready(engine: Podman) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline and is_alive(engine.pid):
+        if Path(engine.folder, "podman.sock").exists():
+            return
+        time.sleep(0.05)
+    raise RuntimeError("podman does not start:\n" + (Path(engine.folder) / "log").read_text()[-2000:])
