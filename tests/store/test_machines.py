@@ -192,3 +192,19 @@ def test_an_idle_machine_is_released_by_a_plan_and_a_used_one_is_not(world, clou
     plan = Plan(fingerprint="", decisions=(world.decision(late, (world.store.nodes.get(machine.id), 100)),))
     assert world.store.apply(plan, now=world.clock.now()).refused == (late.id,)
     assert world.store.runs.get(late.id).state is RunState.QUEUED
+
+
+def test_the_plan_that_asked_tells_more_than_those_after_it(world, cloud):
+    run = world.run()
+    assert world.store.apply(Plan(fingerprint="", decisions=(asked(run),)), now=world.clock.now()).rented == (run.id,)
+
+    def told(code):
+        version = world.store.runs.get(run.id).version
+        reason = Reason(code=code, sentence="Said by a later plan.")
+        waits = Decision(run=run.id, kind=DecisionKind.WAIT, version=version, reason=reason)
+        world.store.apply(Plan(fingerprint="", decisions=(waits,)), now=world.clock.now())
+        return world.store.runs.get(run.id).reason
+
+    assert told(ReasonCode.BURSTING) == REASON
+    assert told(ReasonCode.PAUSED).code is ReasonCode.PAUSED
+    assert told(ReasonCode.BURSTING).code is ReasonCode.BURSTING

@@ -14,15 +14,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from mainspring import scheduler
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
 from mainspring.core.errors import BackendError, CapacityError, LaunchError, MainspringError
-from mainspring.core.machines import ListedMachine, Machine, MachineState, Renter
-from mainspring.core.records import Cluster, Desired, NodeState, RunState
+from mainspring.core.machines import ListedMachine, Machine, MachineState, Renter, last_call_s
+from mainspring.core.records import Cluster, Desired, Node, NodeState, RunState
 from mainspring.core.snapshot import DecisionKind, Place
 from mainspring.plugins import reach
 from mainspring.services.context import Context
@@ -32,6 +32,7 @@ LOOK_S = 1.0  # while any machine is open
 OFFERS_S = 60.0  # how often sites are asked what they offer
 SETTLE_S = 30.0  # how long a site may take until it lists what it rented out
 LATE_S = 300.0  # beyond three times what it promised: it does not come any more
+SLACK = timedelta(seconds=1)  # sites count in whole seconds
 GIVE_UP_S = 600.0  # a site that does not answer for so long is not waited for
 
 
@@ -76,7 +77,7 @@ class Machines:
                 self.ctx.store.machines.offer(cluster, renter.offers())
             self._act(renter, self.ctx.store.machines.open(cluster.id))
             listed = {one.tag: one for one in renter.machines()}
-            self._record(cluster, self.ctx.store.machines.open(cluster.id), listed)
+            self._record(cluster, renter, self.ctx.store.machines.open(cluster.id), listed)
             self._reap(renter, cluster, listed.keys())
         except BackendError as wrong:
             self.fleet.note(cluster.id, wrong.message)
@@ -123,7 +124,7 @@ class Machines:
 
     # --- records: what the site did, and rows do not know ---------------------------------------------------------------
 
-    def _record(self, cluster: Cluster, found: Sequence[Machine], listed: Mapping[str, ListedMachine]) -> None:
+    def _record(self, cluster: Cluster, renter: Renter, found: Sequence[Machine], listed: Mapping[str, ListedMachine]) -> None:
         now = self.ctx.clock.now()
         up = [one.id for one in found if one.state is MachineState.RENTED and one.id in listed and listed[one.id].is_up]
         if up:
@@ -135,7 +136,7 @@ class Machines:
             elif one.state is MachineState.RENTED:
                 coming[one.run].append(one)
             elif one.state is MachineState.READY:
-                self._watch(one, now, is_listed=one.id in listed)
+                self._watch(renter, one, now, listed.get(one.id))
         for machines in coming.values():
             self._welcome(machines, now, listed)
 
@@ -165,16 +166,30 @@ class Machines:
         made = scheduler.plan(alone)
         return next((one.places for one in made.decisions if one.kind is DecisionKind.START), ())
 
-    def _watch(self, machine: Machine, now: datetime, *, is_listed: bool) -> None:
+    def _watch(self, renter: Renter, machine: Machine, now: datetime, seen: ListedMachine | None) -> None:
         store = self.ctx.store.machines
-        if not is_listed:
+        if seen is None:
             log.warning("a machine has ended by itself", extra={"machine": machine.id})
             store.ended(machine, now=now, message="The site has ended it.")
             return
         node = self.ctx.store.nodes.get(machine.id)
         is_idle = node is not None and node.used_cpu_milli == 0
-        if is_idle != (machine.idle_since is not None):
+        if seen.ends_at < machine.ends_at - SLACK:
+            renter.rent(machine.id, machine.offer, machine.ends_at)  # the row was prolonged, the site does not know yet
+        if (machine.ends_at - now).total_seconds() < last_call_s(machine):
+            self._last_call(machine, now, node)
+        elif is_idle != (machine.idle_since is not None):
             store.mark_idle(machine, now if is_idle else None)
+
+    def _last_call(self, machine: Machine, now: datetime, node: Node | None) -> None:
+        """Its money is nearly used up: more for the run that it was rented for, if budgets have it; else all stop in time."""
+        store = self.ctx.store.machines
+        runs = {one.run for one in self.ctx.store.nodes.open_allocations() if one.node == machine.id}
+        if not runs:
+            store.give_back(machine, "What was reserved for it is used up.")
+        elif node is not None and node.state is NodeState.READY and not (machine.run in runs and store.prolong(machine, now=now)):
+            store.clear(machine, now=now)
+            log.info("a machine ends: what runs there is stopped", extra={"machine": machine.id})
 
     def _reap(self, renter: Renter, cluster: Cluster, listed: Set[str]) -> None:
         """End what carries our tag and is no open row's: a database that was put back to an older state forgot it."""

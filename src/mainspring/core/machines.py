@@ -92,9 +92,13 @@ class MachineOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedMachine:
-    """A machine that exists at a site by our tag. `is_up`: it can take runs, and the inventory lists it as a node."""
+    """A machine that exists at a site by our tag, and when it ends itself.
+
+    `is_up`: it can take runs, and the inventory lists it as a node.
+    """
 
     tag: str
+    ends_at: datetime
     is_up: bool = False
 
 
@@ -166,6 +170,11 @@ def paid_until(since: datetime, price_usd_per_hour: str, micros: int) -> datetim
     if price <= 0:
         return since + FREE_LIFE
     return since + timedelta(milliseconds=int(Decimal(micros) * HOUR_MS / (price * 1_000_000)))
+
+
+def last_call_s(machine: Machine) -> float:
+    """Return how long before its end a machine is prolonged or cleared: a tenth of its life, ten minutes at most."""
+    return min(600.0, max(5.0, (machine.ends_at - machine.asked_at).total_seconds() / 10))
 
 
 def cooldown_s(failures: int) -> float:

@@ -26,10 +26,11 @@ from mainspring.core.machines import (
     paid_until,
     site_name,
 )
-from mainspring.core.records import Cluster, Desired, Node, NodeState, Run, RunState
+from mainspring.core.records import Cause, Cluster, Desired, Node, NodeState, Run, RunState
 from mainspring.core.shares import leaf_of, path_of
 from mainspring.core.snapshot import Decision, Place, Rented, Site
 from mainspring.core.usage import usd
+from mainspring.store.attempts import stop_attempt
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.machine_tables import machines, sites
@@ -103,6 +104,14 @@ class Machines:
             return self._db.write(work)
         except StateError:
             return False
+
+    def prolong(self, machine: Machine, *, now: datetime) -> bool:
+        """Reserve half as much again, and move the machine's end as far; False if a budget does not cover it."""
+        return self._db.write(lambda tx: _prolong(tx, machine, now))
+
+    def clear(self, machine: Machine, *, now: datetime) -> int:
+        """Place nothing more on the machine and ask what runs there to stop; return how many attempts that are."""
+        return self._db.write(lambda tx: _clear(tx, machine, now))
 
     def mark_idle(self, machine: Machine, since: datetime | None) -> bool:
         """Record since when nothing runs on the machine (None: something does)."""
@@ -335,6 +344,37 @@ def _give_back(tx: Transaction, machine: Machine, message: str, actor: str) -> b
         return False
     changes = {"state": MachineState.ENDING, "message": message}
     return _move(tx, machine, changes, replace(_said("machine.ending", machine, message=message), actor=actor), "nodes")
+
+
+def _prolong(tx: Transaction, machine: Machine, now: datetime) -> bool:
+    tx.count("runs", 0)
+    more = machine.reserved_micros // 2
+    left = budgets_left(tx.conn, machines_of(tx.conn), now, current_policy(tx.conn).policy.burst.budget_usd)
+    if any(name in left and Decimal(more) / MICROS > left[name] for name in path_of(machine.share)):
+        return False
+    changes = {
+        "reserved_micros": machine.reserved_micros + more,
+        "ends_at": machine.ends_at + (machine.ends_at - machine.asked_at) / 2,
+    }
+    return _move(tx, machine, changes, _said("machine.prolonged", machine, cost_usd=usd(more)))
+
+
+def _clear(tx: Transaction, machine: Machine, now: datetime) -> int:
+    drained = update(nodes).where(nodes.c.id == machine.id, nodes.c.state == NodeState.READY)
+    tx.conn.execute(drained.values(state=NodeState.DRAINING, version=nodes.c.version + 1))
+    held = select(allocations.c.attempt, allocations.c.run).where(
+        allocations.c.node == machine.id, allocations.c.freed_at.is_(None)
+    )
+    found = sorted(set(tx.conn.execute(held).tuples()))
+    for attempt, run_id in found:
+        run = load_run(tx.conn, run_id)
+        grace_s = run.spec.grace_s if run is not None else 10.0
+        facts: dict[str, object] = {"run": run_id, "cause": Cause.PREEMPTED, "grace_s": grace_s, "rule": "machine_ends"}
+        event = NewEvent("system", "attempt.stop_asked", attempt, machine.project, facts)
+        stop_attempt(tx, attempt, Cause.PREEMPTED, stop_by=now + timedelta(seconds=grace_s), event=event)
+        tx.topics.add(f"attempt:{attempt}")
+    tx.topics.add("nodes")
+    return len(found)
 
 
 def _shut(tx: Transaction, id: str) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import Connection, Text, bindparam, null, select, type_coerce, update
 
 from mainspring.core.codec import encode, parse_time, to_plain
-from mainspring.core.reasons import Reason
+from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import RunState
 from mainspring.core.snapshot import Decision
 from mainspring.store.columns import unpack
@@ -61,6 +61,8 @@ class Reasons:
             was = self._told.get(one.run)
             if was is None or was.version != one.version or one.reason is None:
                 continue
+            if was.reason is not None and was.reason.code is one.reason.code is ReasonCode.BURSTING:
+                continue  # the plan that asked for the machine said more
             reason = _with_expectation(one.reason, one.expected_at, was.reason)
             if was.is_nominated or was.reason is None or was.reason.code != reason.code:
                 changed.append((one, reason))

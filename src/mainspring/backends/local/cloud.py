@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -108,7 +108,8 @@ class SimulatedCloud:
             if _at(told, "ends_at") <= now:
                 self.give_back(place.parent.name)
             else:
-                found.append(ListedMachine(tag=place.parent.name, is_up=_at(told, "up_at") <= now))
+                ends_at = datetime.fromtimestamp(_at(told, "ends_at"), UTC)
+                found.append(ListedMachine(tag=place.parent.name, ends_at=ends_at, is_up=_at(told, "up_at") <= now))
         return found
 
     def give_back(self, tag: str) -> None:
