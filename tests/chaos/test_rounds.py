@@ -140,7 +140,7 @@ class ToyFleet:
     def backend(self, cluster: str) -> ToyBackend:
         return self.engine
 
-    def is_local(self, cluster: str) -> bool:
+    def hears_ends(self, cluster: str) -> bool:
         return True
 
     def note(self, cluster: str, message: str) -> None:

@@ -79,7 +79,7 @@ class Graces:
     def backend(self, cluster: str) -> Graces:
         return self
 
-    def is_local(self, cluster: str) -> bool:
+    def hears_ends(self, cluster: str) -> bool:
         return True
 
     def observe(self, handles):

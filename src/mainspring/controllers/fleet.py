@@ -82,6 +82,11 @@ class Fleet:
         """Say whether looking at the cluster's processes costs next to nothing."""
         return self.kind(cluster_id) == "local"
 
+    def hears_ends(self, cluster_id: str) -> bool:
+        """Say whether the cluster's ends are known without asking; not of a cluster that nobody has asked anything yet."""
+        backend = self._backends.get(cluster_id)
+        return self.is_local(cluster_id) or (backend is not None and backend.capabilities.hears_ends)
+
     def kind(self, cluster_id: str) -> str:
         """Return the engine kind of a cluster; an empty string for an unknown one."""
         if cluster_id not in self._kinds:

@@ -31,6 +31,7 @@ class Capabilities:
     launch_many: bool = False
     limits: bool = False  # memory and CPU limits are enforced
     images: bool = False  # a run may name a container image
+    hears_ends: bool = False  # is told of ends as they happen, so that a look asks nobody and costs next to nothing
     needs_network: bool = False  # runners cannot reach a server that listens on loopback alone: no shared host, no tunnel
 
 

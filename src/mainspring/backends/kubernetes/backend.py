@@ -42,7 +42,7 @@ from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cause, Cluster, NodeState, Outcome
 
 log = logging.getLogger(__name__)
-CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, needs_network=True)
+CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, hears_ends=True, needs_network=True)
 NODES_S = 10.0  # how old what is known of nodes may be when pods are judged
 DRAIN_S = 30  # what a runner that only tells the end has left after a stop's grace
 ALIVE = "status.phase!=Succeeded,status.phase!=Failed"
