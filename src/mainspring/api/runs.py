@@ -17,13 +17,15 @@ from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
 from mainspring.core.errors import UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.operations import OperationKind, OperationState
 from mainspring.core.queries import MAX_PAGE, RunFilter
 from mainspring.core.records import Attempt, Run, RunState
 from mainspring.core.specs import RunSpec
-from mainspring.services import lineage, runs
+from mainspring.services import lineage, operations, runs
 
 router = APIRouter(prefix=PREFIX, tags=["runs"])
 MAX_WAIT_S = 60.0
+NATIVE_S = 10.0
 
 Key = Annotated[str, Header(alias="Idempotency-Key", max_length=200)]
 Project = Annotated[str, Query(max_length=128)]
@@ -137,9 +139,17 @@ def why(ctx: Ctx, actor: Who, ref: str) -> Response:
 
 @router.get("/runs/{ref}/native")
 @shaped()
-def native(ctx: Ctx, actor: Who, ref: str) -> Response:
-    """Return the engine's own objects behind the newest attempt."""
-    return answer({"native": runs.native(ctx, actor, ref)})
+async def native(ctx: Ctx, actor: Who, ref: str) -> Response:
+    """Return the engine's own objects behind the newest attempt as they are now; as they were launched if it does not answer."""
+    recorded = await run_in_threadpool(runs.native, ctx, actor, ref)
+    asked = await run_in_threadpool(operations.ask, ctx, actor, OperationKind.SHOW_NATIVE, str(recorded["attempt"]), {})
+    until = ctx.clock.monotonic() + NATIVE_S
+    while asked.state is OperationState.PENDING and (left := until - ctx.clock.monotonic()) > 0:
+        seen = ctx.signals.version("operations", "shutdown")
+        asked = await run_in_threadpool(operations.get, ctx, actor, asked.id)
+        if asked.state is OperationState.PENDING:
+            await ctx.signals.wait_async(("operations", "shutdown"), seen, left)
+    return answer({"native": {**recorded, **asked.result, "error": asked.error.get("message", "")}})
 
 
 @router.get("/runs/{ref}/lineage")

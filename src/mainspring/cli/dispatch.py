@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("forecast", "forecasts:forecast", RUNS, "Say when a run will start, or would."),
     ("what-if", "forecasts:what_if", RUNS, "Compare ways to ask for a run before it is submitted."),
     ("show", "runs:show", RUNS, "Show everything about a run."),
+    ("native", "native:native", RUNS, "Show the engine's own objects of a run."),
     ("cancel", "runs:cancel", RUNS, "Cancel runs."),
     ("rerun", "runs:rerun", RUNS, "Run it again, with changes."),
     ("verify", "verify:verify", RUNS, "Compute a run again and compare its results."),
