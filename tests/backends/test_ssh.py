@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -314,3 +315,35 @@ class TestHosts:
                 until(lambda: other.observe([handle])[0].state is ObservedState.GONE)
             finally:
                 other.close()
+
+
+SHIM = """#!/bin/sh
+# Plays ssh for hosts whose name begins with "sim": the command runs here, with a home of its own.
+for word; do last=$word; done
+case "$*" in *"-- sim"*) exec env HOME="{folder}" sh -c "$last" ;; esac
+exec {ssh} "$@"
+"""
+
+
+def test_a_hundred_hosts_are_seen_in_one_round(ssh_hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / "ssh"
+    shim.write_text(SHIM.format(folder=tmp_path / "far", ssh=shutil.which("ssh")))
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    path = tmp_path / "hosts"
+    path.write_text("".join(f"sim{n}\n" for n in range(97)))
+    found = made(ssh_hosts, tmp_path / "cluster", "bm1", "bm2", "bm3", hosts=str(path))
+    try:
+        until(lambda: len(found.inventory().nodes) == 100, 90)
+        until(lambda: all(node.state is NodeState.READY for node in found.inventory().nodes), 90)
+        with running(found, "bm3") as (handle, _):
+            asked = [Handle(attempt=AttemptId(f"att-{n}"), replica=0, data={"host": f"sim{n}"}) for n in range(97)]
+            began = time.monotonic()
+            states = [one.state for one in found.observe([handle, *asked])]
+            took_s = time.monotonic() - began
+        assert states == [ObservedState.RUNNING] + [ObservedState.GONE] * 97
+        assert took_s < 5, f"one round took {took_s:.2f} s"
+        print(f"one round: {took_s:.3f} s")
+    finally:
+        found.close()
