@@ -59,6 +59,18 @@ def test_secrets_keys_and_environments_never_travel_even_when_tracked(tmp_path, 
     assert b"PASSWORD" not in found.git.diff
 
 
+@pytest.mark.parametrize("is_git", [True, False])
+def test_the_installation_itself_never_travels(tmp_path, git, monkeypatch, is_git):
+    root = tmp_path / ("code" if is_git else "plain")
+    home = root / "state [1]"
+    (home / "inner").mkdir(parents=True)
+    (home / "login.json").write_text("token")
+    (home / "inner" / "blob").write_text("x")
+    (root / "train.py").write_text("print()")
+    monkeypatch.setenv("MAINSPRING_HOME", str(home))
+    assert [entry.path for entry in bundle(root, cache=tmp_path / "cache").files] == ["train.py"]
+
+
 def test_mainspringignore_leaves_out_tracked_files_too(tmp_path, git):
     root = tmp_path / "code"
     _write(root, {"a.py": "1", "big/x": "1", "big/keep.txt": "1", ".mainspringignore": "big/*\n!big/keep.txt\n"})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,9 +115,10 @@ def _send(client: Client, gathered: Bundle, progress: Callable[[int], None] | No
 
 def list_files(root: Path, *, is_git: bool) -> Iterator[tuple[str, Path]]:
     """Yield (path inside the bundle, file to read), in order. Raises ArtifactError for links that lead outside."""
-    own = _own_patterns(root)
+    home = _home_inside(root)
+    own = [*_own_patterns(root), *home]
     names = git_files(root) if is_git else None
-    listed = _git_tree(root, names) if names is not None else _walk(root, "", [])
+    listed = _git_tree(root, names) if names is not None else _walk(root, "", home)
     environments: dict[str, bool] = {}
     for name in listed:
         if leaves_out(name.split("/")) or is_below_ignored(name, own) or _is_in_environment(root, name, environments):
@@ -183,6 +185,15 @@ def _followed(root: Path, name: str, link: Path) -> Iterator[tuple[str, Path]]:
             if not resolved.is_file() or not resolved.is_relative_to(root):
                 raise ArtifactError(f"The link {name}/{inner} cannot be followed.", hint="Name it in .mainspringignore.")
         yield f"{name}/{inner}", path
+
+
+def _home_inside(root: Path) -> list[Pattern]:
+    """Return the pattern of the installation's folder where it lies in the code: it holds tokens, and never travels."""
+    home = home_folder().resolve()
+    if home == root or not home.is_relative_to(root):
+        return []
+    inside = re.sub(r"([*?\[\\])", r"\\\1", home.relative_to(root).as_posix())
+    return parse_ignore(f"/{inside}/")
 
 
 def _own_patterns(root: Path) -> list[Pattern]:
