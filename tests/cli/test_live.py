@@ -237,3 +237,31 @@ def test_a_pipeline_goes_on_after_its_good_steps(cli, server, script, tmp_path):
     assert "make" in cli("pipeline", "show", again["id"], home=server).stdout
     assert "succeeded" in cli("pipeline", "cancel", again["id"], home=server).stdout
     assert cli("pipeline", "retry", again["id"], home=server).returncode == 5
+
+
+def test_who_is_ahead_in_a_project_of_others_is_told_without_a_name(cli, server, script):
+    script("import time; time.sleep(60)", "hold.py")
+    assert cli("project", "add", "closed", home=server).returncode == 0
+    speaks = {}
+    for user, project in (("bob", "closed"), ("eve", "default")):
+        assert cli("user", "add", user, home=server).returncode == 0
+        assert cli("project", "grant", project, user, "editor", home=server).returncode == 0
+        url = json.loads(cli("status", "--json", home=server).stdout)["url"]
+        token = cli("token", "add", "t", "--user", user, home=server).stdout.strip()
+        speaks[user] = {"MAINSPRING_URL": url, "MAINSPRING_TOKEN": token}
+    held = cli("run", "--detach", "--gpus", "2", "hold.py", home=server).stdout.strip()
+    hush = cli(
+        "run", "--detach", "--project", "closed", "--name", "hush", "--gpus", "2", "hold.py", **speaks["bob"]
+    ).stdout.strip()
+    asked = cli("run", "--detach", "--gpus", "2", "hold.py", **speaks["eve"])
+    assert asked.returncode == 0, asked.stderr
+    mine = asked.stdout.strip()
+    try:
+        told = cli("why", mine, **speaks["eve"])
+        assert "number 2 of 2" in told.stdout
+        assert "(a project you are not in)" in told.stdout
+        assert "bob" in told.stdout
+        assert "hush" not in told.stdout
+        assert "hush" in cli("why", mine, home=server).stdout
+    finally:
+        cli("cancel", held, hush, mine, "--grace", "0s", home=server)
