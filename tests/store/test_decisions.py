@@ -12,7 +12,7 @@ from mainspring.core.codec import decode, encode
 from mainspring.core.errors import StoreError
 from mainspring.core.snapshot import Snapshot
 from mainspring.store.decisions import WHOLE_EACH
-from mainspring.store.deltas import delta, patched
+from mainspring.store.deltas import Base, patched
 from mainspring.store.tables import decisions
 
 
@@ -21,7 +21,7 @@ def live(world):
     snapshot = world.store.snapshot(world.clock.now())
     plan = scheduler.plan(snapshot)
     world.store.apply(plan, now=world.clock.now())
-    world.store.decisions.record(plan, encode(snapshot), now=world.clock.now())
+    world.store.decisions.record(plan, snapshot, now=world.clock.now())
     return encode(snapshot), plan
 
 
@@ -49,13 +49,13 @@ def test_every_recorded_plan_is_made_again_to_the_byte(world):
 def test_deltas_are_small_and_exact(world):
     for number in range(50):
         world.run(f"run{number}")
-    before = encode(world.store.snapshot(world.clock.now()))
+    before = world.store.snapshot(world.clock.now())
     world.run("one more")
     world.store.runs.edit(world.store.runs.waiting()[7].run, priority=3)
-    after = encode(world.store.snapshot(world.clock.now() + timedelta(seconds=1)))
-    told = delta(before, after)
-    assert patched(before, told) == after
-    assert len(told) < len(after) / 5
+    after = world.store.snapshot(world.clock.now() + timedelta(seconds=1))
+    told = Base(before).delta(after)
+    assert patched(encode(before), told) == encode(after)
+    assert len(told) < len(encode(after)) / 5
     with pytest.raises(StoreError):
         patched(b'{"waiting":[]}', told)
 
@@ -67,7 +67,7 @@ def test_a_whole_snapshot_is_kept_now_and_then_and_old_ones_go(world):
     for _ in range(WHOLE_EACH + 2):
         world.start(world.run(), node, cpu_milli=1)
         plan = scheduler.plan(world.store.snapshot(world.clock.now()))
-        world.store.decisions.record(plan, encode(snapshot), now=world.clock.now())
+        world.store.decisions.record(plan, snapshot, now=world.clock.now())
     count = select(func.count()).where(decisions.c.base.is_(None)).select_from(decisions)
     assert world.store._db.read(lambda conn: conn.execute(count).scalar_one()) == 2
     world.clock.move(8 * 86400)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from mainspring.core.codec import encode
 from mainspring.core.errors import ConflictError, NotFoundError, StaleWriteError, StateError
 from mainspring.core.graphs import Graph, PipelineRun, PipelineState, Step, StepKind, StepRun, StepState
 from mainspring.core.objectives import Objective
@@ -29,7 +30,7 @@ from mainspring.core.records import (
     Trial,
     User,
 )
-from mainspring.core.snapshot import Decision, DecisionKind, Plan
+from mainspring.core.snapshot import Decision, DecisionKind, Plan, Snapshot
 from mainspring.core.specs import Code, Environment, RunSpec, Value, ValueKind
 from mainspring.store import NewEvent, tables
 
@@ -393,6 +394,9 @@ def test_decisions_are_kept_when_they_say_something_new(world):
     assert decisions.latest() is None
     run = world.run()
 
+    def seen(number):
+        return Snapshot(now=world.clock.now(), version=number)
+
     def waits(code):
         reason = Reason(code=code, sentence="…", facts={"at": str(world.clock.now())})
         return Plan(
@@ -400,17 +404,17 @@ def test_decisions_are_kept_when_they_say_something_new(world):
             decisions=(Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=reason),),
         )
 
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b'{"n":1}') is True
+    assert decisions.record(waits(ReasonCode.NO_CLUSTER), seen(1)) is True
     world.clock.move(1)
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), b'{"n":2}') is False
-    assert decisions.record(waits(ReasonCode.NO_FREE_CPU), b'{"n":3}') is True
+    assert decisions.record(waits(ReasonCode.NO_CLUSTER), seen(2)) is False
+    assert decisions.record(waits(ReasonCode.NO_FREE_CPU), seen(3)) is True
     start = Plan(fingerprint="s", decisions=(world.decision(run, (world.node(), 1)),))
-    assert decisions.record(start, b'{"n":4}') is True
-    assert decisions.record(start, b'{"n":5}') is True
+    assert decisions.record(start, seen(4)) is True
+    assert decisions.record(start, seen(5)) is True
     latest = decisions.latest()
-    assert (latest.plan, latest.snapshot, latest.at) == (start, b'{"n":5}', world.clock.now())
+    assert (latest.plan, latest.snapshot, latest.at) == (start, encode(seen(5)), world.clock.now())
     world.clock.move(8 * 86400)
-    decisions.record(start, b'{"n":6}')
+    decisions.record(start, seen(6))
     kept = world.store._db.read(lambda conn: conn.execute(select(tables.decisions.c.at)).scalars().all())
     assert kept == [world.clock.now()]
 

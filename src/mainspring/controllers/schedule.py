@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from mainspring import scheduler
-from mainspring.core.codec import encode
 from mainspring.core.snapshot import Snapshot
 from mainspring.plugins import reach
 from mainspring.services import adoption
@@ -69,7 +68,7 @@ class Schedule:
         ctx.planned.count(took_s, len(plan.decisions))
         if applied.started or applied.evicted or applied.rented or plan.release:
             kept = timedelta(days=ctx.settings.decisions_days)
-            ctx.store.decisions.record(plan, encode(snapshot), now=now, kept=kept)
+            ctx.store.decisions.record(plan, snapshot, now=now, kept=kept)
             facts = {"started": len(applied.started), "evicted": len(applied.evicted), "waiting": len(snapshot.waiting)}
             log.info("plan applied", extra=facts)
         if applied.refused:

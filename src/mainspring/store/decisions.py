@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Row, Select, delete, func, select
 
 from mainspring.core.codec import encode
-from mainspring.core.snapshot import DecisionKind, Plan
+from mainspring.core.snapshot import DecisionKind, Plan, Snapshot
 from mainspring.store.columns import unpack
 from mainspring.store.database import Database, Transaction
-from mainspring.store.deltas import delta, patched
+from mainspring.store.deltas import Base, patched
 from mainspring.store.tables import decisions
 
 KEPT = timedelta(days=7)
@@ -38,7 +38,7 @@ class Recorded:
 class _Base:
     number: int
     at: datetime
-    snapshot: bytes
+    rows: Base
 
 
 class Decisions:
@@ -48,7 +48,7 @@ class Decisions:
         self._db = db
         self._base: _Base | None = None
 
-    def record(self, plan: Plan, snapshot: bytes, *, now: datetime | None = None, kept: timedelta = KEPT) -> bool:
+    def record(self, plan: Plan, snapshot: Snapshot, *, now: datetime | None = None, kept: timedelta = KEPT) -> bool:
         """Keep the plan if it does something or gives another reason than the last one kept; say whether it was."""
         if not any(decision.kind in _ACTS for decision in plan.decisions):
             last = self.latest()
@@ -57,11 +57,8 @@ class Decisions:
         at = now or self._db.clock.now()
         base = self._base
         packed_plan = zlib.compress(encode(plan), 1)
-        told = (
-            None
-            if base is None or at - base.at > WHOLE_AFTER or at < base.at
-            else zlib.compress(delta(base.snapshot, snapshot), 1)
-        )
+        is_fresh = base is not None and base.at <= at <= base.at + WHOLE_AFTER
+        told = zlib.compress(base.rows.delta(snapshot), 1) if base is not None and is_fresh else None
 
         def work(tx: Transaction) -> int | None:
             last = int(tx.conn.execute(select(func.coalesce(func.max(decisions.c.id), 0))).scalar_one())
@@ -72,7 +69,7 @@ class Decisions:
                 "fingerprint": plan.fingerprint,
                 "plan": packed_plan,
                 "base": None if is_whole or base is None else base.number,
-                "snapshot": zlib.compress(snapshot, 1) if is_whole or told is None else told,
+                "snapshot": zlib.compress(encode(snapshot), 1) if is_whole or told is None else told,
             }
             tx.conn.execute(decisions.insert(), row)
             old = (decisions.c.at < at - kept - WHOLE_AFTER) | ((decisions.c.at < at - kept) & decisions.c.base.is_not(None))
@@ -81,7 +78,7 @@ class Decisions:
 
         number = self._db.write(work)
         if number is not None:
-            self._base = _Base(number, at, snapshot)
+            self._base = _Base(number, at, Base(snapshot))
         return True
 
     def latest(self, at: datetime | None = None) -> Recorded | None:

@@ -1,38 +1,45 @@
 """A snapshot told against an earlier one: runs and nodes that did not change are named by their place there.
 
-Exact to the byte: both are canonical JSON, so equal items are equal bytes.
+Exact to the byte: all is canonical JSON, so equal rows are equal bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import msgspec
 
+from mainspring.core.codec import encode
 from mainspring.core.errors import StoreError
+from mainspring.core.snapshot import Snapshot
 
 Raw = msgspec.Raw
 _PARTS = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS = msgspec.json.Decoder(list[Raw])
 _ENCODE = msgspec.json.Encoder().encode
-LISTS = ("nodes", "waiting", "placed", "shares")
+LISTS = frozenset({"nodes", "waiting", "placed", "shares"})
+_NAMES = sorted(one.name for one in fields(Snapshot))  # as canonical JSON has them
 
 
-def delta(base: bytes, new: bytes) -> bytes:
-    """Return what makes `new` of `base`. Both are snapshots as JSON."""
-    known, parts = _PARTS.decode(base), _PARTS.decode(new)
-    told: dict[str, object] = {}
-    for name, raw in parts.items():
-        if name not in LISTS or name not in known:
-            told[name] = {"is": raw}
-            continue
-        places = {bytes(item): place for place, item in enumerate(_ITEMS.decode(known[name]))}
-        told[name] = {"of": _told(places, [bytes(item) for item in _ITEMS.decode(raw)])}
-    return _ENCODE(told)
+class Base:
+    """A snapshot that others are told against."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot  # its rows live on, so that no other has the place in memory of one of them
+        self._places = {name: {id(row): place for place, row in enumerate(getattr(snapshot, name))} for name in LISTS}
+
+    def delta(self, snapshot: Snapshot) -> bytes:
+        """Return what makes `snapshot` of this one. Rows are the same where they are the same objects."""
+        told: dict[str, object] = {}
+        for name in _NAMES:
+            value = getattr(snapshot, name)
+            told[name] = {"of": _told(self._places[name], value)} if name in LISTS else {"is": Raw(encode(value))}
+        return _ENCODE(told)
 
 
 def patched(base: bytes, change: bytes) -> bytes:
-    """Return the snapshot that `delta` was given. Raises StoreError when the two do not belong together."""
+    """Return the snapshot that `delta` was given, as JSON. Raises StoreError when the two do not belong together."""
     known = _PARTS.decode(base)
     parts: list[bytes] = []
     try:
@@ -44,11 +51,11 @@ def patched(base: bytes, change: bytes) -> bytes:
     return b"{" + b",".join(parts) + b"}"
 
 
-def _told(places: Mapping[bytes, int], items: list[bytes]) -> list[object]:
+def _told(places: Mapping[int, int], rows: Sequence[object]) -> list[object]:
     found: list[object] = []
     begin = length = 0
-    for item in items:
-        place = places.get(item)
+    for row in rows:
+        place = places.get(id(row))
         if place is not None and length and place == begin + length:
             length += 1
             continue
@@ -56,7 +63,7 @@ def _told(places: Mapping[bytes, int], items: list[bytes]) -> list[object]:
             found.append([begin, length])
         begin, length = (place, 1) if place is not None else (0, 0)
         if place is None:
-            found.append(Raw(item))
+            found.append(Raw(encode(row)))
     if length:
         found.append([begin, length])
     return found
