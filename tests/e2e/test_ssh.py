@@ -37,11 +37,21 @@ def go(hosts: Any, name: str) -> None:
     (Path(hosts.folder) / name / "home" / "go").touch()
 
 
+def connections(lab: Site) -> int:
+    """Count the ssh processes of the server."""
+    assert lab.process is not None
+    found = 0
+    for task in Path(f"/proc/{lab.process.pid}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            found += Path(f"/proc/{pid}/comm").read_text().strip() == "ssh"
+    return found
+
+
 def lines(log: bytes) -> list[int]:
     return [int(line.split()[1]) for line in log.splitlines() if line.startswith(b"line ")]
 
 
-def test_a_host_is_added_checked_used_and_forgotten(lab: Site, ssh_hosts: Any) -> None:
+def test_a_host_is_added_checked_used_and_forgotten(lab: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
     address = ssh_hosts.addresses["bm1"]
     refused = lab.cli("cluster", "add", "ssh", address, "--user", "root", "--key", ssh_hosts.key)
     assert (refused.code, ssh_hosts.fingerprint("bm1") in refused.out + refused.err) == (6, True), refused
@@ -55,7 +65,9 @@ def test_a_host_is_added_checked_used_and_forgotten(lab: Site, ssh_hosts: Any) -
         "run", "--gpus", "1", "--label", f"node=lab.{address}", "--", "sh", "-c", "hostname; echo $CUDA_VISIBLE_DEVICES"
     )
     assert (done.code, done.out.splitlines()[-2:]) == (0, ["bm1", "0"]), done
+    assert connections(lab) == 1
     assert lab.cli("cluster", "rm", "lab", "-y").code == 0
+    until(lambda: connections(lab) == 0, "the end of its connections")
 
 
 @pytest.mark.chaos

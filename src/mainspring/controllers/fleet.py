@@ -11,7 +11,7 @@ from pathlib import Path
 from mainspring import plugins
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
-from mainspring.core.backend import Backend, Probe
+from mainspring.core.backend import Backend, Closes, Probe
 from mainspring.core.errors import BackendError, NotFoundError
 from mainspring.core.records import Cluster, Node, NodeState
 from mainspring.core.resources import CONTAINERS
@@ -104,7 +104,7 @@ class Fleet:
         """Ask every engine in its own lane what there is; return the pause until the next time."""
         registered = self.ctx.store.clusters.all()
         for gone in self._backends.keys() - {cluster.id for cluster in registered}:
-            self._backends.pop(gone, None)
+            close(self._backends.pop(gone, None))
             self._kinds.pop(gone, None)
             self._troubled.discard(gone)
         for cluster in registered:
@@ -161,6 +161,12 @@ class Fleet:
                 if self.ctx.store.nodes.remove(node.id, event=event):
                     self._unlisted.pop(node.id, None)
                     log.info("node removed", extra={"node": node.id})
+
+
+def close(backend: Backend | None) -> None:
+    """Let go of what a backend keeps that nobody asks any more."""
+    if isinstance(backend, Closes):
+        backend.close()
 
 
 def dressed(cluster: Cluster, backend: Backend) -> list[Node]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mainspring.controllers.fleet import Fleet, Reach, dressed
+from mainspring.controllers.fleet import Fleet, Reach, close, dressed
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import Actor
 from mainspring.core.backend import Backend, Handle, Notice, Probe
@@ -91,7 +91,11 @@ class Operations:
         if known is not None and known.created_at != cluster.created_at:
             raise ConflictError(f"There is a cluster {cluster.name!r} already.", hint="mainspring cluster ls")
         backend = self.fleet.build(cluster)
-        looked = self._look(cluster, backend)
+        try:
+            looked = self._look(cluster, backend)
+        except MainspringError:
+            close(backend)
+            raise
         if known is None:
             actor = Actor(name=operation.actor)
             event = said(actor, "cluster.added", cluster.name, "", backend=cluster.backend, nodes=len(looked["nodes"]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mainspring.core.errors import BackendError
 from mainspring.core.ids import AttemptId, RunId
@@ -179,6 +179,15 @@ class Backend(Protocol):
 
     def forget(self, handle: Handle) -> None:
         """Remove what an acknowledged, ended attempt left on the engine (its folder, its object). Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """What a backend that keeps connections or threads has besides."""
+
+    def close(self) -> None:
+        """Let go of them, and keep none from now on; what runs on the engine runs on. Called when the cluster is forgotten."""
         ...
 
 
