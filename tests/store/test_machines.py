@@ -208,3 +208,22 @@ def test_the_plan_that_asked_tells_more_than_those_after_it(world, cloud):
     assert told(ReasonCode.BURSTING) == REASON
     assert told(ReasonCode.PAUSED).code is ReasonCode.PAUSED
     assert told(ReasonCode.BURSTING).code is ReasonCode.BURSTING
+
+
+def test_a_run_that_comes_home_is_first_tried_at_its_places_there(world, cloud):
+    home = world.node(gpus=1)
+    machine = come(world, ask(world, world.run()))
+    world.store.machines.ready([machine], [], now=world.clock.now())
+    run = world.run("away", owner="bob")
+    attempt = world.launch(world.start(run, world.store.nodes.get(machine.id)))
+    run = world.store.runs.get(run.id)
+    places = world.decision(run, (home, 1000)).places
+    leaves = Decision(run=run.id, kind=DecisionKind.EVICT, version=run.version, places=places, beneficiary=run.id, rule="home")
+    stale = replace(leaves, version=run.version - 1)
+    world.store.apply(Plan(fingerprint="", decisions=(stale,)), now=world.clock.now())
+    assert world.store.attempts.get(attempt.id).stop_cause is None
+    world.store.apply(Plan(fingerprint="", decisions=(leaves,)), now=world.clock.now())
+    assert world.store.attempts.get(attempt.id).stop_cause is Cause.PREEMPTED
+    world.end(attempt, Cause.PREEMPTED)
+    (waits,) = [one for one in world.store.snapshot(world.clock.now()).waiting if one.id == run.id]
+    assert waits.nominated == places

@@ -69,6 +69,7 @@ class BurstPolicy:
     safety: float = 2.0  # reserved spend is price x GPUs x estimate x safety
     idle_s: float = 600.0  # a machine idle for that long goes home
     min_life_s: float = 600.0  # and not before that age
+    come_home: bool = True  # runs with a checkpoint go on at home once there is room
     budget_usd: str = ""  # of all shares together in a calendar month (UTC), empty for no bound
 
 

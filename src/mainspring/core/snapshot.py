@@ -196,7 +196,8 @@ class Decision:
 
     `version` is that of the run in the snapshot: applying compares it (a stale decision is refused and planned again).
     `expected_at`: when the run is expected to start (WAIT with a reservation: its places then are kept from `places`).
-    `rule` names the step that decided: `order`, `backfill`, `nominated`, `move`, `reclaim`, `guarantee`, `preempt`, `burst`.
+    `rule` names the step that decided: `order`, `backfill`, `nominated`, `move`, `reclaim`, `guarantee`, `preempt`, `burst`,
+    `home`. An EVICT by `home` is its own beneficiary: the run leaves a rented machine, to go on at `places`.
     """
 
     run: RunId

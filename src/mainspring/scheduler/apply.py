@@ -31,7 +31,7 @@ def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
             victim = placed.pop(decision.run, None)
             if victim is None or victim.version != decision.version:
                 raise PlannerError(f"The plan stops {decision.run}, which is not placed in this snapshot.")
-            waiting[victim.id] = waits_again(victim)
+            waiting[victim.id] = replace(waits_again(victim), nominated=decision.places)
             for place in victim.places:
                 changes.setdefault(place.node, []).append((place.granted, -1))
             continue

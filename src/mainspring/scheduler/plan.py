@@ -2,7 +2,8 @@
 
 The cycle is the one screen below; each step is a file: who comes next (`order.py`) by what each share holds (`shares.py`),
 where a run goes (`placement.py`), what is kept for whom (`backfill.py`, `timeline.py`), who is stopped for whom (`evict.py`),
-who gets a rented machine (`burst.py`), why the others wait (`explain.py`). `cycle.py` holds what was decided so far.
+who gets a rented machine (`burst.py`) and who comes home from one (`home.py`), why the others wait (`explain.py`).
+`cycle.py` holds what was decided so far.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mainspring.scheduler.burst import going_home
 from mainspring.scheduler.cycle import Cycle
 from mainspring.scheduler.explain import Explainer, unpaid
 from mainspring.scheduler.fingerprint import fingerprint
+from mainspring.scheduler.home import come_home
 from mainspring.scheduler.order import Entry
 from mainspring.scheduler.reading import Reading, State
 
@@ -45,8 +47,9 @@ def decide(snapshot: Snapshot, state: State, *, explains: bool = True) -> tuple[
     # 3. make room for those who are owed more than they hold; what is cleared is kept for them
     blocked = cycle.make_room(queue.blocked)
 
-    # 4. rent machines for those who are worth it; send idle ones home
+    # 4. rent machines for those who are worth it; let runs come home from them; send idle ones home
     blocked = cycle.rent(blocked)
+    cycle.evictions += come_home(snapshot, cycle.room)
 
     # 5. say why, judged by the state that is left
     decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts)

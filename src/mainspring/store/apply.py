@@ -53,6 +53,7 @@ class Plans:
             else:
                 raise outcome
         rented, unrented = self._rent(plan, now, event_actor)
+        self._send_home(plan, now, event_actor)
         waits = [one for one in plan.decisions if one.kind is DecisionKind.WAIT]
         is_behind = self.reasons.tell(waits) if waits else False
         nominated = {decision.run for decision in done}
@@ -76,6 +77,13 @@ class Plans:
                 alone = self.db.write_all([partial(start_all, decisions=[one], now=now, actor=actor) for one in some])
                 outcomes += [one if isinstance(one, BaseException) else one[0] for one in alone]
         return outcomes
+
+    def _send_home(self, plan: Plan, now: datetime, actor: str) -> None:
+        """Ask runs on rented machines to stop, to go on at places that are free at home; one that changed meanwhile stays."""
+        homing = [one for one in plan.decisions if one.kind is DecisionKind.EVICT and one.beneficiary == one.run]
+        for outcome in self.db.write_all([partial(_send_home, decision=one, now=now, actor=actor) for one in homing]):
+            if outcome is not None and not isinstance(outcome, ConflictError):
+                raise outcome
 
     def _rent(self, plan: Plan, now: datetime, actor: str) -> tuple[tuple[RunId, ...], tuple[RunId, ...]]:
         """Ask for machines, each run's by itself, and let idle ones end; return the runs that get some, and those refused."""
@@ -125,28 +133,33 @@ def _clear(tx: Transaction, *, nomination: Decision, victims: Sequence[Decision]
             raise StateError(f"Run {run.id} was changed while places were cleared for it.")
         tx.topics.add("runs")
     for victim in victims:
-        stopped = _unchanged(tx.conn, victim)
-        if stopped.state is not RunState.RUNNING:
-            raise StateError(f"Run {stopped.id} does not run any more.")
-        current = select(attempts.c.id).where(
-            attempts.c.run == stopped.id, attempts.c.number == stopped.attempt, attempts.c.state != AttemptState.ENDED
-        )
-        attempt = tx.conn.execute(current).scalar_one_or_none()
-        if attempt is None:
-            raise StateError(f"Run {stopped.id} has ended since it was planned.")
-        grace_s = stopped.spec.grace_s
-        facts: dict[str, object] = {
-            "run": stopped.id,
-            "cause": Cause.PREEMPTED,
-            "grace_s": grace_s,
-            "beneficiary": run.id,
-            "beneficiary_owner": run.owner,
-            "rule": victim.rule,
-        }
-        event = NewEvent(actor, "attempt.stop_asked", attempt, stopped.project, facts)
-        stop_by = now + timedelta(seconds=grace_s)
-        stop_attempt(tx, attempt, Cause.PREEMPTED, stop_by=stop_by, stop_for=run.id, event=event)
-        tx.topics.add(f"attempt:{attempt}")  # its runner's poll
+        _stop(tx, victim, now=now, actor=actor, stop_for=run.id, beneficiary=run.id, beneficiary_owner=run.owner)
+
+
+def _send_home(tx: Transaction, *, decision: Decision, now: datetime, actor: str) -> None:
+    """Stop the run where it is, and keep its places at home in its own row: they are the first it is tried at."""
+    run = _stop(tx, decision, now=now, actor=actor)
+    mine = update(runs).where(runs.c.id == run.id, runs.c.version == run.version)
+    tx.conn.execute(mine.values(nominated=decision.places))
+
+
+def _stop(tx: Transaction, victim: Decision, *, now: datetime, actor: str, stop_for: str = "", **more: object) -> Run:
+    stopped = _unchanged(tx.conn, victim)
+    if stopped.state is not RunState.RUNNING:
+        raise StateError(f"Run {stopped.id} does not run any more.")
+    current = select(attempts.c.id).where(
+        attempts.c.run == stopped.id, attempts.c.number == stopped.attempt, attempts.c.state != AttemptState.ENDED
+    )
+    attempt = tx.conn.execute(current).scalar_one_or_none()
+    if attempt is None:
+        raise StateError(f"Run {stopped.id} has ended since it was planned.")
+    grace_s = stopped.spec.grace_s
+    facts: dict[str, object] = {"run": stopped.id, "cause": Cause.PREEMPTED, "grace_s": grace_s, "rule": victim.rule, **more}
+    event = NewEvent(actor, "attempt.stop_asked", attempt, stopped.project, facts)
+    stop_by = now + timedelta(seconds=grace_s)
+    stop_attempt(tx, attempt, Cause.PREEMPTED, stop_by=stop_by, stop_for=stop_for, event=event)
+    tx.topics.add(f"attempt:{attempt}")  # its runner's poll
+    return stopped
 
 
 def _nominated(conn: Connection, run: str) -> tuple[Place, ...]:
