@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import ssl
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from engines.kubernetes.cluster import IMAGE
 from engines.sharing import free_ports
 
-from mainspring.backends.kubernetes import pods, rights
+from mainspring.backends.kubernetes import api, pods, rights
 from mainspring.backends.kubernetes.api import Api, find_place
 from mainspring.backends.kubernetes.backend import KubernetesBackend
+from mainspring.backends.kubernetes.flavours import find_flavour
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CredentialsError, LaunchError
-from mainspring.core.ids import AttemptId
+from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cause, Cluster, Outcome
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
@@ -30,6 +37,11 @@ from mainspring.testing.server import RunnerServer, Told
 
 ROLE = "/apis/rbac.authorization.k8s.io/v1"
 LIMIT_S = 60.0  # a pod takes seconds on a busy machine
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
+    pytest.mark.xdist_group("kubernetes"),  # what pods hold is counted: two at once would see each other's
+]
 SMALL = Granted(cpu_milli=250, memory_bytes=128 << 20)
 
 
@@ -80,6 +92,14 @@ def make_backend(kubernetes: Any, space: str, folder: Path, **config: object) ->
 @pytest.fixture
 def backend(kubernetes: Any, space: str, nodes_seen: None, tmp_path: Path) -> KubernetesBackend:
     return make_backend(kubernetes, space, tmp_path)
+
+
+@pytest.fixture
+def server(kubernetes: Any) -> Iterator[RunnerServer]:
+    """A server at the address of this machine that pods reach."""
+    made = PatientServer(kubernetes.address)
+    yield made
+    made.close()
 
 
 class PatientServer(RunnerServer):
@@ -342,6 +362,120 @@ class TestAccess:
         found = find_place({}, service_account=tmp_path)
         assert (found.namespace, found.url) == (space, kubernetes.url)
         assert Api(found).get(f"/apis/batch/v1/namespaces/{space}/jobs")["kind"] == "JobList"
+
+
+class TestFlavours:
+    """Emulated on the real control plane by what each is told by."""
+
+    def test_vanilla_is_called_so(self, backend: KubernetesBackend) -> None:
+        seen = backend.probe()
+        assert (seen.is_ready, seen.facts["flavour"], seen.version) == (True, "Kubernetes", "v1.34.2")
+
+    def test_openshift_chooses_the_user(self, kubernetes: Any, space: str, tmp_path: Path, server: RunnerServer) -> None:
+        """Its API groups are there, and pods name no user: the name space's range gives one."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for kind, group in (("SecurityContextConstraint", "security.openshift.io"), ("Route", "route.openshift.io")):
+            kubernetes.ask("POST", path, definition(kind, group))
+        try:
+            until(lambda: "openshift" in str(kubernetes.ask("GET", "/apis")))
+            made = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
+            assert made.probe().facts["flavour"] == "OpenShift"
+            request = LaunchRequest(
+                installation=made.installation,
+                attempt=AttemptId(f"att-openshift-{os.getpid()}"),
+                run=RunId("run-1"),
+                replica=0,
+                node=made.inventory().nodes[0],
+                granted=SMALL,
+                server_url=server.url,
+                token="t" * 64,
+            )
+            server.jobs[request.attempt] = ["id", "-u"]
+            handle = made.launch(request)
+            (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
+            security = job["spec"]["template"]["spec"]["securityContext"]
+            assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+            made.forget(handle)
+        finally:
+            for kind, group in (("securitycontextconstraints", "security.openshift.io"), ("routes", "route.openshift.io")):
+                kubernetes.ask("DELETE", f"{path}/{kind}.{group}")
+
+    def test_rancher_is_reached_through_its_proxy(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        """Its address has a path; everything goes through it, the watch too."""
+        with proxied(kubernetes, "/k8s/clusters/c-m-abc123") as url:
+            told = yaml.safe_load(Path(kubernetes.kubeconfig("team", space)).read_text())
+            told["clusters"][0]["cluster"] = {"server": url}
+            (tmp_path / "config").write_text(yaml.safe_dump(told))
+            config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
+            made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+            seen = made.probe()
+            assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
+            assert made.owned() == []
+            until(lambda: made._watched is not None and made._watched._is_synced)
+
+    def test_others_are_known_by_their_context_and_labels(self) -> None:
+        def flavour(url: str = "https://h:1", context: str = "", version: str = "v1.31.0", label: str = "x/y") -> str:
+            return find_flavour(url, context, ["apps"], version, [{label: "true"}]).name
+
+        assert flavour(context="microk8s") == flavour(label="microk8s.io/cluster") == "MicroK8s"
+        assert flavour(context="minikube") == flavour(label="minikube.k8s.io/name") == "Minikube"
+        assert (flavour(version="v1.30.2+k3s1"), flavour(version="v1.30.4-gke.1"), flavour()) == ("k3s", "GKE", "Kubernetes")
+
+    def test_the_kubeconfig_of_microk8s_is_found_where_there_is_no_other(
+        self, kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        monkeypatch.setattr(api, "MICROK8S", Path(kubernetes.kubeconfig("team", "default")))
+        assert find_place({}).url == kubernetes.url
+        monkeypatch.setattr(api, "MICROK8S", tmp_path / "none")
+        with pytest.raises(CredentialsError, match="No Kubernetes cluster"):
+            find_place({})
+
+
+def definition(kind: str, group: str) -> dict[str, object]:
+    """Return a definition of a resource without content."""
+    plural = f"{kind.lower()}s"
+    schema = {"openAPIV3Schema": {"type": "object"}}
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
+    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
+    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
+    return {"metadata": {"name": f"{plural}.{group}"}, "spec": spec}
+
+
+@contextmanager
+def proxied(cluster: Any, prefix: str) -> Iterator[str]:
+    """Put a proxy before the API server that takes requests below `prefix` only."""
+    context = ssl.create_default_context(cafile=cluster.authority)
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.forward(None)
+
+        def do_POST(self) -> None:
+            self.forward(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def forward(self, body: bytes | None) -> None:
+            if not self.path.startswith(prefix):
+                self.send_error(404)
+                return
+            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
+            asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)
+            with contextlib.suppress(OSError), urllib.request.urlopen(asked, context=context, timeout=60) as answer:
+                self.send_response(answer.status)
+                self.end_headers()
+                while data := answer.read1(65536):
+                    self.wfile.write(data)
+                    self.wfile.flush()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            del format, args
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_address[1]}{prefix}"
+    made.shutdown()
+    made.server_close()
 
 
 class TestMany:

@@ -1,6 +1,7 @@
 """Build the program of Kubernetes' parts from this folder with Go, once for each state of its sources.
 
-`python scripts/engines/kubernetes/program.py` builds it: about five minutes from nothing, seconds with Go's own cache warm.
+`python scripts/engines/kubernetes/program.py` builds it, and the image of tests: five minutes from nothing, seconds with Go's own
+cache warm. `scripts/install test` begins that in the background; tests that come earlier wait for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # when it is called as a script
 
-from engines.images import cache_folder, made_by_one  # noqa: E402
+from engines.images import cache_folder, made_by_one, python_layer  # noqa: E402
 
 SOURCES = ("main.go", "go.mod", "go.sum")
 VERSION = "1.34.2"  # 1.35 refuses control groups of version 1
@@ -55,4 +56,5 @@ def _build(target: Path) -> None:
 
 
 if __name__ == "__main__":
+    print(python_layer())
     print(program())
