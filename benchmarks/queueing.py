@@ -1,21 +1,25 @@
 """How long do jobs queue? Philly, October and November 2017, virtual clusters resized to 80 % load, on the simulator.
 
-python -m benchmarks.queueing [--months 10,11] [--policies fifo,qssf,alone,pooled] [--seeds 1]
+python -m benchmarks.queueing [--months 10,11] [--policies fifo,qssf,alone,pooled] [--seeds 1] [--keep FOLDER]
 
 B5 is `alone` (our planner on each virtual cluster by itself, noisy estimates), B4 is `pooled` (one pool, each cluster's
 machines as its guarantee), both against partitioned FIFO. Planner and policy are the product's; `--policies` also knows
-the published ones: fifo, easy, qssf, qssf_gpus, sjf, qssf_easy, tiresias, pooled_fifo, pooled_qssf.
+the published ones: fifo, easy, qssf, qssf_gpus, sjf, qssf_easy, tiresias, pooled_fifo, pooled_qssf. With `--keep` what was
+played is written to the folder, cluster by cluster, and not played again: a bench that was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from statistics import fmean, pstdev
 from time import perf_counter
 
 from benchmarks import baselines, philly
-from benchmarks.report import report
+from benchmarks.report import commit, report
 from mainspring.core.policy import BurstMode, BurstPolicy, Policy
 from mainspring.simulator import (
     Done,
@@ -55,6 +59,7 @@ def main() -> None:
     parser.add_argument("--months", default="10,11")
     parser.add_argument("--policies", default=DEFAULT)
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     truth = philly.read_jobs([int(month) for month in given.months.split(",")])
@@ -64,7 +69,11 @@ def main() -> None:
     alone: list[Sequence[Done]] = []
     for name in given.policies.split(","):
         began = perf_counter()
-        histories = [run(name, jobs) for jobs in ([truth] if name in ORACLES else noisy)]
+        played = [(0, truth)] if name in ORACLES else list(zip(seeds, noisy, strict=True))
+        histories = [
+            run(name, jobs, given.keep and given.keep / f"{name}-{given.months}-{seed}".replace(",", "+"))
+            for seed, jobs in played
+        ]
         found = [waits(done) for done in histories]
         means = [one.mean_s for one in found]
         told = {**conditions, "seconds": round(perf_counter() - began), "sd": round(pstdev(means), 1)}
@@ -81,22 +90,44 @@ def main() -> None:
             costs(histories, alone, conditions)
 
 
-def run(name: str, jobs: Sequence[Job]) -> Sequence[Done]:
-    """Return what becomes of the jobs under a policy of that name."""
+def run(name: str, jobs: Sequence[Job], keep: Path | None = None) -> Sequence[Done]:
+    """Return what becomes of the jobs under a policy of that name; `keep` begins the names of the files that keep it."""
     counts = philly.machines_by_share()
     pool = philly.machines(sum(counts.values()))
     if name == "pooled":
-        return simulate(jobs, Setting(nodes=pool, policy=OURS, shares=philly.guarantees())).done
+        return kept(keep, jobs, lambda: simulate(jobs, Setting(nodes=pool, policy=OURS, shares=philly.guarantees())).done)
     if name in POOLED:
-        return simulate(jobs, Setting(nodes=pool, tick_s=0), POOLED[name]()).done
+        return kept(keep, jobs, lambda: simulate(jobs, Setting(nodes=pool, tick_s=0), POOLED[name]()).done)
     found: list[Done] = []
     for share, count in counts.items():
         mine = [job for job in jobs if job.share == share]
-        if mine and name == "alone":
-            found += simulate(mine, Setting(nodes=philly.machines(count), policy=OURS)).done
-        elif mine:
-            found += simulate(mine, Setting(nodes=philly.machines(count), tick_s=0), PARTITIONED[name]()).done
+        if mine:
+            found += kept(keep and keep.with_name(f"{keep.name}-{share}"), mine, partial(_alone, name, mine, count))
     return found
+
+
+def _alone(name: str, jobs: Sequence[Job], count: int) -> Sequence[Done]:
+    if name == "alone":
+        return simulate(jobs, Setting(nodes=philly.machines(count), policy=OURS)).done
+    return simulate(jobs, Setting(nodes=philly.machines(count), tick_s=0), PARTITIONED[name]()).done
+
+
+def kept(path: Path | None, jobs: Sequence[Job], play: Callable[[], Sequence[Done]]) -> Sequence[Done]:
+    """Return what was kept of a history, all but what was held when; else play it, and keep it."""
+    by_id = {job.id: job for job in jobs}
+    file = path and path.with_name(f"{path.name}.json")
+    if file is not None and file.exists():
+        rows = json.loads(file.read_text())["jobs"]
+        return [
+            Done(job=by_id[job], started_s=began, ended_s=ended, spans=(), evictions=evictions, lost_s=lost)
+            for job, began, ended, evictions, lost in rows
+        ]
+    done = play()
+    if file is not None:
+        rows = [(one.job.id, one.started_s, one.ended_s, one.evictions, one.lost_s) for one in done]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"commit": commit(), "jobs": rows}))
+    return done
 
 
 def costs(histories: Sequence[Sequence[Done]], alone: Sequence[Sequence[Done]], conditions: dict[str, object]) -> None:
