@@ -240,6 +240,7 @@ _TOUCH = (
 )
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
 _MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
+_LIVING = _MEMBER.where(replicas.c.ended_at.is_(None))
 _OUTPUTS = select(replicas.c.outputs).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index.desc())
 _FREE = (
     update(allocations)
@@ -336,8 +337,7 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
         last_beat_at=now,
     )
     row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
-    mine = update(replicas).where(replicas.c.attempt == id, replicas.c.index == index)
-    if tx.conn.execute(mine.where(replicas.c.ended_at.is_(None)).values(**row)).rowcount == 0:
+    if tx.conn.execute(_LIVING, row | {"of": id, "at": index}).rowcount == 0:
         return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
 
     def advance(current: Attempt, at: datetime) -> Attempt:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.store.checkpoints import add_checkpoints
@@ -43,18 +43,31 @@ class Logs:
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
+# Made once: to build such a statement costs more than to run it.
+_ENDS = select(streams.c.stream, streams.c.size_bytes).where(
+    streams.c.attempt == bindparam("of"), streams.c.replica == bindparam("at")
+)
+_OF_ATTEMPT = (
+    select(runs.c.id, runs.c.attempt, attempts.c.number)
+    .join_from(attempts, runs, runs.c.id == attempts.c.run)
+    .where(attempts.c.id == bindparam("of"))
+)
+_BEATEN = (
+    update(replicas)
+    .where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
+    .values(last_beat_at=bindparam("now"))
+)
+
 
 def append_chunks(
     tx: Transaction, attempt: str, replica: int, pieces: Sequence[tuple[str, int, bytes]], *, now: datetime
 ) -> dict[str, int]:
     """Store what is new of `pieces`; return the end of every stream of the replica."""
-    of_run = select(runs.c.id, runs.c.attempt, attempts.c.number).join_from(attempts, runs, runs.c.id == attempts.c.run)
-    run = tx.conn.execute(of_run.where(attempts.c.id == attempt)).one_or_none()
+    run = tx.conn.execute(_OF_ATTEMPT, {"of": attempt}).one_or_none()
     if run is None:
         raise NotFoundError(f"There is no attempt {attempt}.", details={"attempt": attempt})
     # the replica's row is written first: of two beats that come at the same time, one waits for the other
-    beaten = update(replicas).where(replicas.c.attempt == attempt, replicas.c.index == replica).values(last_beat_at=now)
-    if pieces and tx.conn.execute(beaten).rowcount == 0:
+    if pieces and tx.conn.execute(_BEATEN, {"of": attempt, "at": replica, "now": now}).rowcount == 0:
         raise NotFoundError(f"Attempt {attempt} has no replica {replica}.", details={"attempt": attempt})
     ends = stream_ends(tx.conn, attempt, replica)
     known = set(ends)
@@ -101,8 +114,8 @@ def append_chunks(
 
 def stream_ends(conn: Connection, attempt: str, replica: int) -> dict[str, int]:
     """Return the end of every stream of a replica."""
-    asked = select(streams.c.stream, streams.c.size_bytes).where(streams.c.attempt == attempt, streams.c.replica == replica)
-    return {stream: int(size) for stream, size in conn.execute(asked).tuples()}
+    found = conn.execute(_ENDS, {"of": attempt, "at": replica}).tuples()
+    return {stream: int(size) for stream, size in found}
 
 
 def _write_end(conn: Connection, attempt: str, replica: int, stream: str, end: int, *, is_new: bool) -> None:
