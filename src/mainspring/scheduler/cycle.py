@@ -149,20 +149,22 @@ class Cycle:
     def make_room(self, blocked: Sequence[Entry]) -> list[Entry]:
         """Stop runs for those blocked, the first first; return who still waits."""
         evictions = Evictions(room=self.room, tree=self.tree)
-        failed: set[tuple[str, Kind]] = set()
+        failed: set[tuple[Kind, int]] = set()  # shape and priority: how long a run takes makes no room
         left: list[Entry] = []
         tried = 0
-        for entry in blocked:
-            kind = (entry.account.name, entry.kind)
+        for number, entry in enumerate(blocked):
+            if tried >= self.snapshot.policy.preemption.max_tried:
+                return [*left, *blocked[number:]]
+            alike = (entry.shape, entry.run.priority)
             kept = self.room.kept.get(entry.run.id)
             is_soon = kept is not None and kept.at_s <= SOON_S
-            if tried >= self.snapshot.policy.preemption.max_tried or kind in failed or is_soon or self._is_shut(entry):
+            if alike in failed or is_soon or entry.run.is_bursting or self._is_shut(entry):
                 left.append(entry)
                 continue
             tried += 1
             cleared = evictions.clear(entry)
             if cleared is None:
-                failed.add(kind)
+                failed.add(alike)
                 left.append(entry)
                 continue
             for victim in cleared.victims:
@@ -180,6 +182,8 @@ class Cycle:
 
     def rent(self, blocked: Sequence[Entry]) -> list[Entry]:
         """Ask for machines at paid sites; return who still waits."""
+        if not self.snapshot.sites:
+            return list(blocked)
         able = [entry for entry in blocked if gate(entry, self.tree) is None]
         offers, self.unpaid = burst(self.snapshot, self.room, able)
         for entry in able:

@@ -23,7 +23,7 @@ from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Place, PlacedRun, WaitingRun
 from mainspring.scheduler.backfill import Backfill, Hold, put
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
-from mainspring.scheduler.fit import empty_counts, most_in_one_cluster
+from mainspring.scheduler.fit import most_in_one_cluster
 from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import CPUS_PER_GPU, Entry
 from mainspring.scheduler.requests import Request
@@ -45,7 +45,6 @@ class Victim:
     taken: Sequence[tuple[int, Ints, Ints]]
     lost: float
     level: int  # its priority, where that decides
-    is_young: bool  # before its minimum run time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +83,6 @@ class Evictions:
     room: Backfill
     tree: Tree
     gone: set[str] = field(default_factory=set)
-    _victims: list[Victim] | None = None
     _indexes: dict[bool, _Index] = field(default_factory=dict)  # with the young, and without
 
     def clear(self, entry: Entry) -> Cleared | None:
@@ -109,19 +107,16 @@ class Evictions:
         if found is not None:
             return found
         cluster = self.room.placement.cluster
-        if self._victims is None:
-            self._victims = self._list()
         index = _Index({}, np.zeros_like(cluster.free), np.zeros_like(cluster.gpu_free))
-        for victim in self._victims:
-            if with_young or not victim.is_young:
-                for row, need, milli in victim.taken:
-                    index.of_row.setdefault(row, []).append(victim)
-                    index.free[row] += need
-                    index.gpu_free[row] += milli
+        for victim in self._list(with_young=with_young):
+            for row, need, milli in victim.taken:
+                index.of_row.setdefault(row, []).append(victim)
+                index.free[row] += need
+                index.gpu_free[row] += milli
         self._indexes[with_young] = index
         return index
 
-    def _list(self) -> list[Victim]:
+    def _list(self, *, with_young: bool) -> list[Victim]:
         """List who holds more than its share has guaranteed or lost little by now, cheapest first."""
         policy, now = self.room.policy.preemption, self.room.now
         victims: list[Victim] = []
@@ -132,6 +127,8 @@ class Evictions:
             if not run.is_preemptible or run.is_stopping or age <= 0:
                 continue
             least = policy.min_run_s if run.checkpointed_at is None else min(policy.min_run_s, policy.min_checkpointed_run_s)
+            if age < least and not with_young:
+                continue
             account = self.tree.account(run.share or run.owner)
             idle = max(0.0, (now - (run.checkpointed_at or run.since)).total_seconds())
             if account not in is_beyond:
@@ -143,7 +140,7 @@ class Evictions:
             size = max(amounts[GPU], amounts[CPU] / CPUS_PER_GPU) / GPU_MILLI
             # where priority decides, whoever is stopped would stop those below it in turn: the lowest go first
             level = run.priority if policy.mode == "priority" else 0
-            victims.append(Victim(run, account, amounts, held.taken, size * idle, level, age < least))
+            victims.append(Victim(run, account, amounts, held.taken, size * idle, level))
         victims.sort(key=lambda one: (one.level, one.lost, one.run.priority, -one.run.seq, one.run.id))
         return victims
 
@@ -167,7 +164,7 @@ class Evictions:
         if run.replicas == 1 or (len(cluster.clusters) == 1 and not run.same):
             return (None,)
         domain = cluster.domain_of(run.same)
-        counts = empty_counts(cluster, self.room.placement.request(run.resources, run.sites))
+        counts = self.room.placement.empty_counts(self.room.placement.request(run.resources, run.sites))
         counts = np.where(cluster.is_ready & (domain >= 0), np.minimum(counts, run.replicas), 0)
         able = np.flatnonzero(np.bincount(np.maximum(domain, 0), weights=counts) >= run.replicas)
         return (domain == one for one in able[:MOST_DOMAINS].tolist())

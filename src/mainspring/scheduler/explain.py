@@ -22,8 +22,8 @@ from mainspring.core.units import show_bytes, show_milli
 from mainspring.scheduler.backfill import Backfill, Hold
 from mainspring.scheduler.burst import Unpaid
 from mainspring.scheduler.cluster import Bools, Ints
-from mainspring.scheduler.fit import empty_counts, misfit, most_in_one_cluster, no_cluster
-from mainspring.scheduler.order import Entry
+from mainspring.scheduler.fit import misfit, most_in_one_cluster, no_cluster
+from mainspring.scheduler.order import Entry, Kind
 from mainspring.scheduler.requests import Key, Request
 from mainspring.scheduler.shares import CPU, GPU, MEMORY, ROUNDING, Account, Tree
 from mainspring.scheduler.shortage import Holders, not_ready, shortage
@@ -118,6 +118,7 @@ class Explainer:
         self._holds: Sequence[Hold] = tuple(room.holds)
         room.release(self._holds)
         self._known: dict[tuple[Key, int, str], _Fleet] = {}
+        self._told: dict[tuple[Kind, bool], Reason] = {}
         self._holders: Holders | None = None
         self._owed: dict[tuple[str, int], list[tuple[float, str]]] = {}
         self._unfair_to: dict[tuple[str, int, int], Reason] = {}
@@ -128,16 +129,24 @@ class Explainer:
         held = hold(run, self._snapshot.now)
         if held is not None:
             return held
-        fleets = [
-            self._fleet(self._room.placement.request(asked, run.sites), run) for asked in (run.resources, *run.alternatives)
-        ]
-        fleet = min(fleets, key=lambda one: (one.never, one.reason is not None))  # the first choice that comes nearest
         if run.is_bursting:
             return Reason(
                 code=ReasonCode.BURSTING,
                 sentence="Waits for a machine that was asked for it at a paid site and has not come yet.",
                 facts={"is_bursting": True},
             )
+        alike = (entry.shape, run.id in self._untried)
+        if alike not in self._told:
+            self._told[alike] = self._primary(entry)
+        return self._told[alike]
+
+    def _primary(self, entry: Entry) -> Reason:
+        """Return the reason of all runs of its shape."""
+        run = entry.run
+        fleets = [
+            self._fleet(self._room.placement.request(asked, run.sites), run) for asked in (run.resources, *run.alternatives)
+        ]
+        fleet = min(fleets, key=lambda one: (one.never, one.reason is not None))  # the first choice that comes nearest
         if fleet.never and fleet.reason is not None:
             return fleet.reason
         said = gate(entry, self._tree)
@@ -159,10 +168,10 @@ class Explainer:
         cluster = self._cluster
         if not cluster.is_ready.any():
             return _Fleet(no_cluster(cluster), never=True)
-        never = misfit(cluster, request, replicas, same)
+        empty = self._room.placement.empty_counts(request)
+        never = misfit(cluster, request, empty, replicas, same)
         if never is not None:
             return _Fleet(never, never=True)
-        empty = empty_counts(cluster, request)
         candidates: Bools = cluster.is_ready & (empty > 0)
         if most_in_one_cluster(cluster, np.where(candidates, empty, 0), same) < replicas:
             return _Fleet(not_ready(cluster, request, empty))

@@ -25,7 +25,8 @@ def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, sa
     cluster = build(nodes)
     if not cluster.nodes:
         return no_cluster(cluster)
-    return misfit(cluster, make_request(cluster, resources), replicas, same)
+    request = make_request(cluster, resources)
+    return misfit(cluster, request, empty_counts(cluster, request), replicas, same)
 
 
 def no_cluster(cluster: Cluster) -> Reason:
@@ -51,9 +52,8 @@ def most_in_one_cluster(cluster: Cluster, counts: Ints, same: str = "") -> int:
     return max((int(counts[cluster.member == part].sum()) for part in range(len(cluster.clusters))), default=0)
 
 
-def misfit(cluster: Cluster, request: Request, replicas: int, same: str = "") -> Reason | None:
-    """Return why even the empty `cluster` cannot hold it, saying what it could hold; None if it can."""
-    counts = empty_counts(cluster, request)
+def misfit(cluster: Cluster, request: Request, counts: Ints, replicas: int, same: str = "") -> Reason | None:
+    """Return why even the empty `cluster` cannot hold it, saying what it could; None if it can. `counts`: as `empty_counts`."""
     most = most_in_one_cluster(cluster, counts, same if replicas > 1 else "")
     if most >= replicas:
         return None

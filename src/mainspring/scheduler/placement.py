@@ -17,6 +17,7 @@ from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import Place, WaitingRun
 from mainspring.scheduler.cluster import Bools, Cluster, Floats, Ints
 from mainspring.scheduler.demand import Demand
+from mainspring.scheduler.fit import empty_counts
 from mainspring.scheduler.requests import Key, Request, key_of, make_request
 from mainspring.scheduler.scorers import Scorer
 
@@ -59,6 +60,7 @@ class Placement:
     _by_object: dict[int, tuple[Resources, tuple[str, ...] | None, Request]] = field(default_factory=dict)  # told by identity
     _scored: OrderedDict[Key, _Scored] = field(default_factory=OrderedDict)
     _domains: dict[str, Ints] = field(default_factory=dict)
+    _empty: dict[Request, Ints] = field(default_factory=dict)
     _too_many: Failed = field(default_factory=dict)  # so many replicas did not fit; free amounts only shrink
 
     def request(self, asked: Resources, sites: tuple[str, ...] | None = None) -> Request:
@@ -74,6 +76,15 @@ class Placement:
             self._by_object.clear()
         self._by_object[id(asked)] = (asked, sites, self._requests[key])
         return self._requests[key]
+
+    def empty_counts(self, request: Request) -> Ints:
+        """Return how many replicas each node could hold were it empty; remembered, since it stays so. Not to be changed."""
+        found = self._empty.get(request)
+        if found is None:
+            if len(self._empty) >= KEPT_REQUESTS:
+                self._empty.clear()
+            found = self._empty[request] = empty_counts(self.cluster, request)
+        return found
 
     def place(self, run: WaitingRun, failed: Failed | None = None) -> tuple[Place, ...] | None:
         """Put every replica (of an elastic gang as many as fit) and return where, or put nothing and return None.

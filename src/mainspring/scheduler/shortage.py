@@ -110,6 +110,7 @@ class Holders:
             needs = np.concatenate([needs, np.array([need for _, _, need, _ in taken])])
             milli = np.concatenate([milli, np.array([each for _, _, _, each in taken])])
         self._owner, self._row, self._need, self._milli = owners, rows, needs, milli
+        self._all_milli = milli.sum(axis=1)
 
     def of_column(self, column: int, candidates: Bools) -> dict[str, int]:
         """Return how much each owner holds of cpu (0), memory (1) or disk (2) on the candidates, most first."""
@@ -119,7 +120,10 @@ class Holders:
     def of_devices(self, usable: Bools) -> dict[str, int]:
         """Return how many milli of the usable devices each owner holds, most first."""
         used = int((GPU_MILLI - self._cluster.gpu_free[usable]).sum())
-        return self._summed(np.where(usable[self._row], self._milli, 0).sum(axis=1), used)
+        rows: Bools = usable.any(axis=1)
+        if ((self._cluster.kind_of > 0) & ~usable & rows[:, None]).any():  # of some nodes a part is usable
+            return self._summed(np.where(usable[self._row], self._milli, 0).sum(axis=1), used)
+        return self._summed(np.where(rows[self._row], self._all_milli, 0), used)
 
     def _summed(self, amounts: Ints, used: int) -> dict[str, int]:
         sums = np.zeros(len(self._owners), dtype=np.int64)
