@@ -120,7 +120,7 @@ class Holders:
     def of_devices(self, usable: Bools) -> dict[str, int]:
         """Return how many milli of the usable devices each owner holds, most first."""
         used = int((GPU_MILLI - self._cluster.gpu_free[usable]).sum())
-        rows: Bools = usable.any(axis=1)
+        rows = np.asarray(usable.any(axis=1), dtype=np.bool_)
         if ((self._cluster.kind_of > 0) & ~usable & rows[:, None]).any():  # of some nodes a part is usable
             return self._summed(np.where(usable[self._row], self._milli, 0).sum(axis=1), used)
         return self._summed(np.where(rows[self._row], self._all_milli, 0), used)
