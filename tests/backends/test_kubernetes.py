@@ -11,9 +11,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -24,13 +24,13 @@ from engines.kubernetes.cluster import IMAGE
 from engines.sharing import free_ports
 
 from mainspring.backends.kubernetes import api, pods, rights
-from mainspring.backends.kubernetes.api import Api, find_place
+from mainspring.backends.kubernetes.api import MERGE_PATCH, Api, find_place
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.backends.kubernetes.flavours import find_flavour
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CredentialsError, LaunchError
 from mainspring.core.ids import AttemptId, RunId
-from mainspring.core.records import Cause, Cluster, Outcome
+from mainspring.core.records import Cause, Cluster, Node, NodeState, Outcome
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer, Told
@@ -307,6 +307,63 @@ class TestContract(BackendContract):
             kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
 
 
+class TestNodes:
+    """A node that exists by our word only: its pods are what we say."""
+
+    @pytest.fixture
+    def fake(self, kubernetes: Any) -> Iterator[str]:
+        name = f"fake-{os.getpid()}"
+        body = {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}}
+        kubernetes.ask("POST", "/api/v1/nodes", body)
+        has = {"cpu": "4", "memory": "8Gi", "pods": "10", "ephemeral-storage": "10Gi"}
+        patch_status(kubernetes, f"/api/v1/nodes/{name}", {"allocatable": has, "capacity": has, **ready("True")})
+        yield name
+        kubernetes.ask("DELETE", f"/api/v1/nodes/{name}")
+
+    def test_a_lost_node_says_nothing_about_its_pods(self, backend: KubernetesBackend, kubernetes: Any, fake: str) -> None:
+        node = next(one for one in backend.inventory().nodes if one.name == fake)
+        assert (node.cpu_milli, node.state) == (4000, NodeState.READY)
+        handle = backend.launch(plain_request(backend, node))
+        try:
+            until(lambda: [one["spec"].get("nodeName") for one in pods_of(backend, handle)] == [fake])
+            (pod,) = pods_of(backend, handle)
+            path = f"/api/v1/namespaces/{handle.data['namespace']}/pods/{pod['metadata']['name']}"
+            running = {"name": "run", "state": {"running": {}}, "ready": True, "restartCount": 0, "image": "", "imageID": ""}
+            patch_status(kubernetes, path, {"phase": "Running", "containerStatuses": [running]})
+            until(lambda: backend.observe([handle])[0].detail == f"Running on {fake}")
+            patch_status(kubernetes, f"/api/v1/nodes/{fake}", ready("Unknown"))
+            backend._silent = (0.0, ())  # what is known of nodes may be some seconds old
+            seen = backend.observe([handle])[0]
+            assert (seen.state, fake in seen.detail) == (ObservedState.UNKNOWN, True)
+            states = {one.name: one.state for one in backend.inventory().nodes}
+            assert (states[fake], states["n1"]) == (NodeState.UNREACHABLE, NodeState.READY)
+            patch_status(kubernetes, f"/api/v1/nodes/{fake}", ready("True"))
+            backend._silent = (0.0, ())
+            assert backend.observe([handle])[0].state is ObservedState.RUNNING
+            kubernetes.ask("DELETE", path, {"gracePeriodSeconds": 0})
+            until(lambda: backend.observe([handle])[0].state is ObservedState.GONE)
+        finally:
+            backend.forget(handle)
+
+    def test_kueue_admits_what_waits(
+        self, backend: KubernetesBackend, kubernetes: Any, space: str, tmp_path: Path, server: RunnerServer
+    ) -> None:
+        """With a queue Jobs are suspended until Kueue, here our hand, admits them."""
+        made = make_backend(kubernetes, space, tmp_path, queue="lab")
+        request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
+        server.jobs[request.attempt] = ["echo", "admitted"]
+        handle = made.launch(request)
+        try:
+            assert "Suspended" in made.observe([handle])[0].detail
+            (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
+            assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "lab"
+            path = f"/apis/batch/v1/namespaces/{space}/jobs/{handle.data['job']}"
+            kubernetes.ask("PATCH", path, {"spec": {"suspend": False}}, MERGE_PATCH)
+            assert server.wait(request.attempt, "ended").log == b"admitted\n"
+        finally:
+            made.forget(handle)
+
+
 class TestAccess:
     """Who may not, and what he is told."""
 
@@ -380,16 +437,7 @@ class TestFlavours:
             until(lambda: "openshift" in str(kubernetes.ask("GET", "/apis")))
             made = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
             assert made.probe().facts["flavour"] == "OpenShift"
-            request = LaunchRequest(
-                installation=made.installation,
-                attempt=AttemptId(f"att-openshift-{os.getpid()}"),
-                run=RunId("run-1"),
-                replica=0,
-                node=made.inventory().nodes[0],
-                granted=SMALL,
-                server_url=server.url,
-                token="t" * 64,
-            )
+            request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
             server.jobs[request.attempt] = ["id", "-u"]
             handle = made.launch(request)
             (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
@@ -478,44 +526,45 @@ def proxied(cluster: Any, prefix: str) -> Iterator[str]:
     made.server_close()
 
 
-class TestMany:
-    def test_thousands_of_pods_are_listed_in_time(self, backend: KubernetesBackend, kubernetes: Any, tmp_path: Path) -> None:
-        """5,000 in 2 s is the goal; a tenth of them has a tenth of the time and twice that on a busy machine."""
-        name = f"many-{os.getpid()}"
-        kubernetes.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        config = {"kubeconfig": kubernetes.kubeconfig("admin", name)}
-        made = KubernetesBackend(Cluster(id="m", name="m", backend="kubernetes", config=config), tmp_path, "inst-many")
-        count = int(os.environ.get("MAINSPRING_TEST_PODS", "500"))
-        try:
-            with ThreadPoolExecutor(8) as pool:
-                path = f"/api/v1/namespaces/{name}/pods"
-                list(pool.map(lambda number: kubernetes.ask("POST", path, idle_pod(number)), range(count)))
-            attempts = [AttemptId(f"att-{number}") for number in range(count)]
-            handles = [Handle(attempt=attempt, replica=0, data={"job": "x"}) for attempt in attempts]
-            began = time.monotonic()
-            states = [one.state for one in made.observe(handles)]
-            took_s = time.monotonic() - began
-            assert states == [ObservedState.RUNNING] * count
-            assert took_s < max(1.0, 2.0 * count / 5000)
-            began = time.monotonic()
-            until(lambda: made._watched is not None and made._watched._is_synced)
-            made.observe(handles)
-            assert time.monotonic() - began < 2.0
-        finally:
-            kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+def plain_request(backend: KubernetesBackend, node: Node) -> LaunchRequest:
+    """Return a request whose runner has nobody to dial."""
+    attempt = AttemptId(f"att-plain-{os.getpid()}-{time.monotonic_ns():x}")
+    url, token = "http://127.0.0.1:1", "t" * 64
+    return LaunchRequest(
+        installation=backend.installation,
+        attempt=attempt,
+        run=RunId("run-1"),
+        replica=0,
+        node=node,
+        granted=SMALL,
+        server_url=url,
+        token=token,
+    )
+
+
+def patch_status(cluster: Any, path: str, status: dict[str, object]) -> None:
+    """Say how an object is, as its kubelet would."""
+    cluster.ask("PATCH", f"{path}/status", {"status": status}, MERGE_PATCH)
+
+
+def ready(status: str) -> dict[str, object]:
+    """Return the condition of a node that is, or is not, heard of."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    told = {
+        "type": "Ready",
+        "status": status,
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": now,
+        "reason": "Told",
+        "message": "",
+    }
+    return {"conditions": [told]}
 
 
 def lost(kubeconfig: Path) -> KubernetesBackend:
     """Return the backend of a kubeconfig that leads nowhere."""
     cluster = Cluster(id="n", name="n", backend="kubernetes", config={"kubeconfig": str(kubeconfig)})
     return KubernetesBackend(cluster, kubeconfig.parent, "inst")
-
-
-def idle_pod(number: int) -> dict[str, object]:
-    """Return a pod of ours that no node takes."""
-    marks = {"mainspring/installation": "inst-many", "mainspring/attempt": f"att-{number}", "mainspring/replica": "0"}
-    spec = {"schedulerName": "nobody", "containers": [{"name": "run", "image": IMAGE}]}
-    return {"metadata": {"name": f"idle-{number}", "labels": marks}, "spec": spec}
 
 
 def foreign_pod(name: str, asked: dict[str, str]) -> dict[str, object]:

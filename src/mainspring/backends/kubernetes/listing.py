@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Page(msgspec.Struct, Generic[T]):
-    items: list[T] = []
+    items: list[T] | None = None
     metadata: dict[str, object] = {}
 
 
@@ -23,7 +23,7 @@ def listed(api: Api, path: str, kind: type[T], **query: str) -> tuple[list[T], s
     after: dict[str, str] = {}
     while True:
         page = msgspec.json.decode(api.read(path, limit=PAGE, **query, **after), type=_Page[kind])  # type: ignore[valid-type]
-        found += page.items
+        found += page.items or []
         after = {"continue": str(page.metadata.get("continue") or "")}
         if not after["continue"]:
             return found, str(page.metadata.get("resourceVersion") or "")

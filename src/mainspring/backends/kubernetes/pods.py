@@ -45,7 +45,7 @@ class ContainerState(msgspec.Struct, frozen=True):
     """One of three."""
 
     waiting: Waiting | None = None
-    running: dict[str, str] | None = None
+    running: dict[str, object] | None = None
     terminated: Ended | None = None
 
 
