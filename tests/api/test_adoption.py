@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from mainspring.core.ids import AttemptId
+from mainspring.core.actors import SYSTEM
+from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Role
-from mainspring.services import adoption, attempts
+from mainspring.services import adoption, attempts, projects, shares
+from mainspring.services.shares import ShareChange
 
 LOST = AttemptId("att-lost")
 
@@ -71,3 +73,16 @@ def test_only_admins_adopt_and_say_how_nodes_are(world, claim, role):
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "access_denied")
     assert len(world.client().get("/unadopted").json()) == 1
     assert [node.state for node in world.ctx.store.nodes.all()] == ["ready"]
+
+
+def test_what_is_adopted_counts_to_the_share_of_its_project(world):
+    ctx = world.ctx
+    shares.change(ctx, SYSTEM, "lab", ShareChange())
+    projects.edit(ctx, SYSTEM, "default", share="lab")
+    known = ctx.store.runs.get(world.submit(name="lost")["id"])
+    attempt, _ = world.launch()
+    lost = replace(known, id=RunId("run-lost"))
+    assert beat(world, adoption.seal(ctx, lost, replace(attempt, id=LOST, run=lost.id))).status_code == 410
+    assert world.client().post(f"/unadopted/{LOST}/adopt").status_code == 200
+    held = {one.run: one.share for one in ctx.store.nodes.allocations_since(known.created_at)}
+    assert held[lost.id] == held[known.id] == f"lab/{known.owner}"

@@ -10,11 +10,13 @@ from sqlalchemy import delete, select, update
 from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.lifecycle import TERMINAL_RUN, place_run
 from mainspring.core.records import Allocation, Attempt, AttemptState, Desired, Run, RunState, Unadopted
+from mainspring.core.shares import leaf_of
 from mainspring.store.attempts import insert_attempts
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.nodes import hold
 from mainspring.store.runs import load_run, save_run, submit_run
+from mainspring.store.shares import shares_of_projects
 from mainspring.store.tables import allocations, unadopted
 
 
@@ -72,6 +74,7 @@ class UnadoptedAttempts:
             for replica in sorted(attempt.replicas, key=lambda one: one.node):
                 hold(tx, replica.node, [replica.granted])
             insert_attempts(tx, [attempt])
+            share = leaf_of(shares_of_projects(tx.conn, [run.project]).get(run.project, ""), run.owner)
             for replica in attempt.replicas:
                 held = Allocation(
                     id=tx.ids.new("alloc"),
@@ -82,6 +85,7 @@ class UnadoptedAttempts:
                     node=replica.node,
                     granted=replica.granted,
                     opened_at=now,
+                    share=share,
                 )
                 tx.conn.execute(allocations.insert(), values_of(held, allocations))
             tx.conn.execute(delete(unadopted).where(unadopted.c.attempt == attempt.id))
