@@ -17,6 +17,7 @@ from mainspring.core.shares import Share
 from mainspring.core.snapshot import Decision, DecisionKind, Rented, ShareState, Site, Snapshot
 
 HOUR = timedelta(hours=1)
+SHORT = Policy()
 FULL = tuple(DeviceShare(index=one, milli=1000) for one in range(2))
 
 
@@ -176,6 +177,22 @@ def test_data_that_may_not_leave_is_not_placed_on_a_free_machine(
 
     assert kinds() == kinds(sites=("cloud",)) == [DecisionKind.START]
     assert kinds(sites=()) == kinds(sites=("other",)) == [DecisionKind.WAIT]
+
+
+def test_a_long_run_takes_no_machine_that_was_rented_for_a_short_one(
+    scene: Any, make_node: Any, make_waiting: Any, cloud: Any
+) -> None:
+    def starts(policy: Policy = SHORT, **run: Any) -> int:
+        waiting = [make_waiting(1, gpu_milli=1000, cpu_milli=10, **run)]
+        rented = make_node("m", gpus=2, pool="cloud", price_usd_per_hour="3")
+        plan = scheduler.plan(scene([rented], waiting, sites=(cloud(),), policy=policy))
+        return len([one for one in plan.decisions if one.kind is DecisionKind.START])
+
+    assert starts(estimate_s=14_400.0) == 1
+    assert starts(estimate_s=14_401.0) == 0
+    assert starts(Policy(burst=BurstPolicy(max_estimate_s=20_000.0)), estimate_s=14_401.0) == 1
+    assert starts(estimate_s=14_401.0, pool="cloud") == 1  # it was sent there by name
+    assert starts() == 1  # nobody knows
 
 
 def test_a_run_that_only_a_budget_keeps_here_says_so(full: Any) -> None:

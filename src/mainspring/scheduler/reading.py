@@ -7,7 +7,7 @@ last time is not read again. Nothing here decides; after `read` everything is as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Generic, NamedTuple, TypeVar
 
@@ -74,6 +74,7 @@ class State:
     typical: Typical
     scorer: str
     pool_of_site: Mapping[str, str]
+    longest_s: float  # who takes longer goes to no rented machine unless it names one
     waiting: dict[RunId, Waiting] = field(default_factory=dict)
     kinds: dict[tuple[object, ...], Kind] = field(default_factory=dict)
     named: tuple[Sequence[TypicalRun], Demand] | None = None  # what the snapshot called typical, if it did
@@ -86,7 +87,9 @@ class State:
         policy, pools = snapshot.policy, pools_of(snapshot)
         placement = Placement(cluster=cluster, scorer=find_scorer(policy.scorer), demand=typical.demand(), pool_of_site=pools)
         cluster.keep()
-        return cls(cluster, placement, Measure(cluster), Holdings(cluster), typical, policy.scorer, pools)
+        return cls(
+            cluster, placement, Measure(cluster), Holdings(cluster), typical, policy.scorer, pools, policy.burst.max_estimate_s
+        )
 
     def place(self, run: PlacedRun) -> None:
         """Count a placed run."""
@@ -108,6 +111,8 @@ class State:
         """Count a waiting run."""
         if run.id in self.waiting:
             raise PlannerError("The snapshot lists a waiting run twice.")
+        if self.pool_of_site and run.estimate_s > self.longest_s and not (run.resources.pool or run.resources.labels):
+            run = replace(run, sites=())  # it would keep a machine that was rented for a shorter one
         request = self.placement.request(run.resources, run.sites)
         others = tuple(key_of(one) for one in run.alternatives)
         leaf = run.share or run.owner
@@ -183,6 +188,8 @@ def _demand(state: State, snapshot: Snapshot) -> Demand:
 
 def _is_same_state(state: State, snapshot: Snapshot) -> bool:
     if len(state.kinds) > MOST_KINDS:
+        return False
+    if state.longest_s != snapshot.policy.burst.max_estimate_s:
         return False
     return state.scorer == snapshot.policy.scorer and state.pool_of_site == pools_of(snapshot)
 
