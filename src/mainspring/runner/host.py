@@ -180,6 +180,7 @@ class Host:
                 os.makedirs(folder, mode=0o700, exist_ok=True)
             _write_private(os.path.join(place, "token"), asked["token"])
             record = {**asked["launch"], "cache_dir": cache, "cgroup": groups[0] if groups else "", "cgroups": groups}
+            record["host"] = (os.environ.get("SSH_CONNECTION", "").split() + [""] * 3)[2]  # where others reach this machine
             _write_private(os.path.join(place, "launch.json"), json.dumps(record))
             words = [sys.executable, "-S", "-E", self._runner, place]
             if groups:
