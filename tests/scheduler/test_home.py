@@ -98,3 +98,12 @@ def test_who_waits_at_home_comes_first(away: Any, make_waiting: Any, make_node: 
 
 def test_the_policy_may_leave_runs_where_they_are(away: Any) -> None:
     assert _homing(away(policy=Policy(burst=BurstPolicy(come_home=False)))) == []
+
+
+def test_another_rented_machine_is_no_home(away: Any, make_node: Any) -> None:
+    snapshot = away(home=make_node("own", gpus=0))
+    other = make_node("other", gpus=1, pool="cloud", cluster="cloud")
+    snapshot = replace(
+        snapshot, nodes=(*snapshot.nodes, other), rented=(*snapshot.rented, replace(snapshot.rented[0], node="other"))
+    )
+    assert _homing(snapshot) == []

@@ -17,6 +17,7 @@ from mainspring.core.records import Cause, Cluster, NodeState, RunState
 from mainspring.core.resources import Device
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan
+from mainspring.core.specs import Value, ValueKind
 
 REASON = Reason(code=ReasonCode.BURSTING, sentence="Waits for a machine.")
 OFFER = MachineOffer(cpu_milli=8000, devices=(Device(index=0),), price_usd_per_hour="3", limit=1000, ready_s=60.0)
@@ -227,3 +228,24 @@ def test_a_run_that_comes_home_is_first_tried_at_its_places_there(world, cloud):
     world.end(attempt, Cause.PREEMPTED)
     (waits,) = [one for one in world.store.snapshot(world.clock.now()).waiting if one.id == run.id]
     assert waits.nominated == places
+
+
+def test_how_much_data_a_run_needs_and_where_it_may_go_is_known_before_it_starts(world, cloud):
+    store = world.store
+    store.datasets.add_version("default", "patients", "a" * 64, size_bytes=10**9, files=3, created_by="ada")
+    store.datasets.add_version("hr", "pay", "b" * 64, size_bytes=7, files=1, created_by="ada")
+    node = world.node()
+    away = world.run("away", args={"x": Value(kind=ValueKind.DATASET, digest="b" * 64)})
+    world.start(away, node)
+    world.run("big", args={"x": Value(kind=ValueKind.DATASET, digest="a" * 64), "y": Value(kind=ValueKind.NPY, size_bytes=5)})
+    world.run("free")
+
+    def seen():
+        snapshot = store.snapshot(world.clock.now())
+        (placed,) = snapshot.placed
+        return [(run.data_bytes, run.sites) for run in snapshot.waiting], placed.sites
+
+    assert seen() == ([(10**9 + 5, None), (0, None)], None)
+    for names, big, pay in (("patients", (), None), ("hr/patients, hr/pay", None, ()), (" default/patients,pay", (), ())):
+        store.policies.set(Policy(burst=BurstPolicy(home_data=names)), "", actor="ada")
+        assert seen() == ([(10**9 + 5, big), (0, None)], pay)

@@ -70,6 +70,7 @@ class BurstPolicy:
     idle_s: float = 600.0  # a machine idle for that long goes home
     min_life_s: float = 600.0  # and not before that age
     come_home: bool = True  # runs with a checkpoint go on at home once there is room
+    home_data: str = ""  # data sets that go to no paid site: NAME or PROJECT/NAME, separated by commas
     budget_usd: str = ""  # of all shares together in a calendar month (UTC), empty for no bound
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.ids import RunId
@@ -28,7 +28,7 @@ from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import policies
 from mainspring.store.shares import all_reservations, shares_of_projects
 from mainspring.store.states import Past, States
-from mainspring.store.tables import allocations, attempts, nodes, runs, unadopted
+from mainspring.store.tables import allocations, attempts, dataset_versions, nodes, runs, unadopted
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
 _KEPT = 50_000  # specifications remembered beyond those of the last look
@@ -46,6 +46,7 @@ class _Asked:
     is_preemptible: bool
     timeout_s: float
     data_bytes: int
+    inputs: frozenset[str]
     keys: tuple[str, ...]
 
 
@@ -87,8 +88,9 @@ class Snapshots:
             rents = sites_of(conn)
             nodes = opened(rented, self._nodes_now(conn), rents)
             share_of = shares_of_projects(conn)
-            waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented))
-            placed = self._placed(conn, share_of)
+            at_home = _kept_at_home(conn, policy) if rents else frozenset()
+            waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented), at_home)
+            placed = self._placed(conn, share_of, at_home)
             past = Past(now=now, at_s=at_s, age_s=age_s)
             return Snapshot(
                 now=now,
@@ -130,7 +132,12 @@ class Snapshots:
         return [kept.record for kept in self._nodes.values()]
 
     def _waiting(
-        self, conn: Connection, share_of: Mapping[str, str], rows: Sequence[tuple[Any, ...]], coming: frozenset[RunId]
+        self,
+        conn: Connection,
+        share_of: Mapping[str, str],
+        rows: Sequence[tuple[Any, ...]],
+        coming: frozenset[RunId],
+        at_home: frozenset[str],
     ) -> tuple[WaitingRun, ...]:
         self._ask(conn, rows)
         self._learn(conn, rows)
@@ -142,7 +149,7 @@ class Snapshots:
             leaf = leaves.get((project, owner))
             if leaf is None:
                 leaf = leaves[project, owner] = leaf_of(share_of.get(project, ""), owner)
-            around = (leaf, id in coming, id in unconfirmed)
+            around = (leaf, id in coming, id in unconfirmed, bool(at_home and at_home & self._known[id].inputs))
             kept = self._waits.get(id)
             if kept is None or kept.rows != row or kept.around != around:
                 run = self._wait(_QUEUED.values(conn, row), *around)
@@ -159,7 +166,7 @@ class Snapshots:
             self._known = {id: self._known[id] for id in self._waits}
         return tuple(found)
 
-    def _wait(self, row: Mapping[str, Any], leaf: str, is_bursting: bool, is_unconfirmed: bool) -> WaitingRun:
+    def _wait(self, row: Mapping[str, Any], leaf: str, is_bursting: bool, is_unconfirmed: bool, is_at_home: bool) -> WaitingRun:
         spec = self._known[row["id"]]
         return WaitingRun(
             id=row["id"],
@@ -177,6 +184,7 @@ class Snapshots:
             min_replicas=spec.min_replicas,
             same=spec.same,
             data_bytes=spec.data_bytes,
+            sites=() if is_at_home else None,
             nominated=row["nominated"] or (),
             is_held=row["desired"] is not Desired.RUN,
             is_preemptible=spec.is_preemptible,
@@ -186,7 +194,7 @@ class Snapshots:
             avoid=row["avoid"],
         )
 
-    def _placed(self, conn: Connection, share_of: Mapping[str, str]) -> tuple[PlacedRun, ...]:
+    def _placed(self, conn: Connection, share_of: Mapping[str, str], at_home: frozenset[str]) -> tuple[PlacedRun, ...]:
         grouped: dict[RunId, list[tuple[Any, ...]]] = defaultdict(list)
         for row in _HELD.rows(conn):
             grouped[row[0]].append(row)
@@ -194,9 +202,11 @@ class Snapshots:
         known, self._places = self._places, {}
         for id, rows in grouped.items():
             leaf = leaf_of(share_of.get(rows[0][2], ""), rows[0][1])
+            sites = () if at_home and at_home & self._known[id].inputs else None
             kept = known.get(id)
-            if kept is None or kept.rows != rows or kept.around != leaf:
-                kept = _Kept(rows, leaf, _hold([_HELD.values(conn, row) for row in rows], self._known[id], leaf))
+            if kept is None or kept.rows != rows or kept.around != (leaf, sites):
+                held = _hold([_HELD.values(conn, row) for row in rows], self._known[id], leaf)
+                kept = _Kept(rows, (leaf, sites), replace(held, sites=sites))
             self._places[id] = kept
         return tuple(kept.record for kept in self._places.values())
 
@@ -206,8 +216,10 @@ class Snapshots:
         ids = list(missing)
         for start in range(0, len(ids), _AT_ONCE):
             some = select(runs.c.id, runs.c.spec).where(runs.c.id.in_(ids[start : start + _AT_ONCE]))
-            for id, spec in conn.execute(some).tuples():
-                self._known[id] = _asked(spec, missing[id][2], missing[id][1])
+            found = conn.execute(some).tuples().all()
+            sizes = _sizes(conn, [spec for _, spec in found])
+            for id, spec in found:
+                self._known[id] = _asked(spec, missing[id][2], missing[id][1], sizes)
 
     def _learn(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Read the medians of kinds that were not asked for since the medians were forgotten."""
@@ -299,7 +311,28 @@ def _queued(conn: Connection, limit: int | None, each: int | None) -> list[tuple
     return _FIRST.rows(conn, {"each": each})
 
 
-def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
+def _sizes(conn: Connection, specs: Sequence[RunSpec]) -> dict[str, int]:
+    """Return how large the data sets are that runs get by reference alone."""
+    digests = sorted({one.digest for spec in specs for one in spec.args.values() if one.digest and not one.size_bytes})
+    sizes: dict[str, int] = {}
+    for start in range(0, len(digests), _AT_ONCE):
+        some = dataset_versions.c.manifest.in_(digests[start : start + _AT_ONCE])
+        asked = select(dataset_versions.c.manifest, dataset_versions.c.size_bytes).where(some)
+        sizes |= {manifest: int(size) for manifest, size in conn.execute(asked).tuples()}
+    return sizes
+
+
+def _kept_at_home(conn: Connection, policy: Policy) -> frozenset[str]:
+    """Return the manifests of data sets that the policy lets go to no paid site: all versions."""
+    names = [name.strip() for name in policy.burst.home_data.split(",") if name.strip()]
+    if not names:
+        return frozenset()
+    full = dataset_versions.c.project + "/" + dataset_versions.c.dataset
+    asked = select(dataset_versions.c.manifest).where(or_(dataset_versions.c.dataset.in_(names), full.in_(names)))
+    return frozenset(conn.execute(asked).scalars())
+
+
+def _asked(spec: RunSpec, project: str, owner: str, sizes: Mapping[str, int]) -> _Asked:
     return _Asked(
         resources=spec.resources,
         replicas=spec.replicas,
@@ -308,6 +341,7 @@ def _asked(spec: RunSpec, project: str, owner: str) -> _Asked:
         same=spec.same,
         is_preemptible=spec.is_preemptible,
         timeout_s=spec.timeout_s,
-        data_bytes=sum(value.size_bytes for value in spec.args.values()),
+        data_bytes=sum(value.size_bytes or sizes.get(value.digest, 0) for value in spec.args.values()),
+        inputs=frozenset(value.digest for value in spec.args.values() if value.digest),
         keys=keys_of(project, owner, spec),
     )
