@@ -32,7 +32,7 @@ from statistics import fmean
 from time import monotonic, process_time, sleep
 
 from benchmarks.report import report
-from mainspring.app import build_context
+from mainspring.app import build_context, rest_garbage
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM, Actor
@@ -212,6 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, database(given.database, Path(folder)) as url:
         ctx = build_context(Settings(home=Path(folder) / "home", database_url=url))
+        rest_garbage()
         try:
             tell(Play(ctx, CONFIGS[given.config], given.part), f"{given.config}, {given.database}")
         finally:

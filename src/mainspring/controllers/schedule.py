@@ -20,7 +20,7 @@ SEEN = 1024
 LEAST = 2
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
 WHOLE_PART = 10  # and so many times as seldom as it takes long
-BOOK_S = 1.0  # how often, at most, what ended is booked: usage, past use, durations
+CALM_S = 1.0  # how old what moves slowly may be, unless plans take so long that it would be read for each: past use, durations
 
 
 @dataclass(slots=True)
@@ -39,6 +39,7 @@ class Schedule:
     _whole_at: float = -math.inf
     _booked_at: float = -math.inf
     _whole_s: float = WHOLE_S
+    _calm_s: float = CALM_S
 
     def __post_init__(self) -> None:
         self.ctx.store.begin_planning()
@@ -55,11 +56,12 @@ class Schedule:
             return None
         is_whole = ticks - self._whole_at >= self._whole_s
         each = self._each
-        snapshot = ctx.store.snapshot(now, each=None if is_whole else each, age_s=BOOK_S)
+        snapshot = ctx.store.snapshot(now, each=None if is_whole else each, age_s=self._calm_s)
         if is_whole:
             self._whole_at = ticks
         plan = self._planner.plan(snapshot)
         took_s = ctx.clock.monotonic() - ticks
+        self._calm_s = max(CALM_S, WHOLE_PART * took_s)
         if is_whole:
             self._whole_s = max(WHOLE_S, WHOLE_PART * took_s)
         reach("before-W2")
@@ -86,7 +88,7 @@ class Schedule:
     def _book(self) -> None:
         """Book what ended since the last time, so that shares are judged by what they used."""
         ticks = self.ctx.clock.monotonic()
-        if ticks - self._booked_at >= BOOK_S:
+        if ticks - self._booked_at >= self._calm_s:
             self._booked_at = ticks
             self.ctx.store.usage.book(self.ctx.clock.now(), self.ctx.store.policies.current().policy.order.half_life_s)
 
