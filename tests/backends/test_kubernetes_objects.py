@@ -17,9 +17,11 @@ from engines.kubernetes.cluster import IMAGE
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.backends.kubernetes.manifests import merged
 from mainspring.backends.kubernetes.nodes import Holder, Machine, from_machines, from_quota, quantity
+from mainspring.backends.kubernetes.options import for_run, spread
 from mainspring.backends.kubernetes.pods import Job, Pod, seen_job, seen_pod
-from mainspring.backends.kubernetes.rights import missing
+from mainspring.backends.kubernetes.rights import missing, role
 from mainspring.core.backend import Handle, ObservedState
+from mainspring.core.errors import LaunchError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cause, Cluster, NodeState
 
@@ -128,6 +130,14 @@ def test_patches_name_only_what_is_to_differ() -> None:
     assert merged(spec, patch) == {"containers": [{"name": "run", "image": "a", "env": env}, {"name": "side"}], "os": "x"}
 
 
+def test_points_lead_into_fields() -> None:
+    asked = {"securityContext.runAsUser": 5, "securityContext.fsGroup": 6, "nodeSelector.a.b/c": "d", "hostname": "h"}
+    security = {"runAsUser": 5, "fsGroup": 6}
+    assert spread(asked) == {"securityContext": security, "nodeSelector": {"a.b/c": "d"}, "hostname": "h"}
+    with pytest.raises(LaunchError, match="'securityContext'"):
+        for_run({}, {"securitycontext.runAsUser": 5})
+
+
 def machine(name: str, taints: list[dict[str, str]] | None = None, **labels: str) -> Machine:
     """Return a node of 4 CPUs and 4 GPUs that is ready."""
     has = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "4"}
@@ -179,3 +189,8 @@ def test_rights_by_a_star_are_rights() -> None:
     everything = {"status": {"resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}}
     assert missing(everything) == []
     assert "create secrets" in missing({"status": {"resourceRules": []}})
+
+
+def test_the_page_shows_the_role_as_it_is_printed() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "kubernetes.md"
+    assert role("ml") in page.read_text()

@@ -15,7 +15,7 @@ from typing import cast
 
 from mainspring.backends.grants import thread_env
 from mainspring.backends.kubernetes.api import Json
-from mainspring.backends.kubernetes.options import GPU, POD_FIELDS, selected, tolerations, words
+from mainspring.backends.kubernetes.options import GPU, METADATA, POD_FIELDS, selected, spread, tolerations, words
 from mainspring.core.backend import LaunchRequest
 
 MARK = "mainspring/"  # before each label and annotation of ours
@@ -106,8 +106,9 @@ def job(name: str, request: LaunchRequest, config: Mapping[str, object], *, runn
     template = config.get("pod_template")
     if isinstance(template, dict):
         pod = merged(pod, template)
-    pod = merged(pod, {key: value for key, value in request.overrides.items() if key in POD_FIELDS})
-    more = {key: request.overrides[key] for key in ("labels", "annotations") if key in request.overrides}
+    asked = spread(request.overrides)
+    pod = merged(pod, {key: value for key, value in asked.items() if key in POD_FIELDS})
+    more = {key: asked[key] for key in METADATA if key in asked}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

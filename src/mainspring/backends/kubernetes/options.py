@@ -43,6 +43,7 @@ POD_FIELDS = frozenset(
 )
 # fmt: on
 METADATA = frozenset({"labels", "annotations"})
+_KEYED = METADATA | {"nodeSelector"}  # what follows the point is one key, which may have points itself
 
 
 def for_run(config: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
@@ -51,7 +52,7 @@ def for_run(config: Mapping[str, object], overrides: Mapping[str, object]) -> di
     Besides the options, a run may give any field of a pod's spec, and `labels` and `annotations`.
     """
     known = OF_A_RUN | POD_FIELDS | METADATA
-    for name in overrides:
+    for name in spread(overrides):
         if name not in known:
             near = get_close_matches(name, sorted(known), 1)
             meant = (
@@ -61,6 +62,20 @@ def for_run(config: Mapping[str, object], overrides: Mapping[str, object]) -> di
             )
             raise LaunchError(f"Kubernetes has no option {name[:60]!r} for a run.{meant}")
     return {**config, **{name: value for name, value in overrides.items() if name in OF_A_RUN}}
+
+
+def spread(overrides: Mapping[str, object]) -> dict[str, object]:
+    """Return the overrides with `securityContext.runAsUser` as an object in an object."""
+    found: dict[str, object] = {}
+    for name, value in overrides.items():
+        head, point, rest = name.partition(".")
+        keys = [rest] if head in _KEYED and point else rest.split(".") if point else []
+        inner = value
+        for key in reversed(keys):
+            inner = {key: inner}
+        there = found.get(head)
+        found[head] = {**there, **inner} if isinstance(there, dict) and isinstance(inner, dict) else inner
+    return found
 
 
 def words(config: Mapping[str, object], name: str) -> list[str]:
