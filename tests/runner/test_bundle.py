@@ -15,7 +15,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "src" / "mainspring" / "runner"
 def test_the_zip_is_small_and_the_same_each_time(tmp_path: Path, bundle: Path) -> None:
     again = build_bundle(tmp_path / "again.zip")
     assert again.read_bytes() == bundle.read_bytes()
-    assert bundle.stat().st_size <= 160_000
+    assert bundle.stat().st_size <= 165_000
     assert "mainspring_runner/bundle.py" not in zipfile.ZipFile(bundle).namelist()
 
 

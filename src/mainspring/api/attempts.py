@@ -31,6 +31,14 @@ def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
     return answer(attempts.work(ctx, attempts.find(ctx, attempt), replica))
 
 
+@router.get("/attempts/{attempt_id}/peers")
+@shaped()
+def peers(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
+    """Return where each member of a gang is, by its number; empty for one that has not told yet."""
+    found = attempts.peers(attempts.find(ctx, attempt), replica)
+    return answer({"addresses": {str(index): address for index, address in found.items()}})
+
+
 @router.post("/attempts/{attempt_id}/beat")
 @shaped(takes=Beat, gives=BeatAnswer)
 def beat(ctx: Ctx, attempt: Runner, body: Annotated[Beat, Depends(body_of(Beat))]) -> Response:

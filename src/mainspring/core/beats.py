@@ -31,7 +31,8 @@ class Chunk:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """What a runner says. `state` is starting, running, stopping or ended; `ended` needs `exit` and comes last,
-    after every byte of every stream was acknowledged. `address` is what a serving replica listens on."""
+    after every byte of every stream was acknowledged. `address` is what a serving replica listens on, and where a member of
+    a gang is."""
 
     protocol: int = PROTOCOL
     replica: int = 0

@@ -113,6 +113,8 @@ class Agent:
         try:
             if not self._patiently(lambda: setup.lay_out(folder, self._wire, cache, work)):
                 return self._stopped(None)
+            if not self._meet(work):
+                return self._stopped(None)
             cwd = setup.working_folder(folder, work)
             env = setup.environment(folder, self._launch, work, cwd)
             command = setup.command_line(folder, work, env, cwd)
@@ -146,6 +148,26 @@ class Agent:
             folder.say("The run was ended because it used more memory than it was given.")
             return _outcome("out_of_memory", 137, "It used more memory than it was given.")
         return self._stopped(code) if self._stop.cause else _ended(code)
+
+    def _meet(self, work: dict[str, Any]) -> bool:
+        """Wait until every member of the gang has told where it is; return whether that came before a stop."""
+        if int(work.get("world_size", 1)) < 2 or work["spec"].get("kind") == "serving":
+            return True
+        from . import peers  # most runs are alone
+
+        mine = int(self._launch.get("replica", 0))
+        self._link.tell(address=peers.my_address(self._launch))
+        path = f"/attempts/{self._launch['attempt']}/peers?replica={mine}"
+        told: dict[str, Any] = {}
+        while self._patiently(lambda: told.update(self._wire.ask("GET", path))):
+            found = {int(index): str(address) for index, address in told["addresses"].items() if address}
+            if len(found) >= int(work["world_size"]):
+                order = sorted(found)
+                devices = str((self._launch.get("env") or {}).get("CUDA_VISIBLE_DEVICES") or "")
+                work["gang"] = peers.variables(order.index(mine), [found[index] for index in order], devices)
+                return True
+            time.sleep(0.1)
+        return False
 
     def _attend(self, pid: int, work: dict[str, Any]) -> int:
         """Wait for user code; end what it leaves behind."""

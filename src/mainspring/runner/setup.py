@@ -78,6 +78,7 @@ def working_folder(folder: Folder, work: dict[str, Any]) -> str:
 def environment(folder: Folder, launch: dict[str, Any], work: dict[str, Any], cwd: str) -> dict[str, str]:
     """Return the environment of user code. Never written to disk: it has secrets."""
     env = dict(os.environ)
+    env.update(work.get("gang") or {})
     env.update({name: str(value) for name, value in (work.get("env") or {}).items()})
     env.update({name: str(value) for name, value in (launch.get("env") or {}).items()})
     number = int(work.get("number", 1))

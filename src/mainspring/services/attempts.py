@@ -86,6 +86,14 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
     )
 
 
+def peers(attempt: Attempt, replica: int) -> dict[int, str]:
+    """Return where each member of a gang is; empty for one that has not told yet. Raises StateError when it has ended."""
+    _replica(attempt, replica)
+    if attempt.state is AttemptState.ENDED:
+        raise StateError(f"Attempt {attempt.id} has ended.", hint="Do not start anything.")
+    return {one.index: one.address for one in attempt.replicas}
+
+
 def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
     """Take what a runner says and answer what it should do. Idempotent: the same beat again changes nothing.
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,29 @@ from mainspring.testing.server import RunnerServer
 INSTALLATION = "inst-conformance"
 TIMEOUT_S = 20.0
 SLEEP = ["sh", "-c", "echo begun; exec sleep 300"]
+# as a framework does it: the first member listens where all were told, the other ones connect; each hears the other's rank
+RENDEZVOUS = """
+import json, os, socket, time
+rank, place = os.environ["RANK"], (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+config = json.loads(os.environ["TF_CONFIG"])
+assert config["cluster"]["worker"][0] == "%s:%d" % place and config["task"]["index"] == int(rank), config
+assert os.environ["PET_NODE_RANK"] == rank and os.environ["PET_NNODES"] == os.environ["WORLD_SIZE"]
+if rank == "0":
+    door = socket.create_server(("", place[1]))
+    door.settimeout(30)
+    other, _ = door.accept()
+else:
+    until = time.time() + 30
+    while True:
+        try:
+            other = socket.create_connection(place, timeout=5)
+            break
+        except OSError:
+            assert time.time() < until
+            time.sleep(0.05)
+other.sendall(rank.encode())
+print(rank, "of", os.environ["WORLD_SIZE"], "heard", other.recv(1).decode())
+"""
 
 
 class BackendContract:
@@ -268,6 +292,16 @@ class BackendContract:
                 assert len([word for word in seen.split(",") if word]) == count
                 if count and devices[-1].declared and not backend.capabilities.places_itself:
                     assert seen == str(devices[-1].index)
+
+    def test_members_of_a_gang_find_each_other(self, backend: Backend, server: RunnerServer) -> None:
+        first = self.request(backend, server, ["python3", "-c", RENDEZVOUS], "gang", Granted(cpu_milli=100, memory_bytes=0))
+        server.worlds[first.attempt] = 2
+        members = [replace(first, replica=number, world_size=2) for number in range(2)]
+        with contextlib.ExitStack() as all_of_them:
+            for member in members:
+                all_of_them.enter_context(self.launched(backend, member))
+            told = [server.wait(first.attempt, "ended", replica=number).log for number in range(2)]
+        assert told == [b"0 of 2 heard 1\n", b"1 of 2 heard 0\n"]
 
     def test_a_server_that_begins_anew_finds_what_runs(self, backend: Backend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "reborn")

@@ -18,6 +18,7 @@ class Told:
     """What the runner of one replica has said so far."""
 
     state: str = ""
+    address: str = ""
     log: bytes = b""
     exit: dict[str, Any] | None = None
     offsets: dict[str, int] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class RunnerServer:
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.jobs: dict[str, list[str]] = {}
         self.env: dict[str, dict[str, str]] = {}  # of user code, by attempt
+        self.worlds: dict[str, int] = {}  # how many members an attempt has, where it is a gang
         self.told: dict[tuple[str, int], Told] = {}
         self.moved = threading.Condition()
         self.is_away = False  # every answer is 503 then
@@ -96,6 +98,9 @@ class RunnerServer:
         query = parse_qs(path.query)
         if verb == "work":
             self._send(handler, 200, self._work(attempt))
+        elif verb == "peers":
+            world = range(self.worlds.get(attempt, 1))
+            self._send(handler, 200, {"addresses": {str(index): self.of(attempt, index).address for index in world}})
         elif verb == "beat" and body is not None:
             self._send(handler, 200, self._beat(attempt, body))
         else:
@@ -121,7 +126,7 @@ class RunnerServer:
             "number": 1,
             "name": "conformance",
             "project": "default",
-            "world_size": 1,
+            "world_size": self.worlds.get(attempt, 1),
             "env": self.env.get(attempt, {}),
             "limits": {},
             "checkpoint": "",
@@ -154,6 +159,7 @@ class RunnerServer:
             if body.get("state") == "running" and told.state != "running":
                 told.was_started += 1
             told.state = str(body.get("state"))
+            told.address = str(body.get("address") or told.address)
             told.exit = body.get("exit") or told.exit
             self.moved.notify_all()
             commands = [told.command] if told.command else []
