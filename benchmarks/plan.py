@@ -57,7 +57,8 @@ def measure(scorer: str, nodes: int, count: int, distinct: int) -> None:
     at_rest = full
     for number in range(10):
         many = tuple(_run(10**7 + number * count * 2 + one, draw.choice(kinds)) for one in range(count * 2))
-        at_rest = scheduler.apply_plan(at_rest, scheduler.plan(replace(at_rest, waiting=many)))
+        at_rest = replace(at_rest, waiting=(*at_rest.waiting, *many))
+        at_rest = scheduler.apply_plan(at_rest, scheduler.plan(at_rest))
         if len(at_rest.waiting) >= count:
             break
     at_rest = replace(at_rest, waiting=at_rest.waiting[:count])

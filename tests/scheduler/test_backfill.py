@@ -187,3 +187,15 @@ def test_nominated_places_are_kept_until_they_are_free(scene: Any, make_node: An
     assert (_decided(gone)["run_009"].kind, _decided(gone)["run_009"].rule) == (DecisionKind.START, "nominated")
     stale = replace(snapshot, placed=(replace(leaving, is_stopping=False),))
     assert _decided(stale)["run_001"].kind is DecisionKind.START
+
+
+def test_places_are_kept_for_the_choice_that_is_met_first(scene: Any, make_node: Any, make_waiting: Any, put: Any) -> None:
+    """Four GPUs come free in two hours, two in one: who would do with two is kept those."""
+    now = scene([], []).now
+    node, long = put(make_node("n", gpus=4), [0, 1], now, estimate_s=2 * HOUR)
+    node, short = put(node, [2, 3], now, estimate_s=HOUR)
+    run = make_waiting(1, gpu_milli=4000, alternatives=(Resources(gpu_milli=2000),))
+    policy = Policy(preemption=PreemptionPolicy(mode="never"))
+    decided = _decided(scene([node], [run], placed=(long, short), policy=policy))["run_001"]
+    assert decided.expected_at == now + timedelta(hours=1)
+    assert [share.index for share in decided.places[0].granted.devices] == [2, 3]

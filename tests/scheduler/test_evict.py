@@ -246,3 +246,19 @@ def test_an_open_window_is_cleared_for_its_share(scene: Any, make_node: Any, gpu
         replicas=3,
     )
     assert len(_evicted(replace(snapshot, reservations=(window,)))) == 3
+
+
+def test_room_is_made_for_any_choice_and_for_as_few_replicas_as_will_do(
+    scene: Any, make_node: Any, gpu_run: Any, later: Any
+) -> None:
+    """The second choice is tried when no eviction serves the first; a gang of 2 to 4 takes two places, not four."""
+    snapshot = scene([make_node("n", gpus=4)], [gpu_run(one) for one in range(1, 5)])
+    choosy = gpu_run(5, "bob", 8, alternatives=(Resources(cpu_milli=10, gpu_milli=2000),))
+    elastic = gpu_run(5, "bob", replicas=4, min_replicas=2)
+    for run in (choosy, elastic):
+        asked = later(snapshot, run)
+        plan = scheduler.plan(asked)
+        assert _evicted(asked) == {"run_003": ("reclaim", "run_005"), "run_004": ("reclaim", "run_005")}
+        again = scheduler.plan(scheduler.apply_plan(asked, plan))
+        (start,) = [one for one in again.decisions if one.kind is DecisionKind.START]
+        assert (start.run, sum(len(place.granted.devices) for place in start.places)) == ("run_005", 2)

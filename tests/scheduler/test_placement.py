@@ -135,6 +135,11 @@ def test_reasons_speak_of_the_rack_and_of_the_least(make_node: Any, make_waiting
     assert why(replicas=9, min_replicas=4).code == ReasonCode.CANNOT_FIT
     other = Resources(gpu_milli=1000, gpu_models=("H100",))
     assert why(gpu_models=("H100",), alternatives=(other,)).code == ReasonCode.CANNOT_FIT
+    half = (DeviceShare(index=0, milli=1000),)
+    racks = [make_node(name, gpus=2, labels={"rack": name}, used_devices=used) for name, used in (("a", half), ("b", half))]
+    (one,) = scheduler.plan(scene(racks, [make_waiting(1, gpu_milli=1000, replicas=2, same="rack")])).decisions
+    assert (one.reason.code, one.reason.facts) == (ReasonCode.TOPOLOGY, {"replicas": 2, "fit": 1, "apart": 2, "same": "rack"})
+    assert one.reason.sentence.endswith("on one rack: 2 would fit now, but at most 1 of them on the same rack.")
     busy = [make_node("a", gpus=1, used_devices=(DeviceShare(index=0, milli=500),))]
     fleet = scene(busy, [make_waiting(1, gpu_milli=1000, gpu_models=("H100",), alternatives=(Resources(gpu_milli=1000),))])
     (one,) = scheduler.plan(fleet).decisions

@@ -14,6 +14,7 @@ from datetime import datetime
 import numpy as np
 
 from mainspring.core.policy import Policy
+from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Place, PlacedRun, Reservation, Snapshot, WaitingRun
 from mainspring.scheduler.cluster import Cluster, Ints
 from mainspring.scheduler.holdings import Holdings, taken_by
@@ -75,19 +76,19 @@ class Backfill:
         """Say whether anything is kept for a share."""
         return any(hold.reservation is not None for hold in self.holds)
 
-    def reserve(self, run: WaitingRun) -> bool:
-        """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether."""
+    def reserve(self, run: WaitingRun, asks: Iterable[Resources]) -> bool:
+        """Keep the earliest places for a blocked run if a moment is known or it has waited for long; say whether.
+
+        `asks`: the requests that would do, of which the first is taken where two are met at the same moment.
+        """
         is_patient = (self.now - run.submitted_at).total_seconds() < self.policy.order.aging_s
         if self._tries >= self.policy.backfill.reserved + MOST_TRIES or (is_patient and not self._is_any_end_known()):
             return False
         self._tries += 1
-        request = self.placement.request(run.resources, run.sites)
-        kept = self.timeline().earliest(
-            request,
-            min(run.min_replicas or run.replicas, run.replicas),
-            is_patient=is_patient,
-            same=run.same if run.replicas > 1 else "",
-        )
+        replicas, same = min(run.min_replicas or run.replicas, run.replicas), run.same if run.replicas > 1 else ""
+        requests = [self.placement.request(asked, run.sites) for asked in asks]
+        found = [self.timeline().earliest(one, replicas, is_patient=is_patient, same=same) for one in requests]
+        kept = min((one for one in found if one is not None), key=lambda one: one.at_s, default=None)
         if kept is None or kept.at_s <= 0:  # 0: it is not room that it waits for
             return False
         self.kept[run.id] = kept

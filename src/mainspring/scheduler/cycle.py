@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -19,7 +19,7 @@ from mainspring.scheduler.explain import gate, hold
 from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import Entry, Kind, Queue
 from mainspring.scheduler.reading import State
-from mainspring.scheduler.shares import Tree
+from mainspring.scheduler.shares import Tree, needed
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Cycle:
         settled: set[str] = set()
         for entry in chosen:
             run, places = entry.run, entry.run.nominated
-            if gate(entry, self.tree) is not None:
+            if gate(replace(entry, need=needed(self._amounts(places))), self.tree) is not None:
                 continue
             if self.room.nominate(run, places, ()):
                 self.room.release([self.room.holds[-1]])
@@ -101,30 +101,34 @@ class Cycle:
 
     def start(self, entry: Entry) -> bool:
         """Start the run where it fits, by the first of its choices that does; say whether it was."""
-        if entry.run.alternatives or entry.run.min_replicas:
-            return any(self._start(choice) for choice in self._choices(entry))
-        return self._start(entry)
+        return any(self._start(choice) for choice in self._choices(entry))
 
     def _choices(self, entry: Entry) -> Iterator[Entry]:
-        """Give the run with each of its requests, of an elastic gang with as many replicas as its shares may hold."""
-        run, placement = entry.run, self.room.placement
-        for asked in (run.resources, *run.alternatives):
-            request = placement.request(asked, run.sites)
-            for replicas in range(run.replicas, max(1, min(run.min_replicas or run.replicas, run.replicas)) - 1, -1):
-                choice = Entry(
-                    replace(run, resources=asked, alternatives=(), replicas=replicas),
-                    entry.account,
-                    self.tree.need(request, replicas),
-                    entry.kind,
-                    entry.shape,
-                )
-                if gate(choice, self.tree) is None:
-                    yield choice
-                    break
+        """Give the run with each of its requests, of an elastic gang with as many replicas, as its shares may hold."""
+        for asked, replicas in _asks(entry.run):
+            choices = (self._choice(entry, asked, count) for count in replicas)
+            found = next((choice for choice in choices if gate(choice, self.tree) is None), None)
+            if found is not None:
+                yield found
+
+    def _least(self, entry: Entry) -> Iterator[Entry]:
+        """Give the run with each of its requests, of an elastic gang with the fewest replicas, that some eviction could start."""
+        for asked, replicas in _asks(entry.run):
+            choice = self._choice(entry, asked, replicas[-1])
+            if not self._is_shut(choice):
+                yield choice
+
+    def _choice(self, entry: Entry, asked: Resources, replicas: int) -> Entry:
+        run = entry.run
+        if asked is run.resources and replicas == run.replicas and not run.alternatives and not run.min_replicas:
+            return entry
+        need = self.tree.need(self.room.placement.request(asked, run.sites), replicas)
+        least = min(run.min_replicas, replicas)
+        return replace(
+            entry, run=replace(run, resources=asked, alternatives=(), replicas=replicas, min_replicas=least), need=need
+        )
 
     def _start(self, entry: Entry) -> bool:
-        if gate(entry, self.tree) is not None:
-            return False
         run = entry.run
         closed = self.tree.closed_models(entry.account, entry.need)
         if closed:
@@ -141,10 +145,11 @@ class Cycle:
 
     def reserve(self, entry: Entry) -> None:
         """Keep the earliest places for a run that could not start, if nothing but room stands against it."""
-        if len(self.room.kept) >= self.snapshot.policy.backfill.reserved or gate(entry, self.tree) is not None:
+        if len(self.room.kept) >= self.snapshot.policy.backfill.reserved:
             return
-        if not self.tree.closed_models(entry.account, entry.need):
-            self.room.reserve(entry.run)
+        asks = [one.run.resources for one in self._choices(entry) if not self.tree.closed_models(one.account, one.need)]
+        if asks:
+            self.room.reserve(entry.run, asks)
 
     def make_room(self, blocked: Sequence[Entry]) -> list[Entry]:
         """Stop runs for those blocked, the first first; return who still waits."""
@@ -158,11 +163,12 @@ class Cycle:
             alike = (entry.shape, entry.run.priority)
             kept = self.room.kept.get(entry.run.id)
             is_soon = kept is not None and kept.at_s <= SOON_S
-            if alike in failed or is_soon or entry.run.is_bursting or self._is_shut(entry):
+            choices = () if alike in failed or is_soon or entry.run.is_bursting else tuple(self._least(entry))
+            if not choices:
                 left.append(entry)
                 continue
             tried += 1
-            cleared = evictions.clear(entry)
+            cleared = next((found for one in choices if (found := evictions.clear(one)) is not None), None)
             if cleared is None:
                 failed.add(alike)
                 left.append(entry)
@@ -211,13 +217,16 @@ class Cycle:
 
     def _started(self, entry: Entry, places: tuple[Place, ...], *, rule: str) -> None:
         run = entry.run
-        amounts = self.tree.granted((place.node, place.granted) for place in places)
+        amounts = self._amounts(places)
         self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
         self.tree.serve(entry.account, self.snapshot.now.timestamp() + len(self.starts) * 1e-6)  # the next of equals is another
         self.starts.append(Decision(run=run.id, kind=DecisionKind.START, version=run.version, places=places, rule=rule))
         self.placed.append((run.owner, places))
         self.room.started(as_placed(run, places, self.snapshot))
         self.room.relay(entry.account)
+
+    def _amounts(self, places: Iterable[Place]) -> list[int]:
+        return self.tree.granted((place.node, place.granted) for place in places)
 
     def _is_shut(self, entry: Entry) -> bool:
         """Say whether no eviction could let the run start."""
@@ -229,7 +238,7 @@ class Cycle:
 
     def _nominate(self, entry: Entry, places: Sequence[Place], *, rule: str) -> None:
         run = entry.run
-        amounts = self.tree.granted((place.node, place.granted) for place in places)
+        amounts = self._amounts(places)
         self.tree.charge(entry.account, amounts, is_pinned=not run.is_preemptible)
         nodes = sorted({place.node for place in places})
         reason = Reason(
@@ -297,3 +306,9 @@ def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) ->
         share=run.share,
         estimate_s=run.estimate_s,
     )
+
+
+def _asks(run: WaitingRun) -> Iterator[tuple[Resources, range]]:
+    """Give what a run asks for, the first choice first, with the numbers of replicas that would do, the most first."""
+    least = max(1, min(run.min_replicas or run.replicas, run.replicas))
+    return ((asked, range(run.replicas, least - 1, -1)) for asked in (run.resources, *run.alternatives))

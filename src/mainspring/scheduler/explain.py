@@ -182,6 +182,8 @@ class Explainer:
             if windows and (not kept_by or self._fits(request, candidates, windows, same) < replicas):
                 kept_by = windows
             return _Fleet(None, kept_by=tuple(kept_by))
+        if same and (apart := self._fits(request, candidates, (), "")) >= replicas:
+            return _Fleet(_split(request, replicas, fits, apart, same))
         if fits:
             return _Fleet(
                 Reason(
@@ -269,6 +271,16 @@ class Explainer:
             amounts = {name: int(-gap) for gap, name in owed}
             self._unfair_to[key] = _fair(account, unit, amounts, count, scarce, self._tree)
         return self._unfair_to[key]
+
+
+def _split(request: Request, replicas: int, fits: int, apart: int, same: str) -> Reason:
+    one = "machine" if same == "node" else same
+    return Reason(
+        code=ReasonCode.TOPOLOGY,
+        sentence=f"Waits for {replicas} replicas of {request.asked.show()} on one {one}: {apart} would fit now, but at most "
+        f"{fits} of them on the same {one}.",
+        facts={"replicas": replicas, "fit": fits, "apart": apart, "same": same},
+    )
 
 
 def _fair(account: Account, unit: int, owed: dict[str, int], count: int, scarce: Reason, tree: Tree) -> Reason:

@@ -344,7 +344,7 @@ class Measure:
                 model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
                 if model is not None:
                     amounts[model] = amounts[GPU]
-        return Need(tuple(amounts), tuple(place for place, amount in enumerate(amounts) if amount))
+        return needed(amounts)
 
     def _models(self, node: str) -> dict[int, int]:
         """Return the place of each device's model among the units, by the device's index."""
@@ -356,6 +356,11 @@ class Measure:
             found = {one.index: index["gpu:" + one.model.casefold()] for one in devices}
             self._columns[node] = found
         return found
+
+
+def needed(amounts: Sequence[int]) -> Need:
+    """Return these amounts as what a run takes."""
+    return Need(tuple(amounts), tuple(place for place, amount in enumerate(amounts) if amount))
 
 
 def units_of(cluster: Cluster) -> Units:
