@@ -476,7 +476,7 @@ class TestFlavours:
         monkeypatch.setattr(api, "MICROK8S", Path(kubernetes.kubeconfig("team", "default")))
         assert find_place({}).url == kubernetes.url
         monkeypatch.setattr(api, "MICROK8S", tmp_path / "none")
-        with pytest.raises(CredentialsError, match="No Kubernetes cluster"):
+        with pytest.raises(CredentialsError, match="no Kubernetes cluster"):
             find_place({})
 
 

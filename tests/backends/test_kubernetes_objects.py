@@ -59,6 +59,18 @@ class TestMany:
             kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
 
 
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+@pytest.mark.xdist_group("kubernetes")
+def test_a_registered_cluster_stays_where_it_was_found(kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes the current context, or starts the server without KUBECONFIG, moves no runs."""
+    monkeypatch.setenv("KUBECONFIG", kubernetes.kubeconfig("admin", "default"))
+    cluster = Cluster(id="k", name="k", backend="kubernetes")
+    assert KubernetesBackend(cluster, tmp_path, "inst").probe().is_ready
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert KubernetesBackend(cluster, tmp_path, "inst").inventory().nodes
+
+
 def idle_pod(number: int) -> dict[str, object]:
     """Return a pod of ours that no node takes."""
     marks = {"mainspring/installation": "inst-many", "mainspring/attempt": f"att-{number}", "mainspring/replica": "0"}

@@ -31,12 +31,16 @@ Json = dict[str, object]
 
 
 class Place(NamedTuple):
-    """Where the API is: its address, the name of the context that told so, the name space, and how to log in."""
+    """Where the API is: its address, the name of the context that told so, the name space, and how to log in.
+
+    `source` is the kubeconfig that has the context; empty inside a pod.
+    """
 
     url: str
     context: str
     namespace: str
     config: SingleConfig
+    source: str = ""
 
 
 class MissingError(Exception):
@@ -65,14 +69,16 @@ def find_place(config: Mapping[str, object], service_account: Path = SERVICE_ACC
     except (ConfigError, KeyError, OSError, ValueError, msgspec.ValidationError) as wrong:
         told = f"there is no {wrong}" if isinstance(wrong, KeyError) else wrong
         raise CredentialsError(
-            f"No Kubernetes cluster can be found: {told}.", hint="See which there are: kubectl config get-contexts"
+            f"The server finds no Kubernetes cluster: {told}.",
+            hint="Name it: mainspring cluster add kubernetes --kubeconfig FILE --context NAME",
         ) from wrong
     namespace = str(config.get("namespace") or "") or found.namespace
     user = found.user or User()
     if user.exec is not None and str(user.exec.apiVersion).endswith("/v1"):
         plugin = msgspec.structs.replace(user.exec, apiVersion="client.authentication.k8s.io/v1beta1")  # answers alike
         user = msgspec.structs.replace(user, exec=plugin)
-    return Place(str(found.cluster.server), str(found.context_name), namespace, found._replace(user=user))
+    source = str(found.fname.absolute()) if found.fname is not None else ""
+    return Place(str(found.cluster.server), str(found.context_name), namespace, found._replace(user=user), source)
 
 
 def _kubeconfig(path: str, service_account: Path, *, is_named: bool) -> KubeConfig:

@@ -8,6 +8,7 @@ end; how it ended, Kubernetes knows better (out of memory, killed, evicted).
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import cast
 import yaml  # type: ignore[import-untyped]  # lightkube brings it
 
 from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
-from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, find_place
+from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, Place, find_place
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
 from mainspring.backends.kubernetes.watch import Watch
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, hears_ends=True, needs_network=True)
 NODES_S = 10.0  # how old what is known of nodes may be when pods are judged
 DRAIN_S = 30  # what a runner that only tells the end has left after a stop's grace
+PLACE = "place.json"
 ALIVE = "status.phase!=Succeeded,status.phase!=Failed"
 
 
@@ -192,6 +194,8 @@ class KubernetesBackend:
         elif not any(manifests.HOSTNAME in node.labels for node in found):
             text = "Nodes may not be read: the quota stands for all of them, and Kubernetes chooses the node."
             notices.append(Notice(text=text))
+        if found:
+            self._keep(api.place)
         facts = {"flavour": self._found_flavour(api).name, "context": api.place.context, "name space": namespace}
         return Probe(is_ready=bool(found), version=str(told.get("gitVersion")), notices=tuple(notices), facts=facts)
 
@@ -348,8 +352,23 @@ class KubernetesBackend:
     def _door(self) -> Api:
         with self._lock:
             if self._api is None:
-                self._api = Api(find_place(self.cluster.config))
+                self._api = Api(find_place({**self.cluster.config, **self._kept()}))
             return self._api
+
+    def _kept(self) -> dict[str, str]:
+        """Return the kubeconfig and the context that were found when the cluster was registered, if they were.
+
+        A person's current context changes; where runs are does not.
+        """
+        try:
+            told = json.loads((self.folder / PLACE).read_text())
+        except (OSError, ValueError):
+            return {}
+        return {key: told[key] for key in ("kubeconfig", "context")}
+
+    def _keep(self, place: Place) -> None:
+        if place.source and not (self.folder / PLACE).exists():
+            (self.folder / PLACE).write_text(json.dumps({"kubeconfig": place.source, "context": place.context}))
 
     def _space(self) -> str:
         return f"/api/v1/namespaces/{self._door().place.namespace}"
