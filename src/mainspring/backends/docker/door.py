@@ -17,6 +17,11 @@ from mainspring.core.errors import BackendError, CredentialsError, LaunchError, 
 ANSWER_S = 10.0
 PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
+_PLAINLY = {
+    "FileNotFoundError": "there is no such socket.",
+    "Connection refused": "nobody listens there.",
+    "timed out": f"it took longer than {ANSWER_S:g} s.",
+}
 
 
 class MissingLibraryError(UnreachableError):
@@ -194,7 +199,8 @@ class Door:
 
     def _unreachable(self, text: str) -> UnreachableError:
         start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
-        return UnreachableError(f"{self.program} at {self.host} does not answer: {_short(text)}", hint=f"Is it running? {start}")
+        why = next((plain for word, plain in _PLAINLY.items() if word in text), _short(text))
+        return UnreachableError(f"{self.program} at {self.host} does not answer: {why}", hint=f"Is it running? {start}")
 
 
 def login(user: str, password: str) -> Mapping[str, str] | None:

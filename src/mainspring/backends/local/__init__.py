@@ -1,5 +1,5 @@
 """This machine as a cluster: process groups, cgroups where permitted, real or declared GPUs."""
 
-from mainspring.backends.local.backend import create
+from mainspring.backends.local.backend import ENGINE, create
 
-__all__ = ["create"]
+__all__ = ["ENGINE", "create"]

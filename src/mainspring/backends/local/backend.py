@@ -27,6 +27,7 @@ from mainspring.backends.local.forks import UNKNOWN, Child, Forks
 from mainspring.backends.local.inventory import this_node
 from mainspring.core.backend import (
     Capabilities,
+    Engine,
     ExitRecord,
     Handle,
     Inventory,
@@ -267,6 +268,9 @@ class LocalBackend:
         """Return the groups as they were at the launch: a server that was started elsewhere makes new ones elsewhere."""
         told = processes.read_record(_folder(handle) / "launch.json").get("cgroups")
         return tuple(Path(group) for group in told if isinstance(group, str)) if isinstance(told, list) else ()
+
+
+ENGINE = Engine(create=create, help="The machine of the server; it is registered by itself.")
 
 
 def _passed_on() -> dict[str, str]:
