@@ -65,6 +65,7 @@ def main() -> None:
     truth = philly.read_jobs([int(month) for month in given.months.split(",")])
     noisy = [with_noise(truth, seed) for seed in seeds]
     conditions: dict[str, object] = {"months": given.months, "jobs": len(truth), "seeds": given.seeds}
+    bench = f"queueing, months {given.months}"
     base: float | None = None
     alone: list[Sequence[Done]] = []
     for name in given.policies.split(","):
@@ -78,16 +79,16 @@ def main() -> None:
         means = [one.mean_s for one in found]
         told = {**conditions, "seconds": round(perf_counter() - began), "sd": round(pstdev(means), 1)}
         told |= {"p50": round(found[0].p50_s), "p90": round(found[0].p90_s), "p99": round(found[0].p99_s)}
-        report("queueing", f"{name}, mean wait", fmean(means), "s", conditions=told | {"jct": round(found[0].completion_s)})
+        report(bench, f"{name}, mean wait", fmean(means), "s", conditions=told | {"jct": round(found[0].completion_s)})
         if name == "fifo":
             base = means[0]
         elif base is not None:
             gain = base / fmean(means)
-            report("queueing", f"fifo / {name}", gain, "x", peer="Helios", peer_value=PUBLISHED.get(name), conditions=conditions)
+            report(bench, f"fifo / {name}", gain, "x", peer="Helios", peer_value=PUBLISHED.get(name), conditions=conditions)
         if name == "alone":
             alone = histories
         if name == "pooled":
-            costs(histories, alone, conditions)
+            costs(bench, histories, alone, conditions)
 
 
 def run(name: str, jobs: Sequence[Job], keep: Path | None = None) -> Sequence[Done]:
@@ -130,18 +131,20 @@ def kept(path: Path | None, jobs: Sequence[Job], play: Callable[[], Sequence[Don
     return done
 
 
-def costs(histories: Sequence[Sequence[Done]], alone: Sequence[Sequence[Done]], conditions: dict[str, object]) -> None:
+def costs(
+    bench: str, histories: Sequence[Sequence[Done]], alone: Sequence[Sequence[Done]], conditions: dict[str, object]
+) -> None:
     """Report what the pool costs: work lost, and whoever would wait less without it."""
     done = histories[0]
     work = sum(one.job.duration_s * one.job.gpus for one in done)
     lost = sum(one.lost_s * one.job.gpus for one in done) / work
     told = {**conditions, "evictions": sum(one.evictions for one in done)}
-    report("queueing", "pooled, GPU-hours lost", 100 * lost, "%", conditions=told)
+    report(bench, "pooled, GPU-hours lost", 100 * lost, "%", conditions=told)
     if alone:
         pooled, own = waits_by_share(done), waits_by_share(alone[0])
         worse = worse_than_alone(pooled, own)
         told = {**conditions, "worse": " ".join(f"{one} {pooled[one].mean_s:.0f}>{own[one].mean_s:.0f}" for one in worse)}
-        report("queueing", "virtual clusters worse than alone", float(len(worse)), "of 11", conditions=told)
+        report(bench, "virtual clusters worse than alone", float(len(worse)), "of 11", conditions=told)
 
 
 if __name__ == "__main__":
