@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import outputs, process, setup
+from . import outputs, peers, process, setup
 from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import DamagedError, send
 from .checkpoints import LIMIT_BYTES, Checkpoints
@@ -153,7 +153,6 @@ class Agent:
         """Wait until every member of the gang has told where it is; return whether that came before a stop."""
         if int(work.get("world_size", 1)) < 2 or work["spec"].get("kind") == "serving":
             return True
-        from . import peers  # most runs are alone
 
         mine = int(self._launch.get("replica", 0))
         self._link.tell(address=peers.my_address(self._launch))
