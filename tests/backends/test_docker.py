@@ -12,10 +12,12 @@ from engines.docker import BARE_IMAGE, IMAGE
 
 from mainspring.backends.docker import ENGINE, PODMAN
 from mainspring.backends.docker.backend import DockerBackend
-from mainspring.backends.docker.container import make_handle
-from mainspring.core.backend import Backend, ObservedState
+from mainspring.backends.docker.container import device_env, host_config, make_handle, wishes_of
+from mainspring.core.backend import Backend, LaunchRequest, ObservedState
 from mainspring.core.errors import LaunchError
-from mainspring.core.records import Cluster
+from mainspring.core.ids import AttemptId, RunId
+from mainspring.core.records import Cluster, Node
+from mainspring.core.resources import Device, DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
@@ -104,3 +106,35 @@ class TestPodman(Containers):
     @pytest.fixture
     def backend(self, podman_engine: Any, tmp_path: Path) -> DockerBackend:
         return make(podman_engine, tmp_path)
+
+
+@pytest.mark.parametrize("is_cdi", [False, True])
+def test_real_devices_are_asked_for_exactly_and_declared_ones_are_not(tmp_path: Path, is_cdi: bool) -> None:
+    real = tuple(Device(index=number, uuid=f"GPU-{number}") for number in range(4))
+    node = Node(id="n", cluster="c", name="n", cpu_milli=1000, memory_bytes=1, devices=real)
+    granted = Granted(
+        cpu_milli=2000, memory_bytes=1, devices=(DeviceShare(index=1, milli=1000), DeviceShare(index=3, milli=1000))
+    )
+    request = LaunchRequest(
+        installation="i", attempt=AttemptId("a"), run=RunId("r"), replica=0, node=node, granted=granted, server_url="", token=""
+    )
+    asked = host_config(request, wishes_of({}, {}), network="host", cpus=1, volume="v", is_cdi=is_cdi)
+    names = ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=GPU-3"] if is_cdi else ["GPU-1", "GPU-3"]
+    assert asked["device_requests"][0]["DeviceIDs"] == names
+    assert asked["cpu_quota"] == 100_000, "more than the machine has cannot be granted"
+    assert device_env(node, [1, 3])["CUDA_VISIBLE_DEVICES"] == "0,1", "inside they are numbered anew"
+    declared = dataclasses.replace(node, devices=tuple(dataclasses.replace(one, declared=True) for one in real))
+    declared_request = dataclasses.replace(request, node=declared)
+    assert "device_requests" not in host_config(declared_request, wishes_of({}, {}), network="host", cpus=1, volume="v")
+    assert device_env(declared, [1, 3])["CUDA_VISIBLE_DEVICES"] == "1,3"
+
+
+@pytest.mark.parametrize("word", ["relative:/there", "/here", "/here:there", "/here:/there:x", "/a:/b:ro:z"])
+def test_a_mount_that_is_none_is_refused(word: str) -> None:
+    node = Node(id="n", cluster="c", name="n", cpu_milli=1, memory_bytes=1)
+    granted = Granted(cpu_milli=1, memory_bytes=1)
+    request = LaunchRequest(
+        installation="i", attempt=AttemptId("a"), run=RunId("r"), replica=0, node=node, granted=granted, server_url="", token=""
+    )
+    with pytest.raises(LaunchError, match="Mount"):
+        host_config(request, wishes_of({"mounts": [word]}, {}), network="host", cpus=1, volume="v")

@@ -13,12 +13,12 @@ from typing import cast
 
 import pytest
 
+from mainspring.backends.devices import parse_devices
 from mainspring.backends.grants import granted_env
 from mainspring.backends.local import create
 from mainspring.backends.local.backend import LocalBackend
 from mainspring.backends.local.cgroups import find, own, remove
 from mainspring.backends.local.forks import Forks
-from mainspring.backends.local.inventory import parse_devices
 from mainspring.backends.local.processes import boot_id, is_alive, start_time
 from mainspring.core.backend import ObservedState
 from mainspring.core.errors import LaunchError

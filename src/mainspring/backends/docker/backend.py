@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mainspring.backends.deadlines import Deadlines
+from mainspring.backends.devices import nvidia_devices
 from mainspring.backends.docker import container
 from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, login, pack
 from mainspring.backends.docker.images import Images, Pull, digest_of
@@ -48,6 +49,11 @@ ROOT = (0, 0)
 NO_MEMORY = "It used more memory than it was given."
 SHARED = "It may use the whole machine, which the cluster local counts too: give it a part of its own."
 _PLAIN = re.compile(r"[^a-zA-Z0-9_.-]")
+NO_DEVICES = "It cannot hand the GPUs of this machine to containers."
+_CONFIGURE = {
+    "docker": "runtime configure --runtime=docker && sudo systemctl restart docker",
+    "podman": "cdi generate --output=/etc/cdi/nvidia.yaml",
+}
 Key = tuple[AttemptId, int]
 
 
@@ -239,6 +245,7 @@ class DockerBackend:
             network=network,
             cpus=int(self._told().get("NCPU") or 1),
             volume=self._cache_of(wishes.user, found),
+            is_cdi=self.door.program == "podman" or _has_cdi(),
         )
         env = {"MAINSPRING_INSTALLATION": self.installation, "MAINSPRING_ATTEMPT": request.attempt}
         fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
@@ -342,7 +349,14 @@ class DockerBackend:
     def _devices(self) -> tuple[Device, ...]:
         config = self.cluster.config
         count = int(str(config.get("gpus") or 0))
+        if not count:
+            return nvidia_devices() if self.door.is_here and self._gives_devices() else ()
         return tuple(Device(index=n, model=str(config.get("gpu_model") or "gpu"), declared=True) for n in range(count))
+
+    def _gives_devices(self) -> bool:
+        """Say whether the engine can hand NVIDIA devices to containers: by its runtime, or by CDI."""
+        told = self._told()
+        return "nvidia" in (told.get("Runtimes") or {}) or bool(told.get("DiscoveredDevices")) or _has_cdi()
 
     def _free_disk(self, info: Mapping[str, Any]) -> int:
         place = str(info.get("DockerRootDir") or "")
@@ -353,6 +367,8 @@ class DockerBackend:
         found = []
         if self.door.is_here and not (self.cluster.config.get("cpus") and self.cluster.config.get("memory")):
             found.append(Notice(text=SHARED, command=f"mainspring cluster add {self.door.program} --cpus 4 --memory 8GiB"))
+        if self.door.is_here and not self.cluster.config.get("gpus") and nvidia_devices() and not self._gives_devices():
+            found.append(Notice(text=NO_DEVICES, command=f"sudo nvidia-ctk {_CONFIGURE[self.door.program]}"))
         found += [Notice(text=str(word)) for word in info.get("Warnings") or () if "limit" in str(word)]
         return found
 
@@ -370,6 +386,10 @@ class DockerBackend:
     def _lock_of(self, key: Key) -> threading.Lock:
         with self._lock:
             return self._locks.setdefault(key, threading.Lock())
+
+
+def _has_cdi() -> bool:
+    return any(Path(folder, "nvidia.yaml").exists() for folder in ("/etc/cdi", "/var/run/cdi"))
 
 
 def _state(told: Mapping[str, Any]) -> str:

@@ -87,8 +87,13 @@ def make_handle(attempt: AttemptId, replica: int) -> Handle:
     return Handle(attempt=attempt, replica=replica, data={"container": name_of(attempt, replica)})
 
 
-def host_config(request: LaunchRequest, wishes: Wishes, *, network: str, cpus: int, volume: str) -> dict[str, Any]:
-    """Return the engine's side of a container. `cpus` are those of the machine: more cannot be granted."""
+def host_config(
+    request: LaunchRequest, wishes: Wishes, *, network: str, cpus: int, volume: str, is_cdi: bool = False
+) -> dict[str, Any]:
+    """Return the engine's side of a container. `cpus` are those of the machine: more cannot be granted.
+
+    Real devices are asked for by their names of CDI where the machine has those, else of NVIDIA's runtime.
+    """
     granted = request.granted
     found: dict[str, Any] = {
         "network_mode": network,
@@ -106,7 +111,9 @@ def host_config(request: LaunchRequest, wishes: Wishes, *, network: str, cpus: i
     if wishes.runtime:
         found["runtime"] = wishes.runtime
     devices = real_devices(request.node, [share.index for share in granted.devices])
-    if devices:
+    if devices and is_cdi:
+        found["device_requests"] = [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={one}" for one in devices]}]
+    elif devices:
         found["device_requests"] = [{"Driver": "nvidia", "DeviceIDs": devices, "Capabilities": [["gpu"]]}]
     return found
 

@@ -6,9 +6,9 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
+from mainspring.backends.devices import nvidia_devices
 from mainspring.backends.local import cgroups
 from mainspring.core.records import Cluster, Node
 from mainspring.core.resources import Device
@@ -34,33 +34,7 @@ def _devices(cluster: Cluster) -> tuple[Device, ...]:
     if count:
         model, memory = str(cluster.config.get("gpu_model") or "gpu"), int(_number(cluster, "gpu_memory_bytes"))
         return tuple(Device(index=n, model=model, memory_bytes=memory, declared=True) for n in range(count))
-    return _nvidia()
-
-
-def _nvidia() -> tuple[Device, ...]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_devices(told)
-
-
-def parse_devices(told: str) -> tuple[Device, ...]:
-    """Return the devices of nvidia-smi's lines `index, uuid, name, MiB`; a line that says something else is no device.
-
-    A device without memory of its own (it shares the machine's) is listed with 0 bytes.
-    """
-    found = []
-    for line in told.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4 and parts[0].isdecimal():
-            memory = int(parts[3]) << 20 if parts[3].isdecimal() else 0
-            found.append(Device(index=int(parts[0]), uuid=parts[1], model=parts[2], memory_bytes=memory))
-    return tuple(found)
+    return nvidia_devices()
 
 
 def _cpu_milli() -> int:
