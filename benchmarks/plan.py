@@ -54,15 +54,18 @@ def measure(scorer: str, nodes: int, count: int, distinct: int) -> None:
     gangs = tuple(_run(number, asked, replicas=9) for number in range(count // 10))
     _timed(f"{scorer}: {len(gangs)} gangs of 9 wait", replace(empty, waiting=gangs), 1)
     _replan(f"{scorer}: one more run", full, [_run(10**6 + one, draw.choice(kinds)) for one in range(REPLANS)])
-    at_rest = full
-    for number in range(10):
-        many = tuple(_run(10**7 + number * count * 2 + one, draw.choice(kinds)) for one in range(count * 2))
-        at_rest = replace(at_rest, waiting=(*at_rest.waiting, *many))
-        at_rest = scheduler.apply_plan(at_rest, scheduler.plan(at_rest))
-        if len(at_rest.waiting) >= count:
-            break
-    at_rest = replace(at_rest, waiting=at_rest.waiting[:count])
+    at_rest = _at_rest(full, count, [_run(10**7 + one, draw.choice(kinds)) for one in range(6 * count)])
     _replan(f"{scorer}: one more run, {count} wait", at_rest, [_run(10**6 + one, draw.choice(kinds)) for one in range(REPLANS)])
+
+
+def _at_rest(world: Snapshot, count: int, more: Sequence[WaitingRun]) -> Snapshot:
+    """Return the world when nothing that is submitted starts any more, with `count` runs that wait."""
+    world = replace(world, waiting=(*world.waiting, *more))
+    while True:
+        plan = scheduler.plan(world)
+        if not any(one.kind is DecisionKind.START for one in plan.decisions):
+            return replace(world, waiting=world.waiting[:count])
+        world = scheduler.apply_plan(world, plan)
 
 
 def _replan(metric: str, start: Snapshot, arrivals: Sequence[WaitingRun]) -> None:

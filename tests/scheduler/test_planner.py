@@ -19,6 +19,7 @@ from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import DecisionKind, Snapshot, Typical
 from mainspring.scheduler import Planner, apply_plan, fingerprint, plan
+from mainspring.scheduler.reading import Reading, read
 
 STEPS = 12
 WAITS = frozenset({DecisionKind.WAIT})
@@ -30,6 +31,8 @@ WAITS = frozenset({DecisionKind.WAIT})
 def test_planning_again_is_planning_cold(worlds: SearchStrategy[Snapshot], data: st.DataObject) -> None:
     """Same decisions, reasons and fingerprint; without explanations the same decisions but for who waits."""
     world, other, dice = data.draw(worlds), data.draw(worlds), Random(data.draw(st.integers(0, 2**32)))
+    if dice.random() < 0.5:
+        world = replace(world, policy=replace(world.policy, scorer="fill"))  # it looks at what is typical
     planner, silent = Planner(), Planner(explains=False)
     for step in range(STEPS):
         cold, again, untold = plan(world), planner.plan(world), silent.plan(world)
@@ -87,6 +90,19 @@ def test_after_an_error_all_is_read_anew(worlds_by_seed: Callable[[int], Snapsho
     assert planner.plan(world) == plan(world)
 
 
+def test_what_is_typical_is_counted_down(worlds_by_seed: Callable[[int], Snapshot]) -> None:
+    """Runs that are gone are typical no more."""
+    for world in (one for seed in range(60) if (one := worlds_by_seed(seed)).placed):
+        fewer = replace(world, placed=world.placed[1:], waiting=world.waiting[1:])
+        reading = Reading()
+        reading.read(world)
+        kept, cold = reading.read(fewer).placement.demand, read(fewer).placement.demand
+        assert ([one.key for one in kept.requests], kept.parts.tolist()) == (
+            [one.key for one in cold.requests],
+            cold.parts.tolist(),
+        )
+
+
 def _arrive(world: Snapshot, other: Snapshot, dice: Random, step: int) -> Snapshot:
     new = replace(dice.choice(other.waiting), id=RunId(f"run_new{step}_{dice.random()}"), seq=1000 + step)
     places = dice.choice(world.placed).places if world.placed and dice.random() < 0.2 else ()
@@ -98,6 +114,7 @@ def _arrive(world: Snapshot, other: Snapshot, dice: Random, step: int) -> Snapsh
         {"is_held": True},
         {"not_before": world.now + timedelta(seconds=30)},
         {"resources": Resources(cpu_milli=10, gpu_memory_bytes=4 * 2**30)},
+        {"resources": Resources(cpu_milli=10, labels={"zone": "a"})},
         {"avoid": tuple(node.id for node in world.nodes[:1])},
         {"data_on": tuple(node.id for node in world.nodes[-1:]), "data_bytes": 2**34},
     ]
