@@ -138,3 +138,12 @@ def test_a_mount_that_is_none_is_refused(word: str) -> None:
     )
     with pytest.raises(LaunchError, match="Mount"):
         host_config(request, wishes_of({"mounts": [word]}, {}), network="host", cpus=1, volume="v")
+
+
+def test_what_the_administrator_set_stands() -> None:
+    assert wishes_of({"user": "1234"}, {}).user == "1234"
+    for name, value in (("user", "0:0"), ("network", "host")):
+        with pytest.raises(LaunchError, match="administrator"):
+            wishes_of({"user": "1234", "network": "bridge"}, {name: value})
+    with pytest.raises(LaunchError, match="without any network"):
+        wishes_of({}, {"network": "none"})

@@ -18,6 +18,7 @@ CACHE = "/mainspring/cache"
 LABEL = "mainspring.installation"
 PERIOD_US = 100_000
 MIN_MEMORY_BYTES = 6 << 20  # less is refused by the engines
+GUARDED = ("network", "user")  # what the administrator says of these keeps runs apart from the machine
 OVERRIDES = ("network", "shm_size", "ulimits", "user")
 _ULIMIT = re.compile(r"^([a-z]+)=(-?\d+)(?::(-?\d+))?\Z")
 _USER = re.compile(r"^\d+(:\d+)?\Z")
@@ -40,6 +41,8 @@ def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object]) -> 
     for name in overrides:
         if name not in OVERRIDES:
             raise LaunchError(f"There is no override docker.{name}; there are {', '.join(OVERRIDES)}.")
+        if name in GUARDED and config.get(name):
+            raise LaunchError(f"This cluster's administrator has set {name}: a run cannot override it.")
     asked = {**{name: config.get(name) for name in Wishes.__dataclass_fields__}, **overrides}
     found = Wishes(
         network=str(asked["network"] or ""),
@@ -51,6 +54,8 @@ def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object]) -> 
     )
     if found.user and _USER.match(found.user) is None:
         raise LaunchError(f"User {found.user!r} is not UID or UID:GID in numbers.")
+    if found.network == "none":
+        raise LaunchError("A run without any network cannot reach the server, and so cannot tell how it ended.")
     if found.network.startswith("container:"):
         raise LaunchError("A run cannot join the network of another container.")
     return found
