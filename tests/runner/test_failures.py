@@ -156,6 +156,36 @@ def test_a_second_runner_of_one_folder_leaves_at_once(site: Any, server: Any, un
     assert server.log == SPOKEN
 
 
+def test_where_the_engine_tells_ends_the_next_runner_sends_what_is_left_and_tells_none(
+    site: Any, server: Any, until: Any, tmp_path: Path
+) -> None:
+    """A runner whose folder outlives it in a pod: why the one before died, the engine knows."""
+    launch = {**site.read("launch.json"), "engine_tells_end": True, "exit_copy": str(tmp_path / "last-word")}
+    (site.root / "launch.json").write_text(json.dumps(launch))
+    site.python_code("import time\nprint('begun', flush=True)\ntime.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    runner.kill()
+    runner.wait()
+    (site.root / "spool" / "log").open("ab").write(b"more")
+    assert site.run() == 0
+    assert (server.log, server.exit) == (b"begun\nmore", None)
+    assert not (tmp_path / "last-word").exists()
+
+
+def test_the_outcome_is_left_where_the_engine_shows_it(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    """And a stop that comes from the engine alone has the cause that the backend named."""
+    more = {"engine_tells_end": True, "exit_copy": str(tmp_path / "last-word"), "term_cause": "preempted"}
+    (site.root / "launch.json").write_text(json.dumps({**site.read("launch.json"), **more}))
+    site.python_code("import time; print('up', flush=True); time.sleep(600)")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    runner.terminate()
+    assert runner.wait(10) == 0
+    assert server.exit["cause"] == "preempted"
+    assert json.loads((tmp_path / "last-word").read_text())["outcome"]["cause"] == "preempted"
+
+
 def test_after_the_runners_death_the_next_one_drains_and_begins_nothing(site: Any, server: Any, until: Any) -> None:
     code = "import time, os\nprint('begun', os.getpid(), flush=True)\nopen(os.environ['L'], 'a').write('x')\ntime.sleep(600)"
     site.python_code(code, env={"L": str(site.root / "ledger")})
