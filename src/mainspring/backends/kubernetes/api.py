@@ -16,12 +16,18 @@ from typing import NamedTuple, cast
 
 import httpx2
 import msgspec
-from lightkube.config.client_adapter import Client, ConnectionParams
-from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
-from lightkube.config.models import User
-from lightkube.core.exceptions import ConfigError
 
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
+
+try:
+    from lightkube.config.client_adapter import Client, ConnectionParams
+    from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
+    from lightkube.config.models import User
+    from lightkube.core.exceptions import ConfigError
+except ImportError:  # told where a cluster is looked for: the options of this kind can be read without
+    HAS_LIBRARY = False
+else:
+    HAS_LIBRARY = True
 
 TIMEOUT_S = 10.0
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -60,6 +66,10 @@ def find_place(config: Mapping[str, object], service_account: Path = SERVICE_ACC
 
     Raises CredentialsError when there is none.
     """
+    if not HAS_LIBRARY:
+        raise CredentialsError(
+            "The library for Kubernetes is not beside the server.", hint='pip install "mainspring[kubernetes]"'
+        )
     path = str(config.get("kubeconfig") or "")
     context = str(config.get("context") or "") or None
     try:

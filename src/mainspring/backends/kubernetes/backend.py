@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-import yaml  # type: ignore[import-untyped]  # lightkube brings it
-
 from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
 from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, Place, find_place
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
@@ -258,6 +256,8 @@ class KubernetesBackend:
         path = str(self.cluster.config.get("template") or "")
         if not path:
             return {}
+        import yaml  # type: ignore[import-untyped]  # lightkube brings it
+
         try:
             found = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError) as wrong:
