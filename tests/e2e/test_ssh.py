@@ -15,6 +15,38 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("ssh")]
 LOOP = ["sh", "-c", "n=0; while [ ! -e $HOME/go ]; do n=$((n+1)); echo line $n; sleep 0.1; done; echo done"]
 
+# as torch.distributed does it: the first one listens where all were told, the other one connects
+MEET = """
+import os, socket, time
+rank, place = os.environ["RANK"], (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+if rank == "0":
+    other, _ = socket.create_server(("", place[1])).accept()
+else:
+    while True:
+        try:
+            other = socket.create_connection(place, timeout=5)
+            break
+        except OSError:
+            time.sleep(0.05)
+other.sendall(rank.encode())
+words = ("of", os.environ["WORLD_SIZE"], "with gpus", os.environ["CUDA_VISIBLE_DEVICES"], "heard", other.recv(1).decode())
+print(os.uname().nodename, rank, *words)
+"""
+
+COUNT = """
+import os, pathlib, time
+import mainspring as ms
+state = pathlib.Path(ms.checkpoint_dir) / "state"
+begin = int(state.read_text()) if ms.is_resumed() else 0
+print("begins with", begin, "on", os.uname().nodename, flush=True)
+for step in range(begin, 1000):
+    with ms.writing_checkpoint() as folder:
+        (folder / "state").write_text(str(step + 1))
+    time.sleep(0.2)
+    if begin and step > begin + 3:
+        break
+"""
+
 
 @pytest.fixture
 def lab(fresh: Site, ssh_hosts: Any) -> Site:
@@ -104,14 +136,35 @@ def test_a_cut_link_is_unknown_until_it_is_healed(lab: Site, ssh_hosts: Any, unt
     assert (ended["state"], len(lab.attempts(run)), found) == ("succeeded", 1, list(range(1, len(found) + 1)))
 
 
+@pytest.mark.chaos
+def test_a_run_of_a_host_that_dies_goes_on_elsewhere_from_its_checkpoint(
+    fresh: Site, ssh_hosts: Any, until: Callable[..., Any]
+) -> None:
+    fresh.start("--cpus", "4", MAINSPRING_QUIET_BEAT_S="1", MAINSPRING_LOST_AFTER_S="3")
+    assert add(fresh, ssh_hosts, "bm1", "bm2").code == 0
+    run = fresh.submit(["python3", "-c", COUNT], resources={"cpu_milli": 100, "labels": {"cluster": "lab"}})
+    until(lambda: fresh.attempts(run) and fresh.log(run), "its begin")
+    first = fresh.log(run).split()[-1].decode()
+    until(lambda: fresh.attempts(run)[0]["checkpoint_at"], "a checkpoint on the server")
+    ssh_hosts.stop(first)
+    try:
+        ended = fresh.wait(run, timeout_s=90)
+    finally:
+        ssh_hosts.start(first)
+    told = [line.decode() for attempt in (1, 2) for line in fresh.log(run, attempt=attempt).splitlines()]
+    begun = [line for line in told if line.startswith("begins with")]
+    assert (ended["state"], len(fresh.attempts(run))) == ("succeeded", 2), told
+    assert begun[-1].split()[-1] != first
+    assert int(begun[-1].split()[2]) > 0
+
+
 def test_a_gang_over_two_hosts_finds_itself(lab: Site, ssh_hosts: Any) -> None:
     assert add(lab, ssh_hosts, "bm1", "bm2", gpus="2").code == 0
-    words = [
-        "sh",
-        "-c",
-        "echo $(hostname) $MAINSPRING_REPLICA of $MAINSPRING_WORLD_SIZE at $MASTER_ADDR, gpus $CUDA_VISIBLE_DEVICES",
-    ]
-    run = lab.submit(words, replicas=2, resources={"cpu_milli": 100, "gpu_milli": 2000, "labels": {"cluster": "lab"}})
-    assert lab.wait(run)["state"] == "succeeded"
-    told = lab.log(run).decode() + lab.log(run, replica=1).decode()
-    assert {"bm1", "bm2"} == {line.split()[0] for line in told.splitlines()}, told
+    run = lab.submit(
+        ["python3", "-c", MEET], replicas=2, resources={"cpu_milli": 100, "gpu_milli": 2000, "labels": {"cluster": "lab"}}
+    )
+    ended = lab.wait(run, timeout_s=60)
+    told = sorted((lab.log(run) + lab.log(run, replica=1)).decode().splitlines())
+    assert ended["state"] == "succeeded", told
+    assert {line.split()[0] for line in told} == {"bm1", "bm2"}
+    assert {" ".join(line.split()[1:]) for line in told} == {"0 of 2 with gpus 0,1 heard 1", "1 of 2 with gpus 0,1 heard 0"}
