@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -192,10 +193,11 @@ class TestFaults:
 
 class TestText:
     def test_jobs_are_read_whatever_their_name(self) -> None:
-        line = "17|PENDING||n2|4|2G|gres:gpu:h100:2|2026-01-02T03:04:05|gpus=0.3|Resources|a|b|c"
+        line = "17|PENDING||n2|4|2G|gres:gpu:h100:2|1767323045|gpus=0.3|Resources|a|b|c"
         (job,) = parse_jobs(f"garbage\n{line}\n")
         assert (job.name, job.gpus, job.memory_bytes, held_by(job)) == ("a|b|c", 2, 2 << 30, [0, 3])
         assert (job.lives(), job.runs(), job.reason) == (True, False, "Resources")
+        assert job.starts_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     @pytest.mark.parametrize(
         ("word", "models"),

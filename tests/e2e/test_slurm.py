@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -57,3 +58,19 @@ def test_a_cancelled_run_ends_its_job(hpc: Site, slurm: Any, until: Callable[...
     assert hpc.cli("cancel", run).code == 0
     assert hpc.wait(run, timeout_s=60)["state"] == "cancelled"
     until(lambda: run[-6:] not in slurm.run("squeue", "--noheader", "--format=%j %T"), "the end of the job")
+
+
+def test_what_slurm_lets_wait_is_told_with_slurms_own_start(hpc: Site, slurm: Any, until: Callable[..., Any]) -> None:
+    """Somebody's job has the node; ours was admitted before that was seen. `why` and the forecast have Slurm's word."""
+    late = ("--override", "slurm.sbatch=--begin=now+1hour")
+    held = hpc.cli("run", "--pool", "hpc", "-d", *late, "--json", "--", "sh", "-c", "echo never")
+    assert held.code == 0, held
+    run = json.loads(held.out)["id"]
+    until(lambda: "BeginTime" in hpc.cli("why", run).out, "Slurm's reason", timeout_s=40)
+    told = hpc.cli("why", run)
+    assert "hpc has not begun it yet: Slurm says BeginTime: it is not to begin before a certain time." in told.out, told
+    assert "Expected to start at" in told.out, told
+    assert "between" in hpc.cli("forecast", run).out
+    assert hpc.call("GET", f"/runs/{run}").json()["reason"]["code"] == "waiting_for_engine"
+    assert hpc.cli("cancel", run).code == 0
+    assert hpc.wait(run, timeout_s=60)["state"] == "cancelled"

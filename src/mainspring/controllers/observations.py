@@ -15,10 +15,11 @@ from typing import Protocol
 from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
-from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
+from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 from mainspring.core.records import Attempt, AttemptState, Cause, Node, NodeState, Outcome, Replica, Unadopted
 from mainspring.core.silence import patience_s
+from mainspring.core.waiting import kept_waiting
 from mainspring.services import attempts
 from mainspring.services.context import Context
 from mainspring.services.runs import said
@@ -51,6 +52,7 @@ class Observations:
     _looking: dict[str, float] = field(default_factory=dict)  # cluster: since when
     _relaunches: dict[Key, tuple[int, float]] = field(default_factory=dict)  # how often, and when the last time
     _unknown_since: dict[Key, float] = field(default_factory=dict)
+    _words: dict[Key, tuple[str, datetime | None]] = field(default_factory=dict)  # of engines that have not begun a replica
 
     def look(self, living: Sequence[Attempt], nodes: Mapping[str, Node]) -> bool:
         """Look at each replica of which too little is known; returns at once, True if there is one.
@@ -95,12 +97,15 @@ class Observations:
         for replica in attempt.replicas:
             self._relaunches.pop((attempt.id, replica.index), None)
             self._unknown_since.pop((attempt.id, replica.index), None)
+            self._words.pop((attempt.id, replica.index), None)
             self.greeted.discard((attempt.id, replica.index))
 
     def _is_suspect(self, attempt: Attempt, replica: Replica, now: datetime) -> bool:
         if self.fleet.hears_ends(attempt.cluster) or replica.ended_at is not None:
             return True
         quiet_s = (now - (replica.last_beat_at or attempt.launched_at or now)).total_seconds()
+        if replica.last_beat_at is None and quiet_s > STALE_S and self.fleet.places_itself(attempt.cluster):
+            return True  # its engine may keep it waiting: it is asked why
         return not 0 <= quiet_s <= self.ctx.settings.quiet_beat_s * 2 + STALE_S  # below: the clock was set back
 
     def _look_at(self, cluster: str, pairs: Pairs, nodes: Mapping[str, Node]) -> None:
@@ -128,12 +133,13 @@ class Observations:
             owned = {(one.attempt, one.replica): one for one in backend.owned()} if _has_bare(pairs) else {}
             handles = [_handle(*pair) if pair[1].handle else owned.get((pair[0].id, pair[1].index)) for pair in pairs]
             seen = iter(backend.observe([one for one in handles if one is not None]))
-            states = [ObservedState.GONE if one is None else next(seen).state for one in handles]
+            looks = [None if one is None else next(seen) for one in handles]
         except (UnreachableError, CredentialsError) as wrong:
             self.fleet.note(cluster, wrong.message)
             self._none_known(pairs)
             return
-        for (attempt, replica), handle, state in zip(pairs, handles, states, strict=True):
+        for (attempt, replica), handle, look in zip(pairs, handles, looks, strict=True):
+            state = look.state if look is not None else ObservedState.GONE
             if state is ObservedState.UNKNOWN:
                 self.unknown(attempt, replica)
                 continue
@@ -143,7 +149,8 @@ class Observations:
             self._known(attempt, replica)
             if handle is None:
                 continue  # never launched, as far as the engine knows: the attempts loop launches it, if it is wanted
-            if state is ObservedState.RUNNING:
+            if look is not None and state is ObservedState.RUNNING:
+                self._tell_waiting(attempt, replica, look)
                 self._greet(backend, attempt, replica, nodes)
             else:
                 self._gone(backend, attempt, replica, nodes)
@@ -181,6 +188,26 @@ class Observations:
             self.ctx.store.attempts.set_unknown(attempt.id, replica.index, None)
         if replica.ended_at is None:
             self._lost(attempt, replica, f"Node {replica.node} was declared dead.")
+
+    def _tell_waiting(self, attempt: Attempt, replica: Replica, look: Observation) -> None:
+        """Tell on the run why its engine has not begun it. What lasts a moment only, as the making of a container, is no news."""
+        key = (attempt.id, replica.index)
+        waited_s = (self.ctx.clock.now() - (attempt.launched_at or self.ctx.clock.now())).total_seconds()
+        words = "" if replica.last_beat_at is not None or waited_s < STALE_S else look.waiting
+        known = self._words.get(key)
+        if (known or ("", None)) == (words, look.expected_at if words else None):
+            return
+        if words:
+            self._words[key] = (words, look.expected_at)
+        else:
+            del self._words[key]
+            if replica.last_beat_at is not None:
+                return  # its first beat has cleared it
+        cluster = self.ctx.store.clusters.get(attempt.cluster)
+        named = cluster.name if cluster is not None else attempt.cluster
+        reason = kept_waiting(named, words, look.expected_at) if words else None
+        self.ctx.store.attempts.set_waiting(attempt.id, reason)
+        log.info("engine keeps a run waiting", extra={"attempt": attempt.id, "replica": replica.index, "is_over": not words})
 
     def _greet(self, backend: Backend, attempt: Attempt, replica: Replica, nodes: Mapping[str, Node]) -> None:
         """Tell a runner that an earlier process launched where this server is, once: launching again starts nothing."""

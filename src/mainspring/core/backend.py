@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -84,11 +85,17 @@ class ObservedState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen of one handle. `detail` is a sentence for people."""
+    """What was seen of one handle. `detail` is a sentence for people.
+
+    `waiting` is why an engine with a scheduler of its own has not begun it yet, in its words ("exceeded quota: ml"; empty: it
+    runs), and `expected_at` when it says that it will: `mainspring why` and the forecast show both.
+    """
 
     handle: Handle
     state: ObservedState
     detail: str = ""
+    waiting: str = ""
+    expected_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

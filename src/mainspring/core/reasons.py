@@ -32,6 +32,7 @@ class ReasonCode(StrEnum):
     BURSTING = "bursting"  # a machine was asked for it at a paid site
     BUDGET = "budget"  # a rented machine would be worth it, but for a budget
     TOPOLOGY = "topology"  # enough is free, but not on nodes that share the label asked for
+    WAITING_FOR_ENGINE = "waiting_for_engine"  # it was placed, and its engine's own scheduler has not begun it yet
     NODE_UNREACHABLE = "node_unreachable"  # protocol P4
     CLEANING_UP = "cleaning_up"  # the former attempt's end is not confirmed yet
 

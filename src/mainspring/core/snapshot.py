@@ -71,7 +71,7 @@ class PlacedRun:
 
     `checkpointed_at` is its last complete checkpoint (None: it has none, all its work would be lost). `is_stopping`:
     its end was asked for; what it holds comes free, but not yet. `resources`, `same`, `sites` and `submitted_at` are what
-    it asked for: with them it waits again when it was evicted.
+    it asked for: with them it waits again when it was evicted. `begins_at`: its engine has not begun it and expects to then.
     """
 
     id: RunId
@@ -91,6 +91,7 @@ class PlacedRun:
     estimate_s: float = 0.0
     checkpointed_at: datetime | None = None
     is_stopping: bool = False
+    begins_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -225,7 +225,10 @@ def _take_places(
     places = build_places(snapshot, samples)
     for placed in snapshot.placed:
         elapsed = max(0.0, (snapshot.now - placed.since).total_seconds())
-        places.hold(placed.places, _rest(rng, ratios, placed.estimate_s or UNKNOWN_S, elapsed, samples))
+        later = 0.0
+        if placed.begins_at is not None:  # it waits in its engine's queue: all of it is still to come
+            elapsed, later = 0.0, max(0.0, (placed.begins_at - snapshot.now).total_seconds())
+        places.hold(placed.places, later + _rest(rng, ratios, placed.estimate_s or UNKNOWN_S, elapsed, samples))
     places.seal()
     starts = np.full((len(order), samples), np.inf)
     for number, job in enumerate(order if upto is None else order[: upto + 1]):

@@ -17,6 +17,7 @@ from mainspring.core.records import Role, RunState
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import RunSpec
+from mainspring.core.waiting import expected_by_engine
 from mainspring.scheduler.forecast import Past, Sampled, by_run, recalibrated, sampled
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, get, make_run
@@ -30,8 +31,15 @@ SLACK = timedelta(seconds=1)  # nobody notices
 
 
 def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
-    """Return when a waiting run is expected to start. Raises StateError for a run that does not wait."""
+    """Return when a waiting run is expected to start: by the plan, or once it was placed by its engine's own word.
+
+    Raises StateError for a run that does not wait.
+    """
     run = get(ctx, actor, ref)
+    begins_at = expected_by_engine(run.reason) if run.state is RunState.RUNNING else None
+    if begins_at is not None:  # placed, and waiting in its engine's own queue: who runs that queue knows best
+        at = max(begins_at, ctx.clock.now())
+        return Forecast(earliest=ctx.clock.now(), median=at, latest=at)
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.name} does not wait: it is {run.state}.", hint=f"mainspring why {run.id}")
     found = _sample(ctx).forecast(run.id, calibration(ctx).asked)

@@ -30,6 +30,7 @@ from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
 from mainspring.core.units import show_seconds
+from mainspring.core.waiting import expected_by_engine
 from mainspring.core.whys import Why
 from mainspring.plugins import reach
 from mainspring.services import caching, plans
@@ -258,7 +259,7 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "ahead": _told(ctx, actor, *found) if found is not None else [],
         "ahead_count": line.position - 1 if line is not None else 0,
         "waiting_count": line.waiting if line is not None else 0,
-        "expected_at": line.expected_at if line is not None else None,
+        "expected_at": line.expected_at if line is not None else expected_by_engine(reason),
         "changes": line.changes if line is not None else (),
         "stopped_for": needed_by,
         "attempt": last,

@@ -164,6 +164,18 @@ class Attempts:
 
         self._db.write(work)
 
+    def set_waiting(self, id: str, reason: Reason | None) -> None:
+        """Tell on the run why its engine has not begun it (None: it has). Nothing happens once all of it was heard."""
+
+        def work(tx: Transaction) -> None:
+            unheard = select(replicas.c.attempt).where(replicas.c.last_beat_at.is_(None), replicas.c.ended_at.is_(None))
+            mine = (attempts.c.id == id) & attempts.c.id.in_(unheard) & (attempts.c.state != AttemptState.ENDED)
+            of = select(attempts.c.run).where(mine).scalar_subquery()
+            tx.conn.execute(update(runs).where(runs.c.id == of, runs.c.state == RunState.RUNNING).values(reason=reason))
+            tx.topics.update({"attempts", "runs"})
+
+        self._db.write(work)
+
     def append(self, id: str, replica: int, chunks: Sequence[tuple[str, int, bytes]], *, now: datetime) -> dict[str, int]:
         """Store pieces of streams (W6): what is there already is ignored, a gap is refused. Idempotent.
 
@@ -339,6 +351,9 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
     row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
     if tx.conn.execute(_LIVING, row | {"of": id, "at": index}).rowcount == 0:
         return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
+    if member.last_beat_at is None and all(one.last_beat_at for one in attempt.replicas if one.index != index):
+        told = update(runs).where(runs.c.id == attempt.run, runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
+        tx.conn.execute(told.values(reason=None))  # its engine kept it waiting until now
 
     def advance(current: Attempt, at: datetime) -> Attempt:
         is_new = ATTEMPT.get((current.state, event)) is not current.state

@@ -20,6 +20,7 @@ from mainspring.core.resources import Resources
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.core.specs import RunSpec
+from mainspring.core.waiting import expected_by_engine
 from mainspring.store.columns import Question, record_of
 from mainspring.store.database import Database
 from mainspring.store.durations import medians_of
@@ -249,6 +250,7 @@ def _hold(rows: Sequence[Mapping[str, Any]], spec: _Asked, leaf: str) -> PlacedR
         estimate_s=first["estimate_s"],
         checkpointed_at=first["checkpoint_at"],
         is_stopping=first["stop_cause"] is not None,
+        begins_at=expected_by_engine(first["reason"]),
     )
 
 
@@ -275,6 +277,7 @@ _HELD = Question(
         runs.c.seq,
         runs.c.version,
         runs.c.created_at,
+        runs.c.reason,
         attempts.c.estimate_s,
         attempts.c.checkpoint_at,
         attempts.c.stop_cause,

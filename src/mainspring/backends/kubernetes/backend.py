@@ -121,7 +121,7 @@ class KubernetesBackend:
             elif seen.is_stuck:
                 api.delete(f"{self._jobs()}/{jobs[key].metadata.name}")
         return [
-            Observation(handle=handle, state=found[key].state, detail=found[key].detail)
+            Observation(handle=handle, state=found[key].state, detail=found[key].detail, waiting=found[key].waiting)
             for handle, key in zip(handles, keys, strict=True)
         ]
 

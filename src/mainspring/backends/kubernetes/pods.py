@@ -23,6 +23,8 @@ _WEDGED = (
     *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
 )
+_PREEMPTING = ("PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet", "PreemptionByKubeScheduler")
+_TOO_MUCH = ("ephemeral local storage usage exceeds", "exceeds the limit")  # of its own: another try would end alike
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -132,12 +134,16 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Seen(NamedTuple):
-    """What is concluded about a replica. `outcome` is how it ended, as far as the engine knows; `is_stuck`: it will never run."""
+    """What is concluded about a replica. `outcome` is how it ended, as far as the engine knows; `is_stuck`: it will never run.
+
+    `waiting`: why it has not begun, in Kubernetes' words.
+    """
 
     state: ObservedState
     detail: str = ""
     outcome: Outcome | None = None
     is_stuck: bool = False
+    waiting: str = ""
 
 
 Key = tuple[str, int]
@@ -163,14 +169,17 @@ def seen_pod(pod: Pod, now: datetime, silent: Sequence[str] = ()) -> Seen:
         detail = f"{waiting.reason}: {waiting.message}".rstrip(": ")
         is_stuck = _age_s(_since(pod, "PodScheduled"), now) > WEDGED_S
         failed = Outcome(cause=Cause.LAUNCH_FAILED, message=f"Its container cannot be made: {detail}"[:500])
-        return Seen(ObservedState.RUNNING, detail, failed, is_stuck)
+        return Seen(ObservedState.RUNNING, detail, failed, is_stuck, detail)
     unplaced = next((one for one in status.conditions if one.type == "PodScheduled" and one.status == "False"), None)
     if unplaced is not None:
         is_stuck = unplaced.reason == "Unschedulable" and _age_s(unplaced.lastTransitionTime, now) > UNPLACED_S
         failed = Outcome(cause=Cause.LAUNCH_FAILED, message=f"The cluster found no place for it: {unplaced.message}"[:500])
-        return Seen(ObservedState.RUNNING, f"{unplaced.reason}: {unplaced.message}", failed, is_stuck)
+        detail = f"{unplaced.reason}: {unplaced.message}"
+        return Seen(ObservedState.RUNNING, detail, failed, is_stuck, detail)
     told = waiting.reason if waiting is not None else "Terminating" if pod.metadata.deletionTimestamp else status.phase
-    return Seen(ObservedState.RUNNING, f"{told} on {pod.spec.nodeName}" if pod.spec.nodeName else told, outcome)
+    detail = f"{told} on {pod.spec.nodeName}" if pod.spec.nodeName else told
+    has_begun = container.restartCount or container.state.running is not None or pod.metadata.deletionTimestamp is not None
+    return Seen(ObservedState.RUNNING, detail, outcome, waiting="" if has_begun else detail)
 
 
 def seen_job(job: Job | None, now: datetime, told: str = "") -> Seen:
@@ -182,10 +191,12 @@ def seen_job(job: Job | None, now: datetime, told: str = "") -> Seen:
         lost = Outcome(cause=Cause.NODE_LOST, message="Its pod was deleted, or its node is gone.")
         return Seen(ObservedState.GONE, over.message or over.type if over is not None else "Its Job is being deleted.", lost)
     if job.spec.suspend:
-        return Seen(ObservedState.RUNNING, "Suspended: it waits until its queue admits it.")
+        detail = "Suspended: it waits until its queue admits it."
+        return Seen(ObservedState.RUNNING, detail, waiting=detail)
     failed = Outcome(cause=Cause.LAUNCH_FAILED, message=f"The cluster makes no pod for it: {told}"[:500])
     is_stuck = bool(told) and _age_s(job.metadata.creationTimestamp, now) > UNPLACED_S
-    return Seen(ObservedState.RUNNING, told or "It has no pod yet.", failed if is_stuck else None, is_stuck)
+    detail = told or "It has no pod yet."
+    return Seen(ObservedState.RUNNING, detail, failed if is_stuck else None, is_stuck, detail)
 
 
 def _outcome(pod: Pod, container: ContainerStatus) -> Outcome | None:
@@ -194,6 +205,9 @@ def _outcome(pod: Pod, container: ContainerStatus) -> Outcome | None:
         told = exit_record(_record(state.terminated.message)) if state.terminated is not None else None
         if told is not None:
             return told.outcome
+    taken = _taken(pod)
+    if taken is not None:
+        return taken
     ended = container.lastState.terminated or container.state.terminated
     if ended is None:
         if pod.status.phase != "Failed":
@@ -210,6 +224,21 @@ def _outcome(pod: Pod, container: ContainerStatus) -> Outcome | None:
         return None
     why = f"signal {ended.exitCode - 128}" if ended.exitCode > 128 else f"exit code {ended.exitCode}"
     return Outcome(cause=Cause.NODE_LOST, message=f"The runner died ({why}).")
+
+
+def _taken(pod: Pod) -> Outcome | None:
+    """Return why the cluster ended a pod that it has ended: evicted by the node, preempted, drained; None where it did not."""
+    if pod.status.phase != "Failed":
+        return None
+    why = pod.status.message.strip() or pod.status.reason
+    if pod.status.reason == "Evicted":
+        if any(word in why for word in _TOO_MUCH):
+            return Outcome(cause=Cause.USER_ERROR, message=f"It used more disk than it was given: {why}"[:500])
+        return Outcome(cause=Cause.PREEMPTED, message=f"The node evicted its pod: {why}"[:500])
+    target = next((one for one in pod.status.conditions if one.type == "DisruptionTarget" and one.status == "True"), None)
+    if target is None or target.reason not in _PREEMPTING:
+        return None
+    return Outcome(cause=Cause.PREEMPTED, message=f"The cluster took its pod's place ({target.reason}): {target.message}"[:500])
 
 
 def _record(message: str) -> dict[str, object]:

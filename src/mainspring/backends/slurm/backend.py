@@ -20,6 +20,7 @@ from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
 from mainspring.backends.slurm.options import OPTIONS, for_run, login_of
+from mainspring.backends.slurm.reasons import waiting
 from mainspring.backends.slurm.script import (
     array_name,
     batch_script,
@@ -51,7 +52,7 @@ from mainspring.core.records import Cluster, NodeState
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 MIN_PYTHON = (3, 9)
-_QUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
+_QUEUE = ("SLURM_TIME_FORMAT=%s", "squeue", "--me", "--array", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
 _NODES = ("scontrol", "--oneliner", "--details", "show", "node")
 _ACCESS = ("Access/permission denied", "Invalid account", "Authentication", "Protocol authentication", "Munge", "munge")
 _REFUSED = ("Requested node configuration", "Invalid", "invalid", "not available", "Limit", "limit", "Unable to allocate")
@@ -330,9 +331,14 @@ def shape_of(request: LaunchRequest) -> tuple[object, ...]:
 def _observation(handle: Handle, job: Job | None, nodes: Mapping[str, NodeState]) -> Observation:
     """Conclude from the job and its node. A job lost with its node may run on behind a cut network: nobody can tell."""
     if job is not None and job.lives():
-        why = f": {job.reason}" if job.reason and not job.runs() else ""
-        starts = f", expected to start {job.starts_at}" if job.starts_at and not job.runs() else ""
-        return Observation(handle=handle, state=ObservedState.RUNNING, detail=f"Slurm: {job.state}{why}{starts}")
+        words = waiting(job.state, job.reason)
+        return Observation(
+            handle=handle,
+            state=ObservedState.RUNNING,
+            detail=f"{job.state}: {words}" if words else f"Slurm: {job.state}",
+            waiting=words,
+            expected_at=job.starts_at if words else None,
+        )
     node = str(handle.data.get("node") or (job.node if job is not None else ""))
     is_cut = nodes.get(node) is NodeState.UNREACHABLE
     if is_cut and (job is None or job.state == "NODE_FAIL"):

@@ -1,6 +1,7 @@
 """What runs where Slurm's commands are: writes files, runs commands, reads files; the standard library of Python 3.9 alone.
 
 One JSON object on standard input, {write, run, read, remove}, carried out in this order; one JSON object as the answer.
+A command may begin with NAME=VALUE, as in a shell.
 Nothing of Slurm is known here.
 """
 
@@ -47,9 +48,14 @@ def _write(path: str, data: bytes, is_kept: bool) -> None:
 
 def _run(command: dict[str, Any]) -> dict[str, Any]:
     words = [os.path.expanduser(word) if word.startswith("~/") else word for word in command["words"]]
+    env = dict(os.environ)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        env[name] = value
     try:
         done = subprocess.run(
             words,
+            env=env,
             input=command.get("input", "").encode(),
             capture_output=True,
             timeout=LIMIT_S,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from mainspring.core.records import Cluster, Node, NodeState
 from mainspring.core.resources import Device
 
-JOB_FORMAT = "%i|%T|%n|%N|%C|%m|%b|%S|%k|%r|%j"  # the name last: it may hold anything
+JOB_FORMAT = "%i|%T|%n|%N|%C|%m|%b|%S|%k|%r|%j"  # the name last: it may hold anything; times in seconds (SLURM_TIME_FORMAT)
 _ENDED = frozenset(
     ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
 )
@@ -32,7 +33,7 @@ class Job:
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
-    starts_at: str = ""
+    starts_at: datetime | None = None
     comment: str = ""
     reason: str = ""
 
@@ -64,7 +65,7 @@ def parse_jobs(told: str) -> list[Job]:
                     cpus=int(parts[4]) if parts[4].isdecimal() else 0,
                     memory_bytes=size_of(parts[5]),
                     gpus=gpus_of(parts[6]),
-                    starts_at=_known(parts[7]),
+                    starts_at=_moment(parts[7]),
                     comment=_known(parts[8]),
                     reason=_known(parts[9]),
                     name=parts[10],
@@ -147,6 +148,11 @@ def held_by(job: Job) -> list[int]:
     """Return the devices that the comment of one of our jobs names."""
     words = job.comment.removeprefix("gpus=")
     return [int(word) for word in words.split(".") if word.isdecimal()] if job.comment.startswith("gpus=") else []
+
+
+def _moment(word: str) -> datetime | None:
+    """Return the moment that seconds of the epoch are; None for `N/A`."""
+    return datetime.fromtimestamp(int(word), UTC) if word.isdecimal() and int(word) > 0 else None
 
 
 def _known(word: str) -> str:
