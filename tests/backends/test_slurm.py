@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,9 @@ from engines.sharing import free_ports
 from mainspring.backends.slurm.backend import SlurmBackend, _observation, create
 from mainspring.backends.slurm.door import Asked
 from mainspring.backends.slurm.text import Job, gpu_models, held_by, parse_jobs, state_of
-from mainspring.core.backend import Backend, Handle, ObservedState
+from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import LaunchError, UnreachableError
-from mainspring.core.ids import AttemptId
+from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cluster, NodeState
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
@@ -43,6 +44,17 @@ def backend(slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slur
     shared = Path(slurm.folder) / "shared" / tmp_path.name
     cluster = Cluster(id="lab", name="lab", backend="slurm", config={"folder": str(shared)})
     return create(cluster, tmp_path, f"conf{os.getpid()}x{time.monotonic_ns():x}")
+
+
+@pytest.fixture
+def sbatch_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Return what counts the calls of sbatch: their words, one line each."""
+    folder, log = tmp_path / "counted", tmp_path / "calls"
+    folder.mkdir()
+    (folder / "sbatch").write_text(f'#!/bin/sh\necho "$*" >> {log}\nexec {shutil.which("sbatch")} "$@"\n')
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return lambda: log.read_text().splitlines() if log.exists() else []
 
 
 class TestContract(BackendContract):
@@ -126,6 +138,141 @@ class TestContract(BackendContract):
         self.wait_for(again, handles[7], ObservedState.GONE)
         for handle in handles:
             again.forget(handle)
+
+
+class TestGangs:
+    """A gang is one job of Slurm's with a step for each member."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[RunnerServer]:
+        made = RunnerServer()
+        yield made
+        made.close()
+
+    def members(
+        self, backend: SlurmBackend, server: RunnerServer, command: list[str], name: str, granted: Granted | None = None
+    ) -> list[LaunchRequest]:
+        """Return four members, two on each node."""
+        suite = TestContract()
+        suite.installation = backend.installation
+        first = suite.request(backend, server, command, name, granted or Granted(cpu_milli=1000, memory_bytes=64 << 20))
+        server.worlds[first.attempt] = 4
+        nodes = backend.inventory().nodes
+        return [replace(first, replica=number, world_size=4, node=nodes[number // 2]) for number in range(4)]
+
+    def test_all_members_begin_in_one_call_and_find_each_other(
+        self, backend: SlurmBackend, server: RunnerServer, sbatch_calls: Callable[[], list[str]], slurm: Any
+    ) -> None:
+        share = tuple(DeviceShare(index=index, milli=1000) for index in (0, 1))
+        seen = "echo $RANK of $WORLD_SIZE on $SLURMD_NODENAME has $CUDA_VISIBLE_DEVICES; sleep 1; exit $RANK"
+        granted = Granted(cpu_milli=1000, memory_bytes=64 << 20, devices=share)
+        members = self.members(backend, server, ["sh", "-c", seen], "gang", granted)
+        handles = [cast(Handle, one) for one in backend.launch_many(members)]
+        assert len(sbatch_calls()) == 1
+        jobs = {str(backend.native(handle)["job"]) for handle in handles}
+        assert len(jobs) == 1
+        lines = []
+        for number, member in enumerate(members):
+            told = server.wait(member.attempt, "ended", 60, replica=number)
+            assert told.exit is not None
+            assert told.exit["exit_code"] == number
+            lines.append(told.log.decode().strip())
+        assert [line.rpartition(" has ")[0] for line in lines] == [f"{n} of 4 on n{1 + n // 2}" for n in range(4)]
+        devices = [line.rpartition(" ")[2].split(",") for line in lines]
+        assert sorted(devices[0] + devices[1]) == sorted(devices[2] + devices[3]) == ["0", "1", "2", "3"]
+        until(lambda: all(one.state is ObservedState.GONE for one in backend.observe(handles)))
+        for handle in handles:
+            backend.forget(handle)
+
+    def test_a_member_ends_by_itself_is_stopped_and_is_found_again(
+        self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path
+    ) -> None:
+        script = "trap 'echo told' TERM; echo begun; [ $RANK = 0 ] || { sleep 300 & wait; sleep 0.2; }"
+        members = self.members(backend, server, ["bash", "-c", script], "parts")
+        handles = [cast(Handle, one) for one in backend.launch_many(members)]
+        server.wait(members[0].attempt, "ended", 60)
+        for number in (1, 2, 3):
+            server.wait(members[0].attempt, "running", 60, replica=number)
+        again = create(backend.cluster, tmp_path, backend.installation)  # another process, which knows of no gang
+        until(lambda: again.observe(handles)[0].state is ObservedState.GONE)
+        assert [one.state for one in again.observe(handles[1:])] == [ObservedState.RUNNING] * 3
+        assert {one.replica for one in again.owned()} == {1, 2, 3}
+        assert again.launch_many(members[1:]) == handles[1:]
+        again.stop(handles[1], 5.0)
+        told = server.wait(members[0].attempt, "ended", 60, replica=1)
+        assert told.log == b"begun\ntold\n", "user code was told to end, once"
+        until(lambda: again.observe(handles)[1].state is ObservedState.GONE)
+        assert [one.state for one in again.observe(handles[2:])] == [ObservedState.RUNNING] * 2
+        for handle in handles[2:]:
+            again.stop(handle, 0.2)
+        until(lambda: all(one.state is ObservedState.GONE for one in again.observe(handles)), 40.0)
+        for handle in handles:
+            again.forget(handle)
+
+    def test_a_gang_that_slurm_lets_wait_has_no_member_begun(
+        self, backend: SlurmBackend, server: RunnerServer, slurm: Any
+    ) -> None:
+        """Somebody has the second node; the plan did not know. Neither half begins."""
+        job = slurm.run("sbatch", "--parsable", "--nodelist=n2", "--exclusive", "--output=/dev/null", "--wrap=sleep 300").strip()
+        try:
+            until(lambda: "RUNNING" in slurm.run("squeue", f"--jobs={job}", "--noheader", "--format=%T"))
+            members = self.members(backend, server, SLEEP, "held")
+            handles = [cast(Handle, one) for one in backend.launch_many(members)]
+            until(lambda: all("not free" in one.waiting for one in backend.observe(handles)))
+            assert not any(server.of(members[0].attempt, number).was_started for number in range(4))
+            backend.stop(handles[0], 0.0)
+            until(lambda: all(one.state is ObservedState.GONE for one in backend.observe(handles)))
+        finally:
+            slurm.run("scancel", job)
+
+    def test_an_uneven_gang_goes_one_by_one(self, backend: SlurmBackend, server: RunnerServer) -> None:
+        members = self.members(backend, server, ["sh", "-c", "echo $RANK"], "uneven")
+        server.worlds[members[0].attempt] = 3
+        three = [replace(member, world_size=3) for member in members[:3]]
+        handles = [cast(Handle, one) for one in backend.launch_many(three)]
+        assert len({str(backend.native(handle)["job"]) for handle in handles}) == 3
+        for number in range(3):
+            assert server.wait(three[0].attempt, "ended", 60, replica=number).log == b"%d\n" % number
+        for handle in handles:
+            TestContract().wait_for(backend, handle, ObservedState.GONE)
+            backend.forget(handle)
+
+
+def test_two_hundred_equal_trials_go_in_one_call(
+    backend: SlurmBackend, sbatch_calls: Callable[[], list[str]], slurm: Any
+) -> None:
+    """Admitted at once, submitted at once; a repeat finds all of them and submits nothing."""
+    node = backend.inventory().nodes[0]
+    granted = Granted(cpu_milli=1000, memory_bytes=16 << 20)
+    first = LaunchRequest(
+        installation=backend.installation,
+        attempt=AttemptId("att-0"),
+        run=RunId("run"),
+        replica=0,
+        node=node,
+        granted=granted,
+        server_url="http://127.0.0.1:1",
+        token="t" * 64,
+        overrides={"sbatch": ["--hold"]},
+    )
+    requests = [replace(first, attempt=AttemptId(f"att-{number}")) for number in range(200)]
+    began = time.monotonic()
+    answers = backend.launch_many(requests)
+    took_s = time.monotonic() - began
+    try:
+        assert [cast(Handle, one).attempt for one in answers] == [one.attempt for one in requests]
+        (call,) = sbatch_calls()
+        assert "--array=0-199" in call
+        assert took_s < 20
+        assert len(backend.owned()) == 200
+        waits = {one.waiting for one in backend.observe([cast(Handle, one) for one in answers])}
+        assert waits == {"Slurm says JobHeldUser: it is held: scontrol release JOB"}
+        assert backend.launch_many(requests) == answers
+        assert len(sbatch_calls()) == 1
+    finally:
+        slurm.run(
+            "scancel", f"--jobname={slurm.run('squeue', '--me', '--noheader', '--states=PENDING', '--format=%j').split()[0]}"
+        )
 
 
 class TestLoginHost:

@@ -12,23 +12,41 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
+from mainspring.backends.slurm.gangs import (
+    STEP,
+    Step,
+    gang_name,
+    gang_script,
+    gently,
+    is_gang,
+    is_whole,
+    layout,
+    member_script,
+    step_of,
+    words_of_gang,
+)
 from mainspring.backends.slurm.options import OPTIONS, for_run, login_of
-from mainspring.backends.slurm.reasons import waiting
+from mainspring.backends.slurm.reasons import outcome_of, waiting
 from mainspring.backends.slurm.script import (
     array_name,
     batch_script,
     comment_of,
+    cpus_of,
     folder_of_element,
     is_array,
+    memory_mib,
     owner_of,
     sbatch_words,
+    shape_of,
     words_of_array,
     words_of_one,
 )
@@ -53,6 +71,8 @@ MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 MIN_PYTHON = (3, 9)
 _QUEUE = ("SLURM_TIME_FORMAT=%s", "squeue", "--me", "--array", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
+_STEPS = ("squeue", "--me", "--steps", "--noheader", "--format=%i")
+_TELLING = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "PREEMPTED")  # what runs again would end the same way, or was taken away
 _NODES = ("scontrol", "--oneliner", "--details", "show", "node")
 _ACCESS = ("Access/permission denied", "Invalid account", "Authentication", "Protocol authentication", "Munge", "munge")
 _REFUSED = ("Requested node configuration", "Invalid", "invalid", "not available", "Limit", "limit", "Unable to allocate")
@@ -62,6 +82,14 @@ def create(cluster: Cluster, folder: Path, installation: str) -> SlurmBackend:
     """Build the backend of a Slurm cluster; nobody is called yet."""
     login = login_of(cluster.config, folder)
     return SlurmBackend(cluster, folder, installation, Door(here if login is None else partial(run_python, login)), login)
+
+
+class _Member(NamedTuple):
+    """An element of an array, or a member of a gang: then `node` is where the plan put it."""
+
+    folder: str
+    comment: str
+    node: str = ""
 
 
 @dataclass(slots=True)
@@ -74,7 +102,7 @@ class SlurmBackend:
     door: Door
     login: Login | None = None
     _launching: threading.Lock = field(default_factory=threading.Lock)
-    _arrays: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # by name: each element's folder and comment
+    _crowds: dict[str, list[_Member]] = field(default_factory=dict)  # by the name of an array or a gang
     _runner: tuple[str, bytes] | None = None
     _deadlines: Deadlines = field(init=False)
 
@@ -132,8 +160,7 @@ class SlurmBackend:
     def launch_many(self, requests: Sequence[LaunchRequest]) -> Sequence[Handle | BackendError]:
         """Submit those that are not there, equal ones in one array; see the contract."""
         with self._launching:
-            (queue,) = self._ask(list(_QUEUE))
-            jobs = self._by_key(parse_jobs(queue.out))
+            jobs = self._jobs()
             crowds: dict[tuple[object, ...], list[LaunchRequest]] = {}
             answers: dict[tuple[str, int], Handle | BackendError] = {}
             for request in requests:
@@ -143,7 +170,8 @@ class SlurmBackend:
                     self._readdress(request)
                 else:
                     crowds.setdefault(shape_of(request), []).append(request)
-            for crowd in crowds.values():
+                    self._died_of(request, jobs.get(key))
+            for crowd in _gathered(crowds.values()):
                 wrong = self._submit(crowd)
                 if wrong is not None:
                     answers.update(((request.attempt, request.replica), wrong) for request in crowd)
@@ -152,7 +180,7 @@ class SlurmBackend:
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Ask for all jobs and nodes at once."""
         told, nodes = self._ask(list(_QUEUE), list(_NODES))
-        jobs = self._by_key(parse_jobs(told.out))
+        jobs = self._seen(parse_jobs(told.out))
         states = {one["NodeName"]: node_of(self.cluster, one, ()).state for one in parse_nodes(nodes.out)}
         return [_observation(handle, jobs.get((handle.attempt, handle.replica)), states) for handle in handles]
 
@@ -160,15 +188,18 @@ class SlurmBackend:
         """Let Slurm pass SIGTERM to the runner; end the job once the grace is over."""
         job = self._find(handle)
         if job is not None and job.lives():
-            gently = ["scancel", "--batch", "--signal=TERM", job.id] if job.runs() else ["scancel", job.id]
-            self.door.ask(Asked(run=[gently]))
+            step = self._step(handle, job)
+            if not job.runs():
+                self.door.ask(Asked(run=[["scancel", job.id]]))
+            elif not is_gang(job.name, self.installation):
+                self.door.ask(Asked(run=[["scancel", "--batch", "--signal=TERM", job.id]]))
+            elif step is not None:
+                self.door.ask(Asked(run=[gently(step, job.node)]))
             self._deadlines.set(handle, grace_s + MARGIN_S)
 
     def owned(self) -> Sequence[Handle]:
         """Return each job of this installation that has not ended."""
-        (told,) = self._ask(list(_QUEUE))
-        found = self._by_key(parse_jobs(told.out))
-        return [self._handle(*key, job.node) for key, job in found.items() if job.lives()]
+        return [self._handle(*key, job.node) for key, job in self._jobs().items() if job.lives()]
 
     def native(self, handle: Handle) -> Mapping[str, object]:
         """Return what Slurm tells of the job, and its script."""
@@ -201,8 +232,10 @@ class SlurmBackend:
     def read_exit(self, handle: Handle) -> ExitRecord | None:
         """Return what the runner wrote before it ended."""
         path = f"{_folder(handle)}/exit.json"
-        data = self.door.ask(Asked(read=[path])).read[path]
-        return exit_record(_record(data))
+        record = exit_record(_record(self.door.ask(Asked(read=[path])).read[path]))
+        job = self._find(handle) if record is None else None
+        outcome = outcome_of(job.state) if job is not None else None
+        return record if outcome is None else ExitRecord(outcome=outcome)
 
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder; Slurm forgets the job by itself."""
@@ -224,19 +257,43 @@ class SlurmBackend:
             record = self._record(request)
             files[f"{self._place(request)}/token"] = request.token.encode()
             files[f"{self._place(request)}/launch.json"] = json.dumps(record).encode()
+        nodes, each = 1, 1
         if len(crowd) == 1:
             script = batch_script(first, shlex.quote(self._place(first)), runner, config)
             words = words_of_one(first, self._place(first))
+        elif first.world_size > 1:
+            name = gang_name(self.installation, first.attempt)
+            place = self._crowd_files(files, name, crowd)
+            files[f"{place}/members"] = "".join(f"{one.node.name} {self._place(one)}\n" for one in crowd).encode()
+            files[f"{place}/member"] = member_script(first, runner, config).encode()
+            script = gang_script(crowd, place, cpus_of(first), memory_mib(first))
+            words = words_of_gang(name, place, crowd)
+            nodes, each = layout(crowd)
         else:
             name = array_name(self.installation, [f"{one.attempt}.{one.replica}" for one in crowd])
-            place = f"{base}/arrays/{name}"
-            files[f"{place}/folders"] = "".join(f"{self._place(one)}\n" for one in crowd).encode()
-            files[f"{place}/comments"] = "".join(f"{comment_of(one)}\n" for one in crowd).encode()
+            place = self._crowd_files(files, name, crowd)
             script = batch_script(first, folder_of_element(place), runner, config)
             words = words_of_array(name, place, len(crowd))
-        asked = Asked(write=files, kept={runner: data}, run=[[*sbatch_words(first, config), *words]], script=script)
+        shape = sbatch_words(first, config, nodes=nodes, each=each)
+        asked = Asked(write=files, kept={runner: data}, run=[[*shape, *words]], script=script)
         (said,) = self.door.ask(asked).said
         return None if said.code == 0 else _refused(said, first)
+
+    def _crowd_files(self, files: dict[str, bytes], name: str, crowd: Sequence[LaunchRequest]) -> str:
+        """Write down who is in an array or a gang, for scripts there and for whoever looks at it later; return where."""
+        place = f"{self._base()}/arrays/{name}"
+        files[f"{place}/folders"] = "".join(f"{self._place(one)}\n" for one in crowd).encode()
+        files[f"{place}/comments"] = "".join(f"{comment_of(one)}\n" for one in crowd).encode()
+        files[f"{place}/nodes"] = "".join(f"{one.node.name if one.world_size > 1 else ''}\n" for one in crowd).encode()
+        return place
+
+    def _died_of(self, request: LaunchRequest, job: Job | None) -> None:
+        """Leave Slurm's word of how the runner ended for the one that follows and reports: it cannot know."""
+        outcome = outcome_of(job.state) if job is not None and job.state in _TELLING else None
+        if outcome is not None:
+            told = {"cause": str(outcome.cause), "exit_code": outcome.exit_code, "message": outcome.message}
+            path = f"{self._place(request)}/ended.json"
+            self.door.ask(Asked(kept={path: json.dumps({"outcome": told}).encode()}))
 
     def _readdress(self, request: LaunchRequest) -> None:
         """Tell a living runner where the server is now; it looks there whenever it has to connect anew."""
@@ -256,44 +313,77 @@ class SlurmBackend:
             return DRAIN_S
         job = self._find(handle)
         if job is not None and job.lives():
-            self.door.ask(Asked(run=[["scancel", "--full", "--signal=KILL", job.id], ["scancel", job.id]]))
+            step = self._step(handle, job)
+            if step is not None:
+                self.door.ask(Asked(run=[["scancel", "--signal=KILL", step.id]]))
+            else:
+                self.door.ask(Asked(run=[["scancel", "--full", "--signal=KILL", job.id], ["scancel", job.id]]))
         return 0.0
 
     def _ask(self, *commands: list[str]) -> list[Said]:
         return [_checked(said) for said in self.door.ask(Asked(run=commands)).said]
 
     def _find(self, handle: Handle) -> Job | None:
+        return self._jobs().get((handle.attempt, handle.replica))
+
+    def _jobs(self) -> dict[tuple[str, int], Job]:
         (queue,) = self._ask(list(_QUEUE))
-        return self._by_key(parse_jobs(queue.out)).get((handle.attempt, handle.replica))
+        return self._seen(parse_jobs(queue.out))
+
+    def _seen(self, jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
+        """Return our jobs by replica; a member of a gang whose step is over has ended, though its job goes on."""
+        found = self._by_key(jobs)
+        running = {key: job for key, job in found.items() if job.runs() and is_gang(job.name, self.installation)}
+        if not running:
+            return found
+        paths = {key: f"{self._base()}/attempts/{key[0]}.{key[1]}/{STEP}" for key in running}
+        answer = self.door.ask(Asked(run=[list(_STEPS)], read=list(paths.values())))
+        going = set(_checked(answer.said[0]).out.split())
+        for key, job in running.items():
+            step = step_of(answer.read[paths[key]], job.id)
+            if step is not None and step.id not in going:
+                found[key] = replace(job, state="COMPLETED")
+        return found
+
+    def _step(self, handle: Handle, job: Job) -> Step | None:
+        """Return the step of a gang's member; None before it has begun, and for jobs of one replica."""
+        if not is_gang(job.name, self.installation):
+            return None
+        path = f"{_folder(handle)}/{STEP}"
+        return step_of(self.door.ask(Asked(read=[path])).read[path], job.id)
 
     def _by_key(self, jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
         """Return our jobs by replica; one that lives stands before those that ended, a newer one before an older."""
-        self._learn(job.name for job in jobs if is_array(job.name, self.installation))
+        self._learn(job.name for job in jobs if self._is_crowd(job.name))
         found: dict[tuple[str, int], Job] = {}
         for job in sorted(jobs, key=lambda job: (job.lives(), int(job.id.partition("_")[0]))):
-            key, comment = owner_of(job.name, self.installation), job.comment
-            elements = self._arrays.get(job.name)
-            if elements is not None:
-                if job.element() >= len(elements):
-                    continue
-                folder, comment = elements[job.element()]
-                attempt, _, replica = folder.rpartition("/")[2].rpartition(".")
-                key = (attempt, int(replica))
-            if key is not None:
-                found[key] = replace(job, comment=comment)
+            members = self._crowds.get(job.name)
+            key = owner_of(job.name, self.installation)
+            if members is None:
+                if key is not None:
+                    found[key] = job
+            elif is_gang(job.name, self.installation):
+                found.update((_key_of(one), _part(job, one, members)) for one in members)
+            elif job.element() < len(members):
+                one = members[job.element()]
+                found[_key_of(one)] = replace(job, comment=one.comment)
         return found
 
+    def _is_crowd(self, name: str) -> bool:
+        return is_array(name, self.installation) or is_gang(name, self.installation)
+
     def _learn(self, names: Iterable[str]) -> None:
-        """Read which replicas the arrays are of that an earlier process submitted."""
+        """Read which replicas the arrays and gangs are of that an earlier process submitted."""
         base = self._base()
-        unknown = sorted({name for name in names if name not in self._arrays})
+        unknown = sorted({name for name in names if name not in self._crowds})
         if not unknown:
             return
-        paths = {name: (f"{base}/arrays/{name}/folders", f"{base}/arrays/{name}/comments") for name in unknown}
-        read = self.door.ask(Asked(read=[path for pair in paths.values() for path in pair])).read
-        for name, pair in paths.items():
-            folders, comments = ((read[path] or b"").decode().splitlines() for path in pair)
-            self._arrays[name] = list(zip(folders, comments, strict=False))
+        files = ("folders", "comments", "nodes")
+        paths = {name: [f"{base}/arrays/{name}/{file}" for file in files] for name in unknown}
+        read = self.door.ask(Asked(read=[path for three in paths.values() for path in three])).read
+        for name, three in paths.items():
+            rows = zip_longest(*((read[path] or b"").decode().splitlines() for path in three), fillvalue="")
+            self._crowds[name] = [_Member(*row) for row in rows]
 
     def _handle(self, attempt: str, replica: int, node: str) -> Handle:
         data = {"folder": f"{self._base()}/attempts/{attempt}.{replica}", "node": node}
@@ -314,20 +404,6 @@ class SlurmBackend:
         return self._runner
 
 
-def shape_of(request: LaunchRequest) -> tuple[object, ...]:
-    """Return what the replicas of one array must agree in. Members of a gang go by themselves, each to its own node."""
-    granted = request.granted
-    models = {device.index: device.model for device in request.node.devices}
-    return (
-        granted.cpu_milli,
-        granted.memory_bytes or request.node.memory_bytes * granted.cpu_milli // max(1, request.node.cpu_milli),
-        tuple(sorted(models.get(share.index, "gpu") for share in granted.devices)),
-        json.dumps(request.overrides, sort_keys=True, default=str),
-        request.timeout_s,
-        (request.attempt, request.replica) if request.world_size > 1 else (),
-    )
-
-
 def _observation(handle: Handle, job: Job | None, nodes: Mapping[str, NodeState]) -> Observation:
     """Conclude from the job and its node. A job lost with its node may run on behind a cut network: nobody can tell."""
     if job is not None and job.lives():
@@ -344,6 +420,38 @@ def _observation(handle: Handle, job: Job | None, nodes: Mapping[str, NodeState]
     if is_cut and (job is None or job.state == "NODE_FAIL"):
         return Observation(handle=handle, state=ObservedState.UNKNOWN, detail=f"Slurm: node {node} does not answer")
     return Observation(handle=handle, state=ObservedState.GONE, detail=f"Slurm: {job.state}" if job is not None else "")
+
+
+def _key_of(member: _Member) -> tuple[str, int]:
+    attempt, _, replica = member.folder.rpartition("/")[2].rpartition(".")
+    return attempt, int(replica)
+
+
+def _part(job: Job, member: _Member, members: Sequence[_Member]) -> Job:
+    """Return a gang's job as far as it is one member's."""
+    each = max(1, sum(one.node == member.node for one in members))
+    return replace(
+        job,
+        comment=member.comment,
+        node=member.node,
+        cpus=job.cpus // len(members),
+        memory_bytes=job.memory_bytes // each,
+        gpus=job.gpus // each,
+    )
+
+
+def _gathered(crowds: Iterable[list[LaunchRequest]]) -> list[list[LaunchRequest]]:
+    """Return what goes in one call of sbatch each: equal replicas, whole gangs, and the members of others one by one."""
+    found: list[list[LaunchRequest]] = []
+    gangs: dict[str, list[LaunchRequest]] = {}
+    for crowd in crowds:
+        if crowd[0].world_size > 1:
+            gangs.setdefault(crowd[0].attempt, []).extend(crowd)
+        else:
+            found.append(crowd)
+    for members in gangs.values():
+        found += [members] if is_whole(members) else [[member] for member in members]
+    return found
 
 
 def _checked(said: Said) -> Said:

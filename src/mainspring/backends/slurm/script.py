@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -53,30 +54,48 @@ def is_array(name: str, installation: str) -> bool:
     return name.startswith(f"{prefix_of(installation)}array-")
 
 
-def sbatch_words(request: LaunchRequest, config: Mapping[str, object]) -> list[str]:
-    """Return sbatch's words for the shape of a replica; the script goes to its standard input.
+def cpus_of(request: LaunchRequest) -> int:
+    """Return how many CPUs a replica is submitted with: Slurm's are whole."""
+    return max(1, -(-request.granted.cpu_milli // 1000))
 
-    A run that names no memory gets its CPUs' part of the node's: Slurm would give it all of it.
-    """
+
+def memory_mib(request: LaunchRequest) -> int:
+    """Return a replica's memory. One that names none gets its CPUs' part of the node's: Slurm would give it all of it."""
     granted, node = request.granted, request.node
-    cpus = max(1, -(-granted.cpu_milli // 1000))
-    memory = granted.memory_bytes or node.memory_bytes * granted.cpu_milli // max(1, node.cpu_milli)
+    return max(1, (granted.memory_bytes or node.memory_bytes * granted.cpu_milli // max(1, node.cpu_milli)) >> 20)
+
+
+def gres_of(request: LaunchRequest, times: int = 1) -> str:
+    """Return the GRES of a replica's GPUs, `gpu:h100:2`; empty when it has none."""
+    granted = request.granted
+    if not granted.devices:
+        return ""
+    model = {device.index: device.model for device in request.node.devices}.get(granted.devices[0].index, "gpu")
+    return f"{'gpu' if model == 'gpu' else f'gpu:{model}'}:{len(granted.devices) * times}"
+
+
+def sbatch_words(request: LaunchRequest, config: Mapping[str, object], *, nodes: int = 1, each: int = 1) -> list[str]:
+    """Return sbatch's words for the shape of a replica, or of a gang of its like, `each` on so many `nodes`.
+
+    The script goes to its standard input.
+    """
     words = [
         "sbatch",
         "--parsable",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--cpus-per-task={cpus}",
-        f"--mem={max(1, memory >> 20)}M",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * each}",
+        f"--cpus-per-task={cpus_of(request)}",
+        f"--mem={memory_mib(request) * each}M",
         "--no-requeue",
         "--open-mode=append",
         f"--export={PASSED_ON}",
-        "--signal=B:TERM@60",
+        "--signal=B:TERM@60" if nodes * each == 1 else "--signal=TERM@60",
     ]
-    if granted.devices:
-        models = {device.index: device.model for device in node.devices}
-        model = models.get(granted.devices[0].index, "gpu")
-        words.append(f"--gres={'gpu' if model == 'gpu' else f'gpu:{model}'}:{len(granted.devices)}")
+    if nodes * each > 1:
+        words.append(f"--ntasks-per-node={each}")
+    gres = gres_of(request, each)
+    if gres:
+        words.append(f"--gres={gres}")
     words += [f"--{name}={config[name]}" for name in WORDS if config.get(name)]
     if request.timeout_s > 0 and not config.get("time"):  # Slurm may plan with it; a margin lets the runner end it itself
         words.append(f"--time={int(request.timeout_s) // 60 + 3}")
@@ -114,6 +133,20 @@ def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mappi
         prolog="\n".join(str(line) for line in prolog) if isinstance(prolog, list) else str(prolog or ""),
         pythons=" ".join(shlex.quote(one) for one in pythons),
         runner=shlex.quote(runner),
+    )
+
+
+def shape_of(request: LaunchRequest) -> tuple[object, ...]:
+    """Return what the replicas of one array must agree in. Members of a gang go by themselves, each to its own node."""
+    granted = request.granted
+    models = {device.index: device.model for device in request.node.devices}
+    return (
+        granted.cpu_milli,
+        memory_mib(request),
+        tuple(sorted(models.get(share.index, "gpu") for share in granted.devices)),
+        json.dumps(request.overrides, sort_keys=True, default=str),
+        request.timeout_s,
+        (request.attempt, request.replica) if request.world_size > 1 else (),
     )
 
 
