@@ -111,8 +111,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "waiting_for_engine": (
         "The run was placed, and the engine there has a scheduler of its own (Kubernetes, Slurm) that has not begun it: a quota, "
-        "a limit of the account, somebody's job with a higher priority, an image that is being pulled. The sentence has its words.",
-        "What the words ask for. `mainspring native RUN` shows the engine's own object, `mainspring cancel RUN` takes it back.",
+        "a limit of the account, somebody's job with a higher priority, an image that is pulled. The sentence has its words.",
+        "What the words ask for. `mainspring native RUN` shows the engine's object, `mainspring cancel RUN` takes it back.",
     ),
     "node_unreachable": (
         "The node that has the run does not answer. Silence proves nothing: the run may well go on "

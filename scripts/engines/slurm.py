@@ -29,6 +29,7 @@ GPUS = 4
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
+_MEMORY = Path("/sys/fs/cgroup/memory")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def _stop(engine: Slurm) -> None:
     end(engine.pid, _GENTLY)
     end(engine.munge, _GENTLY)
     end(engine.sshd)
+    _remove_groups(Path(engine.folder))
 
 
 def _munge(folder: Path) -> int:
@@ -204,7 +206,7 @@ def _configure(folder: Path) -> None:
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         "ProctrackType=proctrack/linuxproc",
-        "TaskPlugin=task/none",
+        f"TaskPlugin={_limits(folder)}",
         "MpiDefault=none",
         "GresTypes=gpu",
         "SlurmdParameters=config_overrides",
@@ -227,6 +229,27 @@ def _configure(folder: Path) -> None:
     lines.append(f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO")
     lines.append(f"PartitionName=short Nodes={NODES[0]} MaxTime=10 State=UP")
     (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+
+
+def _limits(folder: Path) -> str:
+    """Let Slurm limit memory by control groups of version 1, below one of our own; return the plug-in for tasks."""
+    if not (_MEMORY / "memory.oom_control").exists():
+        return "task/none"
+    group = _MEMORY / folder.name
+    group.mkdir(exist_ok=True)
+    place = folder / "cgroup"
+    place.mkdir()
+    (place / "memory").symlink_to(group)
+    lines = ("CgroupPlugin=cgroup/v1", f"CgroupMountpoint={place}", "ConstrainRAMSpace=yes", "AllowedSwapSpace=0")
+    (folder / "cgroup.conf").write_text("\n".join(lines) + "\n")
+    return "task/cgroup"
+
+
+def _remove_groups(folder: Path) -> None:
+    """Remove the control groups that a Slurm left, the innermost first."""
+    for group in sorted((_MEMORY / folder.name).glob("**/"), reverse=True):
+        with contextlib.suppress(OSError):
+            group.rmdir()
 
 
 def _node(folder: Path, name: str) -> int:

@@ -17,11 +17,12 @@ from engines.sharing import free_ports
 
 from mainspring.backends.slurm.backend import SlurmBackend, _observation, create
 from mainspring.backends.slurm.door import Asked
+from mainspring.backends.slurm.reasons import outcome_of, waiting
 from mainspring.backends.slurm.text import Job, gpu_models, held_by, parse_jobs, state_of
 from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId, RunId
-from mainspring.core.records import Cluster, NodeState
+from mainspring.core.records import Cause, Cluster, NodeState
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
@@ -294,7 +295,8 @@ class TestLoginHost:
         suite.installation = backend.installation
         assert backend.capabilities.needs_network
         assert (backend.probe().is_ready, len(backend.inventory().nodes)) == (True, 2)
-        assert backend.probe().facts == {"commands": "on 127.0.0.1", "partitions": "main, short"}
+        facts = {"commands": "on 127.0.0.1", "partitions": "main, short", "memory limits": "kept by control groups"}
+        assert backend.probe().facts == facts
         request = suite.request(backend, server, ["sh", "-c", "echo from afar; exit 4"], "far")
         handle = backend.launch(request)
         told = server.wait(request.attempt, "ended")
@@ -321,7 +323,38 @@ class TestFaults:
         monkeypatch.setenv("PATH", str(tmp_path))
         made = create(Cluster(id="lab", name="lab", backend="slurm"), tmp_path, "inst")
         assert not made.probe().is_ready
-        assert "sinfo is not installed" in made.probe().notices[0].text
+        assert "sinfo, scontrol, squeue, sbatch are not installed" in made.probe().notices[0].text
+
+    def test_a_host_where_one_may_look_and_not_submit_is_refused(
+        self, backend: SlurmBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("sinfo", "scontrol", "squeue"):
+            (tmp_path / name).symlink_to(str(shutil.which(name)))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        probe = backend.probe()
+        assert (probe.is_ready, probe.notices[0].text) == (
+            False,
+            "Slurm's commands are not on this machine: sbatch is not installed.",
+        )
+
+    def test_a_partition_that_is_not_there_is_named_with_those_that_are(self, backend: SlurmBackend) -> None:
+        backend.cluster = replace(backend.cluster, config={**backend.cluster.config, "partition": "main,gpu"})
+        (notice,) = backend.probe().notices
+        assert notice.text == "Slurm has no partition 'gpu'; it has main, short."
+        backend.cluster = replace(backend.cluster, config={**backend.cluster.config, "partition": "short"})
+        assert backend.probe().is_ready
+        assert [node.name for node in backend.inventory().nodes] == ["n1"]
+
+    def test_a_guard_that_is_down_is_told_as_such(
+        self, backend: SlurmBackend, tmp_path: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Munge: without it nobody can prove who he is, and Slurm's own words name a socket."""
+        told = (Path(slurm.folder) / "slurm.conf").read_text()
+        (tmp_path / "slurm.conf").write_text(told.replace("/munge/socket", "/munge/none") + "\nMessageTimeout=2\n")
+        monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+        (notice,) = backend.probe().notices
+        assert "Slurm does not believe who asks" in notice.text
+        assert notice.command == "systemctl status munge"
 
     def test_a_controller_that_is_away_is_unreachable(
         self, backend: SlurmBackend, tmp_path: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch
@@ -339,6 +372,29 @@ class TestFaults:
 
 
 class TestText:
+    @pytest.mark.parametrize(
+        ("state", "reason", "words"),
+        [
+            ("RUNNING", "", ""),
+            ("COMPLETING", "", ""),
+            ("PENDING", "QOSMaxJobsPerUserLimit", "allows no more"),
+            ("PENDING", "AssocGrpGRES", "the account's part is used up"),
+            ("PENDING", "PartitionTimeLimit", "longer than the partition allows"),
+            ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1", "down, drained or reserved"),
+            ("PENDING", "SomethingNew", "Slurm says SomethingNew"),
+            ("SUSPENDED", "", "suspended"),
+            ("REQUEUE_HOLD", "JobHeldAdmin", "back into the queue"),
+        ],
+    )
+    def test_reasons_of_slurm_are_told_with_what_they_mean(self, state: str, reason: str, words: str) -> None:
+        told = waiting(state, reason)
+        assert (words in told, bool(told)) == (True, bool(words))
+
+    def test_the_last_word_for_a_job_is_a_cause(self) -> None:
+        causes = {"OUT_OF_MEMORY": Cause.OUT_OF_MEMORY, "TIMEOUT": Cause.TIMEOUT, "PREEMPTED": Cause.PREEMPTED}
+        assert {state: getattr(outcome_of(state), "cause", None) for state in causes} == causes
+        assert outcome_of("FAILED") is outcome_of("COMPLETED") is None
+
     def test_jobs_are_read_whatever_their_name(self) -> None:
         line = "17|PENDING||n2|4|2G|gres:gpu:h100:2|1767323045|gpus=0.3|Resources|a|b|c"
         (job,) = parse_jobs(f"garbage\n{line}\n")

@@ -21,6 +21,7 @@ from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
+from mainspring.backends.slurm.findings import limits_of, missing_commands, old_python, unknown_partition, unreachable
 from mainspring.backends.slurm.gangs import (
     STEP,
     Step,
@@ -69,7 +70,6 @@ from mainspring.core.records import Cluster, NodeState
 
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
-MIN_PYTHON = (3, 9)
 _QUEUE = ("SLURM_TIME_FORMAT=%s", "squeue", "--me", "--array", "--noheader", "--states=all", f"--format={JOB_FORMAT}")
 _STEPS = ("squeue", "--me", "--steps", "--noheader", "--format=%i")
 _TELLING = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "PREEMPTED")  # what runs again would end the same way, or was taken away
@@ -117,37 +117,45 @@ class SlurmBackend:
         return Capabilities(places_itself=True, limits=True, launch_many=True, needs_network=needs_network)
 
     def probe(self) -> Probe:
-        """Ask for the version and the controller."""
+        """Ask for the version, the controller, the partitions, and whether we may submit; see the contract."""
+        partition = str(self.cluster.config.get("partition") or "")
         try:
             answer = self.door.ask(
-                Asked(run=[["sinfo", "--version"], ["scontrol", "ping"], ["sinfo", "--noheader", "--format=%R"]])
+                Asked(
+                    run=[
+                        ["sinfo", "--version"],
+                        ["scontrol", "ping"],
+                        ["sinfo", "--noheader", "--format=%R"],
+                        ["scontrol", "show", "config"],
+                        ["squeue", "--me", "--noheader", "--format=%i"],
+                        ["sbatch", "--version"],
+                    ]
+                )
             )
         except (CredentialsError, LaunchError) as wrong:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
-        version, ping, partitions = answer.said
-        if version.code != 0:
-            return Probe(is_ready=False, notices=(Notice(text=f"Slurm's commands are not there: {version.err.strip()}."),))
-        notices: list[Notice] = []
-        if "UP" not in ping.out:
-            told = (ping.out or ping.err).strip()[:200]
-            notices.append(Notice(text=f"Slurm's controller does not answer: {told}", command="scontrol ping"))
-        if tuple(int(part) for part in answer.python.split(".")[:2]) < MIN_PYTHON:
-            notices.append(Notice(text=f"The login host has Python {answer.python}; 3.9 is needed."))
-        facts = {
-            "commands": f"on {self.login.host}" if self.login is not None else "on this machine",
-            "partitions": ", ".join(sorted(set(partitions.out.split()))),
-        }
-        return Probe(is_ready=not notices, version=version.out.strip(), notices=tuple(notices), facts=facts)
+        version, ping, told, config, queue, sbatch = answer.said
+        where = f"on {self.login.host}" if self.login is not None else "on this machine"
+        notices = missing_commands({"sinfo": version, "scontrol": ping, "squeue": queue, "sbatch": sbatch}, where)
+        if notices:
+            return Probe(is_ready=False, notices=notices)
+        partitions = sorted(set(told.out.split()))
+        notices = (*unreachable(ping, queue), *unknown_partition(partition, partitions), *old_python(answer.python, where))
+        facts = {"commands": where, "partitions": ", ".join(partitions), "memory limits": limits_of(config.out)}
+        is_ready = not notices
+        if is_ready and not facts["memory limits"].startswith("kept"):
+            notices = (Notice(text="This Slurm does not keep runs within their memory: it has no control groups for tasks."),)
+        return Probe(is_ready=is_ready, version=version.out.strip(), notices=notices, facts=facts)
 
     def inventory(self) -> Inventory:
         """Return Slurm's nodes, less what others' jobs hold there."""
         nodes, queue = self._ask(list(_NODES), list(_QUEUE))
-        partition = str(self.cluster.config.get("partition") or "")
+        wanted = {one for one in str(self.cluster.config.get("partition") or "").split(",") if one}
         ours: dict[str, list[Job]] = {}
         for job in self._by_key(parse_jobs(queue.out)).values():
             if job.runs():
                 ours.setdefault(job.node, []).append(job)
-        fields = [one for one in parse_nodes(nodes.out) if not partition or partition in one.get("Partitions", "").split(",")]
+        fields = [one for one in parse_nodes(nodes.out) if not wanted or wanted & set(one.get("Partitions", "").split(","))]
         return Inventory(nodes=tuple(node_of(self.cluster, one, ours.get(one["NodeName"], [])) for one in fields))
 
     def launch(self, request: LaunchRequest) -> Handle:
@@ -304,7 +312,8 @@ class SlurmBackend:
 
     def _record(self, request: LaunchRequest) -> dict[str, object]:
         url = str(self.cluster.config.get("server_url") or request.server_url)
-        return launch_record(replace(request, server_url=url), f"{self._base()}/cache", thread_env(request.granted))
+        more = {"cgroup": f"{self._place(request)}/cgroup"}
+        return launch_record(replace(request, server_url=url), f"{self._base()}/cache", thread_env(request.granted), **more)
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
         """End the job; return the seconds that a runner that is only telling the end still has."""

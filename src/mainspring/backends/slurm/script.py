@@ -15,6 +15,12 @@ _SCRIPT = """#!/bin/sh
 folder={folder}
 name=${{folder##*/}}
 export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT="${{name%.*}}" MAINSPRING_REPLICA="${{name##*.}}"
+rm -f "$folder/cgroup"
+if [ ! -e "$folder/started" ]; then  # where the kernel counts what it ends for want of memory
+    group=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+    [ -n "$group" ] && group="/memory$group" || group=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    case "$group" in */job_*) ln -s "/sys/fs/cgroup$group" "$folder/cgroup" ;; esac
+fi
 {devices}{prolog}
 for python in {pythons}; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then

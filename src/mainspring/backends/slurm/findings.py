@@ -1,0 +1,71 @@
+"""What `mainspring cluster add slurm` tells of a cluster that cannot be used, each with the command that mends it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from mainspring.backends.slurm.door import Said
+from mainspring.core.backend import Notice
+
+MIN_PYTHON = (3, 9)
+_NOT_THERE = 127
+_GUARD = ("munge", "Munge", "authentication", "Authentication")
+
+
+def missing_commands(said: Mapping[str, Said], where: str) -> tuple[Notice, ...]:
+    """Return the notice of Slurm's commands that are not there, else of one that cannot even tell its version."""
+    missing = [name for name, one in said.items() if one.code == _NOT_THERE]
+    if missing:
+        text = f"Slurm's commands are not {where}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed."
+        command = "mainspring cluster add slurm LOGIN_HOST" if where == "on this machine" else "sudo apt-get install slurm-client"
+        return (Notice(text=text, command=command),)
+    version = said["sinfo"]
+    if version.code == 0:
+        return ()
+    return (Notice(text=f"Slurm's commands do not work {where}: {_line(version)}", command="sinfo --version"),)
+
+
+def unreachable(ping: Said, queue: Said) -> tuple[Notice, ...]:
+    """Return the notice of a controller that does not answer, or that does not believe who we are."""
+    told = f"{ping.out} {ping.err} {queue.out if queue.code else ''} {queue.err}"
+    if any(word in told for word in _GUARD):
+        text = f"Slurm does not believe who asks: {_line(queue) or _line(ping)}"
+        return (Notice(text=text, command="systemctl status munge"),)
+    if "UP" not in ping.out:
+        return (Notice(text=f"Slurm's controller does not answer: {_line(ping)}", command="scontrol ping"),)
+    if queue.code != 0:
+        return (Notice(text=f"Slurm does not show its queue: {_line(queue)}", command="squeue --me"),)
+    return ()
+
+
+def unknown_partition(asked: str, there: Sequence[str]) -> tuple[Notice, ...]:
+    """Return the notice of partitions that were asked for and that Slurm does not have; several are joined by commas."""
+    unknown = [name for name in asked.split(",") if name and name not in there]
+    if not unknown or not there:
+        return ()
+    text = f"Slurm has no partition {', '.join(map(repr, unknown))}; it has {', '.join(there)}."
+    return (Notice(text=text, command=f"mainspring cluster add slurm ... --partition {there[0]}"),)
+
+
+def old_python(version: str, where: str) -> tuple[Notice, ...]:
+    """Return the notice of a Python that is too old for what is sent there."""
+    if tuple(int(part) for part in version.split(".")[:2]) >= MIN_PYTHON:
+        return ()
+    return (Notice(text=f"Python {version} is {where}; 3.9 is needed.", command="module load python"),)
+
+
+def limits_of(config: str) -> str:
+    """Return whether Slurm keeps jobs within their memory, from `scontrol show config`."""
+    told = dict(re.findall(r"^(\w+)\s*= (\S*)", config, re.MULTILINE))
+    if "cgroup" in told.get("TaskPlugin", "") and told.get("ConstrainRAMSpace", "yes") == "yes":
+        return "kept by control groups"
+    if "OverMemoryKill" in told.get("JobAcctGatherParams", ""):
+        return "kept by looking now and then"
+    return "not kept"
+
+
+def _line(said: Said) -> str:
+    """Return the last line that says something."""
+    lines = [line.strip() for line in f"{said.out}\n{said.err}".splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"it ended with {said.code}"
