@@ -50,7 +50,7 @@ def fill(world):
     return attempt, queued
 
 
-def facts(store, attempt, queued):
+def facts(store, attempt, queued, version="now"):
     """Return what a user would look at."""
     return (
         store.installation,
@@ -58,7 +58,7 @@ def facts(store, attempt, queued):
         store.users.all(),
         store.tokens.all(),
         [replace(node, seen_at=None) for node in store.nodes.all()],
-        store.nodes.open_allocations(),
+        [one if version >= "0005" else replace(one, share="") for one in store.nodes.open_allocations()],
         store.runs.get(queued.id),
         store.runs.get(attempt.run),
         store.attempts.get(attempt.id),
@@ -76,14 +76,14 @@ def facts(store, attempt, queued):
 def test_every_version_is_migrated_up_with_its_data(empty_home, sqlite_source, world_of, version):
     source = world_of(sqlite_source.open())
     attempt, queued = fill(source)
-    before = facts(source.store, attempt, queued)
+    before = facts(source.store, attempt, queued, version)
     engine = create_engine(parse_url(empty_home.url))
     migrate(engine, to=version)
     copy_rows(sqlite_source.path, engine)
     engine.dispose()
     empty_home.ids = sqlite_source.ids  # fresh ones from here on
     store = empty_home.open()
-    assert facts(store, attempt, queued) == before
+    assert facts(store, attempt, queued, version) == before
     again = world_of(store)  # and it goes on from there
     assert again.run().seq == 3
     again.end(attempt)
