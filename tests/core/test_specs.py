@@ -144,7 +144,8 @@ def test_every_error_survives_the_wire(cls: type[MainspringError]) -> None:
 
 def test_codes_are_unique() -> None:
     def walk(cls: type[MainspringError]) -> list[str]:
-        return [cls.code, *(code for child in cls.__subclasses__() for code in walk(child))]
+        own = [cls.code] if "code" in vars(cls) else []  # engines tell cases of an error apart among themselves, under its code
+        return [*own, *(code for child in cls.__subclasses__() for code in walk(child))]
 
     codes = walk(MainspringError)
     assert len(codes) == len(set(codes))
