@@ -5,8 +5,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 KEEP ?=
+JSON ?=
 
-.PHONY: help demo test check docs format bench clean
+.PHONY: help demo examples test check docs format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -14,6 +15,10 @@ help: ## show this list
 demo: ## real flight data, from files to an endpoint with a value in dollars (KEEP=1 leaves it up)
 	@scripts/install demo
 	scripts/demo $(if $(KEEP),--keep)
+
+examples: ## train VGG16, ResNet50, Inception V3 and V4 and YOLO at toy size through a pool (JSON=1 for programs)
+	@scripts/install examples
+	@scripts/vision $(if $(JSON),--json)
 
 test: ## install what tests need, then checks, documents and every test
 	@scripts/install test

@@ -41,6 +41,7 @@ def test_scripts_can_be_started(project: Path) -> None:
         "scripts/test",
         "scripts/docs",
         "scripts/bench",
+        "scripts/vision",
         "scripts/engines/install",
     ):
         path = project / name
@@ -53,7 +54,7 @@ def test_scripts_can_be_started(project: Path) -> None:
 def test_an_unknown_profile_is_refused(project_command: Callable[..., Any]) -> None:
     refused = project_command("scripts/install", "everything")
     assert refused.returncode == 1
-    assert "demo, dev, test or bench" in refused.stderr
+    assert "demo, dev, test, examples or bench" in refused.stderr
 
 
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
