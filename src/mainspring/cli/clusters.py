@@ -26,7 +26,10 @@ CHECK_S = 300.0
 
 
 def ls(*, as_json: Json = False) -> None:
-    """List clusters, their nodes, what is in use, and by whom."""
+    """List clusters, their nodes, what is in use, and by whom.
+
+    Example: `mainspring cluster ls`.
+    """
     found = connect().clusters.all()
     if as_json:
         emit_json(found)
@@ -59,7 +62,10 @@ def add(kind: str, /, *words: Annotated[str, Parameter(allow_leading_hyphen=True
 
 
 def kinds(kind: str | None = None, /, *, as_json: Json = False) -> None:
-    """List the engine kinds that can be added, or the options of one."""
+    """List the engine kinds that can be added, or the options of one.
+
+    Examples: `mainspring cluster kinds`, `mainspring cluster kinds ssh`.
+    """
     clusters = connect().clusters
     if kind is None:
         listed = clusters.kinds()
@@ -77,7 +83,10 @@ def kinds(kind: str | None = None, /, *, as_json: Json = False) -> None:
 
 
 def show(name: str, /, *, as_json: Json = False) -> None:
-    """Show a cluster: its engine, its nodes, what is wrong with it and what mends that."""
+    """Show a cluster: its engine, its nodes, what is wrong with it and what mends that.
+
+    Example: `mainspring cluster show ssh`.
+    """
     found = connect().clusters.get(name)
     if as_json:
         emit_json(found)
@@ -92,7 +101,10 @@ def show(name: str, /, *, as_json: Json = False) -> None:
 
 
 def check(name: str, /, *, project: Project = "default", as_json: Json = False) -> int:
-    """Look at a cluster's engine, and run something tiny on each of its nodes; 0 when all of that worked."""
+    """Look at a cluster's engine, and run something tiny on each of its nodes; 0 when all of that worked.
+
+    Example: `mainspring cluster check ssh`.
+    """
     client = connect()
     looked = client.clusters.probe(name)
     runs = client.clusters.check(name, project=project)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mainspring.cli.options import Json, Project
-from mainspring.cli.output import age, emit_json, facts, note, say, table
+from mainspring.cli.output import age, done, emit_json, facts, note, say, table
 from mainspring.cli.submit import busy
 from mainspring.client.connection import connect
 from mainspring.core.codec import parse_time
 from mainspring.core.ids import check_name
-from mainspring.core.units import show_bytes
+from mainspring.core.units import counted, show_bytes
 from mainspring.sdk.folders import upload_folder
 
 MAX_SHOWN = 40
@@ -33,13 +33,16 @@ def add(name: str, path: Path, /, *, message: str = "", project: Project = "defa
     if as_json:
         emit_json(version)
         return
-    say(f"{name}@v{version.number}: {version.files} files, {show_bytes(version.size_bytes)}")
+    say(f"{name}@v{version.number}: {counted(version.files, 'file')}, {show_bytes(version.size_bytes)}")
     if before.get(name) == version.number:
         note("Nothing has changed since that version.")
 
 
 def ls(*, project: Project = "default", as_json: Json = False) -> None:
-    """List data sets."""
+    """List data sets.
+
+    Example: `mainspring data ls`.
+    """
     found = connect().datasets.all(project=project)
     if as_json:
         emit_json(found)
@@ -74,7 +77,7 @@ def show(reference: str, /, *, project: Project = "default", as_json: Json = Fal
         (
             ("Data set", f"{version.dataset}@v{version.number}"),
             ("Digest", version.manifest),
-            ("Size", f"{version.files} files, {show_bytes(version.size_bytes)}"),
+            ("Size", f"{counted(version.files, 'file')}, {show_bytes(version.size_bytes)}"),
             ("Made by", version.producer or version.created_by),
             ("When", f"{version.created_at.astimezone():%Y-%m-%d %H:%M:%S}"),
             ("Message", version.message),
@@ -87,11 +90,11 @@ def show(reference: str, /, *, project: Project = "default", as_json: Json = Fal
         note(f"{len(manifest.files) - MAX_SHOWN} more files: --json shows all")
 
 
-def pull(reference: str, target: Path = Path("."), /, *, project: Project = "default") -> None:
+def pull(reference: str, target: Path = Path("."), /, *, project: Project = "default", as_json: Json = False) -> None:
     """Fetch the files of a version: `mainspring data pull flights@v3 DIR`."""
     name, _, ref = reference.partition("@")
     client = connect()
     version = client.datasets.get(name, ref or "latest", project=project)
     with busy("Fetching"):
         client.blobs.save_folder(version.manifest, target)
-    say(f"{version.dataset}@v{version.number}: {version.files} files in {target}")
+    done(version, f"{version.dataset}@v{version.number}: {counted(version.files, 'file')} in {target}", as_json=as_json)

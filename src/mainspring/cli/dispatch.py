@@ -170,7 +170,9 @@ def wrong_usage(text: str, words: list[str]) -> None:
     note(f"error: {' '.join(text.split())}")
     first = words[0] if words else ""
     command = first if first in {name for name, *_ in (*COMMANDS, *GROUPS)} else ""
-    note(f"hint: mainspring {command} --help".replace("  ", " "))
+    members = {word for name, _, _, listed in GROUPS if name == command for word, _ in listed}
+    known = [command, *(word for word in words[1:2] if word in members)]
+    note(" ".join(["hint: mainspring", *filter(None, known), "--help"]))
     if command == "run" and "nknown option" in text:
         note("hint: arguments of the script itself go behind --, as in: mainspring run train.py -- --lr 3e-4")
     sys.stderr.flush()

@@ -40,7 +40,10 @@ class Finding:
 
 
 def doctor(*, as_json: Json = False) -> int:
-    """Check Python, disk, permissions, git, the server, its nodes and the clock; exit code 1 when something is bad."""
+    """Check Python, disk, permissions, git, the server, its nodes and the clock; exit code 1 when something is bad.
+
+    Example: `mainspring doctor`.
+    """
     found = list(_look(home_folder()))
     if as_json:
         emit_json(found)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mainspring.cli.options import Json, Project, Yes
-from mainspring.cli.output import age, emit_json, facts, note, say, state, table
+from mainspring.cli.output import age, done, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
 from mainspring.client.connection import connect
@@ -51,7 +51,10 @@ def deploy(
 
 
 def ls(*, project: Project = "default", as_json: Json = False) -> None:
-    """List endpoints."""
+    """List endpoints.
+
+    Example: `mainspring endpoint ls`.
+    """
     found = connect().endpoints.all(project=project)
     if as_json:
         emit_json(found)
@@ -74,7 +77,10 @@ def ls(*, project: Project = "default", as_json: Json = False) -> None:
 
 
 def show(name: str, /, *, project: Project = "default", as_json: Json = False) -> None:
-    """Show an endpoint: its state, revisions, and where it answers."""
+    """Show an endpoint: its state, revisions, and where it answers.
+
+    Example: `mainspring endpoint show delays`.
+    """
     client = connect()
     view = client.endpoints.get(name, project=project)
     if as_json:
@@ -117,6 +123,8 @@ def predict(name: str, records: str = "-", /, *, project: Project = "default") -
 def rollback(name: str, /, *, to: int | None = None, project: Project = "default", as_json: Json = False) -> None:
     """Serve an earlier revision's model again.
 
+    Examples: `mainspring endpoint rollback delays`, `mainspring endpoint rollback delays --to 2`.
+
     Parameters
     ----------
     to
@@ -129,8 +137,11 @@ def rollback(name: str, /, *, to: int | None = None, project: Project = "default
         say(f"{name} goes to revision {back.revision}.")
 
 
-def rm(name: str, /, *, project: Project = "default", yes: Yes = False) -> None:
-    """Stop serving; the history stays."""
+def rm(name: str, /, *, project: Project = "default", yes: Yes = False, as_json: Json = False) -> None:
+    """Stop serving; the history stays.
+
+    Example: `mainspring endpoint rm delays --yes`.
+    """
     confirm(f"Stop endpoint {name}?", is_yes=yes)
     connect().endpoints.stop(name, project=project)
-    say(f"{name} is stopped.")
+    done({"stopped": name, "project": project}, f"{name} is stopped.", as_json=as_json)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from mainspring.cli.options import Json
-from mainspring.cli.output import emit_json, say, table
+from mainspring.cli.output import done, emit_json, table
 from mainspring.client.connection import connect
 
 
 def machine_ls(*, as_json: Json = False) -> None:
-    """List rented machines, the newest first, with what they cost."""
+    """List rented machines, the newest first, with what they cost.
+
+    Example: `mainspring machine ls`.
+    """
     found = connect().machines.all()
     if as_json:
         emit_json(found)
@@ -29,7 +32,10 @@ def machine_ls(*, as_json: Json = False) -> None:
     table(("id", "site", "state", "paid by", "for run", "asked at", "USD", ""), rows, empty="No machine was rented.")
 
 
-def machine_give_back(machine: str, /) -> None:
-    """Let a rented machine end before its time (administrators)."""
+def machine_give_back(machine: str, /, *, as_json: Json = False) -> None:
+    """Let a rented machine end before its time (administrators).
+
+    Example: `mainspring machine give-back MACHINE`.
+    """
     gone = connect().machines.give_back(machine)
-    say(f"{gone.id} at {gone.site} is given back.")
+    done(gone, f"{gone.id} at {gone.site} is given back.", as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from mainspring.cli.options import Flag, Json, Project
-from mainspring.cli.output import age, emit_json, facts, say, table
+from mainspring.cli.output import age, done, emit_json, facts, say, table
 from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
 from mainspring.core.errors import UsageError
@@ -13,7 +13,10 @@ from mainspring.core.records import ModelVersion
 
 
 def ls(*, project: Project = "default", as_json: Json = False) -> None:
-    """List models with their newest version."""
+    """List models with their newest version.
+
+    Example: `mainspring model ls`.
+    """
     found = connect().models.all(project=project)
     if as_json:
         emit_json(found)
@@ -75,7 +78,9 @@ def show(reference: str, /, *, project: Project = "default", as_json: Json = Fal
         say(gate.sentence)
 
 
-def alias(reference: str, alias: str, /, *, remove: Annotated[bool, Flag] = False, project: Project = "default") -> None:
+def alias(
+    reference: str, alias: str, /, *, remove: Annotated[bool, Flag] = False, project: Project = "default", as_json: Json = False
+) -> None:
     """Let an alias mean a version: `mainspring model alias delays@3 champion`; `--remove` takes it away.
 
     Parameters
@@ -87,13 +92,14 @@ def alias(reference: str, alias: str, /, *, remove: Annotated[bool, Flag] = Fals
     client = connect()
     if remove:
         client.models.remove_alias(name, alias, project=project)
-        say(f"{name} has no alias {alias} any more.")
+        gone = {"model": name, "alias": alias, "version": None}
+        done(gone, f"{name} has no alias {alias} any more.", as_json=as_json)
         return
     if not ref:
         raise UsageError("No version is named.", hint=f"mainspring model alias {name}@3 {alias}")
     number = client.models.get(name, ref, project=project).number
     client.models.set_alias(name, alias, number, project=project)
-    say(f"{name}@{alias} is v{number}.")
+    done({"model": name, "alias": alias, "version": number}, f"{name}@{alias} is v{number}.", as_json=as_json)
 
 
 def _metrics(version: ModelVersion) -> str:

@@ -11,7 +11,10 @@ from mainspring.core.codec import encode
 
 
 def native(run: str, /, *, as_json: Json = False) -> None:
-    """Show the engine's own objects of a run's newest try: the pod, the container, the process."""
+    """Show the engine's own objects of a run's newest try: the pod, the container, the process.
+
+    Example: `mainspring native train`.
+    """
     found = connect().runs.native(run)
     if as_json:
         emit_json(found)

@@ -36,6 +36,14 @@ def note(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(escape(text))
 
 
+def done(value: object, text: str, *, as_json: bool) -> None:
+    """Tell that something was done: a sentence for people, a value for programs."""
+    if as_json:
+        emit_json(value)
+    else:
+        say(text)
+
+
 def emit_json(value: object) -> None:
     """Print `value` (records, JSON values) as JSON."""
     sys.stdout.write(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mainspring.cli.options import Flag, Json, Project
-from mainspring.cli.output import age, emit_json, note, say, table
+from mainspring.cli.output import age, done, emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect, home_folder, save_login, shown_certificate
 from mainspring.core.errors import AuthError, ServerUnreachableError, UsageError
@@ -17,7 +17,7 @@ from mainspring.core.records import Role
 from mainspring.sdk.resources import to_seconds
 
 
-def login(url: str, /, *, token: str = "", fingerprint: str = "") -> None:
+def login(url: str, /, *, token: str = "", fingerprint: str = "", as_json: Json = False) -> None:
     """Keep the address and token of a server elsewhere for later commands: `mainspring login https://HOST`.
 
     Parameters
@@ -44,7 +44,8 @@ def login(url: str, /, *, token: str = "", fingerprint: str = "") -> None:
     finally:
         client.close()
     path = save_login(home_folder(), url, plain, certificate)
-    say(f"Logged in to {url} as {who['name']}; kept in {path}. Remove that file to log out.")
+    told = f"Logged in to {url} as {who['name']}; kept in {path}. Remove that file to log out."
+    done({"url": url, "user": who, "file": str(path)}, told, as_json=as_json)
 
 
 def _vouched(url: str, fingerprint: str) -> str:
@@ -59,7 +60,10 @@ def _vouched(url: str, fingerprint: str) -> str:
 
 
 def user_ls(*, as_json: Json = False) -> None:
-    """List users."""
+    """List users.
+
+    Example: `mainspring user ls`.
+    """
     found = connect().people.users()
     if as_json:
         emit_json(found)
@@ -71,7 +75,10 @@ def user_ls(*, as_json: Json = False) -> None:
 
 
 def user_add(name: str, /, *, admin: Annotated[bool, Flag] = False, as_json: Json = False) -> None:
-    """Add a user; `mainspring token add NAME --user USER` lets the user in."""
+    """Add a user; `mainspring token add NAME --user USER` lets the user in.
+
+    Examples: `mainspring user add ann`, `mainspring user add ann --admin`.
+    """
     made = connect().people.add_user(name, is_admin=admin)
     if as_json:
         emit_json(made)
@@ -87,7 +94,10 @@ def user_edit(
     disabled: Annotated[bool | None, Parameter(negative="--enabled")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a user an administrator, or shut the user out."""
+    """Make a user an administrator, or shut the user out.
+
+    Examples: `mainspring user edit ann --admin`, `mainspring user edit ann --disabled`.
+    """
     changed = connect().people.edit_user(name, is_admin=admin, is_disabled=disabled)
     if as_json:
         emit_json(changed)
@@ -96,7 +106,10 @@ def user_edit(
 
 
 def project_ls(*, as_json: Json = False) -> None:
-    """List projects."""
+    """List projects.
+
+    Example: `mainspring project ls`.
+    """
     found = connect().people.projects()
     if as_json:
         emit_json(found)
@@ -105,7 +118,10 @@ def project_ls(*, as_json: Json = False) -> None:
 
 
 def project_add(name: str, /, *, description: str = "", as_json: Json = False) -> None:
-    """Add a project; you own it."""
+    """Add a project; you own it.
+
+    Example: `mainspring project add vision --description "Pictures"`.
+    """
     made = connect().people.add_project(name, description=description)
     if as_json:
         emit_json(made)
@@ -114,7 +130,10 @@ def project_add(name: str, /, *, description: str = "", as_json: Json = False) -
 
 
 def project_show(name: str, /, *, as_json: Json = False) -> None:
-    """Show who may do what in a project."""
+    """Show who may do what in a project.
+
+    Example: `mainspring project show vision`.
+    """
     _members(connect().people.members(name), as_json)
 
 
@@ -146,19 +165,28 @@ def project_edit(
 
 
 def project_grant(project: str, user: str, role: str, /, *, as_json: Json = False) -> None:
-    """Give a user a role in a project: viewer, editor or owner."""
+    """Give a user a role in a project: viewer, editor or owner.
+
+    Example: `mainspring project grant vision ann editor`.
+    """
     if role not in set(Role):
         raise UsageError(f"{role!r} is no role.", hint="One of " + ", ".join(Role) + ".")
     _members(connect().people.grant(project, user, role), as_json)
 
 
 def project_revoke(project: str, user: str, /, *, as_json: Json = False) -> None:
-    """Take a user's role in a project away."""
+    """Take a user's role in a project away.
+
+    Example: `mainspring project revoke vision ann`.
+    """
     _members(connect().people.revoke(project, user), as_json)
 
 
 def token_ls(*, user: str = "", as_json: Json = False) -> None:
-    """List your tokens, or those of `--user`."""
+    """List your tokens, or those of `--user`.
+
+    Example: `mainspring token ls`.
+    """
     found = connect().people.tokens(user=user)
     if as_json:
         emit_json(found)
@@ -172,6 +200,8 @@ def token_ls(*, user: str = "", as_json: Json = False) -> None:
 
 def token_add(name: str, /, *, user: str = "", expires: str = "", as_json: Json = False) -> None:
     """Issue a token; it is printed once and kept nowhere.
+
+    Examples: `mainspring token add laptop --expires 30d`, `mainspring token add ci --user robot`.
 
     Parameters
     ----------
@@ -190,14 +220,20 @@ def token_add(name: str, /, *, user: str = "", expires: str = "", as_json: Json 
         note(f"This is shown once. End it: mainspring token rm {record.id}")
 
 
-def token_rm(token: str, /) -> None:
-    """End a token at once, by its id."""
+def token_rm(token: str, /, *, as_json: Json = False) -> None:
+    """End a token at once, by its id.
+
+    Example: `mainspring token rm TOKEN`; `mainspring token ls` tells the ids.
+    """
     connect().people.revoke_token(token)
-    say(f"{token} is ended.")
+    done({"ended": token}, f"{token} is ended.", as_json=as_json)
 
 
 def secret_ls(*, project: Project = "default", as_json: Json = False) -> None:
-    """List the names of a project's secrets, never their values."""
+    """List the names of a project's secrets, never their values.
+
+    Example: `mainspring secret ls`.
+    """
     found = connect().people.secrets(project=project)
     if as_json:
         emit_json(found)
@@ -205,16 +241,23 @@ def secret_ls(*, project: Project = "default", as_json: Json = False) -> None:
     table(("name", "by", "age"), [(one.name, one.created_by, age(one.created_at)) for one in found], empty="No secrets yet.")
 
 
-def secret_set(name: str, /, *, project: Project = "default") -> None:
-    """Keep a secret; the value is asked for, or read from stdin, so that it is in no history."""
+def secret_set(name: str, /, *, project: Project = "default", as_json: Json = False) -> None:
+    """Keep a secret; the value is asked for, or read from stdin, so that it is in no history.
+
+    Examples: `mainspring secret set API_KEY`, `mainspring secret set API_KEY < key.txt`.
+    """
     connect().people.put_secret(name, _asked(f"Value of {name}: "), project=project)
-    say(f"{name} is kept. Use it: mainspring run --secret {name} ...")
+    told = f"{name} is kept. Use it: mainspring run --secret {name} ..."
+    done({"kept": name, "project": project}, told, as_json=as_json)
 
 
-def secret_rm(name: str, /, *, project: Project = "default") -> None:
-    """Forget a secret."""
+def secret_rm(name: str, /, *, project: Project = "default", as_json: Json = False) -> None:
+    """Forget a secret.
+
+    Example: `mainspring secret rm API_KEY`.
+    """
     connect().people.remove_secret(name, project=project)
-    say(f"{name} is forgotten.")
+    done({"forgotten": name, "project": project}, f"{name} is forgotten.", as_json=as_json)
 
 
 def _members(found: dict[str, str], as_json: bool) -> None:

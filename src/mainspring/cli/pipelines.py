@@ -12,7 +12,10 @@ OPEN = (StepState.WAITING, StepState.RUNNING)
 
 
 def ls(*, project: Project = "default", as_json: Json = False) -> None:
-    """List pipeline runs, newest first."""
+    """List pipeline runs, newest first.
+
+    Example: `mainspring pipeline ls`.
+    """
     found = connect().pipelines.all(project=project)
     if as_json:
         emit_json(found)
@@ -22,7 +25,10 @@ def ls(*, project: Project = "default", as_json: Json = False) -> None:
 
 
 def show(pipeline: str, /, *, as_json: Json = False) -> None:
-    """Show the steps of a pipeline run, and what each said."""
+    """Show the steps of a pipeline run, and what each said.
+
+    Example: `mainspring pipeline show ID`.
+    """
     one = connect().pipelines.get(pipeline)
     if as_json:
         emit_json(one)
@@ -33,7 +39,10 @@ def show(pipeline: str, /, *, as_json: Json = False) -> None:
 
 
 def retry(pipeline: str, /, *, as_json: Json = False) -> None:
-    """Go on after the last good steps: a new run of the same graph, in which what succeeded stays."""
+    """Go on after the last good steps: a new run of the same graph, in which what succeeded stays.
+
+    Example: `mainspring pipeline retry ID`.
+    """
     again = connect().pipelines.retry(pipeline)
     if as_json:
         emit_json(again)
@@ -43,7 +52,10 @@ def retry(pipeline: str, /, *, as_json: Json = False) -> None:
 
 
 def cancel(pipeline: str, /, *, as_json: Json = False) -> None:
-    """End a pipeline run: no further step starts, running ones are cancelled."""
+    """End a pipeline run: no further step starts, running ones are cancelled.
+
+    Example: `mainspring pipeline cancel ID`.
+    """
     ended = connect().pipelines.cancel(pipeline)
     if as_json:
         emit_json(ended)

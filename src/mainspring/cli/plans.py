@@ -19,6 +19,8 @@ from mainspring.core.units import counted
 def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> None:
     """Show what was decided last, or at a time (administrators).
 
+    Examples: `mainspring plan show`, `mainspring plan show --at "2h ago" --save plan.json`.
+
     Parameters
     ----------
     at
@@ -50,6 +52,8 @@ def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> No
 
 def replay(file: Path | None = None, /, *, at: str = "", as_json: Json = False) -> None:
     """Make a recorded plan again from its snapshot, and compare: equal to the byte, or an error.
+
+    Examples: `mainspring plan replay plan.json`, `mainspring plan replay --at 14:05`.
 
     Parameters
     ----------

@@ -19,7 +19,10 @@ from mainspring.sdk.resources import to_seconds
 
 
 def show(*, as_json: Json = False) -> None:
-    """Print the policy in force as TOML."""
+    """Print the policy in force as TOML.
+
+    Example: `mainspring policy show > new.toml`.
+    """
     found = connect().policies.current()
     if as_json:
         emit_json(found)
@@ -29,7 +32,10 @@ def show(*, as_json: Json = False) -> None:
 
 
 def check(file: Path, /, *, as_json: Json = False) -> None:
-    """Check a policy file; nothing changes."""
+    """Check a policy file; nothing changes.
+
+    Example: `mainspring policy check new.toml`.
+    """
     policy = connect().policies.check(_read(file))
     if as_json:
         emit_json(policy)
@@ -96,7 +102,10 @@ def rehearse(file: Path, /, *, last: str = "7d", as_json: Json = False) -> None:
 
 
 def history(*, as_json: Json = False) -> None:
-    """List the policies that were set, newest first."""
+    """List the policies that were set, newest first.
+
+    Example: `mainspring policy history`.
+    """
     found = connect().policies.history()
     if as_json:
         emit_json(found)

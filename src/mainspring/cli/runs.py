@@ -112,6 +112,8 @@ def logs(
 ) -> int:
     """Print a run's log; with `-f` go on as it is written, and end with the run's exit code.
 
+    Examples: `mainspring logs train`, `mainspring logs -f train`, `mainspring logs --attempt 1 --tail 20 train`.
+
     Parameters
     ----------
     follow
@@ -146,7 +148,10 @@ def logs(
 
 
 def why(run: str, *, as_json: Json = False) -> None:
-    """Tell in one sentence why a run is where it is, and who is ahead of it."""
+    """Tell in one sentence why a run is where it is, and who is ahead of it.
+
+    Example: `mainspring why train`.
+    """
     told = connect().runs.why(run)
     if as_json:
         emit_json(told)
@@ -169,7 +174,10 @@ def _named(told: Mapping[str, object]) -> tuple[str, str]:
 
 
 def show(run: str, *, as_json: Json = False) -> None:
-    """Show everything about a run: command, resources, parameters, metrics, tries, results, code."""
+    """Show everything about a run: command, resources, parameters, metrics, tries, results, code.
+
+    Examples: `mainspring show train`, `mainspring show train --json`.
+    """
     client = connect()
     found = client.runs.get(run)
     attempts = client.runs.attempts(found.id)
@@ -210,6 +218,8 @@ def show(run: str, *, as_json: Json = False) -> None:
 def cancel(run: str, /, *more: str, grace: str = "", as_json: Json = False) -> None:
     """Cancel runs: at once when they wait, after SIGTERM and a grace when they run.
 
+    Examples: `mainspring cancel train`, `mainspring cancel run-1 run-2 --grace 30s`.
+
     Parameters
     ----------
     grace
@@ -221,25 +231,37 @@ def cancel(run: str, /, *more: str, grace: str = "", as_json: Json = False) -> N
 
 
 def pause(run: str, /, *more: str, as_json: Json = False) -> None:
-    """Hold runs: waiting ones are passed over, running ones are stopped and wait."""
+    """Hold runs: waiting ones are passed over, running ones are stopped and wait.
+
+    Example: `mainspring pause train`; `mainspring resume train` lets it go on, from its newest checkpoint if it has one.
+    """
     client = connect()
     _tell([client.runs.pause(ref) for ref in (run, *more)], as_json, "is paused", "was already over")
 
 
 def resume(run: str, /, *more: str, as_json: Json = False) -> None:
-    """Let paused runs be planned again."""
+    """Let paused runs be planned again.
+
+    Example: `mainspring resume train`.
+    """
     client = connect()
     _tell([client.runs.resume(ref) for ref in (run, *more)], as_json, "goes on", "was already over")
 
 
 def checkpoint(run: str, /, *more: str, as_json: Json = False) -> None:
-    """Ask running code for a checkpoint now: its `should_checkpoint()` is true once. What it saves is sent while it goes on."""
+    """Ask running code for a checkpoint now: its `should_checkpoint()` is true once. What it saves is sent while it goes on.
+
+    Example: `mainspring checkpoint train`.
+    """
     client = connect()
     _tell([client.runs.checkpoint(ref) for ref in (run, *more)], as_json, "is asked for a checkpoint", "was already over")
 
 
 def priority(run: str, level: str, /, *, as_json: Json = False) -> None:
-    """Let a waiting run go earlier or later in its share: high, normal, low or a number. Above normal is a right."""
+    """Let a waiting run go earlier or later in its share: high, normal, low or a number. Above normal is a right.
+
+    Examples: `mainspring priority train high`, `mainspring priority train -- -5`.
+    """
     changed = connect().runs.edit(run, priority=to_priority(level))
     if as_json:
         emit_json(changed)
@@ -248,7 +270,10 @@ def priority(run: str, level: str, /, *, as_json: Json = False) -> None:
 
 
 def archive(run: str, /, *more: str, undo: Annotated[bool, Flag] = False, as_json: Json = False) -> None:
-    """Put ended runs out of sight, or bring them back with `--undo`."""
+    """Put ended runs out of sight, or bring them back with `--undo`.
+
+    Examples: `mainspring archive train`; `mainspring ps --archived` lists them.
+    """
     client = connect()
     done = [client.runs.unarchive(ref) if undo else client.runs.archive(ref) for ref in (run, *more)]
     text = "is back" if undo else "is archived"
@@ -266,14 +291,20 @@ def tag(run: str, /, *tags: str, remove: Annotated[tuple[str, ...], Parameter(ne
         say(f"{changed.name}: {', '.join(changed.tags) or 'no tags'}")
 
 
-def rm(run: str, /, *more: str, yes: Yes = False) -> None:
-    """Delete ended runs with their logs and metrics; data sets and models that they made stay."""
+def rm(run: str, /, *more: str, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete ended runs with their logs and metrics; data sets and models that they made stay.
+
+    Example: `mainspring rm train --yes`.
+    """
     client = connect()
     found = [client.runs.get(ref) for ref in (run, *more)]
     confirm(f"Delete {', '.join(one.name for one in found)} with logs and metrics?", is_yes=yes)
     for one in found:
         client.runs.remove(one.id)
-        say(f"{one.name} ({short(one.id)}) is deleted.")
+        if not as_json:
+            say(f"{one.name} ({short(one.id)}) is deleted.")
+    if as_json:
+        emit_json(found)
 
 
 def rerun(
@@ -378,7 +409,7 @@ def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str, str, str]:
     if one.started_at is not None and one.ended_at is not None:
         seconds = show_seconds(max(0.0, (one.ended_at - one.started_at).total_seconds()))
     nodes = ", ".join(sorted({replica.node for replica in one.replicas}))
-    end = f"{one.outcome.cause}: {one.outcome.message}" if one.outcome is not None else ""
+    end = ": ".join(word for word in (str(one.outcome.cause), one.outcome.message) if word) if one.outcome is not None else ""
     end += f" (for {short(one.stop_for)})" if one.stop_for else ""
     saved = f"{one.checkpoint_at.astimezone():%H:%M:%S}" if one.checkpoint_at is not None else ""
     lost = show_seconds(one.lost_s) if one.lost_s else ""

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mainspring.cli.options import Flag, Json, Yes
-from mainspring.cli.output import age, emit_json, facts, note, say, state
+from mainspring.cli.output import age, done, emit_json, facts, note, say, state
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
 from mainspring.client.connection import connect, find, home_folder, start
@@ -40,6 +40,8 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the server with its web page on this machine, which becomes the first pool. Does nothing when it runs.
+
+    Examples: `mainspring up`, `mainspring up --gpus 2 --port 7000`.
 
     Parameters
     ----------
@@ -93,12 +95,17 @@ def up(
         note("Open its page: mainspring ui     run something: mainspring run SCRIPT")
 
 
-def down(*, home: Home = None) -> None:
-    """Stop the server. Runs go on; they report to the next server."""
+def down(*, home: Home = None, as_json: Json = False) -> None:
+    """Stop the server. Runs go on; they report to the next server.
+
+    Example: `mainspring down`.
+    """
     folder = (home or home_folder()).expanduser().absolute()
     told = find(folder)
     if told is None:
         note(f"No server runs for {folder}.")
+        if as_json:
+            emit_json({"is_up": False, "home": str(folder), "pid": None})
         return
     connect(folder, may_start=False).clusters.shut_down()
     until = time.monotonic() + STOP_S
@@ -107,11 +114,14 @@ def down(*, home: Home = None) -> None:
             time.sleep(0.05)
     if find(folder) is not None:
         raise StateError(f"The server (pid {told['pid']}) did not end within {STOP_S:g} s.", hint=f"See {folder / 'server.log'}")
-    say("The server is down. Runs go on.")
+    done({"is_up": False, "home": str(folder), "pid": told["pid"]}, "The server is down. Runs go on.", as_json=as_json)
 
 
 def status(*, home: Home = None, as_json: Json = False) -> int:
-    """Show where the server is and what it does; exit code 7 when there is none."""
+    """Show where the server is and what it does; exit code 7 when there is none.
+
+    Examples: `mainspring status`, `mainspring status --json`.
+    """
     folder = (home or home_folder()).expanduser().absolute()
     try:
         told = connect(home, may_start=False).clusters.status()
@@ -170,8 +180,10 @@ def serve(
     )
 
 
-def ui(*, print_only: Annotated[bool, Parameter(name="--print", negative=())] = False) -> None:
+def ui(*, print_only: Annotated[bool, Parameter(name="--print", negative=())] = False, as_json: Json = False) -> None:
     """Open the web page by a one-time link.
+
+    Examples: `mainspring ui`, `mainspring ui --print` on a machine without a browser.
 
     Parameters
     ----------
@@ -179,7 +191,9 @@ def ui(*, print_only: Annotated[bool, Parameter(name="--print", negative=())] = 
         Print the link (valid once, for 60 seconds) instead of opening a browser.
     """
     link = connect().people.login_link()
-    if print_only or not webbrowser.open(link):
+    if as_json:
+        emit_json({"link": link})
+    elif print_only or not webbrowser.open(link):
         say(link)
     else:
         note(f"Opened {link.partition('/login/')[0]}")
@@ -195,8 +209,11 @@ def backup(path: Path | None = None, /, *, as_json: Json = False) -> None:
         say(f"{told['path']} ({show_bytes(int(told['bytes']))})")
 
 
-def restore(archive: Path, /, *, home: Home = None, yes: Yes = False) -> None:
-    """Put a backup in place of the database; the server must be down."""
+def restore(archive: Path, /, *, home: Home = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Put a backup in place of the database; the server must be down.
+
+    Example: `mainspring restore copy.db`.
+    """
     folder = (home or home_folder()).expanduser().absolute()
     if find(folder) is not None:
         raise StateError("The server is running.", hint="mainspring down")
@@ -205,4 +222,5 @@ def restore(archive: Path, /, *, home: Home = None, yes: Yes = False) -> None:
     if (folder / "mainspring.db").exists():
         confirm(f"Replace the database under {folder}?", is_yes=yes)
     import_module("mainspring.app").restore(folder, archive)
-    say(f"Restored {archive} to {folder}. mainspring up starts it.")
+    told = f"Restored {archive} to {folder}. mainspring up starts it."
+    done({"archive": str(archive), "home": str(folder)}, told, as_json=as_json)

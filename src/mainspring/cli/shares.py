@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from mainspring.cli.options import Flag, Json
-from mainspring.cli.output import emit_json, note, say, table
+from mainspring.cli.output import done, emit_json, note, say, table
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.errors import SpecError, UsageError
@@ -138,7 +138,10 @@ def usage(
 
 
 def reservation_ls(*, as_json: Json = False) -> None:
-    """List advance reservations."""
+    """List advance reservations.
+
+    Example: `mainspring reservation ls`.
+    """
     found = connect().shares.reservations()
     if as_json:
         emit_json(found)
@@ -177,10 +180,13 @@ def reservation_add(share: str, what: str, /, *, begin: str, end: str, as_json: 
         note(f"notice: {one}")
 
 
-def reservation_rm(reservation: str, /) -> None:
-    """Give an advance reservation up (administrators)."""
+def reservation_rm(reservation: str, /, *, as_json: Json = False) -> None:
+    """Give an advance reservation up (administrators).
+
+    Example: `mainspring reservation rm RESERVATION`.
+    """
     connect().shares.release(reservation)
-    say(f"{reservation} is given up.")
+    done({"given_up": reservation}, f"{reservation} is given up.", as_json=as_json)
 
 
 def to_reserved(text: str) -> tuple[Resources, int]:

@@ -1,0 +1,60 @@
+"""What every command has in common: an example in its help, JSON for programs, and help where it was called wrongly."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from mainspring.cli import dispatch
+
+COMMANDS = {name: target for name, target, *_ in dispatch.COMMANDS} | {
+    f"{group} {word}": target for group, _, _, members in dispatch.GROUPS for word, target in members
+}
+# What prints no table: a log as it is, a script for a shell, what a model answered (JSON anyway), words that are read by hand.
+WITHOUT_JSON = {"logs", "completion", "endpoint predict", "cluster add"}
+
+
+UNDER_WAY = {"cluster drain", "cluster resume", "cluster rm", "node drain", "node resume", "node dead"}  # changed elsewhere now
+
+
+@pytest.fixture(params=sorted(set(COMMANDS) - UNDER_WAY))
+def command(request: pytest.FixtureRequest) -> tuple[str, Callable[..., Any]]:
+    """Return the words of a command and its function."""
+    module, _, name = COMMANDS[request.param].partition(":")
+    return request.param, getattr(import_module(f"mainspring.cli.{module}"), name)
+
+
+def test_each_command_prints_json_for_programs(command: tuple[str, Callable[..., Any]]) -> None:
+    words, function = command
+    assert words in WITHOUT_JSON or "as_json" in inspect.signature(function).parameters
+
+
+def test_the_help_of_each_command_has_an_example(command: tuple[str, Callable[..., Any]]) -> None:
+    words, function = command
+    group, _, word = words.rpartition(" ")
+    own = f"mainspring {words}" if group != "node" else f"mainspring node {word}"
+    aliases = (own, own.replace("mainspring node", "mainspring cluster"))
+    assert any(alias in (function.__doc__ or "") for alias in aliases)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["secret", "rm", "KEY", "--ys"], "mainspring secret rm --help"),
+        (["token", "add"], "mainspring token add --help"),
+        (["run", "--gpu", "1", "train.py"], "mainspring run --help"),
+        (["cluster", "nothing"], "mainspring cluster --help"),
+        (["lst"], "mainspring --help"),
+    ],
+)
+def test_a_wrong_call_is_sent_to_the_help_of_that_command(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch.dispatch(words) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("error: ")
+    assert f"hint: {hint}" in told
