@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,15 @@ class Installation:
         answer.raise_for_status()
         return answer.json()
 
-    def submit(self, *command: str, cpu_milli: int = 1000, gpu_milli: int = 0, name: str = "") -> str:
+    def submit(
+        self, *command: str, cpu_milli: int = 1000, gpu_milli: int = 0, name: str = "", labels: Mapping[str, str] | None = None
+    ) -> str:
         """Submit a command and return the run's id."""
         spec = {
             "kind": "command",
             "command": command,
             "name": name,
-            "resources": {"cpu_milli": cpu_milli, "gpu_milli": gpu_milli},
+            "resources": {"cpu_milli": cpu_milli, "gpu_milli": gpu_milli, "labels": labels or {}},
         }
         answer = self.http.post(f"{PREFIX}/runs", json=spec)
         answer.raise_for_status()
@@ -73,11 +75,13 @@ class Installation:
         return answer.text
 
 
-def command(home: Path, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def command(
+    home: Path, *words: str, timeout_s: float = 60, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a `mainspring` command with its own home."""
     return subprocess.run(
         [Path(sys.executable).parent / "mainspring", *words],
-        env={**os.environ, "MAINSPRING_HOME": str(home)},
+        env={**os.environ, **(env or {}), "MAINSPRING_HOME": str(home)},
         capture_output=True,
         text=True,
         check=False,
@@ -86,15 +90,18 @@ def command(home: Path, *words: str, timeout_s: float = 60) -> subprocess.Comple
 
 
 @contextmanager
-def installation(*, gpus: int = 0) -> Iterator[Installation]:
-    """Start a server with `gpus` declared devices; take it down, and whatever it runs with it, at the end."""
+def installation(*, gpus: int = 0, up: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[Installation]:
+    """Start a server with `gpus` declared devices; take it down, and whatever it runs with it, at the end.
+
+    `up` are further words for `mainspring up`, `env` what is added to its environment.
+    """
     home = Path(tempfile.mkdtemp(prefix="mainspring-bench-"))
     began = time.perf_counter()
-    up = command(home, "up", *(["--gpus", str(gpus)] if gpus else []))
+    made = command(home, "up", *(["--gpus", str(gpus)] if gpus else []), *up, env=env)
     ready_s = time.perf_counter() - began
-    if up.returncode != 0:
+    if made.returncode != 0:
         shutil.rmtree(home, ignore_errors=True)
-        raise RuntimeError(f"mainspring up: {up.stdout}{up.stderr}")
+        raise RuntimeError(f"mainspring up: {made.stdout}{made.stderr}")
     server = json.loads((home / "server.json").read_text(encoding="utf-8"))
     token = (home / "token").read_text(encoding="utf-8").strip()
     headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}

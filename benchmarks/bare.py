@@ -1,0 +1,167 @@
+"""Engines as they are used without us, each started for real: how to run one command on each, and how to add it as a cluster."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+NOW = ("date", "+%s.%N")
+LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine that runs. `run` blocks until a command has ended there, and returns what it printed.
+
+    `peer` is what people type to use it bare, `add` what stands behind `mainspring cluster add`; with `cpu_milli` each,
+    `at_once` runs fit. `up` and `env` are for `mainspring up`.
+    """
+
+    name: str
+    peer: str
+    run: Callable[..., str]
+    add: tuple[str, ...] = ()
+    cpu_milli: int = 1000
+    at_once: int = 10
+    up: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    handle: Any = None
+
+
+@contextmanager
+def local(_folder: Path) -> Iterator[Engine]:
+    """This machine: a process."""
+    yield Engine(name="local", peer="a process", run=_words, cpu_milli=200, up=("--cpus", "2"))
+
+
+@contextmanager
+def docker(folder: Path) -> Iterator[Engine]:
+    """A Docker daemon of its own."""
+    starter = _starter("docker")
+    with starter.share(folder / "docker") as engine:
+        add = ("docker", "--host", engine.url, "--image", starter.IMAGE, "--cpus", "10", "--memory", "4GiB")
+
+        def run(*command: str) -> str:
+            return str(engine.run("run", "--rm", "--network", "host", starter.IMAGE, *command))
+
+        yield Engine(name="docker", peer="docker run", run=run, add=add)
+
+
+@contextmanager
+def podman(folder: Path) -> Iterator[Engine]:
+    """A podman with its service."""
+    starter = _starter("podman")
+    image = _starter("docker").IMAGE
+    with starter.share(folder / "podman") as engine:
+        add = ("podman", "--host", engine.url, "--image", image, "--cpus", "10", "--memory", "4GiB")
+
+        def run(*command: str) -> str:
+            return str(engine.run("run", "--rm", "--network", "host", image, *command))
+
+        yield Engine(name="podman", peer="podman run", run=run, add=add)
+
+
+@contextmanager
+def ssh(folder: Path) -> Iterator[Engine]:
+    """A host with an sshd, in a network of its own."""
+    with _starter("ssh").share(folder / "ssh") as hosts:
+        address = hosts.addresses["bm1"]
+        words = ["ssh", "-i", hosts.key, "-o", f"UserKnownHostsFile={folder}/known", "-o", "StrictHostKeyChecking=accept-new"]
+        words += ["-o", "LogLevel=ERROR", f"root@{address}"]
+        add = ("ssh", address, "--user", "root", "--key", hosts.key, "--accept-new", "--min-free-gib", "0.01")
+        yield Engine(name="ssh", peer="ssh HOST COMMAND", run=lambda *command: _words(*words, *command), add=add, cpu_milli=200)
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[Engine]:
+    """A Slurm of two nodes."""
+    with _starter("slurm").share(folder / "slurm") as engine:
+        shared = Path(engine.folder) / "shared" / "bench"
+        shared.mkdir(parents=True)
+        numbers = itertools.count()
+
+        def run(*command: str) -> str:
+            out = shared / f"{next(numbers)}.out"
+            engine.run("sbatch", "--wait", "--parsable", "--cpus-per-task=1", f"--output={out}", f"--wrap={' '.join(command)}")
+            return out.read_text()
+
+        add = ("slurm", "local", "--folder", str(shared / "ours"))
+        yield Engine(name="slurm", peer="sbatch", run=run, add=add, env=engine.env)
+
+
+@contextmanager
+def kubernetes(folder: Path) -> Iterator[Engine]:
+    """A whole Kubernetes of one node."""
+    starter = _starter("kubernetes.cluster")
+    with starter.share(folder / "kubernetes") as engine:
+        config = engine.kubeconfig()
+        numbers = itertools.count()
+
+        def kubectl(*words: str) -> str:
+            return _words("kubectl", "--kubeconfig", config, *words)
+
+        def run(*command: str) -> str:
+            name = f"bare-{next(numbers)}"
+            kubectl("create", "job", name, f"--image={starter.IMAGE}", "--", *command)
+            kubectl("wait", "--for=condition=complete", f"job/{name}", f"--timeout={LIMIT_S:g}s")
+            told = kubectl("logs", f"job/{name}")
+            kubectl("delete", "job", name, "--wait=false")
+            return told
+
+        add = ("kubernetes", "--kubeconfig", config, "--image", starter.IMAGE)
+        yield Engine(
+            name="kubernetes",
+            peer="kubectl create job",
+            run=run,
+            add=add,
+            cpu_milli=100,
+            up=("--bind", engine.address),
+            handle=engine,
+        )
+
+
+ENGINES: Mapping[str, Callable[[Path], AbstractContextManager[Engine]]] = {
+    "local": local,
+    "docker": docker,
+    "podman": podman,
+    "ssh": ssh,
+    "slurm": slurm,
+    "kubernetes": kubernetes,
+}
+
+
+def crowd(engine: Any, name: str, pods: int) -> None:
+    """Give a Kubernetes a node that exists by our word only, with room for `pods` pods that never end."""
+    engine.ask("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
+    has = {"cpu": str(pods), "memory": f"{pods}Gi", "pods": str(pods + 10), "ephemeral-storage": "1Ti"}
+    beat = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "message": ""}
+    status = {"status": {"capacity": has, "allocatable": has, "conditions": [beat]}}
+    engine.ask("PATCH", f"/api/v1/nodes/{name}/status", status, "application/strategic-merge-patch+json")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _starter(name: str) -> Any:
+    if str(SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(SCRIPTS))
+    return importlib.import_module(f"engines.{name}")
+
+
+def _words(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S, env={**os.environ})
+    if done.returncode:
+        raise RuntimeError(f"{json.dumps(command[:3])} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
