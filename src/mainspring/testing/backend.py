@@ -48,6 +48,19 @@ else:
 other.sendall(rank.encode())
 print(rank, "of", os.environ["WORLD_SIZE"], "heard", other.recv(1).decode())
 """
+# a data set goes down beside the code, what is left in the folder of outputs goes up
+COPY = """
+import os
+there, out = os.path.join(os.environ["MAINSPRING_INPUTS"], "data"), os.environ["MAINSPRING_OUT"]
+with open(os.path.join(there, "deep", "large")) as file:
+    text = file.read()
+os.makedirs(os.path.join(out, "sub"))
+with open(os.path.join(out, "sub", "turned"), "w") as file:
+    file.write(text[::-1])
+with open(os.path.join(there, "small"), "rb") as small, open(os.path.join(out, "same"), "wb") as file:
+    file.write(small.read())
+print(len(text))
+"""
 
 
 class BackendContract:
@@ -271,6 +284,20 @@ class BackendContract:
         server.env[request.attempt] = values
         with self.launched(backend, request):
             assert server.wait(request.attempt, "ended").log == b"True\n"
+
+    def test_files_go_down_and_up(self, backend: Backend, server: RunnerServer) -> None:
+        large, small = "".join(f"{number}," for number in range(60_000)).encode(), b"\xff\x00 one\n"
+        code, data = server.folder({"copy.py": COPY.encode()}), server.folder({"deep/large": large, "small": small})
+        for number in range(2):  # the second time some of it may be there
+            request = self.request(backend, server, ["python3", "copy.py"], f"files{number}")
+            server.code[request.attempt] = code
+            value = {"kind": "dataset", "digest": data, "size_bytes": len(large), "json": None, "meta": {}}
+            server.args[request.attempt] = {"data": value}
+            with self.launched(backend, request):
+                told = server.wait(request.attempt, "ended")
+                assert told.log == b"%d\n" % len(large)
+                sent = {name: server.files[value["digest"]] for name, value in told.outputs.items()}
+                assert sent == {"sub/turned": large[::-1], "same": small}
 
     def test_user_code_begins_in_a_folder_of_its_own(self, backend: Backend, server: RunnerServer) -> None:
         script = "import os; print(os.listdir('.')); open('x', 'w').close(); print(os.listdir('.'), os.getcwd() != '/')"

@@ -1,12 +1,14 @@
-"""A server as a runner sees it, in a hundred lines: work, beats, commands. For conformance suites of backends."""
+"""A server as a runner sees it, in two hundred lines: work, blobs, beats, commands. For conformance suites of backends."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import gzip
+import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +22,9 @@ class Told:
     state: str = ""
     address: str = ""
     log: bytes = b""
+    events: bytes = b""
     exit: dict[str, Any] | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     command: dict[str, Any] | None = None
     was_started: int = 0
@@ -40,6 +44,9 @@ class RunnerServer:
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.jobs: dict[str, list[str]] = {}
         self.env: dict[str, dict[str, str]] = {}  # of user code, by attempt
+        self.files: dict[str, bytes] = {}  # blobs by digest: what runs may fetch, and what they sent
+        self.code: dict[str, str] = {}  # the manifest of an attempt's code
+        self.args: dict[str, dict[str, Any]] = {}  # of an attempt, as in a spec
         self.worlds: dict[str, int] = {}  # how many members an attempt has, where it is a gang
         self.told: dict[tuple[str, int], Told] = {}
         self.moved = threading.Condition()
@@ -56,7 +63,12 @@ class RunnerServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                server.answer(self, json.loads(body) if body else {})
+                if self.headers.get("Content-Type") == "application/octet-stream":
+                    server.take(self, body)
+                else:
+                    server.answer(self, json.loads(body) if body else {})
+
+            do_PUT = do_POST
 
             def log_message(self, format: str, *args: Any) -> None:
                 del format, args
@@ -91,8 +103,8 @@ class RunnerServer:
             return
         path = urlsplit(handler.path)
         parts = path.path.strip("/").split("/")
-        if len(parts) < 5 or parts[2] != "attempts":
-            self._send(handler, 200, {"missing": []})
+        if parts[2:3] == ["blobs"]:
+            self._blobs(handler, parts[-1], body or {})
             return
         attempt, verb = parts[3], parts[4]
         query = parse_qs(path.query)
@@ -107,6 +119,38 @@ class RunnerServer:
             self._send(
                 handler, 200, self._commands(attempt, int(query.get("replica", ["0"])[0]), int(query.get("after", ["0"])[0]))
             )
+
+    def folder(self, files: Mapping[str, bytes]) -> str:
+        """Keep files and their manifest; return its digest."""
+        entries = [{"digest": self._keep(data), "mode": 0o644, "path": path, "size": len(data)} for path, data in files.items()]
+        return self._keep(json.dumps({"files": entries}).encode())
+
+    def take(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        """Keep the blobs that a runner sends: one, or many as frames."""
+        if handler.path.endswith("/pack"):
+            while body:
+                size = int.from_bytes(body[32:40], "big")
+                self._keep(body[40 : 40 + size])
+                body = body[40 + size :]
+        else:
+            self._keep(body)
+        self._send(handler, 201, {})
+
+    def _keep(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        self.files[digest] = data
+        return digest
+
+    def _blobs(self, handler: BaseHTTPRequestHandler, verb: str, body: dict[str, Any]) -> None:
+        wanted = body.get("digests", [verb])
+        if verb == "missing":
+            self._send(handler, 200, {"missing": [one for one in wanted if one not in self.files]})
+        elif any(one not in self.files for one in wanted):
+            self._send(handler, 404, {})
+        else:
+            frames = [(bytes.fromhex(one) + len(self.files[one]).to_bytes(8, "big"), self.files[one]) for one in wanted]
+            data = b"".join(head + blob for head, blob in frames) if verb == "fetch" else self.files[verb]
+            self._send(handler, 200, data)
 
     def stop(self, attempt: str, replica: int = 0, deadline_s: float = 1.0) -> None:
         """Let the next answer tell the runner to stop."""
@@ -133,9 +177,9 @@ class RunnerServer:
             "spec": {
                 "kind": "command",
                 "command": self.jobs.get(attempt, ["true"]),
-                "args": {},
+                "args": self.args.get(attempt, {}),
                 "params": {},
-                "code": {"manifest": "", "folder": "."},
+                "code": {"manifest": self.code.get(attempt, ""), "folder": "."},
                 "environment": {"interpreter": "", "lock": "", "image": ""},
                 "env": {},
                 "timeout_s": 0.0,
@@ -156,11 +200,13 @@ class RunnerServer:
                     fresh = data[held - chunk["offset"] :]
                     told.offsets[chunk["stream"]] = held + len(fresh)
                     told.log += fresh if chunk["stream"] == "log" else b""
+                    told.events += fresh if chunk["stream"] == "events" else b""
             if body.get("state") == "running" and told.state != "running":
                 told.was_started += 1
             told.state = str(body.get("state"))
             told.address = str(body.get("address") or told.address)
             told.exit = body.get("exit") or told.exit
+            told.outputs = body.get("outputs") or told.outputs
             self.moved.notify_all()
             commands = [told.command] if told.command else []
             is_over = told.state == "ended"
@@ -179,8 +225,8 @@ class RunnerServer:
             fresh = [told.command] if told.command is not None and told.command["no"] > after else []
         return {"commands": fresh, "is_followed": True}
 
-    def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | bytes) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         with contextlib.suppress(ConnectionError):  # the runner was killed meanwhile
             handler.send_response(status)
             handler.send_header("Content-Type", "application/json")
