@@ -13,6 +13,7 @@ import engines.docker
 import engines.kubernetes.cluster
 import engines.podman
 import engines.postgres
+import engines.registry
 import engines.seaweedfs
 import engines.slurm
 import engines.ssh
@@ -166,6 +167,14 @@ def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Docker with two images, shared by all workers of this session."""
     with _engine(engines.docker, "Docker", "scripts/engines/install", tmp_path_factory) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory, docker_engine: Any) -> Iterator[Any]:
+    """A registry of images with a login, shared by all workers of this session; `private/python:1` is in it."""
+    with _engine(engines.registry, "docker-registry", "scripts/engines/install", tmp_path_factory) as made:
+        made.push(docker_engine.run, engines.docker.IMAGE, "private/python:1")
+        yield made
 
 
 @pytest.fixture(scope="session")

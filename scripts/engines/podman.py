@@ -30,6 +30,11 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 """
+_REGISTRIES = """[[registry]]
+prefix = "localhost"
+location = "localhost"
+insecure = true
+"""
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,11 @@ def start() -> Podman:
         raise RuntimeError("A podman for tests needs root.")
     folder = Path(tempfile.mkdtemp(prefix="mainspring-podman-"))
     (folder / "containers.conf").write_text(_CONFIG)
+    (folder / "registries.conf").write_text(_REGISTRIES)
     words = ["podman", *_places(folder), "system", "service", "--time=0", f"unix://{folder}/podman.sock"]
     with (folder / "log").open("ab") as log:
         env = {**os.environ, "CONTAINERS_CONF": f"{folder}/containers.conf"}
+        env["CONTAINERS_REGISTRIES_CONF"] = f"{folder}/registries.conf"
         process = subprocess.Popen(
             words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder, env=env
         )

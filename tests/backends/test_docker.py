@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engines.docker import BARE_IMAGE, IMAGE
+from engines.registry import PASSWORD, USER
 
 from mainspring.backends.docker import ENGINE, PODMAN
 from mainspring.backends.docker.backend import DockerBackend
@@ -61,6 +63,33 @@ class Containers(BackendContract):
         self.wait_for(backend, handle, ObservedState.GONE)
         with pytest.raises(LaunchError, match="localhost:1/no/such:9"):
             backend.launch(request)
+
+    def test_an_image_of_a_registry_with_a_login_is_pulled(
+        self, backend: DockerBackend, server: RunnerServer, registry: Any, tmp_path: Path
+    ) -> None:
+        image, login = registry.name("private/python:1"), {"registry_user": USER, "registry_password": PASSWORD}
+        for config, is_let_in in (({}, False), ({**login, "registry_password": "wrong-one"}, False), (login, True)):
+            asked = dict(backend.cluster.config) | config
+            asking = DockerBackend(
+                dataclasses.replace(backend.cluster, config=asked), tmp_path, INSTALLATION, dataclasses.replace(backend.door)
+            )
+            request = dataclasses.replace(self.request(asking, server, ["echo", "in"], "login"), image=image)
+            handle = asking.launch(request)
+            if not is_let_in:
+                self.wait_for(asking, handle, ObservedState.GONE)
+                with pytest.raises(LaunchError, match="registry") as caught:
+                    asking.launch(request)
+                assert "--registry-password" in caught.value.hint
+                assert "wrong-one" not in str(caught.value) + caught.value.hint
+                continue
+            with self.launched(asking, request):
+                told = server.wait(request.attempt, "ended", 60.0)
+                assert b"Pulled image " + image.encode() in told.log
+                assert b"sha256:" in told.log
+                assert told.log.endswith(b"in\n")
+                event = json.loads(server.of(request.attempt).events)
+                assert (event["kind"], "sha256:" in event["digest"]) == ("image", True)
+                assert PASSWORD not in str(asking.native(handle)) + told.log.decode()
 
     def test_what_a_run_overrides_holds(self, backend: DockerBackend, server: RunnerServer) -> None:
         script = "import os, resource as r; print(os.getuid(), r.getrlimit(r.RLIMIT_NOFILE)[0], os.statvfs('/dev/shm').f_blocks)"

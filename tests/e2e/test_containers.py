@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.engine]
 
 
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> Any:
+    """A real engine; its kind is the word of `cluster add`."""
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
 @pytest.fixture
-def box(fresh: Site, docker_engine: Any) -> Site:
+def box(fresh: Site, engine: Any) -> Site:
     fresh.start("--cpus", "1")
+    kind = "podman" if "podman" in engine.url else "docker"
     added = fresh.cli(
-        "cluster", "add", "docker", "--name", "box", "--host", docker_engine.url, "--image", IMAGE, "--cpus", "4",
+        "cluster", "add", kind, "--name", "box", "--host", engine.url, "--image", IMAGE, "--cpus", "4",
         "--memory", "2GiB", "--gpus", "2", "--pool", "lab",
     )  # fmt: skip
     assert added.code == 0, added
@@ -29,7 +36,7 @@ def box(fresh: Site, docker_engine: Any) -> Site:
     return fresh
 
 
-def test_a_script_runs_in_an_image_and_the_engine_shows_it(box: Site, tmp_path: Path) -> None:
+def test_a_script_runs_in_an_image_and_the_engine_shows_it(box: Site, engine: Any, tmp_path: Path) -> None:
     (tmp_path / "where.py").write_text(
         "import os, sys\nprint(sys.version_info[:2], os.path.exists('/etc/debian_version'), sys.argv[1])\n"
     )
@@ -40,11 +47,16 @@ def test_a_script_runs_in_an_image_and_the_engine_shows_it(box: Site, tmp_path: 
     run = box.call("GET", "/runs/where").json()
     attempt = box.attempts(run["id"])[0]
     assert attempt["replicas"][0]["node"].startswith("box.")
+    shown = box.cli("show", run["id"], "--json")
+    digest = json.loads(shown.out)["image"]
+    assert "sha256:" in digest, shown
+    same = [engine.run("image", "inspect", "--format", "{{.Id}}", name).strip() for name in (digest, IMAGE)]
+    assert same[0] == same[1]
     checked = box.cli("cluster", "check", "box", timeout_s=90)
     assert (checked.code, "succeeded" in checked.out) == (0, True), checked
 
 
-def test_a_run_outlives_its_server_and_is_cancelled_by_the_next(box: Site, docker_engine: Any) -> None:
+def test_a_run_outlives_its_server_and_is_cancelled_by_the_next(box: Site) -> None:
     spec = {"resources": {"cpu_milli": 500, "pool": "lab"}, "grace_s": 1.0}
     lasting = box.submit(["sh", "-c", "echo begun; sleep 300"], **spec)
     counting = box.submit(["sh", "-c", "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.5; done"], **spec)
@@ -61,10 +73,11 @@ def test_a_run_outlives_its_server_and_is_cancelled_by_the_next(box: Site, docke
     assert box.wait(lasting)["state"] == "cancelled"
 
 
-def test_what_no_container_can_be_is_told(box: Site, until: Callable[..., Any]) -> None:
+def test_what_no_container_can_be_is_told(box: Site, engine: Any, until: Callable[..., Any]) -> None:
+    kind = "podman" if "podman" in engine.url else "docker"
     wrong = (
         ({"environment": {"image": BARE_IMAGE}}, "has no Python"),
-        ({"overrides": {"docker": {"no_such": 1}}}, "docker.no_such"),
+        ({"overrides": {kind: {"no_such": 1}}}, f"{kind}.no_such"),
     )
     for more, says in wrong:
         ref = box.submit(["true"], resources={"cpu_milli": 100, "pool": "lab"}, **more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Query
 from starlette.concurrency import run_in_threadpool
@@ -40,9 +40,13 @@ def read(
     replica: Replica = 0,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=0, le=MAX_BYTES)] = 1 << 20,
+    stream: Literal["log", "events"] = "log",
 ) -> Response:
-    """Return bytes of an attempt's log, as they were written; a negative offset counts from the end."""
-    part = logs.read(ctx, actor, ref, attempt=attempt, replica=replica, offset=offset, limit=limit)
+    """Return bytes of an attempt's log, as they were written; a negative offset counts from the end.
+
+    The stream `events` is what its runner and its engine told of it, in JSON lines.
+    """
+    part = logs.read(ctx, actor, ref, attempt=attempt, replica=replica, offset=offset, limit=limit, stream=stream)
     headers = {
         "X-Offset": str(part.offset),
         "X-Next-Offset": str(part.next_offset),

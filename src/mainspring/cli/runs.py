@@ -183,8 +183,9 @@ def show(run: str, *, as_json: Json = False) -> None:
     attempts = client.runs.attempts(found.id)
     metrics, params = client.runs.metrics(found.id), client.runs.params(found.id)
     cache = client.runs.why(found.id).get("cache") or {}
+    image = next((str(one.get("digest", "")) for one in client.runs.told(found.id) if one.get("kind") == "image"), "")
     if as_json:
-        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache})
+        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache, "image": image})
         return
     spec = found.spec
     called = f"{spec.entry.module}:{spec.entry.function}" if spec.entry is not None else " ".join(spec.command)
@@ -201,6 +202,7 @@ def show(run: str, *, as_json: Json = False) -> None:
             ("Submitted", f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(found.created_at)} ago)"),
             ("Took", took(found)),
             ("Priority", str(found.priority) if found.priority else ""),
+            ("Image", image),
             ("Cache", str(cache.get("sentence", ""))),
             ("Lost work", _lost(attempts)),
             ("Tags", ", ".join(found.tags)),

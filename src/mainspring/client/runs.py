@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,12 @@ class Runs:
         return LogBytes(
             answer.data, begin, int(head.get("x-next-offset", str(begin + len(answer.data)))), int(head.get("x-attempt", "0"))
         )
+
+    def told(self, ref: str, *, attempt: int | None = None, replica: int = 0) -> list[dict[str, Any]]:
+        """Return what the runner and the engine told of an attempt: `[{"kind": "image", "digest": ...}, …]`."""
+        query = {"attempt": attempt, "replica": replica, "stream": "events"}
+        lines = self.transport.get(_path(ref, "logs"), query).data.splitlines()
+        return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
 
     def follow(self, ref: str, *, attempt: int | None = None, offset: int = 0) -> Iterator[LogPart]:
         """Yield the log as it is written, until the run ends."""

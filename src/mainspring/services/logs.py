@@ -32,8 +32,12 @@ def read(
     replica: int = 0,
     offset: int = 0,
     limit: int = 1 << 20,
+    stream: str = "log",
 ) -> LogPart:
-    """Return up to `limit` bytes of the log from `offset`; a negative offset counts from the end. Newest attempt by default."""
+    """Return up to `limit` bytes of the log from `offset`; a negative offset counts from the end. Newest attempt by default.
+
+    The stream `events` has JSON lines `{"kind", ...}`: what a backend or a runner told of the attempt, such as its image.
+    """
     chosen = choose(ctx, actor, ref, attempt)
     if chosen is None:
         return LogPart(attempt="", number=0, offset=0, data=b"", next_offset=0, is_end=False)
@@ -43,10 +47,10 @@ def read(
             hint=f"mainspring show {ref[:80]}",
         )
     if offset < 0:
-        offset = max(0, ctx.store.logs.size(chosen.id, replica, "log") + offset)
-    data = ctx.store.logs.read(chosen.id, replica, "log", offset=offset, limit=limit)
+        offset = max(0, ctx.store.logs.size(chosen.id, replica, stream) + offset)
+    data = ctx.store.logs.read(chosen.id, replica, stream, offset=offset, limit=limit)
     after = offset + len(data)
-    is_end = chosen.state is AttemptState.ENDED and after >= ctx.store.logs.size(chosen.id, replica, "log")
+    is_end = chosen.state is AttemptState.ENDED and after >= ctx.store.logs.size(chosen.id, replica, stream)
     return LogPart(attempt=chosen.id, number=chosen.number, offset=offset, data=data, next_offset=after, is_end=is_end)
 
 

@@ -21,7 +21,7 @@ from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.devices import nvidia_devices
 from mainspring.backends.docker import container
 from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, login, pack
-from mainspring.backends.docker.images import Images, Pull, digest_of
+from mainspring.backends.docker.images import Images, Pull, digest_of, name_of
 from mainspring.backends.grants import granted_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.core.backend import (
@@ -55,6 +55,7 @@ _CONFIGURE = {
     "podman": "cdi generate --output=/etc/cdi/nvidia.yaml",
 }
 Key = tuple[AttemptId, int]
+Found = Mapping[str, Any] | None
 
 
 @dataclass(slots=True)
@@ -136,8 +137,10 @@ class DockerBackend:
             if key in self._pulling:
                 return handle
             image = request.image or str(self.cluster.config.get("image") or "")
-            if self.door.inspect(container.name_of(*key)) is not None or self.images.find(image) is not None:
-                self._start(request, image, [])
+            told = self.door.inspect(container.name_of(*key))
+            found = self.images.find(image) if told is None else None
+            if told is not None or found is not None:
+                self._start(request, image, [], told, found)
                 return handle
             self._pulling[key] = self.images.pull(image, lambda pull: self._pulled(request, pull))
         return handle
@@ -206,31 +209,35 @@ class DockerBackend:
         with self._lock:
             self._locks.pop(key, None)
 
-    def _start(self, request: LaunchRequest, image: str, lines: Sequence[str]) -> None:
-        """Create the container if there is none, give it its files, start its runner; every step may be repeated."""
-        name = container.name_of(request.attempt, request.replica)
-        told = self.door.inspect(name)
-        if told is None:
-            told = self._create(request, name, image)
-        found = self.images.find(str(told["Image"])) or {}
-        state = _state(told)
-        if state == "created":
-            self._put(request, told, found, [*lines, f"It is {digest_of(found)}."] if lines else [])
-        else:
-            self._put(request, told, found)  # it may have to learn where the server is now
-        if state not in LIVING:
-            try:
-                self.door.start(name)
-            except LaunchError:
-                if state == "created":
-                    self.door.remove(name)
-                raise
+    def _start(self, request: LaunchRequest, image: str, lines: Sequence[str], told: Found = None, found: Found = None) -> None:
+        """Create the container if there is none, give it its files, start its runner; every step may be repeated.
 
-    def _create(self, request: LaunchRequest, name: str, image: str) -> Mapping[str, Any]:
-        found = self.images.find(image)
+        `told` and `found` are the container and the image, where the engine has just shown them.
+        """
+        name = container.name_of(request.attempt, request.replica)
+        told = told or (None if found else self.door.inspect(name)) or self._create(request, name, image, found)
+        found = found or self.images.find(str(told["Image"])) or {}
+        state = _state(told)
+        is_new = state == "created"
+        if state in LIVING:
+            self._put(request, told, found)  # it may have to learn where the server is now
+            return
+        try:
+            if (told.get("Config") or {}).get("OpenStdin"):
+                self.door.feed(name, self._fodder(request, found, lines, is_new=is_new))
+            else:
+                self._put(request, told, found, lines if is_new else None)
+                self.door.start(name)
+        except LaunchError:
+            if is_new:
+                self.door.remove(name)
+            raise
+
+    def _create(self, request: LaunchRequest, name: str, image: str, found: Found) -> Mapping[str, Any]:
+        found = found or self.images.find(image)
         if found is None:
             raise LaunchError(f"Image {image} was removed from the engine meanwhile.")
-        wishes = container.wishes_of(self.cluster.config, request.overrides)
+        wishes = container.wishes_of(self.cluster.config, request.overrides, self.door.program)
         is_loopback = urlsplit(request.server_url).hostname in LOOPBACK
         network = wishes.network or ("host" if is_loopback and self.door.is_here else "bridge")
         if network != "host" and is_loopback:
@@ -249,9 +256,13 @@ class DockerBackend:
         )
         env = {"MAINSPRING_INSTALLATION": self.installation, "MAINSPRING_ATTEMPT": request.attempt}
         fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
+        user = wishes.user or str((found.get("Config") or {}).get("User") or "0")
+        is_fed = self.door.is_here and user.partition(":")[0] in ("0", "root")
+        boot = ["-c", container.BOOT, zipped, container.FOLDER, container.CACHE] if is_fed else [zipped, container.FOLDER]
         config = {
             "entrypoint": [self.images.python_of(found), "-S", "-E"],
-            "command": [zipped, container.FOLDER],
+            "command": boot,
+            "stdin_open": is_fed,
             "environment": {**env, "MAINSPRING_REPLICA": str(request.replica), **({"MAINSPRING_FAULT": fault} if fault else {})},
             "labels": container.labels_of(request),
             "working_dir": "/",
@@ -261,11 +272,15 @@ class DockerBackend:
         try:
             self.door.create(name, str(found["Id"]), host, **config)
         except TakenError:  # somebody else was first
-            pass
-        told = self.door.inspect(name)
-        if told is None:
-            raise LaunchError(f"Container {name} vanished as it was made.")
-        return told
+            told = self.door.inspect(name)
+            if told is None:
+                raise LaunchError(f"Container {name} vanished as it was made.") from None
+            return told
+        return {
+            "State": {"Status": "created"},
+            "Image": found["Id"],
+            "Config": {"User": user, "OpenStdin": is_fed},
+        }
 
     def _put(
         self, request: LaunchRequest, told: Mapping[str, Any], image: Mapping[str, Any], lines: Sequence[str] | None = None
@@ -273,17 +288,12 @@ class DockerBackend:
         """Give a container the runner and what it is to do, owned by the user that it runs as."""
         name, folder = container.name_of(request.attempt, request.replica), container.FOLDER.lstrip("/")
         owner = self._owner(name, told, image)
-        devices = [share.index for share in request.granted.devices]
-        env = {**granted_env(request.granted), **container.device_env(request.node, devices)}
-        group = "/sys/fs/cgroup" if str(self._told().get("CgroupVersion")) == "2" else "/sys/fs/cgroup/memory"
-        record = launch_record(request, container.CACHE, {**env, "MAINSPRING_IMAGE": digest_of(image)}, cgroup=group, cgroups=[])
         entries: list[tuple[str, bytes | None, int, tuple[int, int]]] = [
-            (f"{folder}/launch.json", json.dumps(record).encode(), 0o600, owner),
-            (f"{folder}/token", request.token.encode(), 0o600, owner),
+            (f"{folder}/{file}", text.encode(), 0o600, owner) for file, text in self._orders(request, image).items()
         ]
         if lines is not None:
             runner = self._runner()
-            log = "".join(f"[mainspring] {line}\n" for line in lines).encode()
+            words = [(f"{folder}/{file}", text.encode(), 0o600, owner) for file, text in _first_words(image, lines).items()]
             entries = [
                 ("mainspring", None, 0o755, ROOT),
                 (container.CACHE.lstrip("/"), None, 0o777, owner),
@@ -291,9 +301,25 @@ class DockerBackend:
                 (folder, None, 0o700, owner),
                 *entries,
                 (f"{folder}/spool", None, 0o700, owner),
-                (f"{folder}/spool/log", log, 0o600, owner),
+                *words,
             ]
         self.door.put(name, pack(entries))
+
+    def _fodder(self, request: LaunchRequest, image: Mapping[str, Any], lines: Sequence[str], *, is_new: bool) -> bytes:
+        """Return what a container reads that is to write its files itself."""
+        runner = self._runner().read_bytes()
+        files = self._orders(request, image)
+        if is_new:
+            files |= _first_words(image, lines)
+        return json.dumps({"size": len(runner), "files": files}).encode() + b"\n" + runner
+
+    def _orders(self, request: LaunchRequest, image: Mapping[str, Any]) -> dict[str, str]:
+        """Return the files that tell a runner what to do."""
+        devices = [share.index for share in request.granted.devices]
+        env = {**granted_env(request.granted), **container.device_env(request.node, devices)}
+        group = "/sys/fs/cgroup" if str(self._told().get("CgroupVersion")) == "2" else "/sys/fs/cgroup/memory"
+        record = launch_record(request, container.CACHE, {**env, "MAINSPRING_IMAGE": digest_of(image)}, cgroup=group, cgroups=[])
+        return {"launch.json": json.dumps(record), "token": request.token}
 
     def _cache_of(self, user: str, image: Mapping[str, Any]) -> str:
         """Return the volume of the blob cache: one for each user that containers run as, as none may write another's files."""
@@ -386,6 +412,13 @@ class DockerBackend:
     def _lock_of(self, key: Key) -> threading.Lock:
         with self._lock:
             return self._locks.setdefault(key, threading.Lock())
+
+
+def _first_words(image: Mapping[str, Any], lines: Sequence[str]) -> dict[str, str]:
+    """Return what the spool of a run begins with: how its image came, and which one it is."""
+    log = [*lines, f"It is {digest_of(image)}."] if lines else []
+    event = {"kind": "image", "image": name_of(image), "digest": digest_of(image)}
+    return {"spool/log": "".join(f"[mainspring] {line}\n" for line in log), "spool/events": json.dumps(event) + "\n"}
 
 
 def _has_cdi() -> bool:

@@ -20,6 +20,33 @@ PERIOD_US = 100_000
 MIN_MEMORY_BYTES = 6 << 20  # less is refused by the engines
 GUARDED = ("network", "user")  # what the administrator says of these keeps runs apart from the machine
 OVERRIDES = ("network", "shm_size", "ulimits", "user")
+# What a container of root runs at first: it writes the files that it is sent, and becomes the runner. That spares the engine
+# the unpacking of an archive into a container that is not up yet, which takes as long as starting it.
+BOOT = """
+import json, os, sys
+runner, folder, cache = sys.argv[1:4]
+head = json.loads(sys.stdin.buffer.readline() or b"{}")
+if head:
+    os.umask(0o077)
+    os.makedirs(folder + "/spool", exist_ok=True)
+    os.makedirs(cache, exist_ok=True)
+    data = sys.stdin.buffer.read(head["size"])
+    if len(data) < head["size"]:
+        sys.exit("The server went away.")
+    for path, text in {runner: data, **{folder + "/" + name: text.encode() for name, text in head["files"].items()}}.items():
+        with open(path + ".draft", "wb") as file:
+            file.write(text)
+        os.rename(path + ".draft", path)
+    os.chmod(os.path.dirname(runner), 0o755)
+    os.chmod(runner, 0o644)
+elif not os.path.exists(folder + "/launch.json"):
+    sys.exit("Nobody said what to do.")
+os.umask(0o022)
+sys.argv = [runner, folder]
+sys.path.insert(0, runner)
+from mainspring_runner.agent import main
+sys.exit(main(folder))
+"""
 _ULIMIT = re.compile(r"^([a-z]+)=(-?\d+)(?::(-?\d+))?\Z")
 _USER = re.compile(r"^\d+(:\d+)?\Z")
 
@@ -36,11 +63,11 @@ class Wishes:
     runtime: str = ""
 
 
-def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object]) -> Wishes:
+def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object], kind: str = "docker") -> Wishes:
     """Return the cluster's options with a run's overrides over them. Raises LaunchError for an override that is none."""
     for name in overrides:
         if name not in OVERRIDES:
-            raise LaunchError(f"There is no override docker.{name}; there are {', '.join(OVERRIDES)}.")
+            raise LaunchError(f"There is no override {kind}.{name}; there are {', '.join(OVERRIDES)}.")
         if name in GUARDED and config.get(name):
             raise LaunchError(f"This cluster's administrator has set {name}: a run cannot override it.")
     asked = {**{name: config.get(name) for name in Wishes.__dataclass_fields__}, **overrides}

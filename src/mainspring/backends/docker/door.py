@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,6 +19,7 @@ from mainspring.core.errors import BackendError, CredentialsError, LaunchError, 
 ANSWER_S = 10.0
 PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 _PLAINLY = {
     "FileNotFoundError": "there is no such socket.",
     "Connection refused": "nobody listens there.",
@@ -91,6 +94,19 @@ class Door:
         with self._calls() as api:
             api.start(name)
 
+    def feed(self, name: str, data: bytes) -> None:
+        """Start a container that reads its standard input to the end, and give it `data`."""
+        with self._calls() as api:
+            pipe = api.attach_socket(name, params={"stdin": 1, "stream": 1})
+            try:
+                api.start(name)
+                line = getattr(pipe, "_sock", pipe)
+                line.settimeout(ANSWER_S)
+                line.sendall(data)
+                line.shutdown(socket.SHUT_WR)
+            finally:
+                pipe.close()
+
     def kill(self, name: str, signal: str) -> None:
         """Send a signal to a container; silent when it does not run."""
         with contextlib.suppress(AbsentError, TakenError), self._calls() as api:
@@ -118,21 +134,20 @@ class Door:
 
     def read(self, name: str, path: str) -> bytes | None:
         """Return a small file of a container; None when there is none, or no container."""
-        try:
-            with self._calls() as api:
-                stream, told = api.get_archive(name, path)
-                if int(told.get("size", 0)) > MAX_FILE_BYTES:
-                    stream.close()
-                    return None
-                data = b"".join(stream)
-        except AbsentError:
-            return None
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for entry in tar:
-                file = tar.extractfile(entry)
-                if file is not None:
-                    return file.read()
-        return None
+        for pause_s in (*_PAUSES_S, 0.0):
+            try:
+                with self._calls() as api:
+                    stream, told = api.get_archive(name, path)
+                    if int(told.get("size", 0)) > MAX_FILE_BYTES:
+                        stream.close()
+                        return None
+                    data = b"".join(stream)
+            except AbsentError:
+                return None
+            if data:
+                return _unpack(data)
+            time.sleep(pause_s)  # podman has promised the file, while it took the container's layers down
+        raise self._unreachable(f"It gives nothing of {path} in {name}.")
 
     def pull(self, image: str, login: Mapping[str, str] | None) -> Iterator[Mapping[str, Any]]:
         """Yield the engine's own words while it pulls an image. Raises LaunchError when it cannot."""
@@ -143,9 +158,7 @@ class Door:
                 repository, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None
             ):
                 if told.get("error"):
-                    raise LaunchError(
-                        f"Image {image} cannot be pulled: {told['error']}", hint="Is its name right, and the login?"
-                    )
+                    raise _no_image(f"Image {image} cannot be pulled: ", str(told["error"]))
                 yield told
 
     @contextlib.contextmanager
@@ -179,7 +192,7 @@ class Door:
             raise
         except errors.APIError as wrong:
             if of_image:
-                raise LaunchError(f"{of_image}{_said(wrong)}", hint="Is its name right, and the login?") from wrong
+                raise _no_image(of_image, _said(wrong)) from wrong
             if wrong.status_code == 404:
                 raise AbsentError(_said(wrong)) from wrong
             if wrong.status_code == 409:
@@ -201,6 +214,16 @@ class Door:
         start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
         why = next((plain for word, plain in _PLAINLY.items() if word in text), _short(text))
         return UnreachableError(f"{self.program} at {self.host} does not answer: {why}", hint=f"Is it running? {start}")
+
+
+def _unpack(data: bytes) -> bytes | None:
+    """Return the first file of an archive."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for entry in tar:
+            file = tar.extractfile(entry)
+            if file is not None:
+                return file.read()
+    return None
 
 
 def login(user: str, password: str) -> Mapping[str, str] | None:
@@ -231,6 +254,16 @@ def _split(image: str) -> tuple[str, str]:
         return repository, digest
     head, colon, tag = image.rpartition(":")
     return (head, tag) if colon and "/" not in tag else (image, "latest")
+
+
+def _no_image(what: str, said: str) -> LaunchError:
+    """Return why an image did not come, and what to do about that."""
+    if any(word in said.lower() for word in ("unauthorized", "authentication required", "denied", "no basic auth")):
+        return LaunchError(
+            f"{what}its registry wants another login: {_short(said)}",
+            hint="Is its name right? If the registry wants a login: --registry-user NAME --registry-password -",
+        )
+    return LaunchError(f"{what}{_short(said)}", hint="Is its name right, and does the engine's machine reach its registry?")
 
 
 def _said(wrong: Any) -> str:
