@@ -91,10 +91,13 @@ class DockerBackend:
     def probe(self) -> Probe:
         """Ask the engine what it is, and say what does not hold on it."""
         try:
+            if self.door.road is not None:
+                self.door.road.forget_trouble()
             info = self.door.info()
             version = self.door.version()
-        except MissingLibraryError as wrong:
-            return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
+            wrong = self._unfit(info)
+        except (MissingLibraryError, LaunchError) as refused:
+            return Probe(is_ready=False, notices=(Notice(text=refused.message, command=refused.hint),))
         if str(info.get("OSType", "linux")) != "linux":
             return Probe(is_ready=False, version=version, notices=(Notice(text="It runs no Linux containers."),))
         runtimes = ", ".join(sorted(info.get("Runtimes") or {})) or "unknown"
@@ -106,7 +109,8 @@ class DockerBackend:
             "runtimes": runtimes,
             "image of runs that name none": str(self.cluster.config.get("image") or ""),
         }
-        return Probe(is_ready=True, version=version, notices=tuple(self._notices(info)), facts=facts)
+        notices = [wrong] if wrong is not None else self._notices(info)
+        return Probe(is_ready=wrong is None, version=version, notices=tuple(notices), facts=facts)
 
     def inventory(self) -> Inventory:
         """Return the engine's machine as the one node."""
@@ -209,6 +213,10 @@ class DockerBackend:
         with self._lock:
             self._locks.pop(key, None)
 
+    def close(self) -> None:
+        """Let go of the connection; containers live on."""
+        self.door.close()
+
     def _start(self, request: LaunchRequest, image: str, lines: Sequence[str], told: Found = None, found: Found = None) -> None:
         """Create the container if there is none, give it its files, start its runner; every step may be repeated.
 
@@ -257,7 +265,7 @@ class DockerBackend:
         env = {"MAINSPRING_INSTALLATION": self.installation, "MAINSPRING_ATTEMPT": request.attempt}
         fault = os.environ.get("MAINSPRING_RUNNER_FAULT")  # chaos tests: where runners are to die
         user = wishes.user or str((found.get("Config") or {}).get("User") or "0")
-        is_fed = self.door.is_here and user.partition(":")[0] in ("0", "root")
+        is_fed = self.door.is_fast and user.partition(":")[0] in ("0", "root")
         boot = ["-c", container.BOOT, zipped, container.FOLDER, container.CACHE] if is_fed else [zipped, container.FOLDER]
         config = {
             "entrypoint": [self.images.python_of(found), "-S", "-E"],
@@ -389,8 +397,26 @@ class DockerBackend:
         free = shutil.disk_usage(place).free if self.door.is_here and place and os.path.isdir(place) else 0
         return free >> 30 << 30  # whole GiB: a node that changes with each look would be planned anew each time
 
+    def _unfit(self, info: Mapping[str, Any]) -> Notice | None:
+        """Return which of the cluster's options the engine cannot fulfil. Raises LaunchError for one that is malformed."""
+        wishes = container.wishes_of(self.cluster.config, {}, self.door.program)
+        container.check(wishes)
+        runtimes = sorted(info.get("Runtimes") or {})
+        if wishes.runtime and runtimes and wishes.runtime not in runtimes:
+            text = f"It has no runtime {wishes.runtime!r}, only {', '.join(runtimes)}."
+            configure = f"sudo nvidia-ctk {_CONFIGURE['docker']}" if wishes.runtime == "nvidia" else ""
+            return Notice(text=text, command=configure)
+        if wishes.network not in ("", "host", "bridge") and not self.door.has_network(wishes.network):
+            command = f"{self.door.program} network create {wishes.network}"
+            return Notice(text=f"It has no network {wishes.network!r}.", command=command)
+        return None
+
     def _notices(self, info: Mapping[str, Any]) -> list[Notice]:
         found = []
+        image = str(self.cluster.config.get("image") or "")
+        if image and self.images.find(image) is None:
+            text = f"It has not got the image {image} yet: the first run that names none waits until that is pulled."
+            found.append(Notice(text=text, command=f"{self.door.program} pull {image}"))
         if self.door.is_here and not (self.cluster.config.get("cpus") and self.cluster.config.get("memory")):
             found.append(Notice(text=SHARED, command=f"mainspring cluster add {self.door.program} --cpus 4 --memory 8GiB"))
         if self.door.is_here and not self.cluster.config.get("gpus") and nvidia_devices() and not self._gives_devices():

@@ -88,6 +88,16 @@ def wishes_of(config: Mapping[str, object], overrides: Mapping[str, object], kin
     return found
 
 
+def check(wishes: Wishes) -> None:
+    """Raise LaunchError for a word that no container can be created with."""
+    for word in wishes.mounts:
+        _mount(word)
+    for word in wishes.ulimits:
+        _ulimit(word)
+    if wishes.shm_size:
+        _bytes("shm_size", wishes.shm_size)
+
+
 def name_of(attempt: str, replica: int) -> str:
     """Return the name of a replica's container: whoever launches twice finds the first one."""
     return f"mainspring-{attempt}.{replica}"

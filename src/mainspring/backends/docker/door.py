@@ -14,12 +14,14 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
+from mainspring.backends.docker.road import Road
 from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
 
 ANSWER_S = 10.0
 PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8)
+_SCHEMES = ("unix", "http+unix", "npipe", "tcp", "http", "https", "ssh")
 _PLAINLY = {
     "FileNotFoundError": "there is no such socket.",
     "Connection refused": "nobody listens there.",
@@ -45,8 +47,16 @@ class Door:
 
     host: str
     program: str  # docker or podman
+    road: Road | None = None  # to an engine behind ssh://
+    wrong: str = ""  # why `host` leads nowhere
     _client: Any = None
+    _leads_to: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_fast(self) -> bool:
+        """Say whether the engine is spoken to by a socket, which can be handed a container's input."""
+        return self.is_here or self.road is not None
 
     @property
     def is_here(self) -> bool:
@@ -83,6 +93,11 @@ class Door:
                 return dict(api.inspect_image(name))
         except AbsentError:
             return None
+
+    def has_network(self, name: str) -> bool:
+        """Say whether the engine has a network of that name."""
+        with self._calls() as api:
+            return any(one.get("Name") == name for one in api.networks(names=[name]))
 
     def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> None:
         """Create a container. Raises TakenError when there is one of that name."""
@@ -167,9 +182,21 @@ class Door:
         with self._translated():
             yield client.api
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.road is not None:
+            self.road.close()
+
     def _connect(self) -> Any:
+        if self.wrong or urlsplit(self.host).scheme not in _SCHEMES:
+            raise LaunchError(
+                self.wrong or f"--host {self.host[:80]!r} names no engine.",
+                hint="unix:///PATH, ssh://USER@HOST or tcp://HOST:PORT",
+            )
+        here = f"unix://{self.road.open()}" if self.road is not None else self.host
         with self._lock:
-            if self._client is None:
+            if self._client is None or self._leads_to != here:
+                self._leads_to = here
                 try:
                     library = import_module("docker")
                 except ImportError as missing:
@@ -177,9 +204,7 @@ class Door:
                         "Docker's library is not installed beside the server.", hint='pip install "mainspring[docker]"'
                     ) from missing
                 with self._translated():
-                    self._client = library.DockerClient(
-                        base_url=self.host, timeout=ANSWER_S, version="auto", use_ssh_client=True, max_pool_size=32
-                    )
+                    self._client = library.DockerClient(base_url=here, timeout=ANSWER_S, version="auto", max_pool_size=32)
             return self._client
 
     @contextlib.contextmanager
@@ -211,6 +236,13 @@ class Door:
             raise self._unreachable(text) from wrong
 
     def _unreachable(self, text: str) -> UnreachableError:
+        if self.road is not None:
+            who, there = self.road.login, self.road.there
+            raise_by = "sudo usermod -aG docker $USER" if self.program == "docker" else f"sudo chgrp $USER {there}"
+            return UnreachableError(
+                f"{self.program} at {self.host} does not answer: nobody is at {there} there, or its user may not speak to it.",
+                hint=f"Try by hand: {who.mend(f'curl --unix-socket {there} http://d/version')}; then there: {raise_by}",
+            )
         start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
         why = next((plain for word, plain in _PLAINLY.items() if word in text), _short(text))
         return UnreachableError(f"{self.program} at {self.host} does not answer: {why}", hint=f"Is it running? {start}")
