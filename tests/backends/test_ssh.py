@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mainspring.backends.openssh import sockets
 from mainspring.backends.ssh.backend import SshBackend, create
 from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, UnreachableError
@@ -231,6 +232,44 @@ class TestHosts:
                     f"mainspring cluster add ssh {ssh_hosts.addresses['bm1']} --name lab --user root --key "
                 )
                 assert command.endswith(f"--host-key {ssh_hosts.fingerprint('bm1')}")
+
+    def test_an_agent_serves_for_a_key(self, ssh_hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = sockets(tmp_path) / "agent"
+        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
+        try:
+            until(place.exists)
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(place))
+            subprocess.run(["ssh-add", "-q", ssh_hosts.key], check=True)
+            found = made(ssh_hosts, tmp_path / "cluster", "bm1", key="")
+            assert found.probe().is_ready
+            found.close()
+            subprocess.run(["ssh-add", "-q", "-D"], check=True)
+            again = made(ssh_hosts, tmp_path / "again", "bm1", key="")
+            assert "refuses the key" in again.probe().notices[0].text
+            again.close()
+        finally:
+            agent.terminate()
+            agent.wait(10)
+
+    def test_a_jump_host_of_the_users_configuration_is_used(self, ssh_hosts: Any, tmp_path: Path) -> None:
+        first, second = ssh_hosts.addresses["bm1"], ssh_hosts.addresses["bm2"]
+        config = tmp_path / "config"
+        plain = "StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+        config.write_text(
+            f"Host gate\n  HostName {first}\n  {plain}Host inner\n  HostName {second}\n  ProxyJump gate\n"
+            f"Host *\n  User root\n  IdentityFile {ssh_hosts.key}\n"
+        )
+        keys = [ssh_hosts.fingerprint("bm2")]
+        found = made(ssh_hosts, tmp_path / "cluster", targets=["inner"], ssh_config=str(config), host_key=keys, key="", user="")
+        with running(found, "bm2"):
+            assert [node.name for node in found.inventory().nodes] == ["inner"]
+            ssh_hosts.cut("bm1")  # the host itself can be reached; the way to it leads through the other one
+            try:
+                until(lambda: self.states(found) == [NodeState.UNREACHABLE])
+            finally:
+                ssh_hosts.heal("bm1")
+            until(lambda: self.states(found) == [NodeState.READY])
+        found.close()
 
     def test_a_wrong_key_is_told(self, ssh_hosts: Any, tmp_path: Path) -> None:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)

@@ -58,9 +58,9 @@ class Login:
         """Return the file of the host keys that were accepted here; the user's own file counts too."""
         return self.folder / "known_hosts"
 
-    def mend(self, command: str) -> str:
-        """Return the command that logs in by hand."""
-        words = ["ssh", *(["-p", str(self.port)] if self.port else []), *(["-i", self.key] if self.key else [])]
+    def mend(self, command: str, *, program: str = "ssh") -> str:
+        """Return the command that logs in by hand, or copies the key to where it is wanted."""
+        words = [program, *(["-p", str(self.port)] if self.port else []), *(["-i", self.key] if self.key else [])]
         return shlex.join([*words, f"{self.user}@{self.host}" if self.user else self.host, *([command] if command else [])])
 
 
@@ -178,11 +178,11 @@ def explain(login: Login, code: int | None, told: str) -> BackendError:
         )
     if "Host key verification failed" in told or "host key is known for" in told:
         return UnknownKeyError(f"The host key of {host} is not known.")
+    if login.key and "not accessible: No such file" in told:
+        return CredentialsError(f"The key {login.key} is not there.", hint="Name one: --key ~/.ssh/id_ed25519")
     if "Permission denied" in told or "Too many authentication failures" in told or "UNPROTECTED PRIVATE KEY" in told:
         who = f" for {login.user}" if login.user else ""
-        return CredentialsError(f"{host} refuses the key{who}: {last}", hint=f"Try by hand: {login.mend('true')}")
-    if "not accessible: No such file" in told:
-        return CredentialsError(f"The key {login.key} is not there.", hint="Name one: --key ~/.ssh/id_ed25519")
+        return CredentialsError(f"{host} refuses the key{who}: {last}", hint=login.mend("", program="ssh-copy-id"))
     return UnreachableError(f"{host} cannot be reached: {last or 'ssh ended without a word'}.".replace("..", "."))
 
 

@@ -15,14 +15,16 @@ from mainspring.cli.cluster_words import Words, read_words
 from mainspring.cli.options import Json, Project, Yes
 from mainspring.cli.output import age, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
+from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
 from mainspring.core.errors import ClusterRefusedError
 from mainspring.core.lifecycle import TERMINAL_RUN
-from mainspring.core.records import Cluster, Node, Run, RunState
+from mainspring.core.records import Cause, Cluster, Node, Run, RunState
 from mainspring.core.units import MILLI, show_bytes, show_milli
 
 CHECK_S = 300.0
+LOOK_S = 3.0
 
 
 def ls(*, as_json: Json = False) -> None:
@@ -109,7 +111,8 @@ def check(name: str, /, *, project: Project = "default", as_json: Json = False) 
     looked = client.clusters.probe(name)
     runs = client.clusters.check(name, project=project)
     until = time.monotonic() + CHECK_S
-    ended = [client.runs.wait(run.id, max(0.0, until - time.monotonic())) for run in runs]
+    refusals = {run.id: _awaited(client, run, until) for run in runs}
+    ended = [client.runs.get(run.id) for run in runs]
     for run in ended:
         if run.state not in TERMINAL_RUN:
             client.runs.cancel(run.id)
@@ -118,7 +121,11 @@ def check(name: str, /, *, project: Project = "default", as_json: Json = False) 
     else:
         _show_probe(looked["probe"])
         rows = [
-            (state(run.state), str(run.spec.resources.labels.get("node", "")), _told(client.runs.log(run.id).data, run))
+            (
+                state("failed" if refusals[run.id] else run.state),
+                str(run.spec.resources.labels.get("node", "")),
+                refusals[run.id] or _told(client.runs.log(run.id).data, run),
+            )
             for run in ended
         ]
         table(("state", "node", "told"), rows)
@@ -247,6 +254,17 @@ def _secret(name: str) -> str:
     if sys.stdin.isatty():
         return getpass.getpass(f"{name}: ")
     return sys.stdin.readline().rstrip("\n")
+
+
+def _awaited(client: Client, run: Run, until: float) -> str:
+    """Wait for the end of a tiny run; return why it cannot even start, as soon as that was tried once."""
+    while time.monotonic() < until:
+        if client.runs.wait(run.id, min(LOOK_S, max(0.0, until - time.monotonic()))).state in TERMINAL_RUN:
+            break
+        tried = [one.outcome for one in client.runs.attempts(run.id) if one.outcome is not None]
+        if tried and tried[-1].cause is Cause.LAUNCH_FAILED:
+            return tried[-1].message
+    return ""
 
 
 def _told(log: bytes, run: Run) -> str:

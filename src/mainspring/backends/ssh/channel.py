@@ -46,7 +46,7 @@ try:
             os.fsync(file.fileno())
         os.rename(draft, path)
 except OSError as wrong:
-    print(json.dumps({"hello": head["nonce"], "error": str(wrong)}), flush=True)
+    print(json.dumps({"hello": head["nonce"], "error": wrong.strerror or str(wrong)}), flush=True)
     sys.exit(1)
 sys.path.insert(0, path)
 from mainspring_runner.host import main
@@ -264,9 +264,8 @@ class Channel:
                 link.send(first_line(_BOOT) + json.dumps({**head, "installation": agent.installation}).encode() + b"\n", HELLO_S)
             hello = link.hello.result(HELLO_S)
             if hello.get("error"):
-                raise LaunchError(
-                    f"{login.host} has no room for the runner: {hello['error']}.", hint="Name another folder: --folder"
-                )
+                text = f"{login.host} does not take the runner's file at {agent.runner}: {hello['error']}."
+                raise LaunchError(text, hint="Name another folder there: --folder /var/tmp/mainspring")
             if not hello["has"]:
                 link.send(agent.data, HELLO_S)
             if self._server is not None:
