@@ -7,6 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.loop import Loops
+from mainspring.controllers.observations import Observations
 from mainspring.core.actors import SYSTEM
 from mainspring.core.records import AttemptState, NodeState, RunState
 from mainspring.core.silence import is_removable, patience_s, sighted, unreachable
@@ -86,3 +89,21 @@ def test_what_an_operator_said_of_a_node_stands(said: NodeState) -> None:
     assert sighted(said, False) is said
     assert sighted(NodeState.UNREACHABLE, True) is NodeState.READY
     assert not is_removable(NodeState.DRAINING, 1e9, 600.0)
+
+
+def test_a_run_that_beats_lives_on_whatever_its_engine_can_tell(house, tmp_path) -> None:
+    """Credentials that have expired: the engine tells nothing for ever, and the runner goes on beating."""
+    run, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    house.plan()
+    house.begin(house.attempt_of(run))
+    watch = Observations(house.ctx, Fleet(house.ctx, tmp_path), Loops(house.ctx.signals), lambda *_: pytest.fail("it launches"))
+    for _ in range(100):
+        house.clock.advance(10)
+        house.ctx.store.attempts.beat(house.attempt_of(run).id, 0, state="running", now=house.clock.now())
+        watch.unknown(house.attempt_of(run), house.attempt_of(run).replicas[0])
+    assert (house.attempt_of(run).state, house.attempt_of(run).replicas[0].unknown_since) == (AttemptState.RUNNING, None)
+    assert house.ctx.store.nodes.get("local.one").state is NodeState.READY
+    for _ in range(70):
+        house.clock.advance(10)
+        watch.unknown(house.attempt_of(run), house.attempt_of(run).replicas[0])
+    assert house.attempt_of(run).state is AttemptState.ENDED, "it is silent too"

@@ -77,8 +77,14 @@ class Observations:
         return bool(by_cluster)
 
     def unknown(self, attempt: Attempt, replica: Replica) -> None:
-        """Take note that the engine cannot tell how a replica is; give it up when that has lasted too long (P4)."""
+        """Take note that the engine cannot tell how a replica is; give it up when that has lasted too long (P4).
+
+        A runner that beats is known to live, whatever its engine can tell: its credentials may have expired.
+        """
         key = (attempt.id, replica.index)
+        if self._is_heard(replica):
+            self._known(attempt, replica)
+            return
         ticks = self.ctx.clock.monotonic()
         run = self.ctx.store.runs.get(attempt.run)
         if run is None or replica.ended_at is not None:
@@ -103,10 +109,19 @@ class Observations:
     def _is_suspect(self, attempt: Attempt, replica: Replica, now: datetime) -> bool:
         if self.fleet.hears_ends(attempt.cluster) or replica.ended_at is not None:
             return True
-        quiet_s = (now - (replica.last_beat_at or attempt.launched_at or now)).total_seconds()
-        if replica.last_beat_at is None and quiet_s > STALE_S and self.fleet.places_itself(attempt.cluster):
+        seen = replica.last_beat_at or attempt.launched_at or now
+        if replica.last_beat_at is None and (now - seen).total_seconds() > STALE_S and self.fleet.places_itself(attempt.cluster):
             return True  # its engine may keep it waiting: it is asked why
-        return not 0 <= quiet_s <= self.ctx.settings.quiet_beat_s * 2 + STALE_S  # below: the clock was set back
+        return not self._is_fresh(seen, now)
+
+    def _is_heard(self, replica: Replica) -> bool:
+        """Say whether the runner of a replica that has not ended has beaten lately."""
+        heard = replica.last_beat_at if replica.ended_at is None else None
+        return heard is not None and self._is_fresh(heard, self.ctx.clock.now())
+
+    def _is_fresh(self, moment: datetime, now: datetime) -> bool:
+        quiet_s = (now - moment).total_seconds()
+        return 0 <= quiet_s <= self.ctx.settings.quiet_beat_s * 2 + STALE_S  # below: the clock was set back
 
     def _look_at(self, cluster: str, pairs: Pairs, nodes: Mapping[str, Node]) -> None:
         ticks = self.ctx.clock.monotonic()

@@ -91,6 +91,15 @@ def find_place(config: Mapping[str, object], service_account: Path = SERVICE_ACC
     return Place(str(found.cluster.server), str(found.context_name), namespace, found._replace(user=user), source)
 
 
+def stamp_of(source: str) -> tuple[int, int]:
+    """Return what differs once a kubeconfig was written; zeros where there is none."""
+    try:
+        told = os.stat(source)
+    except OSError:
+        return (0, 0)
+    return told.st_mtime_ns, told.st_ino
+
+
 def _kubeconfig(path: str, service_account: Path, *, is_named: bool) -> KubeConfig:
     if path:
         return KubeConfig.from_file(path)

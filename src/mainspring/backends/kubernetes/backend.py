@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
-from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, Place, find_place
+from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, Place, find_place, stamp_of
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
 from mainspring.backends.kubernetes.watch import Watch
@@ -68,6 +68,7 @@ class KubernetesBackend:
     _has_runner: bool = False
     _ends: dict[pods.Key, Outcome] = field(default_factory=dict)  # what was seen of pods that may be gone by now
     _watched: Watch | None = None
+    _stamp: tuple[int, int] = (0, 0)
     _silent: tuple[float, tuple[str, ...]] = (-NODES_S, ())
 
     def probe(self) -> Probe:
@@ -350,9 +351,13 @@ class KubernetesBackend:
         return self._flavour
 
     def _door(self) -> Api:
+        """Return the door; a kubeconfig that was written anew, as with fresh credentials, is read anew."""
         with self._lock:
+            if self._api is not None and stamp_of(self._api.place.source) != self._stamp:
+                self._api = self._watched = None
             if self._api is None:
-                self._api = Api(find_place({**self.cluster.config, **self._kept()}))
+                place = find_place({**self.cluster.config, **self._kept()})
+                self._stamp, self._api = stamp_of(place.source), Api(place)
             return self._api
 
     def _kept(self) -> dict[str, str]:
