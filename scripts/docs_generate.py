@@ -114,6 +114,12 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "a limit of the account, somebody's job with a higher priority, an image that is pulled. The sentence has its words.",
         "What the words ask for. `mainspring native RUN` shows the engine's object, `mainspring cancel RUN` takes it back.",
     ),
+    "quarantined": (
+        "Only nodes or GPUs that were taken out could hold the run: by the server, which saw errors or launches that fail, "
+        "or by an operator.",
+        "`mainspring cluster ls` says why, and when it is tried again. An admin may let it take runs at once: "
+        "`mainspring cluster resume NODE`, with `--device N` for one GPU. See [Keep nodes healthy](../how-to/node-health.md).",
+    ),
     "node_unreachable": (
         "The node that has the run does not answer. Silence proves nothing: the run may well go on "
         "there, and time alone never makes it dead.",

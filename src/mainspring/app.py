@@ -34,6 +34,7 @@ from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.fleet import Fleet, Reach
 from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
+from mainspring.controllers.health import Health
 from mainspring.controllers.leader import Leader
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.machines import Machines
@@ -196,6 +197,7 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
         Loop(name="forecasts", topics=("runs",), tick=led(lambda: Forecasts(ctx).tick), gap_s=10.0),
         Loop(name="outbox", topics=("events",), tick=led(lambda: Outbox(ctx).tick)),
         Loop(name="machines", topics=("machines", "nodes"), tick=machines, gap_s=0.2),
+        Loop(name="health", topics=("health",), tick=led(lambda: Health(ctx).tick), gap_s=0.2),
         Loop(name="garbage", topics=(), tick=led(lambda: Garbage(ctx, fleet).tick)),
     ]
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mainspring import __version__
 from mainspring.core.errors import UsageError
+from mainspring.core.health import FATAL_XIDS
 
 VERSION = __version__
 
@@ -48,6 +49,19 @@ class Settings(BaseSettings):
     decisions_days: float = Field(default=7, gt=0, description="How long plans and their snapshots are kept.")
     archived_days: float = Field(default=365, gt=0, description="How long archived runs are kept.")
     checkpoint_limit_bytes: int = Field(default=64 << 30, gt=0, description="A larger checkpoint of a run is not kept.")
+    health_launch_failures: int = Field(
+        default=3, ge=1, description="Runs in a row that fail to launch on a node, and begin elsewhere, until it takes none."
+    )
+    health_lone_launch_failures: int = Field(
+        default=10, ge=1, description="The same, of so many different kinds, where there is no other node to compare with."
+    )
+    health_ecc_errors: int = Field(default=1, ge=1, description="Uncorrected ECC errors since a reset that take a GPU out.")
+    health_xids: tuple[int, ...] = Field(default=FATAL_XIDS, description="XIDs that take a GPU out.")
+    health_retry_s: float = Field(default=600, gt=0, description="When a quarantine is tried to end; doubles each time.")
+    health_retry_max_s: float = Field(default=86400, gt=0, description="How long a quarantine lasts at most until it is tried.")
+    drain_checkpoint_s: float = Field(
+        default=300, ge=0, description="How long before the time of a drain runs are asked for a checkpoint."
+    )
     python: str = Field(default=sys.executable, description="Interpreter of serving replicas.")
 
     @field_validator("home")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mainspring.core.errors import UsageError
-from mainspring.core.moments import parse_moment
+from mainspring.core.moments import parse_deadline, parse_moment
 
 NOW = datetime.fromisoformat("2026-03-10T15:30:20").astimezone()
 
@@ -43,3 +43,23 @@ def test_nonsense_is_told_with_what_would_be_right(text):
     with pytest.raises(UsageError, match="--begin") as wrong:
         parse_moment(text, NOW, "--begin")
     assert wrong.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("30m", NOW + timedelta(minutes=30)), ("now", NOW), ("18:00", "2026-03-10T18:00"), ("tomorrow 9:00", "2026-03-11T09:00")],
+)
+def test_deadlines_are_moments_to_come_or_spans_from_now(text, meant):
+    assert parse_deadline(text, NOW) == (datetime.fromisoformat(meant).astimezone() if isinstance(meant, str) else meant)
+
+
+@pytest.mark.parametrize("text", ["9:00", "yesterday", "2h ago", "2020-01-01"])
+def test_a_deadline_that_has_passed_is_refused_with_what_it_means(text):
+    with pytest.raises(UsageError, match=r"by .* has passed: it means 20"):
+        parse_deadline(text, NOW, "by")
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30", "-5m"])
+def test_what_is_no_deadline_is_refused(text):
+    with pytest.raises(UsageError, match="by"):
+        parse_deadline(text, NOW, "by")

@@ -14,7 +14,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from mainspring.core.ids import RunId
 from mainspring.core.policy import BackfillPolicy, BurstMode, BurstPolicy, OrderPolicy, Policy, PreemptionPolicy
-from mainspring.core.records import Node, NodeState
+from mainspring.core.records import Closure, ClosureCause, Node, NodeState
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.shares import Share, path_of
 from mainspring.core.snapshot import (
@@ -33,6 +33,7 @@ from mainspring.scheduler.scorers import SCORERS
 
 GIB = 2**30
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+OUT = [False] * 7 + [True]  # whether a device was taken out
 NodeMaker = Callable[..., Node]
 RunMaker = Callable[..., WaitingRun]
 Pick = Callable[[Sequence[Any]], Any]
@@ -75,8 +76,12 @@ def _nodes(pick: Pick, number: int) -> tuple[Node, PlacedRun | None]:
         memory_bytes=pick([0, 0, 1, 3]) * GIB,
         devices=tuple(DeviceShare(index=one.index, milli=milli) for one in devices if (milli := pick([0, 0, 0, 300, 500, 1000]))),
     )
+    closures = tuple(
+        Closure(cause=ClosureCause.ECC, sentence="it was seen", since=NOW, device=one.index) for one in devices if pick(OUT)
+    )
     node = Node(
         id=f"n{number}",
+        closures=closures,
         cluster=pick(["east", "east", "west"]),
         name=f"node-{number}",
         cpu_milli=cpu,
@@ -165,12 +170,16 @@ class Naive:
     """The planner's arithmetic on dictionaries, one replica and one device at a time."""
 
     @staticmethod
-    def free(nodes: tuple[Node, ...], *, is_empty: bool = False) -> dict[str, dict[str, int]]:
-        """Return what is free on each node; devices have the keys `gpu0`, `gpu1`, …"""
+    def free(nodes: tuple[Node, ...], *, is_empty: bool = False, is_whole: bool = False) -> dict[str, dict[str, int]]:
+        """Return what is free on each node; devices have the keys `gpu0`, `gpu1`, …
+
+        Nothing can be had of a device that was taken out, unless it `is_whole`.
+        """
         result = {}
         for node in nodes:
             free = {"cpu": node.cpu_milli, "memory": node.memory_bytes, "disk": node.disk_bytes}
-            free |= {f"gpu{device.index}": 1000 for device in node.devices}
+            out = set() if is_whole else {one.device for one in node.closures if one.state != "lifted"}
+            free |= {f"gpu{device.index}": -1_000_000 if device.index in out else 1000 for device in node.devices}
             if not is_empty:
                 free["cpu"] -= node.used_cpu_milli
                 free["memory"] -= node.used_memory_bytes

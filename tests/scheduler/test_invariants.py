@@ -91,6 +91,7 @@ def test_invariant_04_constraints_hold(data: DataObject, snapshots: Any, naive: 
             assert need.pool in ("", node.pool)
             assert need.labels.items() <= node.labels.items()
             used = {share.index for share in place.granted.devices}
+            assert not used & {one.device for one in node.closures}
             models = {device.model.lower() for device in node.devices if device.index in used}
             assert not need.gpu_models or models <= {model.lower() for model in need.gpu_models}
             granted = place.granted
@@ -192,6 +193,7 @@ def _recheck(reason: Reason, run: WaitingRun, after: Snapshot, naive: Any, start
     ready = [node for node in after.nodes if node.state is NodeState.READY]
     alive = [node for node in after.nodes if node.state is not NodeState.DEAD]
     empty, free = naive.free(after.nodes, is_empty=True), naive.free(after.nodes)
+    whole = naive.free(after.nodes, is_empty=True, is_whole=True)
     asked, need = run.resources, run.replicas
 
     def most(nodes: list[Any], state: dict[str, dict[str, int]]) -> int:
@@ -200,12 +202,18 @@ def _recheck(reason: Reason, run: WaitingRun, after: Snapshot, naive: Any, start
     assert (reason.code is ReasonCode.NO_CLUSTER) == (not ready)
     if not ready:
         return
-    assert (reason.code is ReasonCode.CANNOT_FIT) == (most(alive, empty) < need)
+    assert (reason.code is ReasonCode.CANNOT_FIT) == (most(alive, whole) < need)
     if reason.code is ReasonCode.CANNOT_FIT:
-        assert reason.facts["replicas_at_most"] == most(alive, empty)
+        assert reason.facts["replicas_at_most"] == most(alive, whole)
         return
-    assert (reason.code is ReasonCode.NODE_UNREACHABLE) == (most(ready, empty) < need)
-    if reason.code is ReasonCode.NODE_UNREACHABLE:
+    if reason.code is ReasonCode.QUARANTINED:
+        is_out, is_shut = "devices" in reason.facts, "quarantined" in reason.facts.get("nodes", {}).values()  # type: ignore[attr-defined]
+        assert is_out != is_shut
+        assert (most(alive, empty) < need) if is_out else (most(ready, empty) < need <= most(alive, empty))
+        if is_out:
+            return
+    assert (reason.code in (ReasonCode.NODE_UNREACHABLE, ReasonCode.QUARANTINED)) == (most(ready, empty) < need)
+    if reason.code in (ReasonCode.NODE_UNREACHABLE, ReasonCode.QUARANTINED) and "nodes" in reason.facts:
         named = {node.name: str(node.state) for node in alive if node not in ready and naive.grant(node, empty[node.id], asked)}
         assert reason.facts["nodes"] == named
         return

@@ -59,7 +59,9 @@ def test_the_only_node_that_is_large_enough_drains(house, submit, small: str) ->
     assert house.plan() == [fits]
     code, sentence = told(house, large)
     assert code == "node_unreachable"
-    assert sentence == "Waits for nodes that take no runs now and could hold 4 CPUs: one (draining)."
+    assert sentence == "Waits for nodes that take no runs now and could hold 4 CPUs: one (draining). " + (
+        "one: drained by system (since 01 Mar 00:00 UTC)."
+    )
     clusters.resume(house.ctx, SYSTEM, "local.one")
     assert house.plan() == [large]
 

@@ -15,7 +15,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine, insert, select
 
 from mainspring.core.errors import ConflictError, NotFoundError, StoreError, UnsupportedError
-from mainspring.core.records import Sweep, SweepSpec, Token, User
+from mainspring.core.health import Rules as HealthRules
+from mainspring.core.health import judged, resumed
+from mainspring.core.records import NodeState, Sweep, SweepSpec, Token, User
 from mainspring.core.resources import DeviceShare
 from mainspring.core.snapshot import Plan
 from mainspring.core.specs import RunSpec, Value, ValueKind
@@ -260,3 +262,20 @@ def test_rules_forget_what_is_old_and_nothing_else(world):
     last = store.events.last_seq()
     assert store.events.append(NewEvent("a", "b", "c")).seq == last + 1
     assert store.retention.apply(now, Rules(logs_days=5, events_days=5, archived_days=5)) == {"logs": 0, "events": 0, "runs": 0}
+
+
+def test_a_node_that_drained_before_reasons_were_kept_drains_on_and_is_resumed(empty_home):
+    engine = create_engine(parse_url(empty_home.url))
+    migrate(engine, to="0008")
+    old = MetaData()
+    old.reflect(engine)
+    node = {"id": "n", "cluster": "c", "name": "n", "cpu_milli": 1000, "memory_bytes": 1, "state": "draining"}
+    with engine.begin() as conn:
+        conn.execute(insert(old.tables["clusters"]).values({"id": "c", "name": "c", "backend": "local", "config": "{}"}))
+        conn.execute(insert(old.tables["nodes"]).values(node | {"devices": "[]", "labels": "{}", "used_devices": "[]"}))
+    engine.dispose()
+    store = empty_home.open()
+    (found,) = store.nodes.all()
+    assert (found.state, found.closures, found.symptoms, found.boot) == (NodeState.DRAINING, (), (), "")
+    assert store.nodes.settle("n", lambda one: judged(one, [], HealthRules(), empty_home.clock.now())).state is NodeState.DRAINING
+    assert store.nodes.settle("n", lambda one: resumed(one, now=empty_home.clock.now())).state is NodeState.READY

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, assert_never
 
@@ -16,12 +17,11 @@ from mainspring.api.answers import PREFIX, answer, answer_nothing, shaped
 from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.api.streams import is_draining
-from mainspring.core.actors import Actor
+from mainspring.core.errors import UsageError
 from mainspring.core.operations import Operation, OperationState
 from mainspring.core.records import Node, Run, Unadopted
 from mainspring.services import adoption, clusters, operations
 from mainspring.services.clusters import ClusterView, Kind
-from mainspring.services.context import Context
 
 MAX_WAIT_S = 60.0
 router = APIRouter(prefix=PREFIX, tags=["fleet"])
@@ -43,6 +43,18 @@ class ClusterAsked:
     name: str = ""
     targets: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAsked:
+    """What goes with an action on a node: one device of it; a drain's time (with a zone) and why."""
+
+    device: int | None = None
+    by: datetime | None = None
+    reason: str = ""
+
+
+NOTHING = NodeAsked()
 
 
 @router.get("/clusters")
@@ -122,10 +134,27 @@ async def operation(
 
 
 @router.post("/nodes/{node_id}/{action}")
-@shaped(gives=Node)
-def act(ctx: Ctx, actor: Who, node_id: str, action: NodeAction) -> Response:
-    """Drain a node, let it take runs again, or declare it dead."""
-    return answer(_function(action)(ctx, actor, node_id))
+@shaped(takes=NodeAsked, gives=Node)
+def act(
+    ctx: Ctx,
+    actor: Who,
+    node_id: str,
+    action: NodeAction,
+    asked: Annotated[NodeAsked, Depends(body_of(NodeAsked, default=NOTHING))],
+) -> Response:
+    """Drain a node or one of its devices, let it take runs again, or declare it dead."""
+    match action:
+        case NodeAction.DRAIN:
+            node = clusters.drain(ctx, actor, node_id, device=asked.device, by=asked.by, reason=asked.reason)
+        case NodeAction.RESUME:
+            _need_only(asked, NodeAsked(device=asked.device), "device")
+            node = clusters.resume(ctx, actor, node_id, device=asked.device)
+        case NodeAction.DEAD:
+            _need_only(asked, NOTHING, "nothing")
+            node = clusters.declare_dead(ctx, actor, node_id)
+        case _:
+            assert_never(action)
+    return answer(node)
 
 
 @router.get("/queue")
@@ -151,13 +180,6 @@ def adopt(ctx: Ctx, actor: Who, attempt_id: str) -> Response:
     return answer(adoption.adopt(ctx, actor, attempt_id))
 
 
-def _function(action: NodeAction) -> Callable[[Context, Actor, str], Node]:
-    match action:
-        case NodeAction.DRAIN:
-            return clusters.drain
-        case NodeAction.RESUME:
-            return clusters.resume
-        case NodeAction.DEAD:
-            return clusters.declare_dead
-        case _:
-            assert_never(action)
+def _need_only(asked: NodeAsked, meant: NodeAsked, what: str) -> None:
+    if asked != meant:
+        raise UsageError("That does not go with this action.", hint=f"It takes {what} more.")

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from mainspring.api.auth import Ctx, Who
 from mainspring.core.actors import Actor
+from mainspring.core.records import NodeState
 from mainspring.services import standings, status
 from mainspring.services.context import Context
 from mainspring.services.planned import BUCKETS_S, Planned
@@ -53,7 +54,8 @@ class Measured:
         self.longest = Gauge(
             "mainspring_longest_wait_seconds", "How long the oldest waiting run has waited.", registry=self.registry
         )
-        self.gpus = Gauge("mainspring_gpus", "GPUs, total and used.", ("kind",), registry=self.registry)
+        self.gpus = Gauge("mainspring_gpus", "GPUs, total, used and taken out.", ("kind",), registry=self.registry)
+        self.nodes = Gauge("mainspring_nodes", "Nodes by state.", ("state",), registry=self.registry)
 
     def answered(self, method: str, code: int) -> None:
         """Count an answer."""
@@ -79,6 +81,10 @@ def tell_figures(request: Request, ctx: Ctx, actor: Who) -> Response:
     if isinstance(gpus, dict):
         for kind, number in gpus.items():
             measured.gpus.labels(kind).set(number)
+    nodes = told["nodes"]
+    if isinstance(nodes, dict):
+        for state in NodeState:
+            measured.nodes.labels(state).set(nodes.get(state, 0))
     _tell_queue(measured, ctx, actor)
     text = generate_latest(measured.registry) + generate_latest(_Planner(ctx.planned))
     return Response(text, media_type=CONTENT_TYPE_LATEST)

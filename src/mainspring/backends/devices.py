@@ -1,24 +1,45 @@
-"""The NVIDIA devices of the machine that the server is on, for every engine that runs things here."""
+"""The NVIDIA devices of the machine that the server is on and their errors, for every engine that runs things here."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 
+from mainspring.core.records import Symptom
 from mainspring.core.resources import Device
+from mainspring.core.symptoms import QUERY, of_gpus
+
+# Who may not read the kernel's log may often read the journal.
+_LOGS = (("dmesg",), ("journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager", "-q"))
 
 
 def nvidia_devices() -> tuple[Device, ...]:
     """Return the NVIDIA devices of this machine; none where nvidia-smi is missing or fails."""
-    program = shutil.which("nvidia-smi")
+    return parse_devices(_smi("index,uuid,name,memory.total"))
+
+
+def nvidia_symptoms() -> tuple[Symptom, ...]:
+    """Return what the driver and the kernel's log tell of errors of these devices."""
+    table = _smi(QUERY)
+    return of_gpus(table, next((told for words in _LOGS if (told := _ask(words))), "")) if table else ()
+
+
+def _smi(query: str) -> str:
+    return _ask(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"])
+
+
+def _ask(words: Sequence[str]) -> str:
+    """Return what a program prints; nothing where it is missing, fails or hangs."""
+    program = shutil.which(words[0])
     if program is None:
-        return ()
-    query = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+        return ""
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        return subprocess.run(
+            [program, *words[1:]], capture_output=True, text=True, errors="replace", timeout=5, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_devices(told)
+        return ""
 
 
 def parse_devices(told: str) -> tuple[Device, ...]:

@@ -19,8 +19,9 @@ from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
 from mainspring.core.errors import ClusterRefusedError
+from mainspring.core.health import why_closed
 from mainspring.core.lifecycle import TERMINAL_RUN
-from mainspring.core.records import Cause, Cluster, Node, Run, RunState
+from mainspring.core.records import WHOLE, Cause, Cluster, Node, Run, RunState
 from mainspring.core.units import MILLI, show_bytes, show_milli
 
 CHECK_S = 300.0
@@ -49,6 +50,8 @@ def ls(*, as_json: Json = False) -> None:
         message = to_record(one["cluster"], Cluster).message
         if message:
             say(f"{one['cluster']['name']}: {message}")
+        for each in one["nodes"]:
+            _say_health(to_record(each, Node))
 
 
 def add(kind: str, /, *words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
@@ -97,9 +100,12 @@ def show(name: str, /, *, as_json: Json = False) -> None:
     config = {key: value for key, value in cluster.config.items() if value not in (0, "", None, [])}
     facts([("cluster", cluster.name), ("engine", cluster.backend), *((key, str(value)) for key, value in config.items())])
     _show_probe(found.get("probe") or {})
-    _show_nodes([to_record(one, Node) for one in found["nodes"]])
+    nodes = [to_record(one, Node) for one in found["nodes"]]
+    _show_nodes(nodes)
     if cluster.message:
         say(cluster.message)
+    for node in nodes:
+        _say_health(node)
 
 
 def check(name: str, /, *, project: Project = "default", as_json: Json = False) -> int:
@@ -139,20 +145,40 @@ def rm(name: str, /, *, yes: Yes = False) -> None:
     say(f"{name} is forgotten.")
 
 
-def drain(node: str, /) -> None:
-    """Let a node take no further runs; what runs there goes on."""
-    say(f"{connect().clusters.act(node, 'drain').name} takes no further runs.")
+def drain(node: str, /, *, device: int | None = None, by: str | None = None, reason: str = "", as_json: Json = False) -> None:
+    """Let a node take no further runs; what runs there goes on, or until `--by`.
+
+    `mainspring cluster drain gpu01 --by 18:00 --reason "new disks"`: what still runs there at that moment was asked for a
+    checkpoint ahead of it, is stopped with its grace, and goes on elsewhere. `--by 30m`, `--by now` do as well.
+    `mainspring cluster drain gpu01 --device 3` takes out one GPU.
+    """
+    found = connect().clusters.drain(node, device=device, by=by, reason=reason)
+    if as_json:
+        emit_json(found)
+        return
+    say(f"{_place(found, device)} takes no further runs.")
+    ends = [
+        one.ends_at for one in found.closures if one.ends_at is not None and one.device == (WHOLE if device is None else device)
+    ]
+    for moment in ends:
+        say(f"What still runs there at {moment.astimezone():%Y-%m-%d %H:%M} is stopped and goes on elsewhere.")
 
 
-def resume(node: str, /) -> None:
-    """Let a node take runs again."""
-    say(f"{connect().clusters.act(node, 'resume').name} takes runs again.")
+def resume(node: str, /, *, device: int | None = None, as_json: Json = False) -> None:
+    """Let a node, or one of its devices (`--device 3`), take runs again: after a drain, or a quarantine."""
+    found = connect().clusters.resume(node, device=device)
+    if as_json:
+        emit_json(found)
+        return
+    say(f"{_place(found, device)} takes runs again.")
+    for one in sorted(found.out()):
+        note(f"Device {one} stays out: mainspring cluster resume {found.name} --device {one}")
 
 
 def dead(node: str, /, *, yes: Yes = False) -> None:
     """Declare that a node is gone for good and nothing runs there any more: its runs start again elsewhere."""
     confirm(f"Is {node} surely off? Exclusive runs would run twice if it is not.", is_yes=yes)
-    say(f"{connect().clusters.act(node, 'dead').name} is declared dead.")
+    say(f"{connect().clusters.dead(node).name} is declared dead.")
 
 
 def adopt(attempt: str | None = None, /, *, as_json: Json = False) -> None:
@@ -178,6 +204,7 @@ def adopt(attempt: str | None = None, /, *, as_json: Json = False) -> None:
 
 def _row(cluster: Cluster, node: Node, holders: list[dict[str, Any]]) -> tuple[Text | str, ...]:
     gpus = f"{sum(one.milli for one in node.used_devices) / MILLI:g}/{len(node.devices)}"
+    gpus += f" ({len(node.out())} out)" if node.out() else ""
     models = sorted({device.model for device in node.devices if device.model != "gpu"})
     who: dict[str, int] = {}
     for one in holders:
@@ -242,6 +269,16 @@ def _devices(node: Node) -> str:
         word = f"{device.model}{' (declared)' if device.declared else ''}"
         models[word] = models.get(word, 0) + 1
     return ", ".join(f"{count} {model}" for model, count in sorted(models.items()))
+
+
+def _say_health(node: Node) -> None:
+    """Say why the node, or a device of it, takes nothing."""
+    for told in why_closed(node):
+        say(f"{node.id}: {told}")
+
+
+def _place(node: Node, device: int | None) -> str:
+    return node.name if device is None else f"Device {device} of {node.name}"
 
 
 def _option(option: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ _STATES = {
     "cancelled": ("⊘", "bright_black"), "ready": ("●", "green"), "starting": ("○", "yellow"), "failing": ("✘", "red"),
     "stopped": ("⊘", "bright_black"), "active": ("●", "blue"), "done": ("✔", "green"), "draining": ("◐", "yellow"),
     "unreachable": ("?", "red"), "dead": ("✘", "red"), "paused": ("‖", "yellow"), "waiting": ("○", "yellow"),
-    "skipped": ("⊘", "bright_black"),
+    "skipped": ("⊘", "bright_black"), "quarantined": ("◐", "red"),
 }  # fmt: skip
 
 

@@ -135,6 +135,7 @@ def status(*, home: Home = None, as_json: Json = False) -> int:
         return 0
     counts = told.get("counts") or {}
     gpus = told.get("gpus") or {}
+    out = gpus.get("out", 0)
     facts(
         (
             ("State", state("ready")),
@@ -144,7 +145,8 @@ def status(*, home: Home = None, as_json: Json = False) -> int:
             ("Up for", age(parse_time(str(told["started_at"]))) if told.get("started_at") else ""),
             ("Home", str(told.get("home", ""))),
             ("Runs", ", ".join(f"{number} {name}" for name, number in counts.items()) or "none yet"),
-            ("GPUs", f"{gpus.get('used', 0):g} of {gpus.get('total', 0)} in use"),
+            ("GPUs", f"{gpus.get('used', 0):g} of {gpus.get('total', 0)} in use" + (f", {out} taken out" if out else "")),
+            ("Nodes", ", ".join(f"{number} {name}" for name, number in (told.get("nodes") or {}).items()) or "none yet"),
         )
     )
     return 0

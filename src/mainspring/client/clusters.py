@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from mainspring.client.transport import Transport, to_record
 from mainspring.core.errors import UnreachableError, from_wire
+from mainspring.core.moments import parse_deadline
 from mainspring.core.operations import Operation, OperationState
 from mainspring.core.records import Node, Run, Unadopted
 
@@ -70,9 +72,26 @@ class Clusters:
             raise from_wire({"error": operation.error})
         return dict(operation.result)
 
-    def act(self, node: str, action: str) -> Node:
-        """`drain`, `resume` or `dead`: declare what an operator knows of a node."""
-        plain = self.transport.post(f"/nodes/{quote(node, safe='')}/{action}", is_repeatable=True).plain()
+    def drain(self, node: str, *, device: int | None = None, by: datetime | str | None = None, reason: str = "") -> Node:
+        """Let a node, or one of its devices, take no further runs.
+
+        What still runs there at `by` (a moment, or words such as `30m` and `18:00`) is asked for a checkpoint ahead of it and
+        stopped then; it goes on elsewhere. Raises NotFoundError, UsageError.
+        """
+        moment = parse_deadline(by, datetime.now(UTC), "by") if isinstance(by, str) else by
+        return self._act(node, "drain", {"device": device, "by": moment, "reason": reason})
+
+    def resume(self, node: str, *, device: int | None = None) -> Node:
+        """Let a node, or one of its devices, take runs again."""
+        return self._act(node, "resume", {"device": device})
+
+    def dead(self, node: str) -> Node:
+        """Declare that a node is gone for good and nothing runs there any more."""
+        return self._act(node, "dead", {})
+
+    def _act(self, node: str, action: str, asked: dict[str, object]) -> Node:
+        body = {name: value for name, value in asked.items() if value not in (None, "")}
+        plain = self.transport.post(f"/nodes/{quote(node, safe='')}/{action}", body, is_repeatable=True).plain()
         return to_record(plain, Node)
 
     def unadopted(self) -> list[Unadopted]:

@@ -128,7 +128,8 @@ class Fleet:
         except BackendError as wrong:
             self.note(cluster.id, wrong.message)
             for node in nodes.all(cluster.id):
-                nodes.sight(node.id, is_reachable=False, event=said(SYSTEM, "node.unreachable", node.id, ""))
+                event = said(SYSTEM, "node.unreachable", node.id, "", reason=wrong.message)
+                nodes.sight(node.id, is_reachable=False, detail=wrong.message, event=event)
             return
         self._retire({node.id for node in found}, nodes.all(cluster.id))
         message = " ".join(notice.text for notice in probe.notices)

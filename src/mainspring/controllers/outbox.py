@@ -25,6 +25,7 @@ TOLD: Mapping[str, str] = {
     "gate.passed": "{sentence}",
     "endpoint.failing": "Endpoint {subject} does not answer: its replicas die.",
     "endpoint.ready": "Endpoint {subject} answers.",
+    "node.quarantined": "Node {subject} is in quarantine: {reason}",
     "node.dead": "Node {subject} was declared dead by {actor}.",
 }
 
@@ -83,6 +84,9 @@ def sentence_of(ctx: Context, event: Event) -> str:
         "actor": event.actor,
         "name": run.name if run is not None else event.data.get("name", event.subject),
         "why": run.outcome.message or run.outcome.cause if run is not None and run.outcome is not None else "",
+        "reason": f"device {event.data['device']}: {event.data['reason']}"
+        if "device" in event.data
+        else event.data.get("reason", ""),
         "sentence": event.data.get("sentence", ""),
     }
     return pattern.format(**facts)

@@ -14,6 +14,23 @@ _AGO = re.compile(r"(?P<span>.+?)\s+ago\Z")
 _IN = re.compile(r"in\s+(?P<span>.+)\Z")
 
 
+def parse_deadline(text: str, now: datetime, field: str = "time") -> datetime:
+    """Return the moment to come that `text` means: as `parse_moment`, or a span from now (`30m`).
+
+    Raises UsageError that names `field`, also for a moment that has passed.
+    """
+    try:
+        found = now.astimezone() + timedelta(seconds=parse_seconds(text.strip(), field))
+    except UsageError:
+        found = parse_moment(text, now, field)
+    if found < now - timedelta(seconds=1):
+        raise UsageError(
+            f"{field} {text[:60]!r} has passed: it means {found:%Y-%m-%d %H:%M}.",
+            hint="Write a moment to come: 30m, now, 18:00, tomorrow 9:00 or 2026-03-01T09:00.",
+        )
+    return found
+
+
 def parse_moment(text: str, now: datetime, field: str = "time") -> datetime:
     """Return the moment that `text` means at `now`, with a time zone: the local one where none is said.
 

@@ -34,6 +34,7 @@ class ReasonCode(StrEnum):
     TOPOLOGY = "topology"  # enough is free, but not on nodes that share the label asked for
     WAITING_FOR_ENGINE = "waiting_for_engine"  # it was placed, and its engine's own scheduler has not begun it yet
     NODE_UNREACHABLE = "node_unreachable"  # protocol P4
+    QUARANTINED = "quarantined"  # nodes or devices that could hold it were taken out
     CLEANING_UP = "cleaning_up"  # the former attempt's end is not confirmed yet
 
 

@@ -192,17 +192,110 @@ class Allocation:
 
 
 class NodeState(StrEnum):
-    """READY takes runs, DRAINING keeps what it has, UNREACHABLE does not answer, DEAD is declared so by an operator."""
+    """READY takes runs, DRAINING keeps what it has, UNREACHABLE does not answer, DEAD is declared so by an operator.
+
+    QUARANTINED keeps what it has, as DRAINING, but by the server's own judgement (`health.py`).
+    """
 
     READY = "ready"
     DRAINING = "draining"
     UNREACHABLE = "unreachable"
     DEAD = "dead"
+    QUARANTINED = "quarantined"
+
+
+class SymptomKind(StrEnum):
+    """What an engine or a driver tells of a machine that is not well. ENGINE is the engine's own word, for people."""
+
+    XID = "xid"
+    ECC = "ecc"
+    DISK = "disk"
+    ENGINE = "engine"
+
+
+WHOLE = -1  # of a node, where a device's index could stand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symptom:
+    """Something that is wrong with a node, or with one device, as the last look at it told.
+
+    `mark` grows with each new error (a count, or when the newest one came); `code` is an XID's number.
+    """
+
+    kind: SymptomKind
+    device: int = WHOLE
+    mark: int = 0
+    code: int = 0
+    detail: str = ""
+
+
+class ClosureCause(StrEnum):
+    """Why a node or a device takes nothing: an operator said so, or what was seen of it."""
+
+    OPERATOR = "operator"
+    LAUNCHES = "launches"
+    XID = "xid"
+    ECC = "ecc"
+    DISK = "disk"
+
+
+class ClosureState(StrEnum):
+    """CLOSED takes nothing; PROBED neither, but a run tries it; LIFTED takes runs, and is closed for longer the next time."""
+
+    CLOSED = "closed"
+    PROBED = "probed"
+    LIFTED = "lifted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closure:
+    """Why a node, or one of its devices, takes nothing: since when, by whom, and when that may end.
+
+    `retry_at` is when it is tried again at the earliest, `tries` how often it was closed before, `probe` the run that tries it.
+    `mark` is the symptom's when it was closed or lifted: only a larger one closes it again. `boot` is the machine's boot then.
+    `ends_at` (an operator's): when what still runs there is stopped; `asked_at`: when it was asked for checkpoints.
+    """
+
+    cause: ClosureCause
+    sentence: str
+    since: datetime
+    by: str = "system"
+    device: int = WHOLE
+    state: ClosureState = ClosureState.CLOSED
+    retry_at: datetime | None = None
+    tries: int = 0
+    mark: int = 0
+    boot: str = ""
+    probe: str = ""
+    ends_at: datetime | None = None
+    asked_at: datetime | None = None
+    lifted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchFailure:
+    """A launch that failed on a node where none has begun since. `kind` is what launches of the same sort have in common.
+
+    `begun_at` is when a launch of that kind began on another node after it: then it is the node that fails.
+    """
+
+    attempt: AttemptId
+    replica: int
+    node: str
+    run: RunId
+    kind: str
+    at: datetime
+    message: str = ""
+    begun_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One machine of a cluster, and what its open allocations hold. `version` is the guard of every placement."""
+    """One machine of a cluster, and what its open allocations hold. `version` is the guard of every placement.
+
+    `symptoms` are what the last look at it told, `closures` why it or a device takes nothing; `boot` changes as it boots.
+    """
 
     id: str
     cluster: str
@@ -220,7 +313,14 @@ class Node:
     used_devices: tuple[DeviceShare, ...] = ()
     price_usd_per_hour: str = "0"
     seen_at: datetime | None = None
+    boot: str = ""
+    symptoms: tuple[Symptom, ...] = ()
+    closures: tuple[Closure, ...] = ()
     version: int = 1
+
+    def out(self) -> frozenset[int]:
+        """Return the devices that take nothing new."""
+        return frozenset(one.device for one in self.closures if one.device != WHOLE and one.state is not ClosureState.LIFTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,8 @@ def patience_s(spec: RunSpec, replica: Replica, lost_after_s: float) -> float | 
 
 
 def sighted(state: NodeState, is_reachable: bool) -> NodeState:
-    """Return a node's state after a look at it: what an operator said stands until an operator says something else."""
-    if state in (NodeState.DRAINING, NodeState.DEAD):
+    """Return a node's state after a look at it: that it was closed stands until what closed it says something else."""
+    if state in (NodeState.DRAINING, NodeState.DEAD, NodeState.QUARANTINED):
         return state
     return NodeState.READY if is_reachable else NodeState.UNREACHABLE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-_NOT_COMPILED = frozenset({"host.py", "limits.py"})  # loaded once for each connection to a host: not worth their size
+_NOT_COMPILED = frozenset({"host.py", "limits.py", "gpus.py"})  # loaded once for each connection to a host: not worth their size
 # The agent's half is not loaded in user code's process, nor the other way round; the fork server has it ready.
 _MAIN = """import sys
 

@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from . import limits
+from . import gpus, limits
 from .folder import boot_id, is_alive, read_json, stat_of
 
 NOT_PASSED_ON = ("SSH_", "XDG_SESSION", "MAINSPRING_")
@@ -49,7 +49,7 @@ class Host:
     def inventory(self, _asked: dict[str, Any]) -> dict[str, Any]:
         """Return what this machine has."""
         disk = shutil.disk_usage(self.root)
-        driver, devices = _nvidia()
+        driver, devices = gpus.devices()
         return {
             "boot_id": boot_id(),
             "name": os.uname().nodename,
@@ -60,6 +60,7 @@ class Host:
             "disk_free": disk.free,
             "driver": driver,
             "devices": devices,
+            "gpu_errors": gpus.errors() if devices else {},
             "has_limits": bool(self._limits.homes),
             "kills_leavers": _kills_leavers(),
         }
@@ -313,24 +314,6 @@ def _answer(host: Host, asked: dict[str, Any]) -> dict[str, Any]:
         return {"id": asked["id"], "error": str(refused), "kind": refused.kind}
     except Exception as wrong:  # the thread's top: whoever asked is told
         return {"id": asked["id"], "error": f"{type(wrong).__name__}: {wrong}", "kind": "launch"}
-
-
-def _nvidia() -> tuple[str, list[dict[str, Any]]]:
-    """Return the driver and the devices that nvidia-smi lists."""
-    asked = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(asked, capture_output=True, timeout=5.0, check=True, stdin=subprocess.DEVNULL).stdout.decode()
-    except (OSError, subprocess.SubprocessError):
-        return "", []
-    driver = ""
-    devices = []
-    for line in told.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 5 and parts[0].isdecimal():
-            memory = int(parts[3]) << 20 if parts[3].isdecimal() else 0
-            devices.append({"index": int(parts[0]), "uuid": parts[1], "model": parts[2], "memory_bytes": memory})
-            driver = parts[4]
-    return driver, devices
 
 
 def _memory_bytes() -> int:

@@ -1,7 +1,8 @@
 """The nodes as numpy arrays (struct of arrays), with transactions: what is put may be rolled back.
 
 Rows are nodes in the order of ties: pool, then node id. Columns of `free` and `capacity` are CPU (milli), memory and
-disk (bytes). Devices of a row are in the order of their index; a column without a device has kind 0 and nothing free.
+disk (bytes). Devices of a row are in the order of their index; a column without a device has kind 0 and nothing free, and
+so has a device that was taken out: to a plan it is not there, and what still runs on it holds nothing of it.
 """
 
 from __future__ import annotations
@@ -168,9 +169,10 @@ def _tenants(kind_of: Ints, gpu_free: Ints) -> Ints:
 
 def _free_devices(node: Node) -> list[int]:
     """Return the milli that are free of each device, by index."""
-    used: dict[int, int] = {}
+    used = dict.fromkeys(node.out(), GPU_MILLI)
     for share in node.used_devices:
-        used[share.index] = used.get(share.index, 0) + share.milli
+        if share.index not in node.out():
+            used[share.index] = used.get(share.index, 0) + share.milli
     return [GPU_MILLI - used.get(index, 0) for index in sorted(device.index for device in node.devices)]
 
 
@@ -185,9 +187,9 @@ def _devices(nodes: Sequence[Node]) -> tuple[tuple[DeviceKind | None, ...], Ints
         ordered = sorted(node.devices, key=lambda device: device.index)
         if len({device.index for device in ordered}) < len(ordered):
             raise PlannerError(f"Node {node.id!r} has two devices of one index.")
-        kind_of[row, : len(ordered)] = [
-            numbers.setdefault((one.model.casefold(), one.memory_bytes), len(numbers) + 1) for one in ordered
-        ]
+        kinds = [numbers.setdefault((one.model.casefold(), one.memory_bytes), len(numbers) + 1) for one in ordered]
+        out = node.out()
+        kind_of[row, : len(ordered)] = [0 if one.index in out else kind for one, kind in zip(ordered, kinds, strict=True)]
         gpu_free[row, : len(ordered)] = _free_devices(node)
     return (None, *(DeviceKind(model, memory) for model, memory in numbers)), kind_of, gpu_free
 

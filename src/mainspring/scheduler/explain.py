@@ -26,7 +26,7 @@ from mainspring.scheduler.fit import misfit, most_in_one_cluster, no_cluster
 from mainspring.scheduler.order import Entry, Kind
 from mainspring.scheduler.requests import Key, Request
 from mainspring.scheduler.shares import CPU, GPU, MEMORY, ROUNDING, Account, Tree
-from mainspring.scheduler.shortage import Holders, not_ready, shortage
+from mainspring.scheduler.shortage import Holders, misfit_or_out, not_ready, shortage
 
 LONGEST_BACKOFF = timedelta(minutes=10)  # a moment farther off was written before the clock was set back: it holds nobody
 SCARCE = {ReasonCode.NO_FREE_GPU: GPU, ReasonCode.NO_FREE_CPU: CPU, ReasonCode.NO_FREE_MEMORY: MEMORY}
@@ -171,7 +171,7 @@ class Explainer:
         empty = self._room.placement.empty_counts(request)
         never = misfit(cluster, request, empty, replicas, same)
         if never is not None:
-            return _Fleet(never, never=True)
+            return _Fleet(misfit_or_out(cluster, request, never, replicas, same), never=True)
         candidates: Bools = cluster.is_ready & (empty > 0)
         if most_in_one_cluster(cluster, np.where(candidates, empty, 0), same) < replicas:
             return _Fleet(not_ready(cluster, request, empty))

@@ -1,13 +1,15 @@
-"""Could it ever run? Judged on empty nodes, so that a request that fits nowhere is refused when it is made."""
+"""Could it ever run? Judged on empty, healthy nodes, so that a request that fits nowhere is refused when it is made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from mainspring.core.health import why_closed
 from mainspring.core.reasons import Reason, ReasonCode
-from mainspring.core.records import Node
+from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import GPU_MILLI, Resources
 from mainspring.core.units import show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints, build
@@ -20,9 +22,10 @@ SHOWN = 6  # names listed in a sentence
 def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, same: str = "") -> Reason | None:
     """Return None if the empty nodes could hold it, else why not: CANNOT_FIT, or NO_CLUSTER when no node is known.
 
-    Draining and unreachable nodes count (they may come back), dead ones do not. All replicas go to one cluster.
+    Nodes that drain, are in quarantine or out of reach count, and devices that were taken out (they may come back); dead nodes
+    do not. All replicas go to one cluster.
     """
-    cluster = build(nodes)
+    cluster = build([replace(node, closures=()) if node.closures else node for node in nodes])
     if not cluster.nodes:
         return no_cluster(cluster)
     request = make_request(cluster, resources)
@@ -34,7 +37,10 @@ def no_cluster(cluster: Cluster) -> Reason:
     known = len(cluster.nodes)
     sentence = "Waits for a cluster: no node is registered. An admin adds one with `mainspring cluster add`."
     if known:
-        sentence = f"Waits for a node: none of the {known} registered is ready (draining or unreachable)."
+        sick = [node for node in cluster.nodes if node.state is NodeState.QUARANTINED]
+        words = "draining, unreachable or in quarantine" if sick else "draining or unreachable"
+        sentence = f"Waits for a node: none of the {known} registered is ready ({words})."
+        sentence += "".join(f" {node.name} is {' '.join(why_closed(node))}." for node in sick[:1])
     return Reason(code=ReasonCode.NO_CLUSTER, sentence=sentence, facts={"nodes": known, "ready": 0})
 
 

@@ -153,8 +153,10 @@ def micros(moment: datetime) -> int:
 
 
 def columns_of(cluster: Cluster, row: int) -> dict[int, int]:
-    """Return the column of each device index of a row."""
-    return {index: column for column, index in enumerate(sorted(device.index for device in cluster.nodes[row].devices))}
+    """Return the column of each device index of a row, but of those that were taken out."""
+    node = cluster.nodes[row]
+    out = node.out()
+    return {one: column for column, one in enumerate(sorted(device.index for device in node.devices)) if one not in out}
 
 
 def taken_by(cluster: Cluster, places: Sequence[Place]) -> list[tuple[int, Ints, Ints]]:

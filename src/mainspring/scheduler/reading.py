@@ -212,6 +212,7 @@ def _is_alike(one: Node, other: Node) -> bool:
     """Say whether two states of a node are the same machine to the planner."""
     return (
         one.state is other.state
+        and one.closures == other.closures
         and one.devices == other.devices
         and one.labels == other.labels
         and (one.cluster, one.name, one.pool) == (other.cluster, other.name, other.pool)

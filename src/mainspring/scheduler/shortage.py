@@ -6,12 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
+from mainspring.core.health import why_closed
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.records import NodeState
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Place
 from mainspring.core.units import is_or_are, show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
+from mainspring.scheduler.fit import would_fit
 from mainspring.scheduler.holdings import Holdings, taken_by
 from mainspring.scheduler.requests import Request
 
@@ -82,13 +85,32 @@ def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders
 
 def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
     rows = np.flatnonzero(~cluster.is_ready & (empty > 0)).tolist()
-    states = {cluster.nodes[row].name: str(cluster.nodes[row].state) for row in rows}
+    nodes = [cluster.nodes[row] for row in rows]
+    sick = [node for node in nodes if node.state is NodeState.QUARANTINED]
+    states = {node.name: str(node.state) for node in nodes}
     listed = ", ".join(f"{name} ({state})" for name, state in sorted(states.items())[:SHOWN_HOLDERS])
     more = f" and {len(states) - SHOWN_HOLDERS} more" if len(states) > SHOWN_HOLDERS else ""
+    sentence = f"Waits for nodes that take no runs now and could hold {request.asked.show()}: {listed}{more}."
+    sentence += "".join(f" {node.name}: {told}." for node in nodes[:SHOWN_HOLDERS] for told in why_closed(node)[:1])
+    code = ReasonCode.QUARANTINED if sick else ReasonCode.NODE_UNREACHABLE
+    return Reason(code=code, sentence=sentence, facts={"nodes": states})
+
+
+def misfit_or_out(cluster: Cluster, request: Request, never: Reason, replicas: int, same: str) -> Reason:
+    """Return why it fits nowhere: `never`, unless devices that were taken out could hold it, or matter for how much could."""
+    nodes = [cluster.nodes[row] for row in np.flatnonzero(request.allowed(cluster)).tolist()]
+    out = {node.name: sorted(node.out()) for node in sorted(nodes, key=lambda node: node.name) if node.out()}
+    if not out or not request.devices:
+        return never
+    whole = would_fit(nodes, request.asked, replicas, same)
+    if whole is not None:
+        return whole
+    listed = ", ".join(f"{', '.join(map(str, devices))} of {name}" for name, devices in list(out.items())[:SHOWN_HOLDERS])
+    told = next((f" {node.name}, {words}." for node in nodes if node.out() for words in why_closed(node)), "")
     return Reason(
-        code=ReasonCode.NODE_UNREACHABLE,
-        sentence=f"Waits for nodes that take no runs now and could hold {request.asked.show()}: {listed}{more}.",
-        facts={"nodes": states},
+        code=ReasonCode.QUARANTINED,
+        sentence=f"Waits for GPUs that were taken out and could hold {request.asked.show()}: {listed}.{told}",
+        facts={"devices": out},
     )
 
 

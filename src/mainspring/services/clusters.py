@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 from mainspring import plugins
 from mainspring.core.actors import Actor
 from mainspring.core.backend import Option, Probe
 from mainspring.core.cluster_config import check_config, options_of, secret_names
-from mainspring.core.errors import ConflictError, NotFoundError, ServerError, StateError
+from mainspring.core.errors import ConflictError, NotFoundError, ServerError, StateError, UsageError
+from mainspring.core.health import drained, resumed
 from mainspring.core.ids import check_name
 from mainspring.core.operations import Operation, OperationKind
 from mainspring.core.queries import Waiting
-from mainspring.core.records import Cluster, Node, NodeState, Role, Run
+from mainspring.core.records import WHOLE, Cluster, Node, NodeState, Role, Run
 from mainspring.core.resources import Granted, Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import operations, secrets
@@ -23,6 +25,8 @@ from mainspring.services.runs import said, submit
 
 CHECK = "import os, platform; print(platform.node(), platform.python_version(), os.environ.get('CUDA_VISIBLE_DEVICES', ''))"
 CHECK_S = 300.0
+MAX_REASON = 500
+PASSED = timedelta(seconds=5)  # a moment that was to come when it was typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +153,19 @@ def check(ctx: Context, actor: Actor, name: str, *, project: str = "default") ->
     nodes = [node for node in ctx.store.nodes.all(_find(ctx, name).id) if node.state is NodeState.READY]
     if not nodes:
         raise StateError(f"No node of cluster {name!r} takes runs now.", hint=f"mainspring cluster show {name}")
-    found = []
-    for node in nodes:
-        spec = RunSpec(
-            name="check",
-            project=project,
-            command=("python3", "-c", CHECK),
-            resources=Resources(cpu_milli=min(100, node.cpu_milli), labels={"node": node.id}),
-            timeout_s=CHECK_S,
-            tags=("cluster-check",),
-        )
-        found.append(submit(ctx, actor, spec)[0])
-    return found
+    return [submit(ctx, actor, check_spec(node, project))[0] for node in nodes]
+
+
+def check_spec(node: Node, project: str = "default") -> RunSpec:
+    """Return the tiny run that tells whether a node can be used."""
+    return RunSpec(
+        name="check",
+        project=project,
+        command=("python3", "-c", CHECK),
+        resources=Resources(cpu_milli=min(100, node.cpu_milli), labels={"node": node.id}),
+        timeout_s=CHECK_S,
+        tags=("cluster-check",),
+    )
 
 
 def remove(ctx: Context, actor: Actor, name: str) -> None:
@@ -173,19 +178,43 @@ def remove(ctx: Context, actor: Actor, name: str) -> None:
     ctx.signals.hint("clusters")
 
 
-def drain(ctx: Context, actor: Actor, node: str) -> Node:
-    """Let the node finish what it has and take nothing new."""
-    return _set(ctx, actor, node, NodeState.DRAINING)
+def drain(
+    ctx: Context, actor: Actor, node: str, *, device: int | None = None, by: datetime | None = None, reason: str = ""
+) -> Node:
+    """Let the node, or one of its devices, finish what it has and take nothing new.
+
+    What still runs there at `by` is asked for a checkpoint ahead of it and stopped then; it goes on elsewhere (cause preempted).
+    Raises NotFoundError (node, device), UsageError (a moment that has passed).
+    """
+    actor.need_admin()
+    now = ctx.clock.now()
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise UsageError("The reason is too long, or holds control characters.", hint=f"Write {MAX_REASON} characters at most.")
+    if by is not None and (by.tzinfo is None or by < now - PASSED):
+        raise UsageError(f"{by.isoformat()} has passed, or has no time zone.", hint="Write a moment to come, with its time zone.")
+    found = _node(ctx, node)
+    ends_at = max(by, now) if by is not None else None
+    change = partial(drained, by=actor.name, now=now, device=_device(found, device), reason=reason, ends_at=ends_at)
+    return ctx.store.nodes.settle(found.id, change, actor=actor.name)
 
 
-def resume(ctx: Context, actor: Actor, node: str) -> Node:
-    """Let the node take runs again."""
-    return _set(ctx, actor, node, NodeState.READY)
+def resume(ctx: Context, actor: Actor, node: str, *, device: int | None = None) -> Node:
+    """Let the node, or one of its devices, take runs again. Raises NotFoundError.
+
+    What was counted against it is forgiven: only what happens from now on takes it out again. Devices that were taken out stay so
+    until they are named.
+    """
+    actor.need_admin()
+    found = _node(ctx, node)
+    change = partial(resumed, now=ctx.clock.now(), device=_device(found, device))
+    return ctx.store.nodes.settle(found.id, change, actor=actor.name, is_anew=device is None)
 
 
 def declare_dead(ctx: Context, actor: Actor, node: str) -> Node:
     """Confirm by word of mouth that nothing runs on the node any more (protocol P4): its attempts end as lost."""
-    return _set(ctx, actor, node, NodeState.DEAD)
+    actor.need_admin()
+    found = _node(ctx, node)
+    return ctx.store.nodes.set_state(found.id, NodeState.DEAD, event=said(actor, "node.dead", found.id, ""))
 
 
 def queue(ctx: Context, actor: Actor) -> list[Waiting]:
@@ -204,9 +233,18 @@ def _unknown(name: str) -> NotFoundError:
     return NotFoundError(f"There is no cluster {name[:80]!r}.", hint="mainspring cluster ls")
 
 
-def _set(ctx: Context, actor: Actor, ref: str, state: NodeState) -> Node:
-    actor.need_admin()
+def _node(ctx: Context, ref: str) -> Node:
     for node in ctx.store.nodes.all():
         if ref in (node.id, node.name):
-            return ctx.store.nodes.set_state(node.id, state, event=said(actor, f"node.{state}", node.id, ""))
+            return node
     raise NotFoundError(f"There is no node {ref[:80]!r}.", hint="mainspring cluster ls")
+
+
+def _device(node: Node, device: int | None) -> int:
+    if device is None:
+        return WHOLE
+    known = [one.index for one in node.devices]
+    if device in known:
+        return device
+    has = f"it has {', '.join(str(one) for one in known)}" if known else "it has none"
+    raise NotFoundError(f"Node {node.name} has no device {device}: {has}.", hint="mainspring cluster ls")

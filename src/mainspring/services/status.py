@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from mainspring.core.actors import Actor
 from mainspring.core.beats import PROTOCOL
@@ -31,5 +32,7 @@ def status(ctx: Context, actor: Actor, *, url: str) -> dict[str, object]:
         "gpus": {
             "total": sum(len(node.devices) for node in nodes),
             "used": sum(share.milli for node in nodes for share in node.used_devices) / 1000,
+            "out": sum(len(node.out()) for node in nodes),
         },
+        "nodes": dict(Counter(str(node.state) for node in nodes)),
     }

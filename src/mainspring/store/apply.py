@@ -65,6 +65,11 @@ class Plans:
             is_behind=is_behind,
         )
 
+    def start_probe(self, decision: Decision, *, now: datetime, actor: str) -> bool:
+        """Start a run on a node in quarantine, to try it; False when it or the node changed meanwhile, or is full."""
+        (refused,) = self.db.write(partial(start_all, decisions=[decision], now=now, actor=actor, is_probe=True))
+        return refused is None
+
     def _start(self, starts: Sequence[Decision], now: datetime, actor: str) -> list[BaseException | None]:
         """Start in few transactions; where one cannot be written, each by itself, so that it stops no other."""
         outcomes: list[BaseException | None] = []

@@ -19,6 +19,7 @@ from mainspring.plugins import reach
 from mainspring.store.checkpoints import forget_checkpoints
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.health import note_begin, note_failure
 from mainspring.store.logs import append_chunks, stream_ends
 from mainspring.store.nodes import free
 from mainspring.store.runs import need_run, save_run
@@ -26,6 +27,7 @@ from mainspring.store.tables import allocations, attempts, replicas, runs
 
 _CAS_TRIES = 20
 _MAX_AVOID = 8
+_OF_USER_CODE = (Cause.SUCCEEDED, Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.TIMEOUT)  # it had begun
 _OPEN = (AttemptState.ALLOCATED, AttemptState.LAUNCHING, AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 _RANK = {state: rank for rank, state in enumerate((*_OPEN, AttemptState.ENDED))}
 _BEATS = {
@@ -364,6 +366,8 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
 
     if new.address != member.address:
         tx.topics.add("endpoints")
+    if new.state is AttemptState.RUNNING and member.state is not new.state:
+        note_begin(tx, attempt, member.node, now)
     moved = advance(attempt, now)
     if moved is not attempt and not _save(tx, attempt, moved):
         moved = _change(tx, id, lambda current, _at: advance(current, now), None)
@@ -404,6 +408,10 @@ def _finish(
     told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
     tx.conn.execute(_MEMBER, told | {"outputs": outputs, "of": id, "at": index})
     _free(tx, id, index, ending.at)
+    if ending.outcome.cause is Cause.LAUNCH_FAILED and attempt.stop_cause is None:
+        note_failure(tx, attempt, member, run, ending.outcome.message, ending.at)
+    elif ending.outcome.cause in _OF_USER_CODE and member.state is not AttemptState.RUNNING:
+        note_begin(tx, attempt, member.node, ending.at)
     reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
     first = row["first_failure"] or _first_failure(tx, attempt, ending.outcome)

@@ -1,10 +1,10 @@
-"""The tables of what people ask of engines."""
+"""The tables of what people ask of engines, and of what engines could not do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Column, Index, Table
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, PrimaryKeyConstraint, Table
 
 from mainspring.core.operations import OperationKind, OperationState
 from mainspring.store.columns import Choice, Json, Moment, Plain
@@ -26,4 +26,19 @@ operations = Table(
     Column("result", Json(_JsonObject), nullable=False),
     Column("error", Json(_JsonObject), nullable=False),
     Index("ix_operations_state", "state", "created_at"),
+)
+
+# Launches that failed on a node where none has begun since: few rows, none where all is well.
+launch_failures = Table(
+    "launch_failures",
+    metadata,
+    Column("attempt", Plain, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("replica", BigInteger, nullable=False),
+    Column("node", Plain, nullable=False),
+    Column("run", Plain, nullable=False),
+    Column("kind", Plain, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("message", Plain, nullable=False),
+    Column("begun_at", Moment),
+    PrimaryKeyConstraint("attempt", "replica"),
 )

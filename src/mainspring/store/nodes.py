@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
+from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
-from mainspring.core.records import Allocation, Node, NodeState
+from mainspring.core.health import changes
+from mainspring.core.records import Allocation, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
 from mainspring.core.silence import sighted
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.health import forget_failures
 from mainspring.store.tables import allocations, nodes, replicas
 
 _CAS_TRIES = 50
@@ -75,8 +78,37 @@ class Nodes:
 
         return self._db.write(work)
 
-    def sight(self, id: str, *, is_reachable: bool, event: NewEvent | None = None) -> bool:
-        """Record whether the node answers; return whether that changed anything. An operator's word stands (`sighted`)."""
+    def settle(self, id: str, change: Callable[[Node], Node], *, actor: str = SYSTEM.name, is_anew: bool = False) -> Node:
+        """Change why a node takes nothing, by a pure function of its row; what changes is told in events.
+
+        With `is_anew` the launches that failed there are counted from now on. Raises NotFoundError.
+        """
+
+        def work(tx: Transaction) -> Node:
+            for _ in range(_CAS_TRIES):
+                node = load_node(tx.conn, id)
+                if node is None:
+                    raise NotFoundError(f"There is no node {id}.", hint="mainspring cluster ls shows the nodes.")
+                new = change(node)
+                if is_anew:
+                    forget_failures(tx, id)
+                if new is node:
+                    return node
+                new = replace(new, version=node.version + 1)
+                if _save(tx, node, new):
+                    tx.topics.update({"nodes", "health"})
+                    for kind, facts in changes(node, new):
+                        tx.tell(NewEvent(actor, kind, id, "", facts), "nodes")
+                    return new
+            raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
+
+        return self._db.write(work)
+
+    def sight(self, id: str, *, is_reachable: bool, detail: str = "", event: NewEvent | None = None) -> bool:
+        """Record whether the node answers; return whether that changed anything. An operator's word stands (`sighted`).
+
+        `detail` is what its engine said of why not; it stays until the next look at the node.
+        """
 
         def work(tx: Transaction) -> bool:
             for _ in range(_CAS_TRIES):
@@ -84,10 +116,12 @@ class Nodes:
                 if node is None:
                     return False
                 state = sighted(node.state, is_reachable and not _is_silent(tx.conn, id))
-                if state is node.state:
+                said = [one for one in node.symptoms if one.kind is not SymptomKind.ENGINE]
+                symptoms = (*said, Symptom(kind=SymptomKind.ENGINE, detail=detail)) if detail else node.symptoms
+                if state is node.state and symptoms == node.symptoms:
                     return False
-                if _save(tx, node, replace(node, state=state, version=node.version + 1)):
-                    tx.tell(event, "nodes")
+                if _save(tx, node, replace(node, state=state, symptoms=symptoms, version=node.version + 1)):
+                    tx.tell(event if state is not node.state else None, "nodes")
                     return True
             raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
 
@@ -209,16 +243,22 @@ def _change(tx: Transaction, id: str, change: Any) -> Node | None:
     raise StaleWriteError(f"Node {id} changes too fast.", hint="Try again.")
 
 
-def with_more(node: Node, wanted: Sequence[Granted]) -> Node:
-    """Return the node with `wanted` taken. Raises CapacityError when it is not ready or has not so much left."""
-    if node.state is not NodeState.READY:
+def with_more(node: Node, wanted: Sequence[Granted], *, is_probe: bool = False) -> Node:
+    """Return the node with `wanted` taken. Raises CapacityError when it is not ready or has not so much left.
+
+    A probe goes to a node in quarantine too: it tells whether that may end.
+    """
+    if node.state is not NodeState.READY and not (is_probe and node.state is NodeState.QUARANTINED):
         raise CapacityError(f"Node {node.name} is {node.state}.")
     cpu = node.used_cpu_milli + sum(g.cpu_milli for g in wanted)
     memory = node.used_memory_bytes + sum(g.memory_bytes for g in wanted)
     disk = node.used_disk_bytes + sum(g.disk_bytes for g in wanted)
     devices = _shares(node)
+    out = node.out()
     for granted in wanted:
         for share in granted.devices:
+            if share.index in out:
+                raise CapacityError(f"Device {share.index} of node {node.name} was taken out.")
             devices[share.index] = devices.get(share.index, 0) + share.milli
     known = {device.index for device in node.devices}
     is_over = cpu > node.cpu_milli or memory > node.memory_bytes or disk > node.disk_bytes
@@ -263,7 +303,7 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
                 found, seen_at=now, version=1, used_cpu_milli=0, used_memory_bytes=0, used_disk_bytes=0, used_devices=()
             )
             tx.conn.execute(nodes.insert(), values_of(fresh, nodes))
-            tx.tell(event, "nodes")
+            tx.tell(event, "nodes", "health")
             return fresh
         new = replace(
             found,
@@ -272,6 +312,7 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             used_memory_bytes=old.used_memory_bytes,
             used_disk_bytes=old.used_disk_bytes,
             used_devices=old.used_devices,
+            closures=old.closures,
             seen_at=now,
             version=old.version,
         )
@@ -280,7 +321,7 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             return new
         new = replace(new, version=old.version + 1)
         if _save(tx, old, new):
-            tx.tell(event, "nodes")
+            tx.tell(event, "nodes", "health")
             return new
     raise StaleWriteError(f"Node {found.id} changes too fast.", hint="Try again.")
 

@@ -53,15 +53,20 @@ class _Batch:
     placed: list[tuple[Run, Run, Sequence[Place], str]] = field(default_factory=list)  # before, after, where, cluster
 
 
-def start_all(tx: Transaction, decisions: Sequence[Decision], *, now: datetime, actor: str) -> list[Refusal | None]:
-    """Start what is still as it was decided on; return for each decision None, or why it was refused."""
+def start_all(
+    tx: Transaction, decisions: Sequence[Decision], *, now: datetime, actor: str, is_probe: bool = False
+) -> list[Refusal | None]:
+    """Start what is still as it was decided on; return for each decision None, or why it was refused.
+
+    A probe may start on a node in quarantine; no plan holds one.
+    """
     ids = sorted({one.run for one in decisions})
     batch = _Batch(
         runs={row["id"]: record_of(Run, runs, row, metrics={}) for row in tx.conn.execute(_LOCKED, {"of": ids}).mappings()},
         nodes=lock_nodes(tx.conn, {place.node for one in decisions for place in one.places}),
     )
     before = dict(batch.nodes)
-    refusals = [_take(batch, one, now) for one in decisions]
+    refusals = [_take(batch, one, now, is_probe) for one in decisions]
     if batch.placed:
         rows = [
             {
@@ -80,14 +85,14 @@ def start_all(tx: Transaction, decisions: Sequence[Decision], *, now: datetime, 
     return refusals
 
 
-def _take(batch: _Batch, decision: Decision, now: datetime) -> Refusal | None:
+def _take(batch: _Batch, decision: Decision, now: datetime, is_probe: bool) -> Refusal | None:
     """Place one run in the batch, or leave the batch as it is and say why."""
     run = batch.runs.get(decision.run)
     if run is None or run.version != decision.version:
         return StateError(f"Run {decision.run} was changed since it was planned.")
     try:
         placed = place_run(run, now)
-        held = _held(batch.nodes, decision.places)
+        held = _held(batch.nodes, decision.places, is_probe)
     except (ConflictError, CapacityError) as refused:
         return refused
     clusters = {node.cluster for node in held.values()}
@@ -99,7 +104,7 @@ def _take(batch: _Batch, decision: Decision, now: datetime) -> Refusal | None:
     return None
 
 
-def _held(nodes: Mapping[str, Node], places: Iterable[Place]) -> dict[str, Node]:
+def _held(nodes: Mapping[str, Node], places: Iterable[Place], is_probe: bool) -> dict[str, Node]:
     """Return the nodes of `places` with what is granted there taken. Raises CapacityError."""
     by_node: dict[str, list[Place]] = defaultdict(list)
     for place in places:
@@ -107,7 +112,7 @@ def _held(nodes: Mapping[str, Node], places: Iterable[Place]) -> dict[str, Node]
     for id in by_node:
         if id not in nodes:
             raise CapacityError(f"There is no node {id}.")
-    return {id: with_more(nodes[id], [place.granted for place in here]) for id, here in by_node.items()}
+    return {id: with_more(nodes[id], [one.granted for one in here], is_probe=is_probe) for id, here in by_node.items()}
 
 
 def _begin_attempts(tx: Transaction, batch: _Batch, now: datetime, actor: str) -> None:

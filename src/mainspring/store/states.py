@@ -57,7 +57,7 @@ class States:
         rows = _SHARES.rows(conn)
         ready = [node for node in nodes if node.state is NodeState.READY]
         capacity = (
-            float(sum(len(node.devices) for node in ready)),
+            float(sum(len(node.devices) - len(node.out()) for node in ready)),
             sum(node.cpu_milli for node in ready) / 1000,
             sum(node.memory_bytes for node in ready) / (1 << 30),
         )

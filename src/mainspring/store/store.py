@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
-from mainspring.core.snapshot import Applied, Plan, Snapshot
+from mainspring.core.snapshot import Applied, Decision, Plan, Snapshot
 from mainspring.store.apply import Plans
 from mainspring.store.attempts import Attempts
 from mainspring.store.backup import back_up
@@ -22,6 +22,7 @@ from mainspring.store.endpoints import Endpoints
 from mainspring.store.events import Events
 from mainspring.store.forecasts import Forecasts
 from mainspring.store.gates import Gates
+from mainspring.store.health import Health
 from mainspring.store.installation import keep_key, move_cursor, prepare, read_cursor, read_installation
 from mainspring.store.leases import Leases
 from mainspring.store.logs import Logs
@@ -60,6 +61,7 @@ class Store:
         self.metrics = Metrics(db)
         self.nodes = Nodes(db)
         self.machines = Machines(db)
+        self.health = Health(db)
         self.clusters = Clusters(db)
         self.events = Events(db)
         self.users = Users(db)
@@ -141,6 +143,10 @@ class Store:
     def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
         """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
         return self._plans.apply(plan, now=now, event_actor=event_actor)
+
+    def start_probe(self, decision: Decision, *, now: datetime, actor: str) -> bool:
+        """Start a run on a node in quarantine, to try it; False when it or the node changed meanwhile, or is full."""
+        return self._plans.start_probe(decision, now=now, actor=actor)
 
     def begin_planning(self) -> None:
         """Forget what was remembered of earlier plans: another process may have planned since."""

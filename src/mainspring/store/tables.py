@@ -30,6 +30,7 @@ from mainspring.core.reasons import Reason
 from mainspring.core.records import (
     AttemptState,
     Cause,
+    Closure,
     Desired,
     EndpointState,
     NodeState,
@@ -38,6 +39,7 @@ from mainspring.core.records import (
     RunState,
     SweepSpec,
     SweepState,
+    Symptom,
 )
 from mainspring.core.resources import Device, DeviceShare, Granted
 from mainspring.core.snapshot import Place
@@ -323,6 +325,9 @@ nodes = Table(
     Column("devices", Json(tuple[Device, ...]), nullable=False),
     Column("labels", Json(Mapping[str, str]), nullable=False),
     Column("used_devices", Json(tuple[DeviceShare, ...]), nullable=False),
+    _text("boot"),
+    Column("symptoms", Json(tuple[Symptom, ...]), nullable=False, server_default="[]"),
+    Column("closures", Json(tuple[Closure, ...]), nullable=False, server_default="[]"),
 )
 
 events = Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from mainspring.core.health import why_closed
 from mainspring.core.records import Node, NodeState
 from mainspring.core.units import show_bytes
 from mainspring.services import clusters
@@ -62,7 +63,7 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
     if view.actor.is_admin:
         if node.state is NodeState.READY:
             act = parts.button("Drain", "drain", node.id, is_small=True)
-        elif node.state is NodeState.DRAINING:
+        elif node.state in (NodeState.DRAINING, NodeState.QUARANTINED):
             act = parts.button("Resume", "resume", node.id, is_small=True)
     cpus = parts.meter(node.used_cpu_milli, node.cpu_milli, f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g}")
     memory = parts.meter(
@@ -74,7 +75,7 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
         parts.text(
             one.cluster.name if one.cluster.name == one.cluster.backend else f"{one.cluster.name} ({one.cluster.backend})"
         ),
-        parts.state(node.state.value),
+        parts.state(node.state.value) + "".join(parts.why(told) for told in why_closed(node)),
         cpus,
         memory,
         parts.squares(node, one.holders.get(node.id, ()), people(one)),

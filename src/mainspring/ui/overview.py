@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from mainspring.core.health import why_closed
 from mainspring.core.queries import RunFilter
 from mainspring.core.records import EndpointState, GateResult, NodeState, RunState
 from mainspring.services import clusters, endpoints, gates, runs
@@ -62,10 +63,11 @@ def alerts(view: View) -> str:
         found += [
             (
                 parts.state(node.state.value),
-                f"Node {parts.link(node.name, view.url('/clusters'))} of {parts.text(one.cluster.name)}",
+                f"Node {parts.link(node.name, view.url('/clusters'))} of {parts.text(one.cluster.name)}"
+                + "".join(f" {parts.text(told)}" for told in why_closed(node)),
             )
             for node in one.nodes
-            if node.state in (NodeState.UNREACHABLE, NodeState.DEAD)
+            if node.state in (NodeState.UNREACHABLE, NodeState.DEAD, NodeState.QUARANTINED) or node.out()
         ]
     found += [
         (

@@ -9,6 +9,7 @@ from html import escape
 
 from nicegui import ui
 
+from mainspring.core.health import why_closed
 from mainspring.core.records import Node, Run
 from mainspring.core.units import show_seconds
 from mainspring.services.clusters import Holder
@@ -37,6 +38,7 @@ _LIKE = {
     "dead": "failed",
     "unreachable": "failed",
     "draining": "cancelled",
+    "quarantined": "failed",
     "stopping": "cancelled",
     "paused": "cancelled",
     "skipped": "cancelled",
@@ -172,6 +174,7 @@ def gpu_map(nodes: Sequence[Node], holders: Mapping[str, Sequence[Holder]]) -> s
     for node in nodes:
         cpu = f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g} CPUs"
         named = f'{escape(node.name)} {state(node.state.value)} <span class="ms-soft">{cpu}</span>'
+        named += "".join(why_line(one) for one in why_closed(node))
         out.append(f'<div class="ms-node"><div>{named}</div>{squares(node, holders.get(node.id, ()), people)}</div>')
     return f'<div class="ms-nodes">{"".join(out)}</div>{legend(people)}'
 
@@ -191,8 +194,10 @@ def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
             f'<i style="height:{milli / 10}%;background:{colour_of(one.owner, people)}"></i>' for one, milli in shares
         )
         who = ", ".join(f"{one.owner}: {one.name or 'a run'} ({milli / 1000:g})" for one, milli in shares) or "free"
-        told = escape(f"GPU {device.index} {device.model}: {who}", quote=True)
-        out.append(f'<div class="ms-gpu" role="img" title="{told}" aria-label="{told}">{fills}<b>{device.index}</b></div>')
+        is_out = device.index in node.out()
+        kind = "ms-gpu is-out" if is_out else "ms-gpu"
+        told = escape(f"GPU {device.index} {device.model}: {who}{', taken out' if is_out else ''}", quote=True)
+        out.append(f'<div class="{kind}" role="img" title="{told}" aria-label="{told}">{fills}<b>{device.index}</b></div>')
     return f'<div class="ms-gpus">{"".join(out)}</div>' if out else '<span class="ms-soft">no GPU</span>'
 
 

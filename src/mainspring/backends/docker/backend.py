@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mainspring.backends.deadlines import Deadlines
-from mainspring.backends.devices import nvidia_devices
+from mainspring.backends.devices import nvidia_devices, nvidia_symptoms
 from mainspring.backends.docker import container
 from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, login, pack
 from mainspring.backends.docker.images import Images, Pull, digest_of, name_of
@@ -127,6 +127,7 @@ class DockerBackend:
             memory_bytes=memory,
             disk_bytes=self._free_disk(info),
             devices=self._devices(),
+            symptoms=nvidia_symptoms() if self.door.is_here and not config.get("gpus") else (),
         )
         return Inventory(nodes=(node,))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import msgspec
@@ -11,13 +12,14 @@ import msgspec
 from mainspring.backends.kubernetes.manifests import GPUS, HOSTNAME, INSTALLATION
 from mainspring.backends.kubernetes.options import GPU, is_tolerated, selected, tolerations
 from mainspring.backends.kubernetes.pods import Condition
-from mainspring.core.records import Cluster, Node, NodeState
+from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import Device
 
 _UNITS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _SILENT = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"})
 _CORDONED = "node.kubernetes.io/unschedulable"
+MAX_CHARS = 300
 Amounts = Mapping[str, Decimal]
 
 
@@ -76,6 +78,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """What there is."""
 
     allocatable: dict[str, str] = {}
+    capacity: dict[str, str] = {}
     conditions: list[Condition] = []
 
 
@@ -112,7 +115,8 @@ def from_machines(
         if all(is_tolerated(taint, tolerated) for taint in hard):
             name = machine.metadata.name
             has = {key: quantity(value) for key, value in machine.status.allocatable.items()}
-            found.append(_node(cluster, name, has, foreign[name], held[name], labels, state_of(machine)))
+            node = _node(cluster, name, has, foreign[name], held[name], labels, state_of(machine))
+            found.append(replace(node, symptoms=symptoms_of(machine, _gpu(cluster))))
     return tuple(found)
 
 
@@ -145,6 +149,25 @@ def state_of(machine: Machine) -> NodeState:
     if ready != "True":
         return NodeState.UNREACHABLE
     return NodeState.DRAINING if machine.spec.unschedulable else NodeState.READY
+
+
+def symptoms_of(machine: Machine, gpu: str) -> tuple[Symptom, ...]:
+    """Return what the cluster tells of a node that is not well: its conditions, a cordon, devices that it does not give out.
+
+    Only what is so for long: no moment and no count that grows by itself.
+    """
+    found = []
+    for one in machine.status.conditions:
+        if one.type == "Ready" and one.status != "True":
+            found.append(f"Kubernetes says not ready: {one.reason or one.status}")
+        elif one.type != "Ready" and one.status == "True":
+            found.append(f"Kubernetes says {one.type}: {one.message or one.reason}".rstrip(": "))
+    if machine.spec.unschedulable:
+        found.append("It was cordoned in Kubernetes.")
+    has, gives = (int(quantity(told.get(gpu) or "0")) for told in (machine.status.capacity, machine.status.allocatable))
+    if gives < has:
+        found.append(f"{has - gives} of its {has} {gpu} are unhealthy, says the device plug-in.")
+    return tuple(Symptom(kind=SymptomKind.ENGINE, detail=one[:MAX_CHARS]) for one in found)
 
 
 def _node(

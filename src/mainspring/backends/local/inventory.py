@@ -8,24 +8,34 @@ import shutil
 import socket
 from pathlib import Path
 
-from mainspring.backends.devices import nvidia_devices
+from mainspring.backends.devices import nvidia_devices, nvidia_symptoms
 from mainspring.backends.local import cgroups
-from mainspring.core.records import Cluster, Node
+from mainspring.backends.local.processes import boot_id
+from mainspring.core.records import Cluster, Node, Symptom, SymptomKind
 from mainspring.core.resources import Device
+
+MIN_FREE_BYTES = 256 << 20  # with less, runs and this server's own files fail for want of room
 
 
 def this_node(cluster: Cluster, folder: Path) -> Node:
     """Return this machine as a node of `cluster`; its config may declare `gpus`, `gpu_model`, `gpu_memory_bytes`, `cpus`."""
     host = socket.gethostname().split(".")[0] or "localhost"
     declared_cpus = _number(cluster, "cpus")
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    symptoms = [] if _number(cluster, "gpus") else [*nvidia_symptoms()]
+    if folder.exists() and free < MIN_FREE_BYTES:
+        detail = f"only {free >> 20} MiB are free on its disk at {folder}."
+        symptoms.append(Symptom(kind=SymptomKind.DISK, detail=detail))
     return Node(
         id=f"{cluster.id}.{host}",
         cluster=cluster.id,
         name=host,
         cpu_milli=int(declared_cpus * 1000) if declared_cpus else _cpu_milli(),
         memory_bytes=_memory_bytes(),
-        disk_bytes=shutil.disk_usage(folder).free if folder.exists() else 0,
+        disk_bytes=free,
         devices=_devices(cluster),
+        boot=boot_id(),
+        symptoms=tuple(symptoms),
     )
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mainspring.core.records import Cluster, Node, NodeState
+from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import Device
 
 JOB_FORMAT = "%i|%T|%n|%N|%C|%m|%b|%S|%k|%r|%j"  # the name last: it may hold anything; times in seconds (SLURM_TIME_FORMAT)
+MAX_CHARS = 300
 _ENDED = frozenset(
     ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
 )
@@ -76,7 +77,12 @@ def parse_jobs(told: str) -> list[Job]:
 
 def parse_nodes(told: str) -> list[dict[str, str]]:
     """Return the fields of each line of `scontrol --oneliner --details show node`."""
-    return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in told.splitlines() if line.startswith("NodeName=")]
+    found = []
+    for line in told.splitlines():
+        if line.startswith("NodeName="):
+            reason = re.search(r"\bReason=(.*?)(?:\s+\w+=.*)?$", line)  # the only field of several words
+            found.append({**dict(re.findall(r"(\w+)=(\S*)", line)), **({"Reason": reason[1].strip()} if reason else {})})
+    return found
 
 
 def size_of(word: str) -> int:
@@ -128,7 +134,17 @@ def node_of(cluster: Cluster, fields: dict[str, str], ours: Sequence[Job]) -> No
         pool=str(cluster.config.get("pool") or cluster.name),
         labels={"slurm.partition": fields.get("Partitions", ""), **{f"slurm.feature.{word}": "true" for word in features}},
         state=state_of(fields.get("State", "")),
+        symptoms=_symptoms(fields),
     )
+
+
+def _symptoms(fields: dict[str, str]) -> tuple[Symptom, ...]:
+    """Return what Slurm says of a node that takes no jobs, with the reason that it was given."""
+    word = fields.get("State", "")
+    if state_of(word) is NodeState.READY:
+        return ()
+    reason = _known(fields.get("Reason", ""))
+    return (Symptom(kind=SymptomKind.ENGINE, detail=f"Slurm says {word}{': ' + reason if reason else ''}"[:MAX_CHARS]),)
 
 
 def devices_of(gres: str) -> tuple[Device, ...]:

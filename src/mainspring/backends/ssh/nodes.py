@@ -7,8 +7,9 @@ from typing import Any
 
 from mainspring.backends.ssh.options import Target, number, text
 from mainspring.core.backend import Notice
-from mainspring.core.records import Cluster, Node, NodeState
+from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import Device
+from mainspring.core.symptoms import of_gpus
 
 GIB = 1 << 30
 
@@ -27,6 +28,8 @@ def node_of(cluster: Cluster, target: Target, told: Mapping[str, Any], *, is_her
         pool=text(cluster.config, "pool") or "default",
         labels={"host": str(told["name"])},
         state=NodeState.READY if is_here and has_room else NodeState.UNREACHABLE,
+        boot=str(told.get("boot_id") or ""),
+        symptoms=_symptoms(cluster, target, told, has_room),
     )
 
 
@@ -54,6 +57,18 @@ def summary_of(count: int, answers: Mapping[str, Mapping[str, Any]]) -> dict[str
         if found:
             facts[label] = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
     return facts
+
+
+def _symptoms(cluster: Cluster, target: Target, told: Mapping[str, Any], has_room: bool) -> tuple[Symptom, ...]:
+    found: list[Symptom] = []
+    errors = told.get("gpu_errors")
+    if target.gpus is None and isinstance(errors, dict):
+        found += of_gpus(str(errors.get("table") or ""), str(errors.get("kernel") or ""))
+    if not has_room:
+        least = number(cluster.config, "min_free_gib")
+        text = f"less than {least:g} GiB are free on its disk."
+        found.append(Symptom(kind=SymptomKind.DISK, detail=text))
+    return tuple(found)
 
 
 def _devices(cluster: Cluster, target: Target, told: Mapping[str, Any]) -> tuple[Device, ...]:
