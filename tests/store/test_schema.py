@@ -13,6 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine, insert, select
+from sqlalchemy.schema import CreateIndex
 
 from mainspring.core.errors import ConflictError, NotFoundError, StoreError, UnsupportedError
 from mainspring.core.health import Rules as HealthRules
@@ -130,13 +131,29 @@ def test_a_value_that_was_not_finite_keeps_its_meaning(empty_home):
     assert (summary["loss"]["last"], summary["acc"]["last"]) == ("nan", 0.5)
 
 
+_SORTED = ("ix_runs_queued",)  # Alembic cannot compare the direction of a column
+
+
+def _is_compared(_object, name, kind, _reflected, _other):
+    return kind != "index" or name not in _SORTED
+
+
 def test_the_migrations_make_what_the_tables_say(empty_home):
     empty_home.open().close()
     engine = create_engine(parse_url(empty_home.url))
     with engine.connect() as conn:
         assert version_of(conn) == versions()[-1]
-        context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": empty_home.is_postgres})
+        opts = {"compare_type": True, "compare_server_default": empty_home.is_postgres, "include_object": _is_compared}
+        context = MigrationContext.configure(conn, opts=opts)
         assert compare_metadata(context, tables.metadata) == []
+        asked = "SELECT indexdef FROM pg_indexes WHERE indexname = '{}'"
+        if not empty_home.is_postgres:
+            asked = "SELECT sql FROM sqlite_master WHERE name = '{}'"
+        for name in _SORTED:
+            made = conn.exec_driver_sql(asked.format(name)).scalar_one()
+            assert "(project, owner, priority DESC, seq, id)" in made
+            (said,) = (one for one in tables.runs.indexes if one.name == name)
+            assert "(project, owner, priority DESC, seq, id)" in str(CreateIndex(said).compile(engine))
     engine.dispose()
 
 

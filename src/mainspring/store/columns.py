@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, Dialect, Select, Table, Text
+from sqlalchemy import BigInteger, Connection, Dialect, Select, Table, Text, TextualSelect
 from sqlalchemy.types import TypeDecorator
 
 from mainspring.core.codec import encode
@@ -119,7 +119,7 @@ def unpack(text: str | bytes, shape: Any) -> Any:
 class Question:
     """A select whose rows come as they are stored: equal rows tell, without being decoded, that nothing changed."""
 
-    asked: Select[Any]
+    asked: Select[Any] | TextualSelect
     _readers: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def rows(self, conn: Connection, given: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select, text
 
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.ids import RunId
@@ -300,6 +300,21 @@ _EACH = select(runs.c.id, _PLACE.label("place")).where(runs.c.state == RunState.
 
 _QUEUED = Question(_IN_LINE.limit(bindparam("most")))
 _FIRST = Question(_IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each")))
+# The same for SQLite, which numbers all rows before it looks at the numbers. CROSS JOIN: for each person, in this order.
+_FIRST_ON_SQLITE = Question(
+    text(
+        f"""
+        SELECT {", ".join(f"runs.{one.name}" for one in _LINE.selected_columns)}
+        FROM (SELECT DISTINCT project, owner FROM runs INDEXED BY ix_runs_queued WHERE state = 'queued') AS person
+        CROSS JOIN runs ON runs.id IN (
+            SELECT mine.id FROM runs AS mine INDEXED BY ix_runs_queued
+            WHERE mine.state = 'queued' AND mine.project = person.project AND mine.owner = person.owner
+            ORDER BY mine.priority DESC, mine.seq LIMIT :each
+        )
+        ORDER BY runs.priority DESC, runs.seq
+        """
+    ).columns(*_LINE.selected_columns)
+)
 _ALL = 1 << 62
 _ANY_WAITS = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
 _OPEN_RUNS = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
@@ -311,7 +326,7 @@ _POLICIES = Question(select(policies.c.number, policies.c.policy).order_by(polic
 def _queued(conn: Connection, limit: int | None, each: int | None) -> list[tuple[Any, ...]]:
     if each is None:
         return _QUEUED.rows(conn, {"most": _ALL if limit is None else limit})
-    return _FIRST.rows(conn, {"each": each})
+    return (_FIRST_ON_SQLITE if conn.dialect.name == "sqlite" else _FIRST).rows(conn, {"each": each})
 
 
 def _sizes(conn: Connection, specs: Sequence[RunSpec]) -> dict[str, int]:
