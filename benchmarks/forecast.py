@@ -24,7 +24,8 @@ from benchmarks.report import report
 from mainspring.core.forecasts import CONFIDENCE, Forecast
 from mainspring.core.ids import RunId
 from mainspring.core.snapshot import DecisionKind, Plan, Snapshot, WaitingRun
-from mainspring.scheduler.forecast import Past, by_run, recalibrated, sampled
+from mainspring.scheduler.forecast import Past, by_run, error_of, recalibrated, sampled
+from mainspring.scheduler.forecast import Record as Hindsight
 from mainspring.simulator import Job, Setting, simulate, with_noise
 
 LATELY = timedelta(hours=6)
@@ -47,7 +48,8 @@ class Record:
     errors: list[float] = field(default_factory=list)
     waits_s: list[float] = field(default_factory=list)
     took_s: list[float] = field(default_factory=list)
-    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    lengths: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    wrong: deque[float] = field(default_factory=lambda: deque(maxlen=LEARNED))
     arrivals: deque[WaitingRun] = field(default_factory=deque)
 
     def watch(self, snapshot: Snapshot, plan: Plan) -> None:
@@ -58,7 +60,7 @@ class Record:
             began = self.running.pop(run)
             job = self.jobs[run]
             if (snapshot.now - began).total_seconds() >= job.duration_s - 1:
-                self.ratios.append(job.duration_s / max(1.0, job.estimate_s))
+                self.lengths.append((job.estimate_s, job.duration_s))
         fresh = [run for run in snapshot.waiting if run.id not in self.seen]
         self.seen.update(run.id for run in fresh)
         self.arrivals.extend(fresh)
@@ -74,11 +76,11 @@ class Record:
 
     def _tell(self, snapshot: Snapshot, targets: Sequence[RunId]) -> None:
         past = Past(
-            ratios=tuple(self.ratios),
+            lengths=tuple(self.lengths),
             arrivals=tuple(((snapshot.now - run.submitted_at).total_seconds(), run) for run in self.arrivals),
         )
         began = perf_counter()
-        found = by_run(sampled(snapshot, past, seed=self.seed), self.asked)
+        found = by_run(sampled(snapshot, past, seed=self.seed), Hindsight(asked=self.asked, errors=tuple(self.wrong)))
         self.took_s.append(perf_counter() - began)
         for run in targets:
             if found[run].is_bounded:
@@ -91,6 +93,7 @@ class Record:
         self.asked = recalibrated(self.asked, self.inside[-1:])
         wait_s = (now - at).total_seconds()
         self.waits_s.append(wait_s)
+        self.wrong.append(error_of((said.median - at).total_seconds(), wait_s))
         self.errors.append(abs((said.median - now).total_seconds()) / max(1.0, wait_s))
 
 

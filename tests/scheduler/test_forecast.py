@@ -11,10 +11,10 @@ import pytest
 from mainspring.core.ids import RunId
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.core.snapshot import Place, PlacedRun, Snapshot
-from mainspring.scheduler.forecast import Past, by_run, recalibrated, sampled
+from mainspring.scheduler.forecast import Past, Record, by_run, error_of, recalibrated, sampled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SURE = Past(ratios=(1.0,) * 20)  # runs last as long as they are estimated to
+SURE = Past(lengths=((1000.0, 1000.0),) * 20)  # runs last as long as they are estimated to
 
 
 @pytest.fixture
@@ -121,11 +121,46 @@ def test_intervals_hold_as_often_as_they_say(make_node: Any, make_waiting: Any) 
     ratios = tuple(np.exp(np.random.default_rng(7).normal(0, 0.7, 300)).tolist())
     waiting = tuple(make_waiting(number, gpu_milli=1000, estimate_s=1000.0 + number) for number in range(1, 6))
     snapshot = Snapshot(now=NOW, nodes=(make_node("n", gpus=1),), waiting=waiting)
-    found = by_run(sampled(snapshot, Past(ratios=ratios), seed=3, samples=400))[RunId("run_005")]
+    past = Past(lengths=tuple((1000.0, 1000.0 * one) for one in ratios))
+    found = by_run(sampled(snapshot, past, seed=3, samples=400))[RunId("run_005")]
     rng = np.random.default_rng(11)
     truth = (rng.choice(ratios, (2000, 4)) * np.array([1001, 1002, 1003, 1004])).sum(axis=1)
     inside = ((truth >= seconds(found.earliest)) & (truth <= seconds(found.latest))).mean()
     assert 0.74 <= inside <= 0.86
+
+
+def test_a_low_estimate_is_believed_as_those_like_it_were(make_node: Any, make_waiting: Any) -> None:
+    """Whoever was told a second took an hour, and whoever was told an hour did: who goes first is not gone at once."""
+    past = Past(lengths=((1.0, 3600.0),) * 30 + ((3600.0, 3600.0),) * 30)
+    waiting = (make_waiting(1, gpu_milli=1000, estimate_s=1.0), make_waiting(2, gpu_milli=1000, estimate_s=3600.0))
+    found = by_run(sampled(Snapshot(now=NOW, nodes=(make_node("n", gpus=1),), waiting=waiting), past, seed=1))
+    assert seconds(found[RunId("run_002")].earliest) == pytest.approx(3600)
+
+
+def test_runs_that_go_on_tell_that_the_others_will(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    """Of sixty alike twenty took ten minutes, and forty have run for an hour: the next is not gone in ten minutes."""
+    past = Past(lengths=((3600.0, 600.0),) * 20)
+    nodes = (make_node("n", cpus=64, gpus=40), make_node("m", cpus=4, gpus=1, pool="other"))
+    running = tuple(placed(number, range(number, number + 1), 1.0) for number in range(40))
+    ask = {"pool": "other", "gpu_milli": 1000, "estimate_s": 3600.0}
+    snapshot = Snapshot(now=NOW, nodes=nodes, placed=running, waiting=(make_waiting(1, **ask), make_waiting(2, **ask)))
+    second = by_run(sampled(snapshot, past, seed=1))[RunId("run_002")]
+    assert seconds(second.earliest) == pytest.approx(600)
+    assert seconds(second.median) > 3500
+
+
+def test_what_all_samples_miss_is_learned_from_the_record(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    """Waits were up to three times what their medians said: so far the next intervals go, and "now" stays now."""
+    nodes = (make_node("n", cpus=64, gpus=4),)
+    snapshot = Snapshot(now=NOW, nodes=nodes, placed=(placed(1, range(4), 990),), waiting=(make_waiting(1, gpu_milli=1000),))
+    errors = tuple(error_of(990, 990 * factor) for factor in np.linspace(1, 3, 101))
+    sample = sampled(snapshot, SURE, seed=1)
+    told = by_run(sample, Record(errors=errors))[RunId("run_001")]
+    assert [round(seconds(one) / 990, 1) for one in (told.earliest, told.median, told.latest)] == [1.0, 1.0, 2.8]
+    few = by_run(sample, Record(errors=errors[:10]))[RunId("run_001")]
+    assert seconds(few.latest) == pytest.approx(990)
+    free = sampled(Snapshot(now=NOW, nodes=nodes), SURE, seed=1)
+    assert seconds(free.ask(make_waiting(9, gpu_milli=1000), Record(errors=errors)).latest) == 0
 
 
 def test_the_record_widens_and_narrows() -> None:

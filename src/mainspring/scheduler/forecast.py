@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from mainspring.core.ids import RunId
 from mainspring.core.resources import GPU_MILLI
 from mainspring.core.shares import path_of
 from mainspring.core.snapshot import Snapshot, WaitingRun
-from mainspring.scheduler.cluster import Floats
+from mainspring.scheduler.cluster import Bools, Floats
 from mainspring.scheduler.places import build_places
 
 SAMPLES = 64
@@ -33,14 +34,95 @@ UNKNOWN_S = 1800.0  # the median length of a run of which nothing is known
 SPREAD = 1.0  # of the logarithm of true over estimated length, where no past estimates are given
 MOST_ARRIVALS = 2000  # future arrivals looked at
 LEAST, MOST = 0.02, 0.98  # quantiles are not taken outside
+FEWEST = 20  # past runs that tell how long one lasts
+DRAWN = 256  # lengths that stand for a distribution
+ALIKE = 0.7  # estimates that differ by less than this in their logarithm (twofold) are alike
+STEPS = 8  # of so many parts of that
+ENOUGH, REMEMBERED = 20, 200  # settled forecasts from which intervals are taken, and of which
+NOTICED_S = 10.0  # differences of seconds are none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What was learned. `ratios`: true over estimated length of runs that ended lately. `arrivals`: (seconds before now, run)."""
+    """What was learned. `lengths`: (estimated, true) of runs that ended lately. `arrivals`: (seconds before now, run)."""
 
-    ratios: tuple[float, ...] = ()
+    lengths: tuple[tuple[float, float], ...] = ()
     arrivals: tuple[tuple[float, WaitingRun], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How past forecasts turned out: the confidence to ask for, and the `error_of` each that was settled, the newest last."""
+
+    asked: float = CONFIDENCE
+    errors: tuple[float, ...] = ()
+
+
+FRESH = Record()
+
+
+def error_of(told_s: float, waited_s: float) -> float:
+    """Return by what factor a wait was longer than its median said, as a logarithm; seconds hardly count."""
+    return math.log((waited_s + NOTICED_S) / (told_s + NOTICED_S))
+
+
+class Lengths:
+    """How long runs last that are estimated so: true over estimated length of those with the nearest estimates.
+
+    A low estimate is more often too low than a high one (who is told "a second" takes what runs take), so that one
+    distribution for all would let those who go first be gone at once. Runs that still go on count for as long as they have:
+    of runs that came together the short ones end first, and by these alone all would seem short (Kaplan and Meier, 1958).
+    """
+
+    def __init__(self, past: Past, snapshot: Snapshot, seed: int) -> None:
+        seen = [(estimated, true, True) for estimated, true in past.lengths]
+        seen += [
+            (run.estimate_s, (snapshot.now - run.since).total_seconds(), False)
+            for run in snapshot.placed
+            if run.begins_at is None
+        ]
+        known = sorted((max(1.0, estimated), true, is_over) for estimated, true, is_over in seen if estimated > 0 and true > 0)
+        self._is_known = len(past.lengths) >= FEWEST and len(known) >= FEWEST
+        self._at = np.log([estimated for estimated, _, _ in known])
+        self._ratios = np.array([true / estimated for estimated, true, _ in known])
+        self._is_over = np.array([is_over for _, _, is_over in known])
+        self._drawn = np.exp(np.random.default_rng(seed).normal(0.0, SPREAD, DRAWN))
+        self._of: dict[int, Floats] = {}
+
+    def of(self, estimated: float) -> Floats:
+        """Return equally likely ratios by those that were estimated alike: within `ALIKE`, and `FEWEST` at least."""
+        if not self._is_known:
+            return self._drawn
+        step = round(float(np.log(max(1.0, estimated))) / ALIKE * STEPS)
+        if step not in self._of:
+            self._of[step] = self._near(step * ALIKE / STEPS)
+        return self._of[step]
+
+    def expected_s(self, estimated: float) -> float:
+        """Return the median length of such runs."""
+        return float(estimated * np.median(self.of(estimated)))
+
+    def _near(self, at: float) -> Floats:
+        low, high = np.searchsorted(self._at, [at - ALIKE, at + ALIKE]).tolist()
+        while high - low < FEWEST:
+            before = at - self._at[low - 1] if low else np.inf
+            after = self._at[high] - at if high < len(self._at) else np.inf
+            low, high = (low - 1, high) if before <= after else (low, high + 1)
+        return _survival(self._ratios[low:high], self._is_over[low:high])
+
+
+def _survival(lengths: Floats, is_over: Bools) -> Floats:
+    """Return `DRAWN` equally likely lengths by the product-limit estimate.
+
+    Who outlives all of them is drawn from a heavy tail: of those, one in two goes on for twice as long.
+    """
+    order = np.lexsort((~is_over, lengths))
+    lengths, is_over = lengths[order], is_over[order]
+    left = np.cumprod(np.where(is_over, 1 - 1 / np.arange(len(lengths), 0, -1), 1.0))  # the part that is left after each
+    wanted = 1 - (np.arange(DRAWN) + 0.5) / DRAWN
+    at = np.searchsorted(-left, -wanted)
+    known = lengths[np.minimum(at, len(lengths) - 1)]
+    return np.asarray(np.where(at < len(lengths), known, lengths[-1] * left[-1] / wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +133,8 @@ class _Job:
     share: str
     gpus: float
     cpus: float
-    expected_s: float
+    estimated_s: float
+    expected_s: float  # what runs take that are estimated so
     key: tuple[float, ...]
     waits_s: float = 0.0
 
@@ -62,30 +145,31 @@ class Sampled:
 
     now: datetime
     snapshot: Snapshot
-    past: Past
+    lengths: Lengths
     seed: int
     order: tuple[_Job, ...]
     starts: Floats
 
-    def forecast(self, run: RunId, confidence: float = CONFIDENCE) -> Forecast | None:
+    def forecast(self, run: RunId, record: Record = FRESH) -> Forecast | None:
         """Return the interval of a run that waited when the sample was taken, None for any other."""
         for number, job in enumerate(self.order):
             if job.run.id == run and not job.waits_s:
-                return _interval(self.now, self.starts[number], confidence)
+                return _interval(self.now, self.starts[number], record)
         return None
 
-    def ask(self, run: WaitingRun, confidence: float = CONFIDENCE) -> Forecast:
+    def ask(self, run: WaitingRun, record: Record = FRESH) -> Forecast:
         """Return the interval of a run that does not wait yet, as if it were submitted now."""
-        job = _job(run, self.now, self.snapshot, 0.0)
+        job = _job(run, self.snapshot, self.lengths, 0.0)
         at = _position(self.order, job)
         order = (*self.order[:at], job, *self.order[at:])
-        return _interval(self.now, _take_places(self.snapshot, self.past, self.seed, order, upto=at)[at], confidence)
+        return _interval(self.now, _take_places(self.snapshot, self.lengths, self.seed, order, upto=at)[at], record)
 
 
 def sampled(snapshot: Snapshot, past: Past, *, seed: int, samples: int = SAMPLES) -> Sampled:
     """Return a sample of what may happen from now on. Deterministic by `seed`; O(runs x (samples + log runs))."""
-    order = tuple(_Line(snapshot, past).run())
-    return Sampled(snapshot.now, snapshot, past, seed, order, _take_places(snapshot, past, seed, order, samples=samples))
+    lengths = Lengths(past, snapshot, seed)
+    order = tuple(_Line(snapshot, past, lengths).run())
+    return Sampled(snapshot.now, snapshot, lengths, seed, order, _take_places(snapshot, lengths, seed, order, samples=samples))
 
 
 def recalibrated(confidence: float, were_inside: Sequence[bool], *, wanted: float = CONFIDENCE, step: float = 0.02) -> float:
@@ -101,22 +185,23 @@ def recalibrated(confidence: float, were_inside: Sequence[bool], *, wanted: floa
 # --- the order of service -----------------------------------------------------------------------------------------------
 
 
-def _job(run: WaitingRun, now: datetime, snapshot: Snapshot, waits_s: float) -> _Job:
+def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float) -> _Job:
     asked = run.resources
     gpus = run.replicas * max(asked.gpu_milli, 1 if asked.gpu_memory_bytes else 0) / GPU_MILLI
-    expected = run.estimate_s or UNKNOWN_S
-    waited = max(0.0, (now - run.submitted_at).total_seconds()) if not waits_s else 0.0
+    estimated = run.estimate_s or UNKNOWN_S
+    waited = max(0.0, (snapshot.now - run.submitted_at).total_seconds()) if not waits_s else 0.0
     policy = snapshot.policy.order
-    size = expected * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
+    size = estimated * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
     held = float(run.is_held)
     share = run.share or run.owner
-    return _Job(run, share, gpus, run.replicas * asked.cpu_milli / 1000, expected, (held, -run.priority, size, waits_s), waits_s)
+    key = (held, -run.priority, size, waits_s)
+    return _Job(run, share, gpus, run.replicas * asked.cpu_milli / 1000, estimated, lengths.expected_s(estimated), key, waits_s)
 
 
 class _Line:
     """One run of the queue into the future, everything as expected: counts of GPUs and CPUs, no nodes."""
 
-    def __init__(self, snapshot: Snapshot, past: Past) -> None:
+    def __init__(self, snapshot: Snapshot, past: Past, lengths: Lengths) -> None:
         self._gpus = sum(len(node.devices) for node in snapshot.nodes) or 1
         self._cpus = sum(node.cpu_milli for node in snapshot.nodes) / 1000 or 1.0
         self._free_gpus, self._free_cpus = float(self._gpus), self._cpus
@@ -129,11 +214,12 @@ class _Line:
             gpus = sum(one.milli for place in placed.places for one in place.granted.devices) / GPU_MILLI
             cpus = sum(place.granted.cpu_milli for place in placed.places) / 1000
             elapsed = (snapshot.now - placed.since).total_seconds()
-            self._hold(placed.share or placed.owner, gpus, cpus, max(60.0, (placed.estimate_s or UNKNOWN_S) - elapsed))
+            left_s = lengths.expected_s(placed.estimate_s or UNKNOWN_S) - elapsed
+            self._hold(placed.share or placed.owner, gpus, cpus, max(60.0, left_s))
         for run in snapshot.waiting:
-            self._add(_job(run, snapshot.now, snapshot, 0.0))
+            self._add(_job(run, snapshot, lengths, 0.0))
         self._waiting = len(snapshot.waiting)
-        coming = [_job(run, snapshot.now, snapshot, before) for before, run in past.arrivals[:MOST_ARRIVALS] if before > 0]
+        coming = [_job(run, snapshot, lengths, before) for before, run in past.arrivals[:MOST_ARRIVALS] if before > 0]
         self._coming = sorted(coming, key=lambda job: -job.waits_s)  # the nearest last
 
     def run(self) -> list[_Job]:
@@ -217,49 +303,58 @@ def _position(order: Sequence[_Job], job: _Job) -> int:
 
 
 def _take_places(
-    snapshot: Snapshot, past: Past, seed: int, order: Sequence[_Job], *, samples: int = SAMPLES, upto: int | None = None
+    snapshot: Snapshot, lengths: Lengths, seed: int, order: Sequence[_Job], *, samples: int = SAMPLES, upto: int | None = None
 ) -> Floats:
     """Return the start of each job in each sample; jobs after `upto` are left out."""
     rng = np.random.default_rng(seed)
-    ratios = np.array(past.ratios) if len(past.ratios) >= 20 else np.exp(rng.normal(0.0, SPREAD, 256))
     places = build_places(snapshot, samples)
     for placed in snapshot.placed:
         elapsed = max(0.0, (snapshot.now - placed.since).total_seconds())
         later = 0.0
         if placed.begins_at is not None:  # it waits in its engine's queue: all of it is still to come
             elapsed, later = 0.0, max(0.0, (placed.begins_at - snapshot.now).total_seconds())
-        places.hold(placed.places, later + _rest(rng, ratios, placed.estimate_s or UNKNOWN_S, elapsed, samples))
+        places.hold(placed.places, later + _rest(rng, lengths, placed.estimate_s or UNKNOWN_S, elapsed, samples))
     places.seal()
     starts = np.full((len(order), samples), np.inf)
     for number, job in enumerate(order if upto is None else order[: upto + 1]):
-        lengths = job.expected_s * rng.choice(ratios, samples)
-        starts[number] = places.take(job.run, lengths, job.waits_s)
+        true_s = job.estimated_s * rng.choice(lengths.of(job.estimated_s), samples)
+        starts[number] = places.take(job.run, true_s, job.waits_s)
     return starts
 
 
-def _rest(rng: np.random.Generator, ratios: Floats, estimate: float, elapsed: float, samples: int) -> Floats:
+def _rest(rng: np.random.Generator, lengths: Lengths, estimate: float, elapsed: float, samples: int) -> Floats:
     """Return how long a run goes on that has run for `elapsed`: lengths that are over already did not happen."""
-    lengths = estimate * ratios
-    possible = lengths[lengths > elapsed]
+    alike = estimate * lengths.of(estimate)
+    possible = alike[alike > elapsed]
     if len(possible) >= 8:
         return np.asarray(rng.choice(possible, samples) - elapsed)
     return np.asarray(elapsed * (np.exp(rng.exponential(0.5, samples)) - 1) + 1.0)  # the longer it runs, the longer it will
 
 
-def _interval(now: datetime, starts: Floats, confidence: float) -> Forecast:
+def _interval(now: datetime, starts: Floats, record: Record) -> Forecast:
+    """Return the interval: quantiles of the samples, and once enough was settled those of how past medians were wrong.
+
+    What all samples of one moment have in common (a sweep whose runs last longer than any before) is in no spread of theirs,
+    only in the record (split conformal prediction: Vovk et al., 2005).
+    """
     is_bounded = bool(np.isfinite(starts).all())
     horizon = 366 * 86400.0
     bounded = np.minimum(np.where(np.isfinite(starts), starts, horizon), horizon)
-    tail = (1 - confidence) / 2
-    low, middle, high = np.quantile(bounded, [max(LEAST, tail), 0.5, min(MOST, 1 - tail)]).tolist()
-    moments = [now + timedelta(seconds=max(0.0, one)) for one in (low, middle, high)]
-    return Forecast(earliest=moments[0], median=moments[1], latest=moments[2], confidence=confidence, is_bounded=is_bounded)
+    tail = (1 - record.asked) / 2
+    tails = [max(LEAST, tail), min(MOST, 1 - tail)]
+    low, middle, high = np.quantile(bounded, [tails[0], 0.5, tails[1]]).tolist()
+    if len(record.errors) >= ENOUGH and high > 0:
+        factors = np.exp(np.quantile(record.errors[-REMEMBERED:], tails))
+        low, high = ((middle + NOTICED_S) * factors - NOTICED_S).tolist()
+        low, high = min(low, middle), max(high, middle)
+    moments = [now + timedelta(seconds=min(max(0.0, one), horizon)) for one in (low, middle, high)]
+    return Forecast(earliest=moments[0], median=moments[1], latest=moments[2], confidence=record.asked, is_bounded=is_bounded)
 
 
-def by_run(sample: Sampled, confidence: float = CONFIDENCE) -> Mapping[RunId, Forecast]:
+def by_run(sample: Sampled, record: Record = FRESH) -> Mapping[RunId, Forecast]:
     """Return the intervals of all runs that wait, in one pass."""
     return {
-        job.run.id: _interval(sample.now, sample.starts[number], confidence)
+        job.run.id: _interval(sample.now, sample.starts[number], record)
         for number, job in enumerate(sample.order)
         if not job.waits_s
     }

@@ -18,10 +18,10 @@ from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import RunSpec
 from mainspring.core.waiting import expected_by_engine
-from mainspring.scheduler.forecast import Past, Sampled, by_run, recalibrated, sampled
+from mainspring.scheduler.forecast import Past, Record, Sampled, by_run, error_of, recalibrated, sampled
 from mainspring.services.context import Context
 from mainspring.services.runs import check_project, get, make_run
-from mainspring.store.forecasts import Arrival
+from mainspring.store.forecasts import Arrival, Told
 
 SEED = 7  # the same question at the same moment has the same answer
 MOST_WAITING = 1000  # the front of the queue: who stands behind it waits for all of these
@@ -42,7 +42,7 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
         return Forecast(earliest=ctx.clock.now(), median=at, latest=at)
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.name} does not wait: it is {run.state}.", hint=f"mainspring why {run.id}")
-    found = _sample(ctx).forecast(run.id, calibration(ctx).asked)
+    found = _sample(ctx).forecast(run.id, _record(_told(ctx)))
     if found is None:
         raise NotFoundError(
             f"Run {run.name} stands behind the first {MOST_WAITING} waiting runs: nobody can say yet when it starts.",
@@ -55,7 +55,7 @@ def of_queue(ctx: Context, actor: Actor) -> dict[str, Forecast]:
     """Return when the first waiting runs that the actor may see are expected to start, soonest first."""
     sample = _sample(ctx)
     seen = {run.id for run in sample.snapshot.waiting if actor.may(run.project, Role.VIEWER)}
-    told = [(str(run), _as_promised(one)) for run, one in by_run(sample, calibration(ctx).asked).items() if run in seen]
+    told = [(str(run), _as_promised(one)) for run, one in by_run(sample, _record(_told(ctx))).items() if run in seen]
     return dict(sorted(told, key=lambda one: (not one[1].is_bounded, one[1].median)))
 
 
@@ -64,22 +64,19 @@ def prospects(ctx: Context, actor: Actor, choices: Sequence[Choice]) -> list[Pro
     if not 1 <= len(choices) <= MOST_CHOICES:
         raise UsageError(f"{len(choices)} choices were given.", hint=f"Between 1 and {MOST_CHOICES} can be compared.")
     sample = _sample(ctx)
-    return [_prospect(ctx, actor, sample, choice) for choice in choices]
+    record = _record(_told(ctx))
+    return [_prospect(ctx, actor, sample, record, choice) for choice in choices]
 
 
 def calibration(ctx: Context) -> Calibration:
     """Return how often the intervals held, over the newest forecasts whose runs have started."""
-    told = ctx.store.forecasts.record()
-    inside = [one.earliest - SLACK <= one.started_at <= one.latest + SLACK for one in told]
-    errors = [
-        abs((one.median - one.started_at).total_seconds()) / max(1.0, (one.started_at - one.told_at).total_seconds())
-        for one in told
-    ]
+    told = _told(ctx)
+    errors = [abs((one.median - one.started_at).total_seconds()) / max(1.0, _waited_s(one)) for one in told]
     return Calibration(
         told=len(told),
-        inside=sum(inside),
+        inside=sum(map(_is_inside, told)),
         confidence=CONFIDENCE,
-        asked=round(recalibrated(CONFIDENCE, inside), 4),
+        asked=round(_record(told).asked, 4),
         median_error=round(median(errors), 4) if errors else 0.0,
     )
 
@@ -90,11 +87,28 @@ def tell(ctx: Context) -> int:
     untold = ctx.store.forecasts.untold([run.id for run in snapshot.waiting])
     if not untold:
         return 0
-    asked = calibration(ctx).asked
-    found = by_run(sampled(snapshot, _past(ctx), seed=SEED), asked)
+    found = by_run(sampled(snapshot, _past(ctx), seed=SEED), _record(_told(ctx)))
     told = {run: replace(one, confidence=CONFIDENCE) for run, one in found.items() if run in untold and one.is_bounded}
     ctx.store.forecasts.tell(told, snapshot.now)
     return len(told)
+
+
+def _told(ctx: Context) -> list[Told]:
+    """Return the newest forecasts whose runs have started, in the order of their starts: so they were learned."""
+    return sorted(ctx.store.forecasts.record(), key=lambda one: one.started_at)
+
+
+def _record(told: Sequence[Told]) -> Record:
+    errors = tuple(error_of((one.median - one.told_at).total_seconds(), _waited_s(one)) for one in told)
+    return Record(asked=recalibrated(CONFIDENCE, [_is_inside(one) for one in told]), errors=errors)
+
+
+def _is_inside(one: Told) -> bool:
+    return one.earliest - SLACK <= one.started_at <= one.latest + SLACK
+
+
+def _waited_s(one: Told) -> float:
+    return max(0.0, (one.started_at - one.told_at).total_seconds())
 
 
 def _sample(ctx: Context) -> Sampled:
@@ -109,7 +123,7 @@ def _past(ctx: Context) -> Past:
         ((now - one.created_at).total_seconds(), _coming(one, leaf_of(share_of.get(one.project, ""), one.owner)))
         for one in ctx.store.forecasts.arrivals(now - LATELY)
     )
-    return Past(ratios=ctx.store.forecasts.ratios(), arrivals=arrivals)
+    return Past(lengths=ctx.store.forecasts.lengths(), arrivals=arrivals)
 
 
 def _coming(one: Arrival, share: str) -> WaitingRun:
@@ -132,7 +146,7 @@ def _as_promised(told: Forecast) -> Forecast:
     return replace(told, confidence=CONFIDENCE)
 
 
-def _prospect(ctx: Context, actor: Actor, sample: Sampled, choice: Choice) -> Prospect:
+def _prospect(ctx: Context, actor: Actor, sample: Sampled, record: Record, choice: Choice) -> Prospect:
     check_project(ctx, choice.spec.project)
     actor.need(choice.spec.project, Role.EDITOR)
     try:
@@ -142,7 +156,7 @@ def _prospect(ctx: Context, actor: Actor, sample: Sampled, choice: Choice) -> Pr
     never = scheduler.would_fit(sample.snapshot.nodes, run.resources, run.replicas)
     if never is not None and never.code is ReasonCode.CANNOT_FIT:
         return Prospect(label=choice.label, refusal=never.sentence)
-    return Prospect(label=choice.label, forecast=_as_promised(sample.ask(run, calibration(ctx).asked)))
+    return Prospect(label=choice.label, forecast=_as_promised(sample.ask(run, record)))
 
 
 def _as_waiting(ctx: Context, actor: Actor, spec: RunSpec) -> WaitingRun:

@@ -95,8 +95,8 @@ class Forecasts:
 
         return self._db.read(ask)
 
-    def ratios(self, limit: int = 500) -> tuple[float, ...]:
-        """Return true over estimated duration of the newest attempts that had an estimate and ended by themselves."""
+    def lengths(self, limit: int = 500) -> tuple[tuple[float, float], ...]:
+        """Return (estimated, true) seconds of the newest attempts that had an estimate and ended by themselves."""
         asked = (
             select(attempts.c.started_at, attempts.c.ended_at, attempts.c.estimate_s, attempts.c.outcome)
             .where(attempts.c.estimate_s > 0, attempts.c.ended_at.is_not(None), attempts.c.started_at.is_not(None))
@@ -104,9 +104,9 @@ class Forecasts:
             .limit(limit)
         )
 
-        def ask(conn: Connection) -> tuple[float, ...]:
+        def ask(conn: Connection) -> tuple[tuple[float, float], ...]:
             return tuple(
-                max(0.0, (row.ended_at - row.started_at).total_seconds()) / row.estimate_s
+                (row.estimate_s, max(0.0, (row.ended_at - row.started_at).total_seconds()))
                 for row in conn.execute(asked)
                 if row.outcome is not None and row.outcome.cause in (Cause.SUCCEEDED, Cause.USER_ERROR)
             )

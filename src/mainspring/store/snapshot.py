@@ -312,7 +312,7 @@ _FIRST_ON_SQLITE = Question(
             ORDER BY mine.priority DESC, mine.seq LIMIT :each
         )
         ORDER BY runs.priority DESC, runs.seq
-        """
+        """  # noqa: S608 - names of columns alone
     ).columns(*_LINE.selected_columns)
 )
 _ALL = 1 << 62
