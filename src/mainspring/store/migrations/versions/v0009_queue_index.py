@@ -16,5 +16,5 @@ QUEUED = sa.text("state = 'queued'")
 def upgrade() -> None:
     """Only an index is made anew: a program of the former version finds all that it knows."""
     op.drop_index("ix_runs_queued", table_name="runs")
-    queue = ["project", "owner", sa.text("priority DESC"), "seq", "id"]
+    queue: list[str | sa.TextClause] = ["project", "owner", sa.text("priority DESC"), "seq", "id"]
     op.create_index("ix_runs_queued", "runs", queue, sqlite_where=QUEUED, postgresql_where=QUEUED)
