@@ -17,14 +17,14 @@ from mainspring.workflows.graphs import check_graph
 
 def start(ctx: Context, actor: Actor, name: str, graph: Graph, *, project: str = "default", key: str = "") -> PipelineRun:
     """Accept a pipeline run. Raises SpecError for a graph that cannot be carried out."""
-    check_project(ctx, project)
+    found = check_project(ctx, project)
     actor.need(project, Role.EDITOR)
     check_name(name, "pipeline")
     check_graph(graph)
     for step in graph.steps:
         if step.template is not None:
             runs.check_wanted(ctx, replace(step.template, project=project))
-            runs.check_priority(ctx, actor, project, step.template.priority)
+            runs.check_priority(actor, found, step.template.priority)
     pipeline = PipelineRun(
         id=ctx.ids.new("pipeline"),
         project=project,

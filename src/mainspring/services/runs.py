@@ -24,7 +24,7 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest, read_manifest
 from mainspring.core.queries import Page, RunFilter
 from mainspring.core.reasons import Reason, ReasonCode
-from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Role, Run, RunState
+from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Project, Role, Run, RunState
 from mainspring.core.resources import CONTAINERS
 from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.snapshot import WaitingRun
@@ -46,12 +46,12 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh
     One that `is_fresh` is computed even where the cache has its outputs.
     Raises SpecError, NotFoundError (project, secret, blob), ArchiveError (hostile code), AccessDeniedError, CannotFitError.
     """
-    check_project(ctx, spec.project)
+    project = check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
     spec = in_containers(spec)
     run = make_run(ctx, actor.name, spec, is_fresh=is_fresh)
     check_wanted(ctx, spec)
-    check_priority(ctx, actor, spec.project, spec.priority)
+    check_priority(actor, project, spec.priority)
     reach("before-W1")
     accepted = ctx.store.runs.submit(run, key=key, event=said(actor, "run.submitted", run.id, run.project, name=run.name))
     reach("after-W1")
@@ -182,7 +182,7 @@ def edit(
     if priority is not None:
         check_spec(replace(run.spec, priority=priority))
         if priority > run.priority:
-            check_priority(ctx, actor, run.project, priority)
+            check_priority(actor, check_project(ctx, run.project), priority)
     event = said(actor, "run.edited", run.id, run.project, priority=priority, add=list(add_tags), remove=list(remove_tags))
     return ctx.store.runs.edit(run.id, priority=priority, add_tags=tuple(add_tags), remove_tags=tuple(remove_tags), event=event)
 
@@ -283,22 +283,24 @@ def native(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
     }
 
 
-def check_priority(ctx: Context, actor: Actor, name: str, priority: int) -> None:
+def check_priority(actor: Actor, project: Project, priority: int) -> None:
     """Raise AccessDeniedError unless the actor may ask for this priority in the project: above 0 takes its `priority_role`."""
-    project = ctx.store.projects.get(name) if priority > 0 else None
-    if project is not None and not actor.may(name, project.priority_role):
+    if priority > 0 and not actor.may(project.name, project.priority_role):
+        role = project.priority_role
         raise AccessDeniedError(
-            f"{actor.name} may not ask for priority {priority}: in project {name!r} that takes the role {project.priority_role}.",
+            f"{actor.name} may not ask for priority {priority}: in project {project.name!r} that takes the role {role}.",
             hint="Leave it out, or ask who may to raise it: mainspring priority RUN N",
-            details={"priority": priority, "needs": project.priority_role},
+            details={"priority": priority, "needs": role},
         )
 
 
-def check_project(ctx: Context, name: str) -> None:
-    """Raise NotFoundError unless project `name` exists."""
-    if ctx.store.projects.get(name) is None:
+def check_project(ctx: Context, name: str) -> Project:
+    """Return project `name`. Raises NotFoundError."""
+    found = ctx.store.projects.get(name)
+    if found is None:
         known = ", ".join(project.name for project in ctx.store.projects.all()[:10])
         raise NotFoundError(f"There is no project {name[:60]!r}; known: {known}.", hint=f"mainspring project add {name[:60]}")
+    return found
 
 
 def said(actor: Actor, kind: str, subject: str, project: str, **data: object) -> NewEvent:

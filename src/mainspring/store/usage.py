@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sqlalchemy import Column, Connection, select, update
+from sqlalchemy import Column, Connection, bindparam, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import StaleWriteError
@@ -194,12 +194,21 @@ def part_of(granted: Granted, devices: Sequence[object], cpu_milli: int) -> Deci
     return Decimal(granted.cpu_milli) / cpu_milli if cpu_milli else Decimal(0)
 
 
+_NAMES = ("month", "share", "project", "owner")
+# Made once: to build such a statement and to find what was compiled for it costs more than to run it.
+_MORE = (
+    update(booked)
+    .where(*(booked.c[name] == bindparam(f"of_{name}") for name in _NAMES))
+    .values({one.name: booked.c[one.name] + bindparam(f"more_{one.name}") for one in fields(Used)})
+)
+_PAST = update(past_use).where(past_use.c.leaf == bindparam("of"))
+
+
 def _add(conn: Connection, line: Line, amount: Used) -> None:
-    names = ("month", "share", "project", "owner")
-    here = [booked.c[name] == value for name, value in zip(names, line, strict=True)]
-    more = {name: booked.c[name] + value for name, value in asdict(amount).items()}
-    if conn.execute(update(booked).where(*here).values(**more)).rowcount == 0:
-        conn.execute(booked.insert(), dict(zip(names, line, strict=True)) | asdict(amount))
+    here, more = dict(zip(_NAMES, line, strict=True)), asdict(amount)
+    given = {f"of_{name}": value for name, value in here.items()} | {f"more_{name}": value for name, value in more.items()}
+    if conn.execute(_MORE, given).rowcount == 0:
+        conn.execute(booked.insert(), here | more)
 
 
 def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime, half_life_s: float) -> None:
@@ -213,7 +222,7 @@ def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime
                 past = with_use(past, row["granted"], row["opened_at"], row["freed_at"], half_life_s)
         values = asdict(past)
         if leaf in known:
-            conn.execute(update(past_use).where(past_use.c.leaf == leaf).values(**values))
+            conn.execute(_PAST, values | {"of": leaf})
         else:
             conn.execute(past_use.insert(), {"leaf": leaf} | values)
 
