@@ -38,7 +38,8 @@ FEWEST = 20  # past runs that tell how long one lasts
 DRAWN = 256  # lengths that stand for a distribution
 ALIKE = 0.7  # estimates that differ by less than this in their logarithm (twofold) are alike
 STEPS = 8  # of so many parts of that
-ENOUGH, REMEMBERED = 20, 200  # settled forecasts from which intervals are taken, and of which
+REMEMBERED = 200  # settled forecasts from which intervals are taken
+UNSURE = tuple(np.linspace(-2.0, 2.0, 20).tolist())  # what is held of the error (a factor of seven) until they were seen
 NOTICED_S = 10.0  # differences of seconds are none
 
 
@@ -332,7 +333,7 @@ def _rest(rng: np.random.Generator, lengths: Lengths, estimate: float, elapsed: 
 
 
 def _interval(now: datetime, starts: Floats, record: Record) -> Forecast:
-    """Return the interval: quantiles of the samples, and once enough was settled those of how past medians were wrong.
+    """Return the interval: quantiles of the samples, and once some were settled those of how past medians were wrong.
 
     What all samples of one moment have in common (a sweep whose runs last longer than any before) is in no spread of theirs,
     only in the record (split conformal prediction: Vovk et al., 2005).
@@ -343,8 +344,8 @@ def _interval(now: datetime, starts: Floats, record: Record) -> Forecast:
     tail = (1 - record.asked) / 2
     tails = [max(LEAST, tail), min(MOST, 1 - tail)]
     low, middle, high = np.quantile(bounded, [tails[0], 0.5, tails[1]]).tolist()
-    if len(record.errors) >= ENOUGH and high > 0:
-        factors = np.exp(np.quantile(record.errors[-REMEMBERED:], tails))
+    if record.errors and high > 0:
+        factors = np.exp(np.quantile([*UNSURE, *record.errors][-REMEMBERED:], tails))
         low, high = ((middle + NOTICED_S) * factors - NOTICED_S).tolist()
         low, high = min(low, middle), max(high, middle)
     moments = [now + timedelta(seconds=min(max(0.0, one), horizon)) for one in (low, middle, high)]
