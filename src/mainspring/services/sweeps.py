@@ -21,10 +21,10 @@ MAX_TRIALS = 100_000
 def start(ctx: Context, actor: Actor, spec: SweepSpec, *, key: str = "") -> Sweep:
     """Accept a sweep; its trials are submitted by the controller. The same `key` gives the same sweep."""
     project = spec.template.project
-    check_project(ctx, project)
+    found = check_project(ctx, project)
     actor.need(project, Role.EDITOR)
     runs.check_wanted(ctx, spec.template)
-    runs.check_priority(ctx, actor, project, spec.template.priority)
+    runs.check_priority(actor, found, spec.template.priority)
     check_space(spec.space)
     plugins.load("samplers", spec.sampler)
     if not 1 <= spec.trials <= MAX_TRIALS or spec.parallel < 0:
