@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,6 +126,11 @@ def _bound(settings: Settings, address: str, port: int, kept: str) -> socket.soc
     try:
         listening.bind((address, port or _last_port(settings, kept)))
     except OSError as wrong:
+        if wrong.errno == errno.EADDRNOTAVAIL:
+            listening.close()
+            raise UsageError(
+                f"{address} is no address of this machine.", hint="`ip addr` lists them; 0.0.0.0 listens on all of them."
+            ) from wrong
         if port or not _is_taken(wrong):
             listening.close()
             raise UsageError(
@@ -137,7 +143,7 @@ def _bound(settings: Settings, address: str, port: int, kept: str) -> socket.soc
 
 
 def _is_taken(wrong: OSError) -> bool:
-    return wrong.errno in (98, 48, 13)  # in use here, in use on a Mac, a port that was another user's
+    return wrong.errno in (errno.EADDRINUSE, errno.EACCES)  # taken, or a port that was another user's
 
 
 def _last_port(settings: Settings, kept: str) -> int:
