@@ -178,7 +178,11 @@ def environment(words: tuple[str, ...]) -> dict[str, str]:
         if "=" not in word and word not in os.environ:
             raise UsageError(f"--env {word}: {word} is not set here.", hint=f"Write --env {word}=VALUE.")
         filled.append(word if "=" in word else f"{word}={os.environ[word]}")
-    return pairs(filled, "--env")
+    found = pairs(filled, "--env")
+    for name, value in found.items():
+        if not value.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise UsageError(f"The value of {name} is not UTF-8.", hint="Send bytes that are no text as base64, or in a file.")
+    return found
 
 
 def overrides(words: tuple[str, ...]) -> dict[str, object]:
