@@ -177,6 +177,28 @@ def test_tainted_and_unwanted_nodes_are_left_out() -> None:
     assert node.state is NodeState.DRAINING
 
 
+def test_what_the_cluster_tells_of_an_ill_node_is_kept() -> None:
+    status = {
+        "allocatable": {"cpu": "4", "memory": "4Gi", "nvidia.com/gpu": "6"},
+        "capacity": {"nvidia.com/gpu": "8"},
+        "conditions": [
+            {"type": "Ready", "status": "True"},
+            {"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"},
+            {"type": "PIDPressure", "status": "False", "message": "kubelet has sufficient PID available"},
+        ],
+    }
+    told = {"metadata": {"name": "a"}, "spec": {"unschedulable": True}, "status": status}
+    (node,) = from_machines(Cluster(id="k", name="k", backend="kubernetes"), [msgspec.convert(told, Machine)], [], "inst")
+    assert [one.detail for one in node.symptoms] == [
+        "Kubernetes says DiskPressure: kubelet has disk pressure",
+        "It was cordoned in Kubernetes.",
+        "2 of its 8 nvidia.com/gpu are unhealthy, says the device plug-in.",
+    ]
+    assert len(node.devices) == 6
+    (well,) = from_machines(Cluster(id="k", name="k", backend="kubernetes"), [machine("a")], [], "inst")
+    assert well.symptoms == ()
+
+
 def test_what_starts_before_others_is_counted_once() -> None:
     """As the scheduler counts: the most of the first steps, or all that stays, sidecars too."""
 

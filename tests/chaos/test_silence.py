@@ -221,6 +221,31 @@ def test_a_slow_engine_holds_up_nobody_else(sides: Sides) -> None:
         sides.poll(lambda one=one: sides.run(one)["state"] == "succeeded", 90, "the end of a slow one")
 
 
+def test_engines_that_are_slow_or_down_cost_others_no_time(sides: Sides) -> None:
+    """A bound relative to the same runs while all is well: launch, start and end of runs on another engine."""
+
+    def took(number: int) -> float:
+        began = time.monotonic()
+        for one in range(3):
+            asked = {"command": ["true"], "name": f"quick-{number}-{one}", "resources": {"cpu_milli": 100, "pool": "default"}}
+            sides.ends(sides.submit(**asked))
+        return time.monotonic() - began
+
+    took(0)  # what comes first loads things
+    undisturbed = took(1)
+    slow, down = SIDES
+    sides.trouble(slow, Trouble(slow_s=10.0))
+    sides.trouble(down, Trouble(is_cut=True))
+    far = [sides.submit(command=["true"], resources={"cpu_milli": 100, "pool": "far"}) for _ in range(12)]
+    sides.poll(lambda: all(sides.attempts(one) for one in far[:4]), 30, "their places")
+    disturbed = min(took(2), took(3))
+    assert disturbed < 2 * undisturbed + 1.0, (undisturbed, disturbed)
+    for name in SIDES:
+        sides.trouble(name)
+    for one in far:
+        sides.poll(lambda one=one: sides.run(one)["state"] == "succeeded", 90, "the end of a slow one")
+
+
 def test_a_node_that_vanishes_is_forgotten_when_nothing_is_held_there(sides: Sides) -> None:
     run = sides.submit(is_exclusive=True)
     first = sides.begun(run)

@@ -15,6 +15,11 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
+from engines.docker import IMAGE as CONTAINER
+from engines.kubernetes.cluster import IMAGE as POD
+
+from mainspring.backends.kubernetes import rights
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
@@ -219,3 +224,77 @@ def fresh(tmp_path: Path) -> Iterator[Site]:
 def until_fixture() -> Callable[..., Any]:
     """`until(check, what)` polls."""
     return until
+
+
+ROLE = "/apis/rbac.authorization.k8s.io/v1"
+
+
+@pytest.fixture
+def team(kubernetes: Any) -> Iterator[str]:
+    """A name space in which the user `team` has the Role that Mainspring prints, and no other right."""
+    name = f"engines-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    kubernetes.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    kubernetes.ask("POST", f"{ROLE}/namespaces/{name}/roles", yaml.safe_load(rights.role(name)))
+    binding = {
+        "metadata": {"name": "mainspring"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "mainspring"},
+        "subjects": [{"kind": "User", "name": "team", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    kubernetes.ask("POST", f"{ROLE}/namespaces/{name}/rolebindings", binding)
+    yield name
+    kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+ALL = ("box", "metal", "hpc", "pods")
+
+
+@pytest.fixture
+def begin_fleet(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Start a server that drives the named engines; with pods its address is the one that they reach."""
+
+    def begin(site: Site, *names: str, **settings: str) -> None:
+        env = request.getfixturevalue("slurm").env if "hpc" in names else {}
+        bind = ["--bind", request.getfixturevalue("kubernetes").address] if "pods" in names else []
+        site.start("--cpus", "1", *bind, **{"MAINSPRING_QUIET_BEAT_S": "1", **env, **settings})
+
+    return begin
+
+
+@pytest.fixture
+def add_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
+    """Return a function that adds the cluster box, metal, hpc or pods as people type it; more words go behind."""
+
+    def words(name: str, hosts: slice) -> list[str]:
+        match name:
+            case "box":
+                url = request.getfixturevalue("docker_engine").url
+                return ["docker", "--host", url, "--image", CONTAINER, "--cpus", "1", "--memory", "1GiB"]
+            case "metal":
+                lab = request.getfixturevalue("ssh_hosts")
+                chosen = sorted(lab.addresses)[hosts]
+                keys = ",".join(lab.fingerprint(one) for one in chosen)
+                rest = ["--user", "root", "--key", lab.key, "--host-key", keys, "--min-free-gib", "0.01"]
+                return ["ssh", *(lab.addresses[one] for one in chosen), *rest]
+            case "hpc":
+                shared = Path(request.getfixturevalue("slurm").folder) / "shared" / tmp_path.name
+                return ["slurm", "local", "--partition", "short", "--folder", str(shared)]
+            case _:
+                space = request.getfixturevalue("team")
+                config = tmp_path / "kubeconfig"
+                config.write_text(Path(request.getfixturevalue("kubernetes").kubeconfig("team", space)).read_text())
+                return ["kubernetes", "--kubeconfig", str(config), "--image", POD, "--cpus", "1", "--memory", "1"]
+
+    def add(site: Site, name: str, *more: str, hosts: slice = slice(2, 3)) -> None:
+        added = site.cli("cluster", "add", *words(name, hosts), "--name", name, *more)
+        assert added.code == 0, added
+
+    return add
+
+
+@pytest.fixture
+def fleet(fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None]) -> Site:
+    """A server with five clusters."""
+    begin_fleet(fresh, *ALL)
+    for name in ALL:
+        add_engine(fresh, name)
+    return fresh

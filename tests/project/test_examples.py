@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,3 +108,28 @@ def test_the_pipeline_of_the_example_passes_its_gate(served: Callable[..., Any])
     told = served("python", "examples/pipeline/weather.py")
     assert told.returncode == 0, told.stdout + told.stderr
     assert "succeeded" in told.stdout
+
+
+def test_the_steps_and_the_trial_of_the_scenes_are_plain_python(example: Callable[[str], Any]) -> None:
+    steps = example("scenes/steps.py")
+    assert steps.train(steps.prepare(10))["mean"] == "0.450"
+    trial = example("scenes/trial.py").trial
+    assert trial(lr=0.01) == 0 > trial(lr=1.0)
+
+
+def test_the_gang_of_the_scenes_meets_where_it_is_told(project: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "0,1"}
+    members = [
+        subprocess.Popen(
+            [sys.executable, str(project / "examples/scenes/gang.py")],
+            env={**place, "RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    told = [one.communicate(timeout=90)[0].strip() for one in members]
+    assert told == ["0 of 2 with 2 GPUs heard 1", "1 of 2 with 2 GPUs heard 0"]
