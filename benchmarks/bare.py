@@ -113,9 +113,11 @@ def kubernetes(folder: Path) -> Iterator[Engine]:
 
         def run(*command: str) -> str:
             name = f"bare-{next(numbers)}"
-            kubectl("create", "job", name, f"--image={starter.IMAGE}", "--", *command)
+            words = f"{' '.join(command)} >/dev/termination-log"  # logs need a right of the kubelet's that tests do not have
+            kubectl("create", "job", name, f"--image={starter.IMAGE}", "--", "sh", "-c", words)
             kubectl("wait", "--for=condition=complete", f"job/{name}", f"--timeout={LIMIT_S:g}s")
-            told = kubectl("logs", f"job/{name}")
+            last = "{.items[0].status.containerStatuses[0].state.terminated.message}"
+            told = kubectl("get", "pods", "--selector", f"job-name={name}", "--output", f"jsonpath={last}")
             kubectl("delete", "job", name, "--wait=false")
             return told
 

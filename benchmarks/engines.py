@@ -1,6 +1,6 @@
 """What we cost beside each engine used bare, in one run: the delay until user code runs, and the throughput of 10-second runs.
 
-`--memory` measures the server with five clusters and many pods instead.
+Last the server's memory with five clusters, idle and beside many pods.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import contextlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.bare import ENGINES, NOW, Engine, crowd
-from benchmarks.installation import Installation, command, installation, rss_mb
+from benchmarks.installation import PREFIX, Installation, command, installation, rss_mb
 from benchmarks.report import report
 
 WARM = 2
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def joined(*engines: Engine):  # type: ignore[no-untyped-def]
+def joined(*engines: Engine) -> Iterator[Installation]:
     """Start a server with these engines as its clusters."""
     up = [word for engine in engines for word in engine.up]
     env = {name: value for engine in engines for name, value in engine.env.items()}
@@ -121,7 +122,8 @@ def measure_memory(folder: Path, pods: int) -> None:
         idle = rss_mb(server.pid)
         cluster = engines[-1].handle
         crowd(cluster, "crowd", pods)
-        server.check("kubernetes")
+        server.http.post(f"{PREFIX}/clusters/kubernetes/probe").raise_for_status()
+        time.sleep(SETTLE_S)
         where = {"cluster": "kubernetes", "node": "kubernetes.crowd"}
         for _ in range(pods):
             server.submit("sleep", "3600", cpu_milli=1000, labels=where)
@@ -129,7 +131,7 @@ def measure_memory(folder: Path, pods: int) -> None:
         end = time.monotonic() + 300
         while seen < pods and time.monotonic() < end:
             time.sleep(2.0)
-            seen = len(cluster.ask("GET", "/api/v1/namespaces/default/pods?labelSelector=mainspring")["items"])
+            seen = len(cluster.ask("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dcrowd")["items"])
         time.sleep(SETTLE_S)
         conditions: dict[str, object] = {"clusters": 1 + len(names), "pods": seen}
         report("engines", "memory of the server with five clusters", idle, "MB", conditions={**conditions, "pods": 0})
