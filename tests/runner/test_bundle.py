@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import marshal
 import sys
 import zipfile
 from pathlib import Path
+from types import CodeType
 
 from mainspring.runner.bundle import build_bundle
 
@@ -15,7 +17,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "src" / "mainspring" / "runner"
 def test_the_zip_is_small_and_the_same_each_time(tmp_path: Path, bundle: Path) -> None:
     again = build_bundle(tmp_path / "again.zip")
     assert again.read_bytes() == bundle.read_bytes()
-    assert bundle.stat().st_size <= 165_000
+    assert bundle.stat().st_size <= 150_000
     assert "mainspring_runner/bundle.py" not in zipfile.ZipFile(bundle).namelist()
 
 
@@ -30,3 +32,18 @@ def test_every_module_is_python_3_9_and_imports_the_standard_library_alone() -> 
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names), (path, names)
+
+
+def test_compiled_modules_have_the_lines_of_their_sources(bundle: Path) -> None:
+    archive = zipfile.ZipFile(bundle)
+    compiled = [name for name in archive.namelist() if name.endswith(".pyc")]
+    assert len(compiled) > 10
+    for name in compiled:
+        told = marshal.loads(archive.read(name)[16:])  # noqa: S302  (made by this test)
+        assert _lines(told) == _lines(compile(archive.read(name[:-1]), name[:-1], "exec", dont_inherit=True, optimize=2)), name
+
+
+def _lines(code: CodeType) -> list[object]:
+    """Return the line of each instruction, here and in all code inside."""
+    found: list[object] = [line for start, end, line in code.co_lines() for _ in range(start, end, 2)]
+    return found + [_lines(one) for one in code.co_consts if isinstance(one, CodeType)]

@@ -17,6 +17,7 @@ from mainspring.api import (
     events,
     forecasts,
     gates,
+    inside,
     logs,
     machines,
     metrics,
@@ -39,6 +40,7 @@ from mainspring.api.door import Door
 from mainspring.api.errors import install_errors
 from mainspring.api.gateway import Gateway
 from mainspring.api.openapi import install_openapi
+from mainspring.api.tunnels import Tunnels
 from mainspring.services.context import Context
 from mainspring.settings import VERSION
 
@@ -52,6 +54,7 @@ NOUNS = (
     events,
     forecasts,
     gates,
+    inside,
     logs,
     machines,
     metrics,
@@ -98,9 +101,12 @@ def build_api(ctx: Context, *, url: str = "", shutdown: Callable[[], None] | Non
     app.state.shutdown = shutdown
     app.state.is_draining = False
     app.state.measured = measured
+    app.state.tunnels = Tunnels(ctx)
+    app.state.noted_ports = {}
     app.router.routes.extend(gateway.routes())  # first, as they are asked most
     for router in (*(noun.router for noun in NOUNS), prometheus.router, tokens.browser, admin.health):
         app.router.routes.extend(router.routes)  # flat, whatever the version of FastAPI makes of included routers
+    app.router.routes.extend(inside.routes())
     install_errors(app)
     install_openapi(app)
     app.add_middleware(Door, ctx=ctx, measured=measured)

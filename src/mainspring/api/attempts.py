@@ -61,7 +61,8 @@ async def commands(
     after: Annotated[int, Query(ge=0, le=2**31)] = 0,
     hold_s: Annotated[float, Query(ge=0, le=MAX_HOLD_S)] = 20.0,
 ) -> Response:
-    """Return the commands above `after`, as soon as there is one or somebody begins to follow the log, else after `hold_s`."""
+    """Return the commands above `after`, as soon as there is one, somebody begins to follow the log or waits for the tunnel,
+    else after `hold_s`."""
     topics = (f"attempt:{attempt}", "shutdown")
     was_followed = ctx.signals.is_followed(attempt)
     until = ctx.clock.monotonic() + hold_s
@@ -69,8 +70,9 @@ async def commands(
         seen = ctx.signals.version(*topics)
         found, is_followed = await run_in_threadpool(attempts.commands, ctx, attempt, replica, after)
         left = until - ctx.clock.monotonic()
-        if found or is_followed != was_followed or left <= 0 or is_draining(request.app):
-            return answer({"commands": found, "is_followed": is_followed})
+        is_wanted = ctx.signals.is_wanted(attempt, replica)
+        if found or is_wanted or is_followed != was_followed or left <= 0 or is_draining(request.app):
+            return answer({"commands": found, "is_followed": is_followed, "is_tunnel_wanted": is_wanted})
         await ctx.signals.wait_async(topics, seen, left)
 
 

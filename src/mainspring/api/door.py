@@ -204,6 +204,12 @@ def _check_protocol(said: str | None) -> None:
 async def _refuse(scope: Scope, receive: Receive, send: Send, refused: MainspringError) -> None:
     if scope["type"] == "websocket":
         await receive()
+        if "websocket.http.response" in scope.get("extensions", {}):
+            told = answer_error(refused)
+            head = {"type": "websocket.http.response.start", "status": told.status_code, "headers": told.raw_headers}
+            await send(head)
+            await send({"type": "websocket.http.response.body", "body": told.body})
+            return
         await send({"type": "websocket.close", "code": 1008, "reason": refused.code})
         return
     is_page = not scope["path"].startswith(PREFIX) and "text/html" in _headers(scope).get("accept", "")

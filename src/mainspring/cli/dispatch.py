@@ -24,6 +24,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("what-if", "forecasts:what_if", RUNS, "Compare ways to ask for a run before it is submitted."),
     ("show", "runs:show", RUNS, "Show everything about a run."),
     ("native", "native:native", RUNS, "Show the engine's own objects of a run."),
+    ("shell", "inside:shell", RUNS, "Open a shell, or run a command, inside a running run."),
+    ("port", "inside:port", RUNS, "Reach a port inside a running run from this machine."),
     ("cancel", "runs:cancel", RUNS, "Cancel runs."),
     ("rerun", "runs:rerun", RUNS, "Run it again, with changes."),
     ("verify", "verify:verify", RUNS, "Compute a run again and compare its results."),

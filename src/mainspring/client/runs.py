@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from mainspring.client.inside import Forward, Shell, open_shell
 from mainspring.client.streams import LogPart, follow_log
 from mainspring.client.transport import Query, Transport, new_key, to_record
 from mainspring.core.lifecycle import TERMINAL_RUN
@@ -172,6 +173,22 @@ class Runs:
     def remove(self, ref: str) -> None:
         """Delete an ended run with its logs and metrics."""
         self.transport.send("DELETE", _path(ref))
+
+    def shell(
+        self,
+        ref: str,
+        command: Sequence[str] = (),
+        *,
+        replica: int = 0,
+        terminal: tuple[int, int] | None = None,
+        term: str = "xterm",
+    ) -> Shell:
+        """Begin a command inside the running run, on a terminal of (rows, columns) or on pipes; see `inside.open_shell`."""
+        return open_shell(self.transport, ref, command, replica=replica, terminal=terminal, term=term)
+
+    def forward(self, ref: str, port: int, *, replica: int = 0, local: int = 0) -> Forward:
+        """Return a forward of a port inside the run: `with` it, or start it."""
+        return Forward(self.transport, ref, port, replica, local)
 
     def _act(self, ref: str, action: str, body: object) -> Run:
         return self.transport.post(_path(ref, action), body, is_repeatable=True).record(Run)

@@ -59,12 +59,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatAnswer:
-    """What the server says: bytes it holds of each stream, commands, when to beat again, whether somebody follows."""
+    """What the server says: bytes it holds of each stream, commands, when to beat again, whether somebody follows the log or
+    waits for the tunnel."""
 
     ack: Mapping[str, int] = field(default_factory=dict)
     commands: tuple[Command, ...] = ()
     beat_in_s: float = 10.0
     is_followed: bool = False
+    is_tunnel_wanted: bool = False
     is_acknowledged: bool = False  # the end is committed: the folder may go
 
 

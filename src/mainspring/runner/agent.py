@@ -18,6 +18,7 @@ from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import DamagedError, send
 from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, append, claim, identity, reach, read_json, write_durably, write_whole
+from .inside import Inside
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
@@ -63,7 +64,8 @@ class Agent:
         self._launch = launch
         self._cgroup = str(launch.get("cgroup") or "")
         self._stop = Stop(folder)
-        self._link = Link(folder, launch, token, self._obey)
+        self._inside = Inside(folder, launch, token)
+        self._link = Link(folder, launch, token, self._obey, self._inside.want)
         self._token = token
         self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
         self._checkpoints: Checkpoints | None = None
@@ -141,6 +143,7 @@ class Agent:
             sentence = f"{command[0]} cannot be started: {wrong.strerror or wrong}."
             folder.say(sentence)
             return _outcome("user_error", 126, sentence)
+        self._inside.begin(env, cwd)
         env.clear()
         code = self._attend(pid, work)
         after = process.killed_for_memory(self._cgroup) if self._cgroup else None
@@ -176,9 +179,10 @@ class Agent:
             self._checkpoints.start()
         watch = Watch(self._folder, self._link, self._stop, work["spec"], pid)
         watch.start()
-        code = process.wait_for(pid)
+        code = process.wait_for(pid, self._inside.reaped)
         watch.is_over.set()
         self._stop.guard(0)
+        self._inside.end()
         while process.has_children():
             process.kill_all()
             time.sleep(0.005)  # killed children become zombies a moment later
@@ -251,6 +255,7 @@ class Agent:
 
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
+        self._inside.close()
         self._link.finish(done["outcome"], done.get("outputs") or {})
         while not self._link.is_acknowledged.wait(0.5):
             if self._link.is_gone.is_set() and not os.path.exists(self._folder.started):

@@ -27,15 +27,26 @@ SPOOL_LIMIT_BYTES = 1 << 30
 
 
 class Link:
-    """What is told and what is heard. `on_command(kind, cause, deadline_s)` is called once for each number."""
+    """What is told and what is heard. `on_command(kind, cause, deadline_s)` is called once for each number.
 
-    def __init__(self, folder: Folder, launch: dict[str, Any], token: str, on_command: Callable[[str, str, float], None]) -> None:
+    `on_wanted()` is called whenever an answer says that somebody wants in: a state, as long as it lasts, and no command.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        launch: dict[str, Any],
+        token: str,
+        on_command: Callable[[str, str, float], None],
+        on_wanted: Callable[[], None],
+    ) -> None:
         self._folder = folder
         self._url = str(launch["server_url"])
         self._token = token
         self._attempt = str(launch["attempt"])
         self._replica = int(launch.get("replica", 0))
         self._on_command = on_command
+        self._on_wanted = on_wanted
         self._limit = int(launch.get("spool_limit_bytes", SPOOL_LIMIT_BYTES))
         self._streams = [Stream(folder, name) for name in (*LINE_STREAMS, "log")]
         self._wake = threading.Event()
@@ -168,6 +179,8 @@ class Link:
         self._beat_in_s = float(answer.get("beat_in_s", 10.0))
         self._is_followed = bool(answer.get("is_followed"))
         self._apply(answer.get("commands") or [])
+        if answer.get("is_tunnel_wanted"):
+            self._on_wanted()
 
     def _apply(self, commands: list[dict[str, Any]]) -> None:
         for command in sorted(commands, key=lambda one: int(one["no"])):
@@ -214,6 +227,8 @@ class Link:
                 answer = wire.ask("GET", path + str(self._done_no), timeout_s=HOLD_S + 15.0)
                 failures = 0
                 self._apply(answer.get("commands") or [])
+                if answer.get("is_tunnel_wanted"):
+                    self._on_wanted()
                 is_followed = bool(answer.get("is_followed"))
                 if is_followed and not self._is_followed:
                     self._is_followed = True

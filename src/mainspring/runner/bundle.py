@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib._bootstrap_external as importer
+import marshal
 import os
 import zipfile
 from pathlib import Path
+from types import CodeType
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-_NOT_COMPILED = frozenset({"host.py", "limits.py", "gpus.py"})  # loaded once for each connection to a host: not worth their size
+# loaded once for each connection to a host, or when somebody wants into an attempt: not worth their size
+_NOT_COMPILED = frozenset({"gpus.py", "host.py", "limits.py", "members.py", "tunnel.py", "websocket.py"})
 # The agent's half is not loaded in user code's process, nor the other way round; the fork server has it ready.
 _MAIN = """import sys
 
@@ -47,13 +50,40 @@ def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     _add(archive, name, source)
     if path.name in _NOT_COMPILED:
         return
-    code = compile(source, name, "exec", dont_inherit=True)
-    data: bytes = importer._code_to_hash_pyc(code, b"\0" * 8, False)  # type: ignore[attr-defined]
-    _add(archive, name + "c", data)
+    code = compile(source, name, "exec", dont_inherit=True, optimize=2)  # without docstrings
+    # version 2 writes what is shared each time anew: what counts as shared differs from call to call
+    head: bytes = importer._code_to_hash_pyc(code, b"\0" * 8, False)[:16]  # type: ignore[attr-defined]
+    _add(archive, name + "c", head + marshal.dumps(_without_columns(code), 2))
+
+
+def _without_columns(code: CodeType) -> CodeType:
+    """Return the code with lines and without columns, as `python -X no_debug_ranges` makes it: a sixth of the zip is saved.
+
+    The format is that of CPython's Objects/locations.md.
+    """
+    table, line = bytearray(), code.co_firstlineno
+    for start, end, at in code.co_lines():
+        units = (end - start) // 2
+        while units > 0:
+            size = min(units, 8)
+            units -= size
+            if at is None:
+                table.append(0x80 | 15 << 3 | size - 1)
+                continue
+            table.append(0x80 | 13 << 3 | size - 1)
+            delta = at - line
+            line = at
+            rest = -delta << 1 | 1 if delta < 0 else delta << 1
+            while rest >= 64:
+                table.append(64 | rest & 63)
+                rest >>= 6
+            table.append(rest)
+    inner = tuple(_without_columns(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return code.replace(co_linetable=bytes(table), co_consts=inner)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     entry = zipfile.ZipInfo(name, _MOMENT)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
-    archive.writestr(entry, data)
+    archive.writestr(entry, data, compresslevel=9)

@@ -19,10 +19,15 @@ _SIOCGIFADDR = 0x8915
 
 def my_address(launch: dict[str, Any]) -> str:
     """Return `host:port` where other members reach this one: the host that the engine names, or one found here; a free port."""
-    host = str(launch.get("host") or "") or _host(str(launch["server_url"]), bool(launch.get("socket")))
+    host = host_of(launch)
     with socket.socket(socket.AF_INET) as holder:
         holder.bind(("", 0))
         return f"{host}:{holder.getsockname()[1]}"
+
+
+def host_of(launch: dict[str, Any]) -> str:
+    """Return the address of this machine for others: what the engine names, or what is found here."""
+    return str(launch.get("host") or "") or _host(str(launch["server_url"]), bool(launch.get("socket")))
 
 
 def variables(rank: int, addresses: list[str], devices: str) -> dict[str, str]:

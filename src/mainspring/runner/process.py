@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import termios
+from collections.abc import Callable
 
 from .folder import Folder, identity, is_alive, reach, read_json, stat_of, write_durably
 
@@ -61,9 +64,7 @@ def _become(command: list[str], cwd: str, env: dict[str, str], log: int, null: i
     try:
         os.setsid()
         os.close(other)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        _forget_signals()
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -79,6 +80,36 @@ def _become(command: list[str], cwd: str, env: dict[str, str], log: int, null: i
         os._exit(127)
 
 
+def become_inside(
+    command: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int], told: int, *, has_terminal: bool
+) -> None:
+    """Turn a forked child into a process that somebody began from outside, with `streams` as 0, 1, 2; never returns.
+
+    What fails is told as a number at `told`.
+    """
+    try:
+        os.setsid()
+        if has_terminal:
+            fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
+        _forget_signals()
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+        _offer_to_the_oom_killer()
+        os.umask(0o022)
+        os.chdir(cwd)
+        os.execve(command[0], command, env)  # noqa: S606  (no shell is wanted)
+    except OSError as wrong:
+        os.write(told, str(wrong.errno or 1).encode())
+    finally:
+        os._exit(127)
+
+
+def _forget_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
 def _offer_to_the_oom_killer() -> None:
     """Make the kernel choose user code before the runner, which shares its limit and must live to tell of it."""
     try:
@@ -89,12 +120,14 @@ def _offer_to_the_oom_killer() -> None:
         pass  # a container may forbid it
 
 
-def wait_for(pid: int) -> int:
-    """Reap children until that one ended; return its exit code, negative for a signal."""
+def wait_for(pid: int, on_other: Callable[[int, int], None]) -> int:
+    """Reap children until that one ended; return its exit code, negative for a signal. Others are told to `on_other`."""
     while True:
         found, status = os.waitpid(-1, 0)
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         if found == pid:
-            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            return code
+        on_other(found, code)
 
 
 def signal_group(pid: int, number: int) -> None:

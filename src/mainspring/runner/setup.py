@@ -122,7 +122,7 @@ def command_line(folder: Folder, work: dict[str, Any], env: dict[str, str], cwd:
         words[0] = interpreter_of(spec, env)
     if spec.get("kind") == "serving" and "--model" not in words and "model" in (spec.get("args") or {}):
         words += ["--model", os.path.join(folder.inputs, "model")]
-    words[0] = _program(words[0], env, cwd)
+    words[0] = program(words[0], env, cwd)
     return words
 
 
@@ -160,7 +160,8 @@ def interpreter_of(spec: dict[str, Any], env: dict[str, str]) -> str:
     raise CannotStartError("There is no python3 on the PATH of this node.", 127)
 
 
-def _program(word: str, env: dict[str, str], cwd: str) -> str:
+def program(word: str, env: dict[str, str], cwd: str) -> str:
+    """Return the absolute path of the program that `word` names in that environment and folder. Raises CannotStartError."""
     if "/" in word:
         path = os.path.normpath(os.path.join(cwd, word))
         if not os.path.exists(path):

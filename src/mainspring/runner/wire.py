@@ -143,6 +143,40 @@ class Wire:
             return answer
         raise self._wrong(answer)
 
+    def upgrade(self, path: str, headers: dict[str, str], timeout_s: float = 15.0) -> tuple[socket.socket, dict[str, str], bytes]:
+        """Ask for another protocol on a connection of its own; return (socket, headers of the answer, what came behind them).
+
+        Raises AwayError or RefusedError.
+        """
+        if self._launch_file:
+            self._look_again()
+        connection = self._fresh(timeout_s)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        told = {"Host": host if self._port is None else f"{host}:{self._port}", **self._headers, **headers}
+        lines = [f"GET {self._path}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", ""]
+        try:
+            connection.connect()
+            opened = connection.sock
+            opened.sendall("\r\n".join(lines).encode("latin-1"))
+            got = bytearray()
+            while b"\r\n\r\n" not in got and len(got) < 65536:
+                data = opened.recv(65536)
+                if not data:
+                    raise AwayError("The server hung up.")
+                got += data
+        except OSError as wrong:
+            connection.close()
+            raise AwayError(f"{wrong!r}") from wrong
+        head, _, rest = bytes(got).partition(b"\r\n\r\n")
+        first, *others = head.decode("latin-1").split("\r\n")
+        status = int(first.split()[1]) if len(first.split()) > 1 and first.split()[1].isdigit() else 0
+        if status != 101:
+            opened.close()
+            text = rest[:500].decode("utf-8", "replace")
+            raise RefusedError(status, text) if 400 <= status < 500 else AwayError(f"{status}: {text}")
+        pairs = [line.partition(":") for line in others]
+        return opened, {name.strip().lower(): value.strip() for name, _, value in pairs}, rest
+
     def close(self) -> None:
         """Drop the connection; the next request opens one."""
         if self._connection is not None:

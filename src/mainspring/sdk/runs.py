@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar
 
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
+from mainspring.client.inside import Forward
 from mainspring.core import records
 from mainspring.core.errors import RunCancelledError, RunFailedError, StateError
 from mainspring.core.forecasts import Forecast
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import RunState
 from mainspring.core.specs import Value, ValueKind
+from mainspring.sdk.inside import ShellResult, run_inside
 from mainspring.sdk.models import Model
 from mainspring.sdk.results import pull_outputs
 from mainspring.sdk.values import from_value
@@ -136,6 +138,26 @@ class Run(Generic[R]):
     def native(self) -> dict[str, Any]:
         """Return the engine's own objects (process, pod, job) of the newest try. Raises StateError before there are any."""
         return self._client.runs.native(self.id)
+
+    def shell(self, command: Sequence[str], *, data: bytes = b"", replica: int = 0, timeout: float | None = None) -> ShellResult:
+        """Run a command inside the running run, in its environment and folder, and return what it printed and its exit code.
+
+        `data` is its input. Raises StateError when the run does not run or ends meanwhile, TimeoutError (the command is ended).
+        """
+        return run_inside(self._client, self.id, command, data=data, replica=replica, timeout=timeout)
+
+    async def shell_async(
+        self, command: Sequence[str], *, data: bytes = b"", replica: int = 0, timeout: float | None = None
+    ) -> ShellResult:
+        """Run a command inside the running run without blocking the event loop; see `shell`."""
+        return await asyncio.to_thread(self.shell, command, data=data, replica=replica, timeout=timeout)
+
+    def port(self, port: int, *, replica: int = 0, local: int = 0) -> Forward:
+        """Return a port of this machine that leads to one inside the running run: `with run.port(6006) as there: … there.url`.
+
+        Also for `async with`. Raises StateError when the run does not run, UsageError when the port `local` is taken.
+        """
+        return self._client.runs.forward(self.id, port, replica=replica, local=local)
 
     def lineage(self) -> dict[str, Any]:
         """Return `{nodes, edges}` of what the run was made from."""

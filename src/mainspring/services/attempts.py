@@ -86,6 +86,13 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
     )
 
 
+def check_open(ctx: Context, attempt_id: str, replica: int) -> None:
+    """Raise GoneError, SpecError or StateError unless that replica of the attempt is there and has not ended."""
+    attempt = find(ctx, attempt_id)
+    if attempt.state is AttemptState.ENDED or _replica(attempt, replica).ended_at is not None:
+        raise StateError(f"Attempt {attempt_id} has ended.", hint="Do not start anything.")
+
+
 def peers(attempt: Attempt, replica: int) -> dict[int, str]:
     """Return where each member of a gang is; empty for one that has not told yet. Raises StateError when it has ended."""
     _replica(attempt, replica)
@@ -122,6 +129,7 @@ def beat(ctx: Context, attempt: Attempt, said: Beat) -> BeatAnswer:
         commands=_commands(attempt, ctx, run),
         beat_in_s=ctx.settings.quiet_beat_s,
         is_followed=ctx.signals.is_followed(attempt.id),
+        is_tunnel_wanted=ctx.signals.is_wanted(attempt.id, said.replica),
         is_acknowledged=is_acknowledged,
     )
 

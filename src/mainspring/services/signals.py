@@ -20,6 +20,7 @@ class Signals:
         self._moved = threading.Condition()
         self._versions: Counter[str] = Counter()
         self._followers: Counter[str] = Counter()
+        self._wanted: Counter[tuple[str, int]] = Counter()
         self._sleepers: defaultdict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(set)
 
     def version(self, *topics: str) -> int:
@@ -80,6 +81,25 @@ class Signals:
                 self._followers[attempt] -= 1
                 if self._followers[attempt] <= 0:
                     del self._followers[attempt]
+
+    @contextmanager
+    def want(self, attempt: str, replica: int) -> Iterator[None]:
+        """Mark that somebody waits for the tunnel of a replica: its runner is told until it has come."""
+        with self._moved:
+            self._wanted[attempt, replica] += 1
+        self.hint(f"attempt:{attempt}")
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._wanted[attempt, replica] -= 1
+                if self._wanted[attempt, replica] <= 0:
+                    del self._wanted[attempt, replica]
+
+    def is_wanted(self, attempt: str, replica: int) -> bool:
+        """Say whether somebody waits for the tunnel of a replica."""
+        with self._moved:
+            return self._wanted[attempt, replica] > 0
 
     def is_followed(self, attempt: str) -> bool:
         """Say whether somebody follows the attempt's log."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from mainspring.core.errors import CredentialsError, UnreachableError
 from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cause
 from mainspring.core.resources import DeviceShare, Granted
+from mainspring.testing.inside import HalfTunnel
 from mainspring.testing.server import RunnerServer
 
 INSTALLATION = "inst-conformance"
@@ -60,6 +62,34 @@ with open(os.path.join(out, "sub", "turned"), "w") as file:
 with open(os.path.join(there, "small"), "rb") as small, open(os.path.join(out, "same"), "wb") as file:
     file.write(small.read())
 print(len(text))
+"""
+# answers a line with its capitals, an HTTP Upgrade with 101 and an echo, and BULK n with the n bytes that follow
+LISTENER = """
+import socket, threading
+door = socket.create_server(("127.0.0.1", 0), backlog=256)
+print("port", door.getsockname()[1], flush=True)
+def serve(one):
+    file = one.makefile("rb")
+    line = file.readline()
+    if line.startswith(b"BULK"):
+        left = int(line.split()[1])
+        while left:
+            data = file.read1(min(65536, left))
+            left -= len(data)
+            one.sendall(data)
+    elif line.startswith(b"GET"):
+        while file.readline().strip(): pass
+        one.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: echo\\r\\nConnection: Upgrade\\r\\n\\r\\n")
+        while True:
+            data = file.read1(65536)
+            if not data: break
+            one.sendall(data)
+    else:
+        one.sendall(line.upper())
+    one.shutdown(socket.SHUT_RDWR)
+    one.close()
+while True:
+    threading.Thread(target=serve, args=(door.accept()[0],), daemon=True).start()
 """
 
 
@@ -330,6 +360,50 @@ class BackendContract:
             told = [server.wait(first.attempt, "ended", replica=number).log for number in range(2)]
         assert told == [b"0 of 2 heard 1\n", b"1 of 2 heard 0\n"]
 
+    def test_a_port_inside_is_reached_through_the_tunnel(self, backend: Backend, server: RunnerServer) -> None:
+        with self.inside(backend, server, ["python3", "-c", LISTENER], "port") as (attempt, tunnel):
+            port = self.port_of(server, attempt)
+            many = [tunnel.open(what="tcp", port=port) for _ in range(20)]
+            for number, one in enumerate(many):
+                one.write(b"hello %d\n" % number)
+            assert [one.read(1024) for one in many] == [b"HELLO %d\n" % number for number in range(20)]
+            large = tunnel.open(what="tcp", port=port)
+            data = os.urandom(1_000_000)
+            sending = threading.Thread(target=large.write, args=(b"BULK %d\n" % len(data) + data,))
+            sending.start()
+            assert large.read(len(data)) == data
+            sending.join()
+            with pytest.raises(ConnectionRefusedError, match="Nobody listens"):
+                tunnel.open(what="tcp", port=1)
+
+    def test_a_websocket_goes_through_the_tunnel_too(self, backend: Backend, server: RunnerServer) -> None:
+        with self.inside(backend, server, ["python3", "-c", LISTENER], "upgrade") as (attempt, tunnel):
+            one = tunnel.open(what="tcp", port=self.port_of(server, attempt))
+            one.write(b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+            assert one.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101")
+            for word in (b"there", b"and back"):
+                one.write(word)
+                assert one.read_until(word) == word
+
+    def test_a_shell_with_a_terminal(self, backend: Backend, server: RunnerServer) -> None:
+        with self.inside(backend, server, SLEEP, "shell", {"MINE": "of the run"}) as (_, tunnel):
+            shell = tunnel.open(what="pty", command=["sh"], rows=30, columns=100, term="xterm")
+            shell.write(b'test -t 0 && test -t 1 && echo "$TERM, $MINE, terminal-$((40+2))"\n')
+            shell.read_until(b"xterm, of the run, terminal-42")
+            shell.write(b"stty size; pwd\n")
+            assert b"work" in shell.read_until(b"30 100\r\n") + shell.read_until(b"\r\n")
+            shell.resize(41, 133)
+            shell.write(b"stty size\n")
+            shell.read_until(b"41 133\r\n")
+            shell.write(b"exit 7\n")
+            while shell.code is None:
+                shell.read()
+            assert shell.code == 7
+            piped = tunnel.open(what="pipe", command=["sh", "-c", "test -t 0 || cat; exit 3"])
+            piped.write(b"through a pipe")
+            piped.end()
+            assert (piped.read(1000), piped.code) == (b"through a pipe", 3)
+
     def test_a_server_that_begins_anew_finds_what_runs(self, backend: Backend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "reborn")
         backend.launch(request)  # and the server dies before it wrote the handle down
@@ -369,6 +443,24 @@ class BackendContract:
             pytest.skip("This engine asks for no credentials.")
         with pytest.raises(CredentialsError):
             backend.owned()
+
+    @contextlib.contextmanager
+    def inside(
+        self, backend: Backend, server: RunnerServer, command: Sequence[str], name: str, env: dict[str, str] | None = None
+    ) -> Iterator[tuple[AttemptId, HalfTunnel]]:
+        """Run `command` and give its attempt with a tunnel into it."""
+        request = self.request(backend, server, command, name)
+        server.env[request.attempt] = env or {}
+        with self.launched(backend, request):
+            server.wait(request.attempt, "running")
+            yield request.attempt, server.inside(request.attempt)
+
+    def port_of(self, server: RunnerServer, attempt: AttemptId) -> int:
+        """Return the port that `LISTENER` has printed."""
+        told = server.of(attempt)
+        with server.moved:
+            assert server.moved.wait_for(lambda: told.log.endswith(b"\n"), TIMEOUT_S)
+        return int(told.log.split()[1])
 
     def reborn(self, backend: Backend) -> Backend:
         """Return the backend as a server that begins anew builds it; override it wherever a backend remembers anything."""

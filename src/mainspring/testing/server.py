@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from mainspring.testing.inside import HalfTunnel
+
 
 @dataclass(slots=True)
 class Told:
@@ -49,6 +51,8 @@ class RunnerServer:
         self.args: dict[str, dict[str, Any]] = {}  # of an attempt, as in a spec
         self.worlds: dict[str, int] = {}  # how many members an attempt has, where it is a gang
         self.told: dict[tuple[str, int], Told] = {}
+        self.tunnels: dict[tuple[str, int], HalfTunnel] = {}
+        self.wanted: set[tuple[str, int]] = set()  # whose runners are told that somebody wants in
         self.moved = threading.Condition()
         self.is_away = False  # every answer is 503 then
         server = self
@@ -96,6 +100,17 @@ class RunnerServer:
                 raise TimeoutError(f"{attempt} did not become {state} within {timeout_s:g} s, it is {told.state or 'silent'}")
         return told
 
+    def inside(self, attempt: str, replica: int = 0, timeout_s: float = 20.0) -> HalfTunnel:
+        """Return the tunnel into a replica, once its runner has dialled. Raises TimeoutError."""
+        key = (attempt, replica)
+        with self.moved:
+            self.wanted.add(key)
+            self.moved.notify_all()
+            if not self.moved.wait_for(lambda: key in self.tunnels, timeout_s):
+                raise TimeoutError(f"the runner of {attempt} did not dial within {timeout_s:g} s")
+            self.wanted.discard(key)
+            return self.tunnels[key]
+
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
         """Answer one request of a runner."""
         if self.is_away:
@@ -113,6 +128,8 @@ class RunnerServer:
         elif verb == "peers":
             world = range(self.worlds.get(attempt, 1))
             self._send(handler, 200, {"addresses": {str(index): self.of(attempt, index).address for index in world}})
+        elif verb == "tunnel":
+            self._take_tunnel(handler, attempt, int(query["replica"][0]))
         elif verb == "beat" and body is not None:
             self._send(handler, 200, self._beat(attempt, body))
         else:
@@ -215,15 +232,29 @@ class RunnerServer:
                 "commands": commands,
                 "beat_in_s": 0.5,
                 "is_followed": True,
+                "is_tunnel_wanted": (attempt, int(body.get("replica", 0))) in self.wanted,
                 "is_acknowledged": is_over,
             }
 
     def _commands(self, attempt: str, replica: int, after: int) -> dict[str, Any]:
         told = self.of(attempt, replica)
         with self.moved:
-            self.moved.wait_for(lambda: told.command is not None and told.command["no"] > after, 0.5)
+            key = (attempt, replica)
+            self.moved.wait_for(lambda: key in self.wanted or (told.command is not None and told.command["no"] > after), 0.5)
             fresh = [told.command] if told.command is not None and told.command["no"] > after else []
-        return {"commands": fresh, "is_followed": True}
+            is_wanted = key in self.wanted
+        return {"commands": fresh, "is_followed": True, "is_tunnel_wanted": is_wanted}
+
+    def _take_tunnel(self, handler: BaseHTTPRequestHandler, attempt: str, replica: int) -> None:
+        made = HalfTunnel(handler)
+        with self.moved:
+            self.tunnels[attempt, replica] = made
+            self.moved.notify_all()
+        try:
+            made.serve()
+        finally:
+            with self.moved:
+                self.tunnels.pop((attempt, replica), None)
 
     def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | bytes) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
