@@ -32,6 +32,7 @@ LAZY: tuple[tuple[str, str], ...] = (
     ("src/mainspring/cli/main.py", "mainspring.cli"),  # --version answers before any command is loaded
     ("src/mainspring/cli/main.py", "mainspring.cli.*"),
     ("src/mainspring/cli/*.py", "mainspring.app"),  # the server is loaded by the commands that are the server
+    ("src/mainspring/cli/foreground.py", "mainspring.cli.dispatch"),  # a server has no command line in its memory
     ("src/mainspring/sdk/task.py", "mainspring.sdk"),  # a node only calls the function: the client would be most of its start
     ("src/mainspring/sdk/task.py", "mainspring.sdk.calls"),
     ("src/mainspring/cli/*.py", "mainspring.settings"),  # pydantic: only where the server is

@@ -144,17 +144,22 @@ def dispatch(words: list[str]) -> int:
     except CycloptsError as wrong:
         wrong_usage(str(wrong), words)
         return UsageError.exit_code
-    except MainspringError as wrong:
-        return report(wrong)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
-    except Exception as wrong:  # the top of the program: whatever went wrong, a person reads a sentence
-        if os.environ.get("MAINSPRING_DEBUG"):
-            traceback.print_exc()
-        note(f"error: this should not have happened: {type(wrong).__name__}: {wrong}")
-        note("hint: set MAINSPRING_DEBUG=1 to see where, and report it")
-        return 1
+    except Exception as wrong:  # the top of the program
+        return explain(wrong)
     return code if isinstance(code, int) else 0
+
+
+def explain(wrong: Exception) -> int:
+    """Tell any error in a sentence on stderr; return its exit code. A person never reads a traceback."""
+    if isinstance(wrong, MainspringError):
+        return report(wrong)
+    if os.environ.get("MAINSPRING_DEBUG"):
+        traceback.print_exception(wrong)
+    note(f"error: this should not have happened: {type(wrong).__name__}: {wrong}")
+    note("hint: set MAINSPRING_DEBUG=1 to see where, and report it")
+    return 1
 
 
 def report(wrong: MainspringError) -> int:

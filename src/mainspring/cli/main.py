@@ -26,8 +26,12 @@ def run_cli(words: list[str]) -> int:
         sys.stdout.write(f"mainspring {mainspring.__version__}\n")
         return 0
     try:
-        code: int = import_module("mainspring.cli.dispatch").dispatch(words)
-        return code
+        if words[:1] == ["server"]:
+            foreground = import_module("mainspring.cli.foreground")
+            given = foreground.plain(words[1:])
+            if given is not None:
+                return int(foreground.run(given))
+        return int(import_module("mainspring.cli.dispatch").dispatch(words))
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return INTERRUPTED

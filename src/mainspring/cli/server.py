@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mainspring.cli import foreground
 from mainspring.cli.options import Flag, Json, Yes
 from mainspring.cli.output import age, done, emit_json, facts, note, say, state
 from mainspring.cli.questions import confirm
@@ -165,21 +166,9 @@ def serve(
     database_url: str = "",
 ) -> None:
     """Run the server in the foreground (what `up` starts)."""
-    try:
-        app = import_module("mainspring.app")
-    except ModuleNotFoundError as missing:
-        raise UsageError(
-            f"The server needs {missing.name}, which is not installed.", hint='pip install "mainspring[server]"'
-        ) from missing
-    more: dict[str, object] = {"gpu_model": gpu_model, "cpus": cpus, "database_url": database_url}
-    more |= {"advertise_url": advertise, "insecure_http": insecure_http}
-    app.serve(
-        home=(home or home_folder()).expanduser().absolute(),
-        port=port,
-        bind=bind or None,
-        gpus=gpus,
-        **{name: value for name, value in more.items() if value},
-    )
+    folder = (home or home_folder()).expanduser().absolute()
+    given: dict[str, object] = {"home": folder, "gpus": gpus, "gpu_model": gpu_model, "cpus": cpus, "port": port, "bind": bind}
+    foreground.serve({**given, "advertise": advertise, "insecure_http": insecure_http, "database_url": database_url})
 
 
 def ui(*, print_only: Annotated[bool, Parameter(name="--print", negative=())] = False, as_json: Json = False) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import ModuleType
@@ -16,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mainspring.core import codec
 from mainspring.core.errors import NotFoundError
+from mainspring.core.loading import load_without
 from mainspring.services.context import Context
 
 PAGES = "mainspring.ui.app"  # by name: importing it loads NiceGUI, which is a third of a server's start and memory
@@ -72,11 +71,5 @@ class Waking:
 
 
 def load_pages() -> ModuleType:
-    """Import the pages, and none of `UNUSED` with them; who wants one of those later can import it."""
-    kept_out = [name for name in UNUSED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(kept_out))  # type: ignore[arg-type]  # None: "not to be found"
-    try:
-        return importlib.import_module(PAGES)
-    finally:
-        for name in kept_out:
-            del sys.modules[name]
+    """Import the pages, and none of `UNUSED` with them."""
+    return load_without(PAGES, UNUSED)

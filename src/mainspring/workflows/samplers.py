@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mainspring.core.records import Dimension, SweepSpec, Trial
 from mainspring.core.spaces import check_space
+from mainspring.workflows.grids import axes_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would say is in our rows
 
@@ -52,11 +53,6 @@ def tpe(spec: SweepSpec) -> Sampler:
     return _Tpe(spec)
 
 
-def grid_size(spec: SweepSpec) -> int:
-    """Return how many points the grid of `spec` has."""
-    return math.prod(len(axis) for axis in _axes(spec))
-
-
 class _Random:
     def __init__(self, spec: SweepSpec) -> None:
         self._spec = spec
@@ -73,7 +69,7 @@ class _Grid:
         check_space(spec.space)
 
     def suggest(self, history: Sequence[Trial], number: int) -> dict[str, object]:  # noqa: ARG002 the contract has it
-        axes = _axes(self._spec)
+        axes = axes_of(self._spec)
         size = math.prod(len(axis) for axis in axes)
         place = (number - 1) % size
         if self._spec.trials < size:  # too few trials for all points: stride through them instead of filling a corner
@@ -166,29 +162,6 @@ def _indexed(space: Sequence[Dimension], params: Mapping[str, object]) -> dict[s
             return None
         found[one.name] = value
     return found
-
-
-def _axes(spec: SweepSpec) -> list[Sequence[object]]:
-    """Return the points of each dimension: all choices, and as many numbers as `trials` leaves for the ranges."""
-    listed = math.prod(len(one.choices) for one in spec.space if one.kind == "choice")
-    ranges = sum(one.kind != "choice" for one in spec.space)
-    levels = max(2, math.floor((spec.trials / listed) ** (1 / ranges) + 1e-9)) if ranges else 0
-    return [one.choices if one.kind == "choice" else _levels(one, levels) for one in spec.space]
-
-
-def _levels(one: Dimension, count: int) -> Sequence[object]:
-    if one.low == one.high:
-        return [int(one.low) if one.kind == "int" else one.low]
-    if one.kind == "int":
-        low, high = int(one.low), int(one.high)
-        if high - low < count:
-            return range(low, high + 1)
-        return sorted({low + round((high - low) * place / (count - 1)) for place in range(count)})
-    if one.kind == "log":
-        inner = np.geomspace(one.low, one.high, count)
-    else:
-        inner = np.linspace(one.low, one.high, count)
-    return [min(max(float(value), one.low), one.high) for value in inner]
 
 
 def _stride(size: int) -> int:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from mainspring.core.errors import SpecError
 from mainspring.core.records import RunState, SweepSpec, Trial
-from mainspring.workflows.samplers import Sampler, grid, grid_size, random, tpe
+from mainspring.workflows.grids import grid_size
 
-Factory = Callable[[SweepSpec], Sampler]
-BUILT_IN: Mapping[str, Factory] = {"grid": grid, "random": random, "tpe": tpe}
+if TYPE_CHECKING:  # samplers bring Optuna with them: they are loaded by their entry point, when there is a sweep
+    from mainspring.workflows.samplers import Sampler
+
+Factory = Callable[[SweepSpec], "Sampler"]
 PENDING_AT_MOST = 256  # asked and not told, when the user names no `parallel`
 
 
-def ask(spec: SweepSpec, trials: Sequence[Trial], number: int, factory: Factory | None = None) -> dict[str, object]:
+def ask(spec: SweepSpec, trials: Sequence[Trial], number: int, factory: Factory) -> dict[str, object]:
     """Return the parameters of trial `number` (the first is 1), the same for the same spec and history.
 
-    `factory` makes a sampler that is not one of ours (entry point `mainspring.samplers`). Raises SpecError.
+    `factory` makes the sampler that the spec names (entry point `mainspring.samplers`).
     """
-    make = factory or BUILT_IN.get(spec.sampler)
-    if make is None:
-        raise SpecError(
-            f"There is no sampler {spec.sampler!r}.",
-            hint="Known: " + ", ".join(sorted(BUILT_IN)) + ".",
-            details={"path": "sampler"},
-        )
-    return make(spec).suggest(trials, number)
+    return factory(spec).suggest(trials, number)
 
 
 def limit(spec: SweepSpec) -> int:
