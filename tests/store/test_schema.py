@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import engines.postgres
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -173,9 +176,9 @@ def test_processes_that_open_together_agree(empty_postgres_home):
         assert len(set(pool.map(lambda store: store.key("secrets"), stores))) == 1
 
 
-def test_a_backup_while_writing_is_of_one_instant(sqlite_home, world_of, tmp_path):
-    world = world_of(sqlite_home.open())
-    fill(world)
+@contextmanager
+def submitted_meanwhile(world):
+    """Submit runs from two threads for as long as the block lasts; fails when one of them could not."""
     is_over, errors = threading.Event(), []
 
     def write():
@@ -189,13 +192,20 @@ def test_a_backup_while_writing_is_of_one_instant(sqlite_home, world_of, tmp_pat
     writers = [threading.Thread(target=write, daemon=True) for _ in range(2)]
     for writer in writers:
         writer.start()
-    paths = [tmp_path / "backups" / f"{number}.db" for number in range(3)]
-    paths[0].parent.mkdir()
-    sizes = [world.store.backup(path) for path in paths]
+    yield
     is_over.set()
     for writer in writers:
         writer.join(20)
     assert errors == []
+
+
+def test_a_backup_while_writing_is_of_one_instant(sqlite_home, world_of, tmp_path):
+    world = world_of(sqlite_home.open())
+    fill(world)
+    paths = [tmp_path / "backups" / f"{number}.db" for number in range(3)]
+    paths[0].parent.mkdir()
+    with submitted_meanwhile(world):
+        sizes = [world.store.backup(path) for path in paths]
     assert sizes == [path.stat().st_size for path in paths]
     assert sorted(path.name for path in paths[0].parent.iterdir()) == ["0.db", "1.db", "2.db"]
     for path in paths:
@@ -234,6 +244,10 @@ def test_a_bad_backup_replaces_nothing(sqlite_home, world_of, tmp_path):
     run = world.run()
     world.store.close()
     (tmp_path / "bad.db").write_bytes(b"nonsense" * 1000)
+    (tmp_path / "other.dump").write_bytes(b"PGDMP\x01\x0e")
+    with pytest.raises(StoreError, match="PostgreSQL") as told:
+        restore(tmp_path / "other.dump", sqlite_home.path)
+    assert "pg_restore" in told.value.hint
     with pytest.raises(StoreError, match="damaged"):
         restore(tmp_path / "bad.db", sqlite_home.path)
     with pytest.raises(NotFoundError):
@@ -248,6 +262,30 @@ def test_a_bad_backup_replaces_nothing(sqlite_home, world_of, tmp_path):
 def test_postgres_is_backed_up_by_its_own_tools(postgres_home, tmp_path):
     with pytest.raises(UnsupportedError, match="own tools"):
         postgres_home.open().backup(tmp_path / "x.db")
+
+
+def test_what_those_tools_copied_while_writing_is_of_one_instant(postgres_home, empty_postgres_home, world_of, tmp_path):
+    world = world_of(postgres_home.open())
+    attempt, queued = fill(world)
+    programs = engines.postgres.find()
+    dump = tmp_path / "mainspring.dump"
+
+    def call(program, *words):
+        done = subprocess.run([programs / program, *words], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    with submitted_meanwhile(world):
+        call("pg_dump", "--format=custom", f"--file={dump}", postgres_home.url.replace("+psycopg", ""))
+    call("pg_restore", f"--dbname={empty_postgres_home.url.replace('+psycopg', '')}", "--no-owner", str(dump))
+    empty_postgres_home.ids = postgres_home.ids  # fresh ones from here on
+    store = empty_postgres_home.open()
+    assert store.installation == world.store.installation
+    assert (store.runs.get(queued.id), store.attempts.get(attempt.id)) == (queued, world.store.attempts.get(attempt.id))
+    assert store.logs.read(attempt.id, 0, "log") == b"hello" * 200
+    told = [one.subject for one in store.events.since(0, limit=100_000) if one.kind == "run.submitted"]
+    assert {one.run for one in store.runs.waiting()} == {*told, queued.id}
+    assert world_of(store).run().seq == len(told) + 3, "the next number follows the last one of then"
+    assert world.run().seq > len(told) + 2, "more was written after that instant"
 
 
 def test_rules_forget_what_is_old_and_nothing_else(world):
