@@ -20,6 +20,7 @@ BENCHES = {
     "throughput": ("throughput", "runs that do nothing, through the whole path"),
     "tracking": ("tracking", "log_metric in the user's process, points stored"),
     "lists": ("lists", "the list of runs, and its page, at 10,000 runs"),
+    "pages": ("pages", "each web page in a real Chromium, with 10,000 runs and a sweep of 500 trials"),
     "follow": ("follow", "from a printed line to the follower"),
     "serving": ("serving", "requests to a replica and through the gateway"),
     "placement": ("placement", "how full a cluster gets: 13 published task lists, our scorers and theirs"),

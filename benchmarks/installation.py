@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +90,20 @@ def command(
 
 
 @contextmanager
-def installation(*, gpus: int = 0, up: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[Installation]:
+def installation(
+    *,
+    gpus: int = 0,
+    up: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    prepare: Callable[[Path], None] | None = None,
+) -> Iterator[Installation]:
     """Start a server with `gpus` declared devices; take it down, and whatever it runs with it, at the end.
 
-    `up` are further words for `mainspring up`, `env` what is added to its environment.
+    `up` are further words for `mainspring up`, `env` what is added to its environment; `prepare` is given its home before it starts.
     """
     home = Path(tempfile.mkdtemp(prefix="mainspring-bench-"))
+    if prepare is not None:
+        prepare(home)
     began = time.perf_counter()
     made = command(home, "up", *(["--gpus", str(gpus)] if gpus else []), *up, env=env)
     ready_s = time.perf_counter() - began

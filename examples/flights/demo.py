@@ -139,7 +139,7 @@ async def _ask(endpoint: ms.Endpoint, records: list[dict[str, float]]) -> list[t
     async def one_client() -> None:
         for n in todo:
             began = time.perf_counter()
-            prediction = (await endpoint.apredict([records[n]]))[0]
+            prediction = (await endpoint.predict_async([records[n]]))[0]
             answers[n] = (float(prediction["probability"]), time.perf_counter() - began)
 
     await asyncio.gather(*(one_client() for _ in range(CLIENTS)))

@@ -181,6 +181,10 @@ class Installation:
             assert told == [f"line {n}" for n in range(20)], f"{run['id']}: {told}"
             metrics = self.call("GET", f"/runs/{run['id']}/metrics").json()
             assert metrics["step"]["last"] == 19
+            points = self.call("GET", f"/runs/{run['id']}/metrics/step").json()["points"]
+            if by_run[str(run["id"])] == 1:
+                assert metrics["step"]["count"] == 20, "a point is missing or counted twice"
+                assert [(step, value) for step, value, _ in points] == [(n, n) for n in range(20)]
         for view in self.call("GET", "/clusters").json():
             for node in view["nodes"]:
                 assert (node["used_cpu_milli"], node["used_memory_bytes"]) == (0, 0), "an allocation leaked"

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,6 +136,33 @@ def test_a_run_outlives_a_server_that_is_away(installation: Installation) -> Non
     installation.start()
     wait_all(installation, 3)
     installation.check(3)
+
+
+def test_what_was_wanted_outlives_the_server_that_was_told(installation: Installation, poll: Callable[..., None]) -> None:
+    installation.start()
+    submit_all(installation, 3, pause_s=0.4)
+    wait_lines(installation, 3)
+    ids = {str(run["name"]): str(run["id"]) for run in installation.runs()}
+    for act, name in (("cancel", "chaos-0"), ("pause", "chaos-1")):
+        assert installation.call("POST", f"/runs/{ids[name]}/{act}", json={"grace_s": 1}).status_code == 200
+    installation.kill()
+    installation.start()
+
+    def stands(name: str, state: str, desired: str) -> bool:
+        run = installation.call("GET", f"/runs/{ids[name]}").json()
+        return (run["state"], run["desired"]) == (state, desired)
+
+    poll(lambda: stands("chaos-0", "cancelled", "cancelled"), 60, "the cancel")
+    poll(lambda: stands("chaos-1", "queued", "paused"), 60, "the pause")
+    installation.kill()
+    installation.start()
+    assert stands("chaos-1", "queued", "paused")
+    assert installation.call("POST", f"/runs/{ids['chaos-1']}/resume").status_code == 200
+    wait_all(installation, 3)
+    assert stands("chaos-0", "cancelled", "cancelled")
+    assert stands("chaos-1", "succeeded", "run")
+    assert stands("chaos-2", "succeeded", "run")
+    assert Counter(run for run, _ in installation.lines()) == {ids["chaos-0"]: 1, ids["chaos-1"]: 2, ids["chaos-2"]: 1}
 
 
 def submit_all(installation: Installation, count: int, *, pause_s: float = 0.01) -> None:

@@ -139,7 +139,7 @@ def test_a_pipeline_stops_at_its_gate(task):
 
     assert build.submit(20).wait(60).steps == {"prepare": "succeeded", "evaluate": "succeeded", "gate": "succeeded"}
     with pytest.raises(ms.RunFailedError, match="must be at least 10"):
-        build.submit(1).wait(60)
+        asyncio.run(asyncio.wait_for(build.submit(1).wait_async(), 60))
 
 
 def test_shares_and_use_are_told_and_configured(task):

@@ -55,11 +55,13 @@ class Full:
         ctx: Context = self.house.ctx
         return ctx
 
-    def submit(self, name: str, gpus: float = 1, **params: object) -> Run:
+    def submit(self, name: str, gpus: float = 1, *, args: dict[str, Value] | None = None, **params: object) -> Run:
         words = tuple(word for key, value in params.items() for word in (f"--{key}", str(value)))
         command = ("python", "train.py", *words)
         asked = Resources(cpu_milli=1000, gpu_milli=int(gpus * 1000))
-        run, _ = runs.submit(self.ctx, self.actor, RunSpec(command=command, name=name, params=params, resources=asked))
+        run, _ = runs.submit(
+            self.ctx, self.actor, RunSpec(command=command, name=name, params=params, args=args or {}, resources=asked)
+        )
         return run
 
     def write(self, run: Run | str, stream: str, data: bytes) -> None:
@@ -104,7 +106,7 @@ def full(house: Any) -> Full:
     users.add(found.ctx, SYSTEM, "alice", is_admin=True)
     for name, digest in (("v1", house.folder(**{"a.csv": "1"})), ("v2", house.folder(**{"a.csv": "2", "b.csv": "3"}))):
         datasets.add_version(found.ctx, ALICE, "flights", digest, message=name)
-    good = found.submit("good", rate=0.1)
+    good = found.submit("good", args={"data": Value(kind=ValueKind.DATASET, digest=digest)}, rate=0.1)
     house.plan()
     house.begin(house.attempt_of(good))
     found.write(good, "log", b"\x1b[32mgreen\x1b[0m " + NASTY.encode() + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,28 +51,39 @@ class Endpoint:
         """Return the predictions in the order of `records` (dictionaries, or a frame)."""
         return self._client.endpoints.predict(self.name, _records(records), project=self.project)[0]
 
-    async def apredict(self, records: Sequence[Mapping[str, object]]) -> list[Any]:
+    async def predict_async(self, records: Sequence[Mapping[str, object]]) -> list[Any]:
         """Return the predictions without blocking the event loop."""
         return await self._client.asynchronous().predict(self.name, _records(records), project=self.project)
 
     def wait(self, timeout: float = READY_S) -> Endpoint:
         """Block until the endpoint is ready. Raises StateError when it fails, TimeoutError."""
         until = time.monotonic() + timeout
-        while True:
-            view = self.view
-            match view.endpoint.state:
-                case EndpointState.READY if view.addresses:
-                    return self
-                case EndpointState.FAILING | EndpointState.STOPPED:
-                    raise StateError(
-                        f"Endpoint {self.name} is {view.endpoint.state}: {view.endpoint.message}",
-                        hint=f"mainspring endpoint show {self.name}",
-                    )
-                case _:
-                    pass
-            if time.monotonic() > until:
-                raise TimeoutError(f"Endpoint {self.name} is still {view.endpoint.state} after {timeout:g} s.")
+        while not self._is_ready(until, timeout):
             time.sleep(POLL_S)
+        return self
+
+    async def wait_async(self, timeout: float = READY_S) -> Endpoint:
+        """Wait until the endpoint is ready without blocking the event loop. Raises StateError when it fails, TimeoutError."""
+        until = time.monotonic() + timeout
+        while not await asyncio.to_thread(self._is_ready, until, timeout):
+            await asyncio.sleep(POLL_S)
+        return self
+
+    def _is_ready(self, until: float, timeout: float) -> bool:
+        view = self.view
+        match view.endpoint.state:
+            case EndpointState.READY if view.addresses:
+                return True
+            case EndpointState.FAILING | EndpointState.STOPPED:
+                raise StateError(
+                    f"Endpoint {self.name} is {view.endpoint.state}: {view.endpoint.message}",
+                    hint=f"mainspring endpoint show {self.name}",
+                )
+            case _:
+                pass
+        if time.monotonic() > until:
+            raise TimeoutError(f"Endpoint {self.name} is still {view.endpoint.state} after {timeout:g} s.")
+        return False
 
     def lineage(self) -> dict[str, Any]:
         """Return `{nodes, edges}` from the endpoint down to the digests of files."""

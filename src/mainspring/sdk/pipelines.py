@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import time
@@ -71,6 +72,15 @@ class PipelineRun:
                 if until is not None and time.monotonic() > until:
                     raise TimeoutError(f"Pipeline {self._record.name} is still active after {timeout:g} s.")
                 time.sleep(POLL_S)
+        return self._checked(raises=raises)
+
+    async def wait_async(self, *, raises: bool = True) -> PipelineRun:
+        """Wait without blocking the event loop. Raises RunFailedError."""
+        while (await asyncio.to_thread(lambda: self.record)).state is PipelineState.ACTIVE:
+            await asyncio.sleep(POLL_S)
+        return self._checked(raises=raises)
+
+    def _checked(self, *, raises: bool) -> PipelineRun:
         failed = [one for one in self._record.steps if one.state is StepState.FAILED]
         if raises and self._record.state is not PipelineState.SUCCEEDED:
             told = f"step {failed[0].key}: {failed[0].message}" if failed else f"it was {self._record.state}"

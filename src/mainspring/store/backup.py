@@ -47,7 +47,7 @@ def restore(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> Non
         raise NotFoundError(f"There is no backup {source}.")
     with source.open("rb") as file:
         if file.read(5) == b"PGDMP":
-            raise StoreError(f"{source} is a copy of a PostgreSQL database.", hint=f"pg_restore --dbname=NAME --no-owner {source}")
+            raise StoreError(f"{source} is a copy of a PostgreSQL database.", hint=f"pg_restore --dbname=NAME {source}")
     check_healthy(source, is_whole=True)
     if not _is_ours(source):
         raise StoreError(f"{source} is no backup of Mainspring.", hint="Name a file that mainspring backup wrote.")

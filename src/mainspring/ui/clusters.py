@@ -78,7 +78,7 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
         parts.state(node.state.value) + "".join(parts.why(told) for told in why_closed(node)),
         cpus,
         memory,
-        parts.squares(node, one.holders.get(node.id, ()), people(one)),
+        parts.squares(node, one.holders.get(node.id, ()), people(one), view.url),
         parts.text(node.pool),
         price,
         parts.moment(node.seen_at),

@@ -6,6 +6,7 @@ from nicegui import ui
 
 from mainspring.core.health import why_closed
 from mainspring.core.queries import RunFilter
+from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import EndpointState, GateResult, NodeState, RunState
 from mainspring.services import clusters, endpoints, gates, runs
 from mainspring.ui import parts
@@ -50,10 +51,11 @@ def summary(view: View) -> str:
     gpus = f"{used:g} of {total} GPUs busy" if total else "No GPU is registered"
     words = [gpus, f"{running:,} {_plural('run', running)} running", f"{waiting:,} waiting"]
     sentence = "; ".join(words) + "."
-    first = clusters.queue(view.ctx, view.actor)[:1] if 0 < waiting <= SHORT_QUEUE else []
-    for one in first:
-        sentence += f" Next is {one.name}: {one.reason.sentence}" if one.reason else ""
-    return f'<p class="ms-sentence">{parts.text(sentence)}</p>'
+    queue = clusters.queue(view.ctx, view.actor) if 0 < waiting <= SHORT_QUEUE else []
+    first = next((one for one in queue if one.reason is None or one.reason.code != ReasonCode.PAUSED), None)
+    if first is not None and first.reason is not None:
+        sentence += f" Next is {first.name}: {first.reason.sentence}"
+    return f'<p class="ms-sentence">{parts.words(sentence)}</p>'
 
 
 def alerts(view: View) -> str:
@@ -82,7 +84,7 @@ def alerts(view: View) -> str:
 
 def fleet(view: View) -> str:
     """Return the map of all devices, coloured by who holds them."""
-    return "".join(parts.gpu_map(one.nodes, one.holders) for one in clusters.all(view.ctx, view.actor))
+    return "".join(parts.gpu_map(one.nodes, one.holders, view.url) for one in clusters.all(view.ctx, view.actor))
 
 
 def newest(view: View) -> str:

@@ -1,4 +1,4 @@
-// Times that stay true, shortcuts, buttons in markup, copying, and whether anybody looks. No request, no library.
+// Times that stay true, buttons in markup, copying, and whether anybody looks. No request, no library.
 (() => {
   const ago = (seconds) => {
     const s = Math.max(0, Math.floor(seconds));
@@ -79,24 +79,6 @@
     held = null;
     if (same) same.focus({ preventScroll: true });
   }).observe(document.documentElement, { childList: true, subtree: true });
-  const places = { o: "/", r: "/runs", s: "/sweeps", p: "/pipelines", q: "/queue", c: "/clusters", d: "/datasets", m: "/models", e: "/endpoints", t: "/settings" };
-  let isGoing = false;
-  document.addEventListener("keydown", (event) => {
-    const typed = event.target.closest("input, textarea, select, [contenteditable]");
-    if (typed || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (isGoing && places[event.key]) location.href = places[event.key] + (new URLSearchParams(location.search).get("project") ? `?project=${encodeURIComponent(new URLSearchParams(location.search).get("project"))}` : "");
-    isGoing = event.key === "g";
-    if (event.key === "/") {
-      const search = document.querySelector("input[type=search]");
-      if (search) { event.preventDefault(); search.focus(); }
-    }
-    if (event.key === "j" || event.key === "k") {
-      const links = [...document.querySelectorAll("tbody td:first-child a")];
-      const at = links.indexOf(document.activeElement) + (event.key === "j" ? 1 : -1);
-      if (links[at]) links[at].focus();
-    }
-    if (event.key === "x") document.activeElement?.closest("tr")?.querySelector(".ms-tick")?.click();
-  });
   // a chart is dragged over to see a part of it; the server sends finer points
   window.msBrush = (chart) => {
     if (!chart || chart.msHasBrush) return;

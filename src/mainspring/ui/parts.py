@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
@@ -15,6 +16,7 @@ from mainspring.core.units import show_seconds
 from mainspring.services.clusters import Holder
 from mainspring.ui.theme import SERIES
 
+_COMMAND = re.compile("`([^`]*)`")
 _SHAPES = {
     "queued": '<circle cx="6" cy="6" r="4.5" fill="none" stroke="currentColor" stroke-width="1.5"/>',
     "running": '<path d="M3 2l7 4-7 4z" fill="currentColor"/>',
@@ -58,6 +60,11 @@ def state(word: str) -> str:
 def text(value: object) -> str:
     """Return user text as text, never as markup."""
     return escape(str(value))
+
+
+def words(sentence: str) -> str:
+    """Return one of our sentences; a command in `backquotes` looks like one."""
+    return _COMMAND.sub(r"<code>\1</code>", escape(sentence))
 
 
 def link(label: object, target: str) -> str:
@@ -167,15 +174,18 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     return SERIES[sorted(names).index(name) % len(SERIES)] if name in names else SERIES[-1]
 
 
-def gpu_map(nodes: Sequence[Node], holders: Mapping[str, Sequence[Holder]]) -> str:
-    """Return one square for each GPU of each node, filled from below by what its holders have, coloured by person."""
+def gpu_map(nodes: Sequence[Node], holders: Mapping[str, Sequence[Holder]], url: Callable[[str], str]) -> str:
+    """Return one square for each GPU of each node, filled from below by what its holders have, coloured by person.
+
+    A square leads to the run that holds most of it; `url` makes an address on this site.
+    """
     people = sorted({holder.owner for held in holders.values() for holder in held})
     out: list[str] = []
     for node in nodes:
         cpu = f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g} CPUs"
         named = f'{escape(node.name)} {state(node.state.value)} <span class="ms-soft">{cpu}</span>'
         named += "".join(why_line(one) for one in why_closed(node))
-        out.append(f'<div class="ms-node"><div>{named}</div>{squares(node, holders.get(node.id, ()), people)}</div>')
+        out.append(f'<div class="ms-node"><div>{named}</div>{squares(node, holders.get(node.id, ()), people, url)}</div>')
     return f'<div class="ms-nodes">{"".join(out)}</div>{legend(people)}'
 
 
@@ -185,7 +195,7 @@ def legend(people: Sequence[str]) -> str:
     return f'<div class="ms-legend" style="margin-top:4px">{named}</div>' if named else ""
 
 
-def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
+def squares(node: Node, held: Sequence[Holder], people: Sequence[str], url: Callable[[str], str]) -> str:
     """Return the GPUs of one node as squares."""
     out = []
     for device in node.devices:
@@ -197,18 +207,23 @@ def squares(node: Node, held: Sequence[Holder], people: Sequence[str]) -> str:
         is_out = device.index in node.out()
         kind = "ms-gpu is-out" if is_out else "ms-gpu"
         told = escape(f"GPU {device.index} {device.model}: {who}{', taken out' if is_out else ''}", quote=True)
-        out.append(f'<div class="{kind}" role="img" title="{told}" aria-label="{told}">{fills}<b>{device.index}</b></div>')
+        inner = f'title="{told}" aria-label="{told}">{fills}<b>{device.index}</b>'
+        shown = [(milli, one.run) for one, milli in shares if one.name]  # runs of projects that one is not in have no name here
+        if shown:
+            out.append(f'<a class="{kind}" href="{escape(url(f"/runs/{max(shown)[1]}"), quote=True)}" {inner}</a>')
+        else:
+            out.append(f'<div class="{kind}" role="img" {inner}</div>')
     return f'<div class="ms-gpus">{"".join(out)}</div>' if out else '<span class="ms-soft">no GPU</span>'
 
 
 def why(sentence: str) -> str:
     """Return the sentence that tells why, below a state."""
-    return f'<div class="ms-why">{escape(sentence)}</div>' if sentence else ""
+    return f'<div class="ms-why">{words(sentence)}</div>' if sentence else ""
 
 
 def why_line(sentence: str) -> str:
     """Return the sentence that tells why, cut to one line; all of it on hover."""
-    return f'<div class="ms-line" title="{escape(sentence, quote=True)}">{escape(sentence)}</div>' if sentence else ""
+    return f'<div class="ms-line" title="{escape(sentence, quote=True)}">{words(sentence)}</div>' if sentence else ""
 
 
 def note(words: str) -> str:

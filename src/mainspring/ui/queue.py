@@ -62,7 +62,7 @@ def waiting(view: View) -> str:
         return parts.note("Nobody: what is submitted now starts at once where it fits.")
     expected = forecasts.of_queue(view.ctx, view.actor)
     order = {run: number for number, run in enumerate(expected)}
-    ranked = sorted(found, key=lambda one: order.get(one.run, len(order)))
+    ranked = sorted(found, key=lambda one: (one.reason is not None and one.reason.code in NEVER, order.get(one.run, len(order))))
     queued = RunFilter(project=view.project, states=(RunState.QUEUED.value,), order="oldest")
     known = {str(one.id): one for one in runs.page(view.ctx, view.actor, queued, limit=MAX_ROWS).items}
     names = {str(one.run): one.name for one in found}
@@ -94,7 +94,7 @@ def waiting(view: View) -> str:
 
 def why(view: View, one: Waiting, names: Mapping[str, str]) -> str:
     """Return the reason, with the runs that it names as links."""
-    sentence = parts.text(one.reason.sentence if one.reason else "It is planned with the next plan.")
+    sentence = parts.words(one.reason.sentence if one.reason else "It is planned with the next plan.")
 
     def linked(found: re.Match[str]) -> str:
         id = found["id"]

@@ -32,7 +32,7 @@ def top(view: View, ref: str) -> str:
         part_of = f" · step {parts.text(link.key)} of {parts.link('a pipeline', view.url(f'/pipelines/{link.id}'))}"
     return (
         f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
-        f'<p class="ms-sentence">{parts.text(_sentence(view, one, told))}</p>'
+        f'<p class="ms-sentence">{parts.words(_sentence(view, one, told))}</p>'
         f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
         f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"
     )

@@ -30,7 +30,7 @@ FAVICON = (
     'stroke-width="2"/><circle cx="8" cy="8" r="2.5" fill="#0b62a4"/></svg>'
 )
 CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8")
-SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+SCRIPT = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.js", "keys.js"))
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def page_frame(title: str, view: View, route: str = "") -> Iterator[None]:
         ui.html(
             f'<a class="ms-brand" href="{escape(view.url("/"), quote=True)}">Mainspring</a>'
             f'<nav class="ms-nav" aria-label="Pages">{links}</nav>{_project_choice(view)}'
-            f'<span class="ms-who">{escape(view.actor.name)}</span>',
+            f'<span class="ms-who">{escape(view.actor.name)} '
+            '<button class="ms-btn ms-btn-small" data-keys title="Keys: ?" aria-label="Keys">?</button></span>',
             sanitize=False,
         ).classes("ms-bar")
     with ui.element("div").classes("ms-main"):  # NiceGUI's own element around everything is the main landmark
