@@ -17,6 +17,7 @@ from mainspring.cli import dispatch
 from mainspring.core.cluster_config import flag, options_of
 from mainspring.plugins import engine
 
+TEST = re.compile(r"\b(tests/\w+/\w+\.py)(?:::(test_\w+))?")
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -64,6 +65,14 @@ def test_flags_in_the_documents_exist(pages: list[Path], flags: dict[str, str]) 
             if re.fullmatch(r"--[a-z-]+(?:=.*)?", word) and word not in ("--help", "--version"):
                 told = flags.get(command, "") + (_options_of(words[2]) if command == "mainspring cluster add" else "")
                 assert word.split("=")[0] in told, f"{page}: {command} {word}"
+
+
+def test_tests_that_the_documents_name_exist(pages: list[Path], project: Path) -> None:
+    named = {found for page in pages for found in TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 15
+    for path, name in named:
+        assert (project / path).exists(), path
+        assert not name or f"def {name}(" in (project / path).read_text(encoding="utf-8"), f"{path}::{name}"
 
 
 def test_names_of_the_python_interface_exist(pages: list[Path]) -> None:
