@@ -58,6 +58,7 @@ def main() -> None:
         with sync_playwright() as engine:
             browser = engine.chromium.launch(executable_path=browser_path, args=["--headless", "--no-sandbox", "--disable-gpu"])
             page = browser.new_page()
+            page.set_default_timeout(120_000)  # a machine that is busy with something else
             page.goto(server.http.post(f"{PREFIX}/login-link").json()["url"])
             for path in (*PAGES, f"/runs/{newest}", f"/sweeps/{sweep}"):
                 times = [usable_after(page, server.url + path) for _ in range(ROUNDS + 1)][1:]
