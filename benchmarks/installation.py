@@ -99,7 +99,8 @@ def installation(
 ) -> Iterator[Installation]:
     """Start a server with `gpus` declared devices; take it down, and whatever it runs with it, at the end.
 
-    `up` are further words for `mainspring up`, `env` what is added to its environment; `prepare` is given its home before it starts.
+    `up` are further words for `mainspring up`, `env` what is added to its environment. `prepare` is given its home before
+    it starts.
     """
     home = Path(tempfile.mkdtemp(prefix="mainspring-bench-"))
     if prepare is not None:
