@@ -7,7 +7,7 @@ import mainspring as ms
 
 
 @ms.task(gpus=1, cpus=1, memory="3GiB")
-def train(epochs: int = 5, pixels: int = 32, rate: float = 0.002) -> None:
+def train(epochs: int = 5, pixels: int = 32, rate: float = 0.005) -> None:
     """Train, log each epoch, keep a checkpoint after each."""
     import keras
     from training import fit_classifier

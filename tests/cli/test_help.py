@@ -18,10 +18,7 @@ COMMANDS = {name: target for name, target, *_ in dispatch.COMMANDS} | {
 WITHOUT_JSON = {"logs", "completion", "endpoint predict", "cluster add"}
 
 
-UNDER_WAY = {"cluster drain", "cluster resume", "cluster rm", "node drain", "node resume", "node dead"}  # changed elsewhere now
-
-
-@pytest.fixture(params=sorted(set(COMMANDS) - UNDER_WAY))
+@pytest.fixture(params=sorted(COMMANDS))
 def command(request: pytest.FixtureRequest) -> tuple[str, Callable[..., Any]]:
     """Return the words of a command and its function."""
     module, _, name = COMMANDS[request.param].partition(":")

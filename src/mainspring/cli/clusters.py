@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mainspring.cli.cluster_words import Words, read_words
 from mainspring.cli.options import Json, Project, Yes
-from mainspring.cli.output import age, emit_json, facts, note, say, state, table
+from mainspring.cli.output import age, done, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
@@ -138,11 +138,14 @@ def check(name: str, /, *, project: Project = "default", as_json: Json = False) 
     return 0 if all(run.state is RunState.SUCCEEDED for run in ended) else 1
 
 
-def rm(name: str, /, *, yes: Yes = False) -> None:
-    """Forget a cluster on which nothing runs; its machines are not touched."""
+def rm(name: str, /, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Forget a cluster on which nothing runs; its machines are not touched.
+
+    Example: `mainspring cluster rm ssh --yes`.
+    """
     confirm(f"Forget the cluster {name}?", is_yes=yes)
     connect().clusters.remove(name)
-    say(f"{name} is forgotten.")
+    done({"forgotten": name}, f"{name} is forgotten.", as_json=as_json)
 
 
 def drain(node: str, /, *, device: int | None = None, by: str | None = None, reason: str = "", as_json: Json = False) -> None:
@@ -165,7 +168,10 @@ def drain(node: str, /, *, device: int | None = None, by: str | None = None, rea
 
 
 def resume(node: str, /, *, device: int | None = None, as_json: Json = False) -> None:
-    """Let a node, or one of its devices (`--device 3`), take runs again: after a drain, or a quarantine."""
+    """Let a node, or one of its devices (`--device 3`), take runs again: after a drain, or a quarantine.
+
+    Examples: `mainspring cluster resume gpu01`, `mainspring cluster resume gpu01 --device 3`.
+    """
     found = connect().clusters.resume(node, device=device)
     if as_json:
         emit_json(found)
@@ -175,10 +181,14 @@ def resume(node: str, /, *, device: int | None = None, as_json: Json = False) ->
         note(f"Device {one} stays out: mainspring cluster resume {found.name} --device {one}")
 
 
-def dead(node: str, /, *, yes: Yes = False) -> None:
-    """Declare that a node is gone for good and nothing runs there any more: its runs start again elsewhere."""
+def dead(node: str, /, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Declare that a node is gone for good and nothing runs there any more: its runs start again elsewhere.
+
+    Example: `mainspring node dead gpu01 --yes`.
+    """
     confirm(f"Is {node} surely off? Exclusive runs would run twice if it is not.", is_yes=yes)
-    say(f"{connect().clusters.dead(node).name} is declared dead.")
+    gone = connect().clusters.dead(node)
+    done(gone, f"{gone.name} is declared dead.", as_json=as_json)
 
 
 def adopt(attempt: str | None = None, /, *, as_json: Json = False) -> None:

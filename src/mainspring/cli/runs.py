@@ -156,7 +156,9 @@ def why(run: str, *, as_json: Json = False) -> None:
     if as_json:
         emit_json(told)
         return
-    say(f"{told.get('name', run)} is {told['state']}: {told['sentence']}")
+    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "was cancelled"}.get(str(told["state"]))
+    said = "" if told["sentence"] == "It succeeded." else f": {told['sentence']}"
+    say(f"{told.get('name', run)} {ended or 'is ' + str(told['state'])}{said or '.'}")
     if told.get("expected_at"):
         say(f"Expected to start at {parse_time(str(told['expected_at'])).astimezone():%H:%M:%S}.")
     ahead = told.get("ahead") or []
