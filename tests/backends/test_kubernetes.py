@@ -23,10 +23,11 @@ import yaml
 from engines.kubernetes.cluster import IMAGE
 from engines.sharing import free_ports
 
-from mainspring.backends.kubernetes import api, pods, rights
-from mainspring.backends.kubernetes.api import MERGE_PATCH, Api, find_place
+from mainspring.backends.kubernetes import pods, rights
+from mainspring.backends.kubernetes.api import MERGE_PATCH, Api
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.backends.kubernetes.flavours import find_flavour
+from mainspring.backends.kubernetes.places import find_place
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CredentialsError, LaunchError
 from mainspring.core.ids import AttemptId, RunId
@@ -469,15 +470,16 @@ class TestFlavours:
         assert flavour(context="minikube") == flavour(label="minikube.k8s.io/name") == "Minikube"
         assert (flavour(version="v1.30.2+k3s1"), flavour(version="v1.30.4-gke.1"), flavour()) == ("k3s", "GKE", "Kubernetes")
 
-    def test_the_kubeconfig_of_microk8s_is_found_where_there_is_no_other(
+    def test_the_kubeconfigs_of_distributions_are_found_where_there_is_no_other(
         self, kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """MicroK8s, k3s and RKE2 put theirs where kubectl does not look."""
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-        monkeypatch.setattr(api, "MICROK8S", Path(kubernetes.kubeconfig("team", "default")))
-        assert find_place({}).url == kubernetes.url
-        monkeypatch.setattr(api, "MICROK8S", tmp_path / "none")
-        with pytest.raises(CredentialsError, match="no Kubernetes cluster"):
-            find_place({})
+        there = Path(kubernetes.kubeconfig("team", "default"))
+        usual = ((tmp_path / "away", "x"), (there, "y"))
+        assert find_place({}, usual=usual).url == kubernetes.url
+        with pytest.raises(CredentialsError, match="there is no kubeconfig"):
+            find_place({}, usual=usual[:1])
 
 
 def definition(kind: str, group: str) -> dict[str, object]:
@@ -491,8 +493,12 @@ def definition(kind: str, group: str) -> dict[str, object]:
 
 
 @contextmanager
-def proxied(cluster: Any, prefix: str) -> Iterator[str]:
-    """Put a proxy before the API server that takes requests below `prefix` only."""
+def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterator[str]:
+    """Put a proxy before the API server that takes requests below `prefix` only.
+
+    `stale` are the status codes with which the first watches are told that their version is kept no more: 410, or 200 and an
+    event that says so, as a real API server does either.
+    """
     context = ssl.create_default_context(cafile=cluster.authority)
 
     class Proxy(BaseHTTPRequestHandler):
@@ -505,6 +511,13 @@ def proxied(cluster: Any, prefix: str) -> Iterator[str]:
         def forward(self, body: bytes | None) -> None:
             if not self.path.startswith(prefix):
                 self.send_error(404)
+                return
+            if stale and "watch=true" in self.path:
+                gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 1 (9)"}
+                status = stale.pop(0)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(gone if status == 410 else {"type": "ERROR", "object": gone}).encode() + b"\n")
                 return
             headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
             asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)

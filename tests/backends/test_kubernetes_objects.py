@@ -106,6 +106,49 @@ def test_how_a_container_ended_is_told(ended: dict[str, object], cause: Cause, c
         assert (outcome.cause, outcome.exit_code) == (cause, code)
 
 
+@pytest.mark.parametrize(
+    ("told", "cause", "words"),
+    [
+        ({"reason": "Evicted", "message": "The node was low on resource: memory."}, Cause.PREEMPTED, "low on resource"),
+        (
+            {"reason": "Evicted", "message": "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."},
+            Cause.USER_ERROR,
+            "more disk than it was given",
+        ),
+        (
+            {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "x"}]},
+            Cause.PREEMPTED,
+            "PreemptionByScheduler",
+        ),
+        ({"reason": "NodeLost", "message": "gone"}, Cause.NODE_LOST, "gone"),
+    ],
+)
+def test_why_the_cluster_ended_a_pod_is_told(told: dict[str, object], cause: Cause, words: str) -> None:
+    """Also where its container was killed with it, which by itself would look like a runner that died."""
+    ended = container(state={"terminated": {"exitCode": 137, "reason": "Error"}}) if cause is not Cause.NODE_LOST else {}
+    outcome = seen_pod(pod(**{"phase": "Failed", **told, **ended}), NOW).outcome
+    assert outcome is not None
+    assert (outcome.cause, words in outcome.message) == (cause, True)
+
+
+def test_what_has_not_begun_says_why_and_what_runs_does_not() -> None:
+    unplaced = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes",
+        "lastTransitionTime": NOW,
+    }
+    assert "0/1 nodes" in seen_pod(pod(phase="Pending", conditions=[unplaced]), NOW).waiting
+    pulled = container(state={"waiting": {"reason": "ErrImagePull", "message": "not found"}})
+    assert "ErrImagePull: not found" in seen_pod(pod(phase="Pending", **pulled), NOW).waiting
+    making = container(state={"waiting": {"reason": "ContainerCreating"}})
+    assert seen_pod(pod(phase="Pending", **making), NOW).waiting == "ContainerCreating on n1"
+    assert seen_pod(pod(**container(state={"running": {}})), NOW).waiting == ""
+    held = msgspec.convert({"spec": {"suspend": True}}, Job)
+    assert "until its queue admits it" in seen_job(held, NOW).waiting
+
+
 def test_a_pod_that_should_be_gone_long_ago_is_unknown() -> None:
     """Its node answers nobody: what ran there may run on."""
     running = pod(**container(state={"running": {}}))

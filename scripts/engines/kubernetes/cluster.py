@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from engines.images import image_archive
 from engines.kubernetes import settings
+from engines.kubernetes.certificates import certify
 from engines.kubernetes.program import can_be_built, program
 from engines.sharing import end, free_ports, is_alive, shared
 
@@ -134,6 +135,7 @@ def _control_plane(folder: Path, binary: Path, address: str, pids: dict[str, int
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
     (folder / "sa.key").write_bytes(key.private_bytes(*form))
+    certify(folder, list(USERS))
     tokens = {user: secrets.token_hex(16) for user in USERS}
     rows = [f'{tokens[user]},{user},{user},"{groups}"\n' for user, groups in USERS.items()]
     (folder / "tokens.csv").write_text("".join(rows))

@@ -56,6 +56,7 @@ def apiserver(folder: Path, etcd_url: str, port: int, address: str) -> list[str]
         "--service-account-issuer=https://kubernetes.default.svc",
         "--api-audiences=api",
         f"--token-auth-file={folder}/tokens.csv",
+        f"--client-ca-file={folder}/clients.crt",
         "--authorization-mode=RBAC",
         "--service-cluster-ip-range=10.0.0.0/24",
         "--disable-admission-plugins=ServiceAccount",

@@ -1,52 +1,24 @@
-"""The door to Kubernetes' API: finds the cluster by kubeconfig or from inside a pod, sends JSON, tells refusals as our errors.
-
-lightkube finds the address, the authority and the credentials (tokens, certificates, exec plug-ins); objects stay JSON values.
-"""
+"""The door to Kubernetes' API: sends JSON to the place that was found, tells refusals as our errors. Objects stay JSON values."""
 
 from __future__ import annotations
 
-import os
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import httpx2
 import msgspec
 
+from mainspring.backends.kubernetes.login import client
+from mainspring.backends.kubernetes.places import Place
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 
-try:
-    from lightkube.config.client_adapter import Client, ConnectionParams
-    from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
-    from lightkube.config.models import User
-    from lightkube.core.exceptions import ConfigError
-except ImportError:  # told where a cluster is looked for: the options of this kind can be read without
-    HAS_LIBRARY = False
-else:
-    HAS_LIBRARY = True
-
 TIMEOUT_S = 10.0
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-MICROK8S = Path("/var/snap/microk8s/current/credentials/client.config")
 MERGE_PATCH = "application/merge-patch+json"
 Json = dict[str, object]
-
-
-class Place(NamedTuple):
-    """Where the API is: its address, the name of the context that told so, the name space, and how to log in.
-
-    `source` is the kubeconfig that has the context; empty inside a pod.
-    """
-
-    url: str
-    context: str
-    namespace: str
-    config: SingleConfig
-    source: str = ""
 
 
 class MissingError(Exception):
@@ -59,54 +31,6 @@ class ExistsError(Exception):
 
 class StaleError(Exception):
     """What changed since then is not kept any more: list anew. Stays within this backend."""
-
-
-def find_place(config: Mapping[str, object], service_account: Path = SERVICE_ACCOUNT) -> Place:
-    """Return the place that the options name, else the one that kubectl would take, else the pod's own cluster.
-
-    Raises CredentialsError when there is none.
-    """
-    if not HAS_LIBRARY:
-        raise CredentialsError(
-            "The library for Kubernetes is not beside the server.", hint='pip install "mainspring[kubernetes]"'
-        )
-    path = str(config.get("kubeconfig") or "")
-    context = str(config.get("context") or "") or None
-    try:
-        found = cast(
-            "SingleConfig", _kubeconfig(path, service_account, is_named=context is not None).get(context)
-        )  # None only as its default
-    except (ConfigError, KeyError, OSError, ValueError, msgspec.ValidationError) as wrong:
-        told = f"there is no {wrong}" if isinstance(wrong, KeyError) else wrong
-        raise CredentialsError(
-            f"The server finds no Kubernetes cluster: {told}.",
-            hint="Name it: mainspring cluster add kubernetes --kubeconfig FILE --context NAME",
-        ) from wrong
-    namespace = str(config.get("namespace") or "") or found.namespace
-    user = found.user or User()
-    if user.exec is not None and str(user.exec.apiVersion).endswith("/v1"):
-        plugin = msgspec.structs.replace(user.exec, apiVersion="client.authentication.k8s.io/v1beta1")  # answers alike
-        user = msgspec.structs.replace(user, exec=plugin)
-    source = str(found.fname.absolute()) if found.fname is not None else ""
-    return Place(str(found.cluster.server), str(found.context_name), namespace, found._replace(user=user), source)
-
-
-def stamp_of(source: str) -> tuple[int, int]:
-    """Return what differs once a kubeconfig was written; zeros where there is none."""
-    try:
-        told = os.stat(source)
-    except OSError:
-        return (0, 0)
-    return told.st_mtime_ns, told.st_ino
-
-
-def _kubeconfig(path: str, service_account: Path, *, is_named: bool) -> KubeConfig:
-    if path:
-        return KubeConfig.from_file(path)
-    if not is_named and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-        return KubeConfig.from_service_account(service_account)
-    usual = Path(os.environ.get("KUBECONFIG", "").partition(os.pathsep)[0] or DEFAULT_KUBECONFIG).expanduser()
-    return KubeConfig.from_file(MICROK8S if not usual.is_file() and MICROK8S.is_file() else usual)
 
 
 @dataclass(slots=True)
@@ -125,9 +49,9 @@ class Api:
         """Return the bytes of an answer."""
         return self._send("GET", path, None, query).content
 
-    def create(self, path: str, body: Json) -> Json:
+    def create(self, path: str, body: Json, **query: str) -> Json:
         """Create an object. Raises ExistsError, CapacityError (a quota is used up), LaunchError, and as `get`."""
-        return cast("Json", msgspec.json.decode(self._send("POST", path, body, {}).content))
+        return cast("Json", msgspec.json.decode(self._send("POST", path, body, query).content))
 
     def patch(self, path: str, body: Json) -> None:
         """Merge values into an object. Raises as `create`."""
@@ -146,9 +70,12 @@ class Api:
     @contextmanager
     def watch(self, path: str, **query: str) -> Iterator[Iterator[bytes]]:
         """Yield the lines of a watch, which ends when the server ends it. Raises StaleError, and as `get`."""
-        client = self._connected()
+        there = self._connected()
         limits = httpx2.Timeout(TIMEOUT_S, read=float(query["timeoutSeconds"]) + TIMEOUT_S)
-        with _told(self.place), client.stream("GET", path, params={**query, "watch": "true"}, timeout=limits) as answer:
+        with (
+            _told(self.place),
+            there.stream("GET", path, params={**query, "watch": "true"}, timeout=limits, extensions=self._named()) as answer,
+        ):
             if answer.status_code >= 300:
                 answer.read()
                 raise _refusal(answer)
@@ -160,7 +87,9 @@ class Api:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": kind} if content is not None else {}
         with _told(self.place):
-            answer = self._connected().request(method, path, content=content, params=dict(query), headers=headers)
+            answer = self._connected().request(
+                method, path, content=content, params=dict(query), headers=headers, extensions=self._named()
+            )
         if answer.status_code >= 300:
             raise _refusal(answer)
         return answer
@@ -169,8 +98,13 @@ class Api:
         with self._lock:
             if self._client is None:
                 with _told(self.place):
-                    self._client = Client(self.place.config, ConnectionParams(timeout=httpx2.Timeout(TIMEOUT_S)))
+                    self._client = client(self.place, TIMEOUT_S)
             return self._client
+
+    def _named(self) -> dict[str, str]:
+        """Return by which name the server's certificate is checked where that is not its address."""
+        name = str(self.place.cluster.get("tls-server-name") or "")
+        return {"sni_hostname": name} if name else {}
 
 
 @contextmanager
@@ -188,7 +122,7 @@ def _told(place: Place) -> Iterator[None]:
                 ) from wrong
             cause = cause.__cause__ or cause.__context__
         raise UnreachableError(f"Kubernetes at {place.url} does not answer: {wrong or type(wrong).__name__}.") from wrong
-    except (ConfigError, OSError) as wrong:
+    except OSError as wrong:
         raise CredentialsError(f"The credentials of context {place.context!r} cannot be had: {wrong}.") from wrong
 
 

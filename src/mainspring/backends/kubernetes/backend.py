@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import cast
 
 from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
-from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, Place, find_place, stamp_of
+from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
+from mainspring.backends.kubernetes.places import Place, find_place, stamp_of
 from mainspring.backends.kubernetes.watch import Watch
 from mainspring.backends.launches import launch_record, runner_zip
 from mainspring.core.backend import (
@@ -36,7 +37,7 @@ from mainspring.core.backend import (
     ObservedState,
     Probe,
 )
-from mainspring.core.errors import CredentialsError, LaunchError, UnreachableError
+from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cause, Cluster, NodeState, Outcome
 
@@ -68,7 +69,7 @@ class KubernetesBackend:
     _has_runner: bool = False
     _ends: dict[pods.Key, Outcome] = field(default_factory=dict)  # what was seen of pods that may be gone by now
     _watched: Watch | None = None
-    _stamp: tuple[int, int] = (0, 0)
+    _stamp: tuple[tuple[int, int], ...] = ()
     _silent: tuple[float, tuple[str, ...]] = (-NODES_S, ())
 
     def probe(self) -> Probe:
@@ -100,7 +101,12 @@ class KubernetesBackend:
         try:
             self._readdress(api, request, api.get(f"{self._jobs()}/{name}"))
         except MissingError:
-            self._create(api, request, name)
+            try:
+                self._create(api, request, name)
+            except MissingError as wrong:  # of what was to be made: its name space is gone
+                raise LaunchError(
+                    f"{wrong}.", hint=rights.space_command(self._found_flavour(api).name, self._namespace())
+                ) from wrong
         return self._handle(request.attempt, request.replica)
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
@@ -181,10 +187,15 @@ class KubernetesBackend:
         namespace = api.place.namespace
         lacking = rights.missing(api.create("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", rights.asked(namespace)))
         notices: list[Notice] = []
+        version = str(told.get("gitVersion"))
         if lacking:
             text = f"These rights are missing in name space {namespace}: {', '.join(lacking)}."
-            notices.append(Notice(text=text, command=rights.mending(namespace)))
-            return Probe(is_ready=False, version=str(told.get("gitVersion")), notices=tuple(notices))
+            notices.append(Notice(text=text, command=rights.mending(namespace, _who(api))))
+            return Probe(is_ready=False, version=version, notices=tuple(notices))
+        if not self._has_space(api):
+            command = rights.space_command(self._found_flavour(api).name, namespace)
+            text = f"There is no name space {namespace} in this cluster (context {api.place.context})."
+            return Probe(is_ready=False, version=version, notices=(Notice(text=text, command=command),))
         found = self.inventory().nodes
         if not found:
             text = f"Neither nodes nor a quota of name space {namespace} tell what there is: say it with --cpus and --memory."
@@ -196,7 +207,21 @@ class KubernetesBackend:
         if found:
             self._keep(api.place)
         facts = {"flavour": self._found_flavour(api).name, "context": api.place.context, "name space": namespace}
-        return Probe(is_ready=bool(found), version=str(told.get("gitVersion")), notices=tuple(notices), facts=facts)
+        return Probe(is_ready=bool(found), version=version, notices=tuple(notices), facts=facts)
+
+    def _has_space(self, api: Api) -> bool:
+        """Say whether our name space exists: it is asked to take an object that is not kept, which takes no further right."""
+        nothing: Json = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "mainspring-probe-"}}
+        try:
+            api.create(f"{self._space()}/configmaps", nothing, dryRun="All")
+        except MissingError:
+            return False
+        except (CapacityError, LaunchError):  # a rule of the cluster's: it is there
+            return True
+        return True
+
+    def _namespace(self) -> str:
+        return self._door().place.namespace
 
     def _create(self, api: Api, request: LaunchRequest, name: str) -> None:
         config = options.for_run(self.cluster.config, request.overrides)
@@ -384,6 +409,17 @@ class KubernetesBackend:
     def _handle(self, attempt: str, replica: int) -> Handle:
         name = manifests.object_name(self.installation, attempt, replica)
         return Handle(attempt=AttemptId(attempt), replica=replica, data={"namespace": self._door().place.namespace, "job": name})
+
+
+def _who(api: Api) -> str:
+    """Return who we are there, as `kubectl auth whoami` tells it; empty where that cannot be asked (before Kubernetes 1.28)."""
+    asked: Json = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        told = api.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", asked)
+    except (MissingError, CapacityError, LaunchError, CredentialsError):
+        return ""
+    status = cast("Mapping[str, Mapping[str, str]]", told.get("status") or {})
+    return str(status.get("userInfo", {}).get("username", ""))
 
 
 def _selector(installation: str, key: pods.Key | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from mainspring.backends.kubernetes.api import Json
@@ -31,10 +32,17 @@ def role(namespace: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mending(namespace: str) -> str:
-    """Return the commands by which an administrator of the name space gives the rights to USER."""
-    binding = f"kubectl create rolebinding mainspring --namespace {namespace} --role mainspring --user USER"
+def mending(namespace: str, user: str = "") -> str:
+    """Return the commands by which an administrator of the name space gives the rights to whoever we are there."""
+    account = user.removeprefix("system:serviceaccount:")
+    whom = f"--serviceaccount {account}" if account != user else f"--user {shlex.quote(user or 'USER')}"
+    binding = f"kubectl create rolebinding mainspring --namespace {namespace} --role mainspring {whom}"
     return f"kubectl apply -f - <<'END'\n{role(namespace)}END\n{binding}"
+
+
+def space_command(flavour: str, namespace: str) -> str:
+    """Return the command that makes the name space: in OpenShift it is asked for as a project."""
+    return f"oc new-project {namespace}" if flavour == "OpenShift" else f"kubectl create namespace {namespace}"
 
 
 def asked(namespace: str) -> Json:

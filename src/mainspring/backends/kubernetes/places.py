@@ -1,0 +1,189 @@
+"""Where a cluster is: found as kubectl finds it, else where its distribution puts its kubeconfig, else the pod's own cluster.
+
+lightkube reads what is in a kubeconfig; the files are found, merged and made absolute here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from mainspring.core.errors import CredentialsError
+
+try:
+    import yaml  # type: ignore[import-untyped]  # lightkube brings it
+    from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
+    from lightkube.core.exceptions import ConfigError
+except ImportError:  # told where a cluster is looked for: the options of this kind can be read without
+    HAS_LIBRARY = False
+    if TYPE_CHECKING:
+        raise
+else:
+    HAS_LIBRARY = True
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MICROK8S = Path("/var/snap/microk8s/current/credentials/client.config")
+# Where distributions put theirs, and how whoever runs the server is let read it.
+USUAL_PLACES: tuple[tuple[Path, str], ...] = (
+    (MICROK8S, "sudo usermod -a -G microk8s $USER && newgrp microk8s"),
+    (Path("/etc/rancher/k3s/k3s.yaml"), "sudo install -D -m 600 -o $USER /etc/rancher/k3s/k3s.yaml ~/.kube/config"),
+    (Path("/etc/rancher/rke2/rke2.yaml"), "sudo install -D -m 600 -o $USER /etc/rancher/rke2/rke2.yaml ~/.kube/config"),
+)
+ADD = "mainspring cluster add kubernetes"
+_FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+Named = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the API is: its address, the name of the context that told so, the name space, and how to log in.
+
+    `source` is the kubeconfigs that have the context, joined as in KUBECONFIG; empty inside a pod. `cluster` and `user` are their
+    entries there as they are: lightkube does not know all of them.
+    """
+
+    url: str
+    context: str
+    namespace: str
+    config: SingleConfig
+    source: str = ""
+    cluster: Mapping[str, object] = field(default_factory=dict)
+    user: Mapping[str, object] = field(default_factory=dict)
+
+
+def find_place(
+    config: Mapping[str, object],
+    service_account: Path = SERVICE_ACCOUNT,
+    usual: Sequence[tuple[Path, str]] = USUAL_PLACES,
+) -> Place:
+    """Return the place that the options name, else the one that kubectl would take, else the pod's own cluster.
+
+    Raises CredentialsError when there is none, or when it cannot be read.
+    """
+    if not HAS_LIBRARY:
+        raise CredentialsError(
+            "The library for Kubernetes is not beside the server.", hint='pip install "mainspring[kubernetes]"'
+        )
+    context = str(config.get("context") or "")
+    try:
+        files = _files(str(config.get("kubeconfig") or ""), usual, may_be_inside=not context)
+        if files is None:
+            inside = cast("SingleConfig", KubeConfig.from_service_account(service_account).get())
+            return _place(config, inside, "", {}, {})
+        told = _merged(files, dict(usual))
+        name = context or str(told.get("current-context") or "")
+        _check_context(name, told, files)
+        found = cast("SingleConfig", KubeConfig.from_dict(told, fname=files[0]).get(name))
+    except (ConfigError, KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as wrong:
+        reason = f"there is no {wrong}" if isinstance(wrong, KeyError) else wrong
+        raise CredentialsError(
+            f"The server finds no Kubernetes cluster: {reason}.", hint=f"{ADD} --kubeconfig FILE --context NAME"
+        ) from wrong
+    source = os.pathsep.join(str(file.absolute()) for file in files)
+    return _place(config, found, source, _entry(told, "cluster", found.context.cluster), _entry(told, "user", found.context.user))
+
+
+def stamp_of(source: str) -> tuple[tuple[int, int], ...]:
+    """Return what differs once one of the kubeconfigs was written; zeros where there is none."""
+    found = []
+    for path in source.split(os.pathsep):
+        try:
+            told = os.stat(path)
+        except OSError:
+            found.append((0, 0))
+        else:
+            found.append((told.st_mtime_ns, told.st_ino))
+    return tuple(found)
+
+
+def _place(
+    config: Mapping[str, object], found: SingleConfig, source: str, cluster: Mapping[str, object], user: Mapping[str, object]
+) -> Place:
+    return Place(
+        url=str(found.cluster.server),
+        context=str(found.context_name),
+        namespace=str(config.get("namespace") or "") or found.namespace,
+        config=found,
+        source=source,
+        cluster=cluster,
+        user=user,
+    )
+
+
+def _files(named: str, usual: Sequence[tuple[Path, str]], *, may_be_inside: bool) -> list[Path] | None:
+    """Return the kubeconfigs, the first one first; None for the service account of the pod that the server runs in."""
+    if named:
+        return [Path(one).expanduser() for one in named.split(os.pathsep) if one]
+    listed = [Path(one).expanduser() for one in os.environ.get("KUBECONFIG", "").split(os.pathsep) if one]
+    if not listed and may_be_inside and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
+    there = [one for one in (listed or [Path(DEFAULT_KUBECONFIG).expanduser()]) if one.exists()]
+    if there:
+        return there
+    others = [path for path, _ in usual if path.exists()]
+    if others:
+        return others[:1]
+    where = ", ".join(map(str, listed)) or DEFAULT_KUBECONFIG
+    raise ConfigError(f"there is no kubeconfig ({where})")
+
+
+def _merged(files: Sequence[Path], usual: Mapping[Path, str]) -> dict[str, object]:
+    """Return kubeconfigs as one, as kubectl merges them: the first that names something wins. Paths in them become absolute."""
+    told: dict[str, object] = {"clusters": [], "users": [], "contexts": []}
+    for file in files:
+        one = _read(file, usual.get(file, f"ls -l {file}"))
+        told["current-context"] = told.get("current-context") or one.get("current-context")
+        for kind in ("clusters", "users", "contexts"):
+            known = cast("list[Named]", told[kind])
+            names = {entry["name"] for entry in known}
+            for entry in cast("list[Named]", one.get(kind) or []):
+                if entry.get("name") not in names:
+                    known.append(_absolute(entry, kind.removesuffix("s"), file.absolute().parent))
+    return told
+
+
+def _read(file: Path, let_read: str) -> dict[str, object]:
+    try:
+        told = yaml.safe_load(file.read_text())
+    except FileNotFoundError as wrong:
+        raise ConfigError(f"there is no kubeconfig {file}") from wrong
+    except PermissionError as wrong:
+        raise CredentialsError(f"The server may not read the kubeconfig {file}.", hint=let_read) from wrong
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(wrong).split())[:200]}") from wrong
+    if not isinstance(told, dict) or not told.get("clusters"):
+        raise ConfigError(f"{file} is no kubeconfig: it names no clusters")
+    return told
+
+
+def _absolute(entry: Named, kind: str, folder: Path) -> Named:
+    inner = dict(cast("Named", entry.get(kind) or {}))
+    for name in _FILES:
+        if inner.get(name):
+            inner[name] = str(folder / str(inner[name]))
+    program = inner.get("exec")
+    if isinstance(program, dict) and os.sep in str(program.get("command", "")):
+        inner["exec"] = {**program, "command": str(folder / str(program["command"]))}
+    return {**entry, kind: inner}
+
+
+def _check_context(name: str, told: Mapping[str, object], files: Sequence[Path]) -> None:
+    """Raise CredentialsError, with the contexts that there are, unless `name` is one of them."""
+    there = [str(one["name"]) for one in cast("list[Named]", told["contexts"])]
+    if name in there:
+        return
+    where = ", ".join(map(str, files))
+    if not there:
+        raise ConfigError(f"{where} has no context")
+    what = f"There is no context {name!r} in {where}" if name else f"{where} names no current context"
+    raise CredentialsError(f"{what}; there are: {', '.join(there[:20])}.", hint=f"{ADD} --context {there[0]}")
+
+
+def _entry(told: Mapping[str, object], kind: str, name: str | None) -> Mapping[str, object]:
+    found = next((one for one in cast("list[Named]", told[f"{kind}s"]) if one["name"] == name), {})
+    return cast("Mapping[str, object]", found.get(kind) or {})

@@ -1,0 +1,320 @@
+"""How a cluster is found and logged in at, and how its changes are followed: against a real API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from tests.backends.test_kubernetes import proxied
+
+from mainspring.backends.kubernetes import login, manifests
+from mainspring.backends.kubernetes.api import Api
+from mainspring.backends.kubernetes.backend import KubernetesBackend
+from mainspring.backends.kubernetes.options import for_run
+from mainspring.backends.kubernetes.places import find_place
+from mainspring.backends.kubernetes.watch import Watch
+from mainspring.core.backend import LaunchRequest
+from mainspring.core.errors import CredentialsError, LaunchError
+from mainspring.core.ids import AttemptId, RunId
+from mainspring.core.records import Cluster, Node
+from mainspring.core.resources import DeviceShare, Granted
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
+    pytest.mark.xdist_group("kubernetes"),
+]
+WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+PROGRAM = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+here = pathlib.Path(sys.argv[0]).parent
+with (here / "runs").open("a") as runs:
+    runs.write(os.environ["KUBERNETES_EXEC_INFO"] + chr(10))
+print((here / "answer").read_text())
+"""
+
+
+def whoami(place: Any) -> str:
+    told = Api(place).create("/apis/authentication.k8s.io/v1/selfsubjectreviews", dict(WHO))
+    return cast("Any", told)["status"]["userInfo"]["username"]
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not become so in time"
+        time.sleep(0.05)
+
+
+def told(kubernetes: Any, user: str = "team") -> dict[str, Any]:
+    return cast("dict[str, Any]", yaml.safe_load(Path(kubernetes.kubeconfig(user, "default")).read_text()))
+
+
+@pytest.fixture
+def program(kubernetes: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Write a kubeconfig that logs in by a program beside it, which prints `answer`; return where."""
+
+    def make(answer: dict[str, object] | str, **more: object) -> Path:
+        config = told(kubernetes)
+        version = "client.authentication.k8s.io/v1"
+        plugin = {"apiVersion": version, "command": "./plugin", "interactiveMode": "Never", "provideClusterInfo": True, **more}
+        config["users"][0]["user"] = {"exec": plugin}
+        (tmp_path / "plugin").write_text(PROGRAM)
+        (tmp_path / "plugin").chmod(0o755)
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        status = {"apiVersion": version, "kind": "ExecCredential", "status": answer}
+        (tmp_path / "answer").write_text(answer if isinstance(answer, str) else json.dumps(status))
+        return tmp_path / "config"
+
+    return make
+
+
+def runs_of(config: Path) -> list[str]:
+    path = config.with_name("runs")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class TestPrograms:
+    """As EKS, GKE and AKS log in."""
+
+    def test_its_token_is_kept_until_it_runs_out(self, program: Callable[..., Path], kubernetes: Any) -> None:
+        for ends_in, runs in ((timedelta(hours=1), 1), (timedelta(seconds=5), 3)):
+            moment = (datetime.now(UTC) + ends_in).strftime("%Y-%m-%dT%H:%M:%SZ")
+            config = program({"token": kubernetes.tokens["team"], "expirationTimestamp": moment})
+            config.with_name("runs").unlink(missing_ok=True)
+            api = Api(find_place({"kubeconfig": str(config)}))
+            for _ in range(3):
+                api.get("/version")
+            assert len(runs_of(config)) == runs
+        asked = json.loads(runs_of(config)[0])
+        assert (asked["kind"], asked["spec"]["interactive"]) == ("ExecCredential", False)
+        assert asked["spec"]["cluster"]["server"] == kubernetes.url
+        assert asked["spec"]["cluster"]["certificate-authority-data"]
+
+    def test_a_token_that_is_refused_is_asked_anew_once(self, program: Callable[..., Path], kubernetes: Any) -> None:
+        config = program({"token": "expired"})
+        api = Api(find_place({"kubeconfig": str(config)}))
+        with pytest.raises(CredentialsError, match="wrong or have expired"):
+            api.get("/api/v1/namespaces/default/pods")
+        assert len(runs_of(config)) == 2
+        program({"token": kubernetes.tokens["admin"]})
+        assert api.get("/api/v1/namespaces/default/pods")["kind"] == "PodList"
+        assert len(runs_of(config)) == 3
+
+    def test_it_may_give_a_certificate(self, program: Callable[..., Path], kubernetes: Any) -> None:
+        pems = {
+            name: Path(kubernetes.folder, f"team.{end}").read_text() for name, end in (("Certificate", "crt"), ("Key", "key"))
+        }
+        config = program({f"client{name}Data": text for name, text in pems.items()})
+        assert whoami(find_place({"kubeconfig": str(config)})) == "team"
+
+    def test_what_is_wrong_with_it_is_told(
+        self, program: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(config: Path) -> CredentialsError:
+            with pytest.raises(CredentialsError) as caught:
+                Api(find_place({"kubeconfig": str(config)})).get("/version")
+            return caught.value
+
+        missing = refused(program({"token": "x"}, command="aws-of-nobody", installHint="Install the AWS CLI: https://x"))
+        assert ("aws-of-nobody" in missing.message, missing.hint) == (True, "Install the AWS CLI: https://x")
+        assert "prints no ExecCredential" in refused(program("Please log in")).message
+        assert "neither a token nor a certificate" in refused(program({"token": ""})).message
+        config = program({"token": "x"})
+        (tmp_path / "plugin").write_text("#!/bin/sh\necho 'session is over: run aws sso login' >&2; exit 3\n")
+        assert "failed with 3: session is over: run aws sso login" in refused(config).message
+        monkeypatch.setattr(login, "LIMIT_S", 0.2)
+        (tmp_path / "plugin").write_text("#!/bin/sh\nexec sleep 60\n")
+        assert "it may wait for a person" in refused(config).message
+
+    def test_a_provider_that_kubectl_has_dropped_is_named(self, kubernetes: Any, tmp_path: Path) -> None:
+        config = told(kubernetes)
+        config["users"][0]["user"] = {"auth-provider": {"name": "gcp"}}
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        with pytest.raises(CredentialsError, match="'gcp'") as caught:
+            Api(find_place({"kubeconfig": str(tmp_path / "config")})).get("/version")
+        assert "gke-gcloud-auth-plugin" in caught.value.hint
+
+
+class TestPlaces:
+    def test_certificates_by_path_are_found_beside_the_kubeconfig(self, kubernetes: Any, tmp_path: Path) -> None:
+        """As Minikube writes them, and relative ones too."""
+        config = told(kubernetes)
+        for name in ("team.crt", "team.key"):
+            (tmp_path / name).write_text(Path(kubernetes.folder, name).read_text())
+        (tmp_path / "ca.crt").write_text(Path(kubernetes.authority).read_text())
+        config["clusters"][0]["cluster"]["certificate-authority"] = "ca.crt"
+        config["users"][0]["user"] = {"client-certificate": "team.crt", "client-key": str(tmp_path / "team.key")}
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        assert whoami(find_place({"kubeconfig": str(tmp_path / "config")})) == "team"
+
+    def test_several_kubeconfigs_are_one_and_the_first_word_stands(
+        self, kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = told(kubernetes, "admin")
+        other["contexts"][0]["name"] = other["current-context"] = "other"
+        other["contexts"][0]["context"] |= {"cluster": "far", "user": "boss"}
+        other["clusters"][0]["name"], other["users"][0]["name"] = "far", "boss"
+        (tmp_path / "other").write_text(yaml.safe_dump(other))
+        files = [str(tmp_path / "none"), kubernetes.kubeconfig("team", "default"), str(tmp_path / "other")]
+        monkeypatch.setenv("KUBECONFIG", os.pathsep.join(files))
+        assert (find_place({}).context, whoami(find_place({}))) == ("test", "team")
+        found = find_place({"context": "other"})
+        assert whoami(found) == "admin"
+        monkeypatch.delenv("KUBECONFIG")
+        assert find_place({"kubeconfig": found.source, "context": "other"}).url == kubernetes.url
+        with pytest.raises(CredentialsError, match="there are: test, other") as caught:
+            find_place({"kubeconfig": found.source, "context": "lab"})
+        assert caught.value.hint == "mainspring cluster add kubernetes --context test"
+
+    @pytest.mark.parametrize(
+        ("text", "words"), [("", "is no kubeconfig"), ("a: [", "cannot be read"), ("clusters: [{name: a}]", "has no context")]
+    )
+    def test_a_file_that_is_something_else_is_told(self, tmp_path: Path, text: str, words: str) -> None:
+        (tmp_path / "config").write_text(text)
+        with pytest.raises(CredentialsError, match=words):
+            find_place({"kubeconfig": str(tmp_path / "config")})
+
+    def test_a_proxy_of_the_kubeconfig_is_gone_through(self, kubernetes: Any, tmp_path: Path) -> None:
+        config = told(kubernetes)
+        with tunnelling() as (url, asked):
+            config["clusters"][0]["cluster"]["proxy-url"] = url
+            (tmp_path / "config").write_text(yaml.safe_dump(config))
+            assert whoami(find_place({"kubeconfig": str(tmp_path / "config")})) == "team"
+        assert asked == [f"CONNECT {kubernetes.url.removeprefix('https://')} HTTP/1.1"]
+
+
+class TestSpaces:
+    def made(self, kubernetes: Any, folder: Path, user: str, namespace: str) -> KubernetesBackend:
+        config = {"kubeconfig": kubernetes.kubeconfig(user, "default"), "namespace": namespace}
+        return KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), folder, "inst")
+
+    def test_a_name_space_that_is_not_there_is_told_before_a_run_is_lost(self, kubernetes: Any, tmp_path: Path) -> None:
+        made = self.made(kubernetes, tmp_path, "admin", "nowhere")
+        probe = made.probe()
+        assert (probe.is_ready, probe.notices[0].command) == (False, "kubectl create namespace nowhere")
+        with pytest.raises(LaunchError, match='namespaces "nowhere" not found'):
+            made.launch(request_of(made))
+
+    def test_the_command_that_gives_the_rights_names_us(self, kubernetes: Any, tmp_path: Path) -> None:
+        (notice,) = self.made(kubernetes, tmp_path, "nobody", "default").probe().notices
+        assert notice.command.endswith("--role mainspring --user nobody")
+
+
+class TestWatch:
+    def test_what_is_kept_no_more_is_listed_anew(self, kubernetes: Any, tmp_path: Path) -> None:
+        """The API server answers 410 to a version of long ago; nothing that happened meanwhile is missed."""
+        lists: list[int] = []
+
+        class Counted(Watch):
+            def _list(self) -> Any:
+                found = super()._list()
+                lists.append(len(found))
+                return found
+
+        mark = f"late-{os.getpid()}"
+        with proxied(kubernetes, "/k8s", [200, 410]) as url:
+            config = told(kubernetes, "admin")
+            config["clusters"][0]["cluster"] = {"server": url}
+            (tmp_path / "config").write_text(yaml.safe_dump(config))
+            api = Api(find_place({"kubeconfig": str(tmp_path / "config")}))
+            watch = Counted(api, "/api/v1/namespaces/default/pods", f"late={mark}", lambda pod: None)
+            assert watch.pods() == []
+            until(lambda: len(lists) == 3 and watch._is_synced)
+            container = {"name": "c", "image": "none"}
+            spec = {"schedulerName": "nobody", "automountServiceAccountToken": False, "containers": [container]}
+            body = {"metadata": {"name": mark, "labels": {"late": mark}}, "spec": spec}
+            kubernetes.ask("POST", "/api/v1/namespaces/default/pods", body)
+            until(lambda: [pod.metadata.name for pod in watch.pods()] == [mark])
+            kubernetes.ask("DELETE", f"/api/v1/namespaces/default/pods/{mark}", {"gracePeriodSeconds": 0})
+            until(lambda: watch.pods() == [])
+        assert len(lists) == 3, "the rest came by the watch"
+
+
+def test_what_a_pool_and_a_run_ask_of_pods_reaches_the_api_server(kubernetes: Any, tmp_path: Path) -> None:
+    """Selectors, taints, classes, pull secrets, a template and a MIG slice, kept by a real API server's validation."""
+    (tmp_path / "pod.yaml").write_text(
+        "dnsPolicy: ClusterFirst\ntopologySpreadConstraints: []\nhostAliases: [{ip: 10.0.0.9, hostnames: [nas]}]\n"
+    )
+    config = {
+        "kubeconfig": kubernetes.kubeconfig("admin", "default"),
+        "image": "a/b:1",
+        "node_selector": ["disk=ssd"],
+        "tolerate": ["team=ml:NoSchedule"],
+        "priority_class": "high",
+        "runtime_class": "nvidia",
+        "pull_secret": ["reg"],
+        "gpu_resource": "nvidia.com/mig-1g.10gb",
+        "template": str(tmp_path / "pod.yaml"),
+    }
+    made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+    volume = {"name": "nas", "nfs": {"server": "nas", "path": "/data"}}
+    overrides = {"volumes": [volume], "priority_class": "higher", "nodeSelector.zone": "a"}
+    request = request_of(made, overrides)
+    asked = {**for_run(config, overrides), "pod_template": made._template()}
+    job = manifests.job("ms-try", request, asked, runner="none", is_uid_given=False)
+    kept = cast("Any", Api(made._door().place).create("/apis/batch/v1/namespaces/default/jobs", job, dryRun="All"))
+    spec = kept["spec"]["template"]["spec"]
+    assert (spec["nodeSelector"], spec["priorityClassName"]) == ({"disk": "ssd", "zone": "a"}, "higher")
+    assert (spec["runtimeClassName"], spec["imagePullSecrets"]) == ("nvidia", [{"name": "reg"}])
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "2"
+    assert {"key": "team", "operator": "Equal", "value": "ml", "effect": "NoSchedule"} in spec["tolerations"]
+    assert spec["hostAliases"] == [{"ip": "10.0.0.9", "hostnames": ["nas"]}]
+    assert volume in spec["volumes"]
+
+
+def request_of(made: KubernetesBackend, overrides: dict[str, object] | None = None) -> LaunchRequest:
+    shares = tuple(DeviceShare(index=index, milli=1000) for index in range(2))
+    return LaunchRequest(
+        installation=made.installation,
+        attempt=AttemptId("att-x"),
+        run=RunId("run"),
+        replica=0,
+        node=Node(id="n.n", cluster="n", name="n", cpu_milli=1, memory_bytes=1, disk_bytes=0, devices=(), pool="n"),
+        granted=Granted(cpu_milli=100, memory_bytes=1 << 20, devices=shares),
+        server_url="http://127.0.0.1:1",
+        token="t" * 64,
+        overrides=overrides or {},
+    )
+
+
+@contextmanager
+def tunnelling() -> Iterator[tuple[str, list[str]]]:
+    """Run a proxy that carries connections on (CONNECT); yield its address, and what it was asked."""
+    asked: list[str] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += near.recv(4096)
+                asked.append(head.split(b"\r\n")[0].decode())
+                host, _, port = asked[-1].split()[1].partition(":")
+                far = socket.create_connection((host, int(port)))
+                near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+    listener.close()
