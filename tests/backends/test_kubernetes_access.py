@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
-from tests.backends.test_kubernetes import proxied
 
 from mainspring.backends.kubernetes import login, manifests
 from mainspring.backends.kubernetes.api import Api
@@ -286,6 +288,53 @@ def request_of(made: KubernetesBackend, overrides: dict[str, object] | None = No
         token="t" * 64,
         overrides=overrides or {},
     )
+
+
+@contextmanager
+def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterator[str]:
+    """Put a proxy before the API server that takes requests below `prefix` only.
+
+    `stale` are the status codes with which the first watches are told that their version is kept no more: 410, or 200 and an
+    event that says so, as a real API server does either.
+    """
+    context = ssl.create_default_context(cafile=cluster.authority)
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.forward(None)
+
+        def do_POST(self) -> None:
+            self.forward(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def forward(self, body: bytes | None) -> None:
+            if not self.path.startswith(prefix):
+                self.send_error(404)
+                return
+            if stale and "watch=true" in self.path:
+                gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 1 (9)"}
+                status = stale.pop(0)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(gone if status == 410 else {"type": "ERROR", "object": gone}).encode() + b"\n")
+                return
+            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
+            asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)
+            with suppress(OSError), urllib.request.urlopen(asked, context=context, timeout=60) as answer:
+                self.send_response(answer.status)
+                self.end_headers()
+                while data := answer.read1(65536):
+                    self.wfile.write(data)
+                    self.wfile.flush()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            del format, args
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_address[1]}{prefix}"
+    made.shutdown()
+    made.server_close()
 
 
 @contextmanager
