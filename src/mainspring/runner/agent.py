@@ -11,16 +11,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import outputs, peers, process, setup
 from .beats import GONE_PAUSE_S, Link, boot_time
-from .blobs import DamagedError, send
+from .blobs import send
+from .cache import DamagedError, NoRoomError
 from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, append, claim, identity, reach, read_json, write_durably, write_whole
 from .inside import Inside
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
+
+if TYPE_CHECKING:  # most runs have no lock, and need none of it
+    from .environments import Held
 
 HELD = 75
 MAX_REFUSALS = 5
@@ -69,6 +73,7 @@ class Agent:
         self._token = token
         self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
         self._checkpoints: Checkpoints | None = None
+        self._held: Held | None = None
 
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
@@ -115,15 +120,19 @@ class Agent:
         try:
             if not self._patiently(lambda: setup.lay_out(folder, self._wire, cache, work)):
                 return self._stopped(None)
+            cwd = setup.working_folder(folder, work)
+            if not self._furnish(work, cache, cwd):
+                return self._stopped(None)
             if not self._meet(work):
                 return self._stopped(None)
-            cwd = setup.working_folder(folder, work)
             env = setup.environment(folder, self._launch, work, cwd)
+            if self._held is not None:
+                work["spec"]["environment"]["interpreter"] = self._held.enter(env)
             command = setup.command_line(folder, work, env, cwd)
         except setup.CannotStartError as wrong:
             folder.say(str(wrong))
             return _outcome("user_error", wrong.code, str(wrong))
-        except (DamagedError, RefusedError, OSError) as wrong:
+        except (DamagedError, NoRoomError, setup.NotReadyError, RefusedError, OSError) as wrong:
             folder.say(f"The attempt cannot be set up: {wrong}")
             return _outcome("launch_failed", None, f"The attempt cannot be set up: {wrong}")
         limit_s = float(work["spec"].get("disconnect_limit_s") or 0.0)
@@ -151,6 +160,26 @@ class Agent:
             folder.say("The run was ended because it used more memory than it was given.")
             return _outcome("out_of_memory", 137, "It used more memory than it was given.")
         return self._stopped(code) if self._stop.cause else _ended(code)
+
+    def _furnish(self, work: dict[str, Any], cache: str, cwd: str) -> bool:
+        """Make the environment of the run's lock ready, if it has one, and hold it; return whether that came before a stop."""
+        folder = self._folder
+        if not (work["spec"].get("environment") or {}).get("lock"):
+            setup.tell_of_lock(folder, work["spec"], cwd)
+            return True
+        from . import environments
+
+        if not self._patiently(lambda: setup.lay_out_lock(folder, self._wire, cache, work)):
+            return False
+
+        def wheels() -> str | None:
+            found: list[str] = []
+            is_done = self._patiently(lambda: found.append(setup.lay_out_wheels(folder, self._wire, cache, work)))
+            return found[-1] if is_done else None
+
+        env = setup.environment(folder, self._launch, work, cwd)
+        self._held = environments.furnish(folder, work["spec"], cache, env, wheels, lambda: bool(self._stop.cause))
+        return self._held is not None
 
     def _meet(self, work: dict[str, Any]) -> bool:
         """Wait until every member of the gang has told where it is; return whether that came before a stop."""

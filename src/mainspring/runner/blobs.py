@@ -9,40 +9,42 @@ import os
 import urllib.parse
 from typing import IO, Any
 
+from .cache import DamagedError, NoRoomError, Turn, cached, digest_of, is_there, keep, make_room
 from .wire import AwayError, Wire
 
 SMALL_BYTES = 64 * 1024
 BATCH_BYTES = 8 << 20
 BATCH_DIGESTS = 2000
-_PIECE = 1 << 20
-
-
-class DamagedError(Exception):
-    """Bytes are not those that their digest names, or a manifest leads outside its folder."""
-
-
-def cached(cache: str, digest: str) -> str:
-    """Return where the cache keeps that blob."""
-    return os.path.join(cache, "blobs", digest[:2], digest)
+_TRIES = 3  # a blob that was just there may be gone again where the cache is short of room
 
 
 def fetch(wire: Wire, cache: str, sizes: dict[str, int]) -> None:
-    """Bring blobs (digest → size, -1 unknown) into the cache. Raises AwayError, RefusedError, DamagedError."""
-    missing = [digest for digest in sizes if not _is_cached(cache, digest, sizes[digest])]
+    """Bring blobs (digest → size, -1 unknown) into the cache. Raises AwayError, RefusedError, DamagedError, NoRoomError."""
+    missing = [digest for digest in sizes if not is_there(cache, digest, sizes[digest])]
+    if not missing:
+        return
+    try:
+        _bring(wire, cache, missing, sizes)
+    except NoRoomError:
+        missing = [digest for digest in sizes if not is_there(cache, digest, sizes[digest])]
+        wanted = sum(max(0, sizes[digest]) for digest in missing)
+        if not make_room(cache, 1 << 62, wanted + SMALL_BYTES):
+            raise
+        _bring(wire, cache, missing, sizes)
+
+
+def _bring(wire: Wire, cache: str, missing: list[str], sizes: dict[str, int]) -> None:
     small = [digest for digest in missing if sizes[digest] <= SMALL_BYTES]
-    for start in range(0, len(small), BATCH_DIGESTS):
-        _fetch_frames(wire, cache, small[start : start + BATCH_DIGESTS])
+    if small:
+        with Turn(cache, small, is_large=False):
+            small = [digest for digest in small if not is_there(cache, digest, sizes[digest])]
+            for start in range(0, len(small), BATCH_DIGESTS):
+                _fetch_frames(wire, cache, small[start : start + BATCH_DIGESTS])
     for digest in missing:
         if sizes[digest] > SMALL_BYTES:
-            _fetch_one(wire, cache, digest)
-
-
-def _is_cached(cache: str, digest: str, size: int) -> bool:
-    try:
-        found = os.stat(cached(cache, digest)).st_size
-    except OSError:
-        return False
-    return size < 0 or found == size
+            with Turn(cache, [digest], is_large=True):
+                if not is_there(cache, digest, sizes[digest]):
+                    _fetch_one(wire, cache, digest)
 
 
 def _fetch_frames(wire: Wire, cache: str, digests: list[str]) -> None:
@@ -53,12 +55,12 @@ def _fetch_frames(wire: Wire, cache: str, digests: list[str]) -> None:
             head = _exactly(answer, 40)
             if head[:32].hex() != digest:
                 raise DamagedError(f"The server sent another blob than {digest}.")  # noqa: TRY301
-            _keep(cache, digest, answer, int.from_bytes(head[32:], "big"))
+            keep(cache, digest, answer, int.from_bytes(head[32:], "big"))
         answer.read()
     except (OSError, http.client.HTTPException) as broken:
         wire.close()
         raise AwayError(f"{broken!r}") from broken
-    except DamagedError:
+    except (DamagedError, NoRoomError):
         wire.close()
         raise
 
@@ -73,11 +75,14 @@ def _fetch_one(wire: Wire, cache: str, digest: str) -> None:
             answer = other.getresponse()
             if answer.status != 200:
                 raise AwayError(f"The object store answered {answer.status}.")
-        _keep(cache, digest, answer, int(answer.getheader("Content-Length") or -1))
+        keep(cache, digest, answer, int(answer.getheader("Content-Length") or -1))
         answer.read()
     except (OSError, http.client.HTTPException) as broken:
         wire.close()
         raise AwayError(f"{broken!r}") from broken
+    except NoRoomError:
+        wire.close()
+        raise
     finally:
         if other is not None:
             other.close()
@@ -102,36 +107,6 @@ def _exactly(source: IO[bytes] | http.client.HTTPResponse, size: int) -> bytes:
             raise AwayError("The answer broke off.")
         data += piece
     return data
-
-
-def _keep(cache: str, digest: str, source: http.client.HTTPResponse, size: int) -> None:
-    """Write one blob into the cache: whole, checked and read-only, or not at all."""
-    target = cached(cache, digest)
-    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    draft = f"{target}.{os.getpid()}"
-    seen = hashlib.sha256()
-    left = size
-    try:
-        with open(draft, "wb") as file:
-            while left:
-                piece = source.read(_PIECE if left < 0 else min(_PIECE, left))
-                if not piece:
-                    break
-                seen.update(piece)
-                file.write(piece)
-                left -= len(piece) if left > 0 else 0
-        if left > 0:
-            raise AwayError("The answer broke off.")  # noqa: TRY301
-        if seen.hexdigest() != digest:
-            raise DamagedError(f"What came for {digest} has another digest.")  # noqa: TRY301
-        os.chmod(draft, 0o444)
-        os.rename(draft, target)
-    except BaseException:
-        try:
-            os.unlink(draft)
-        except FileNotFoundError:
-            pass
-        raise
 
 
 def send(wire: Wire, files: dict[str, tuple[str, int]]) -> None:
@@ -182,19 +157,6 @@ def _finish(wire: Wire, answer: http.client.HTTPResponse) -> None:
         raise AwayError(f"{broken!r}") from broken
 
 
-def digest_of(path: str) -> tuple[str, int]:
-    """Return (sha256, size) of a file."""
-    seen = hashlib.sha256()
-    size = 0
-    with open(path, "rb") as file:
-        while True:
-            piece = file.read(_PIECE)
-            if not piece:
-                return seen.hexdigest(), size
-            seen.update(piece)
-            size += len(piece)
-
-
 def read_manifest(data: bytes) -> list[dict[str, Any]]:
     """Return the entries of a manifest. Raises DamagedError for one that is malformed or leads outside its folder."""
     try:
@@ -236,24 +198,39 @@ def fetch_manifest(wire: Wire, cache: str, manifest: str) -> list[dict[str, Any]
 
 def lay_out(wire: Wire, cache: str, manifest: str, target: str, is_linked: bool) -> None:
     """Write the files of a manifest below `target`: copies to work in, or (`is_linked`) read-only links into the cache."""
-    import shutil  # only where there is something to lay out
-
     files = fetch_manifest(wire, cache, manifest)
     fetch(wire, cache, {str(entry["digest"]): int(entry["size"]) for entry in files})
     for entry in files:
         path = os.path.join(target, entry["path"])
-        source = cached(cache, entry["digest"])
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if os.path.exists(path):
+        if os.path.lexists(path):
             os.unlink(path)  # left by a runner that died while it set up
-        if is_linked:
-            try:
-                os.link(source, path)
-                continue
-            except OSError:
-                pass  # another file system, or too many links: copy
-        shutil.copyfile(source, path)
-        os.chmod(path, 0o444 if is_linked else int(entry.get("mode", 0o644)))
+        if not (is_linked and _link(cached(cache, entry["digest"]), path)):
+            copy(wire, cache, str(entry["digest"]), int(entry["size"]), path)
+            os.chmod(path, 0o444 if is_linked else int(entry.get("mode", 0o644)))
+
+
+def _link(source: str, path: str) -> bool:
+    try:
+        os.link(source, path)
+    except OSError:
+        return False  # another file system, too many links, or gone for others' sake
+    return True
+
+
+def copy(wire: Wire, cache: str, digest: str, size: int, path: str) -> None:
+    """Write a blob to `path`, through the cache. Raises AwayError, RefusedError, DamagedError, NoRoomError, OSError."""
+    import shutil  # only where there is something to lay out
+
+    for left in reversed(range(_TRIES)):
+        fetch(wire, cache, {digest: size})
+        try:
+            shutil.copyfile(cached(cache, digest), path)
+        except FileNotFoundError:  # it was there, and was removed for others' sake
+            if not left:
+                raise
+        else:
+            return
 
 
 def make_manifest(folder: str) -> tuple[bytes, dict[str, tuple[str, int]], int]:

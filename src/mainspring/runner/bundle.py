@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import importlib._bootstrap_external as importer
+import io
 import marshal
 import os
+import tokenize
 import zipfile
 from pathlib import Path
 from types import CodeType
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-# loaded once for each connection to a host, or when somebody wants into an attempt: not worth their size
-_NOT_COMPILED = frozenset({"gpus.py", "host.py", "limits.py", "members.py", "tunnel.py", "websocket.py"})
+# Loaded once for each connection to a host, when somebody wants into an attempt, or beside a build or user code that takes
+# longer: not worth their size.
+_NOT_COMPILED = frozenset(
+    {
+        "captures.py",
+        "environments.py",
+        "gpus.py",
+        "host.py",
+        "installers.py",
+        "limits.py",
+        "members.py",
+        "tunnel.py",
+        "websocket.py",
+    }
+)
 # The agent's half is not loaded in user code's process, nor the other way round; the fork server has it ready.
 _MAIN = """import sys
 
@@ -31,6 +47,7 @@ def build_bundle(target: Path) -> Path:
     """Write the zip to `target` and return it: equal bytes from equal sources and Python. Several processes may call it at once.
 
     It has the modules compiled for this Python too (compiling is half of the start otherwise); another one compiles them itself.
+    What people read (docstrings, comments) is left out.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{os.getpid()}")
@@ -46,8 +63,8 @@ def build_bundle(target: Path) -> Path:
 
 
 def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    source = path.read_bytes()
-    _add(archive, name, source)
+    source = bare(path.read_text(encoding="utf-8"))
+    _add(archive, name, source.encode())
     if path.name in _NOT_COMPILED:
         return
     code = compile(source, name, "exec", dont_inherit=True, optimize=2)  # without docstrings
@@ -80,6 +97,22 @@ def _without_columns(code: CodeType) -> CodeType:
             table.append(rest)
     inner = tuple(_without_columns(one) if isinstance(one, CodeType) else one for one in code.co_consts)
     return code.replace(co_linetable=bytes(table), co_consts=inner)
+
+
+def bare(source: str) -> str:
+    """Return a module without its docstrings and comments, each line where it was: a traceback names lines of the real one."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            at = token.start[0] - 1
+            lines[at] = lines[at][: token.start[1]].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or ast.get_docstring(node, clean=False) is None:
+            continue
+        said = node.body[0]
+        if len(node.body) > 1:
+            lines[said.lineno - 1 : said.end_lineno] = [""] * ((said.end_lineno or said.lineno) - said.lineno + 1)
+    return "\n".join(lines) + "\n"
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from . import blobs
 from .beats import Link
+from .cache import digest_of
 from .folder import Folder
 from .wire import AwayError, RefusedError, Wire, pause_after
 
@@ -257,7 +258,7 @@ def restore(wire: Wire, cache: str, manifest: str, target: str) -> None:
         path = os.path.join(target, inside)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         draft = path + ".draft"
-        shutil.copyfile(blobs.cached(cache, str(entry["digest"])), draft)
+        blobs.copy(wire, cache, str(entry["digest"]), int(entry["size"]), draft)
         os.chmod(draft, int(entry.get("mode", 0o644)))
         os.rename(draft, path)
 
@@ -265,7 +266,7 @@ def restore(wire: Wire, cache: str, manifest: str, target: str) -> None:
 def _is_there(path: str, entry: dict[str, Any]) -> bool:
     if os.path.islink(path) or not os.path.isfile(path):
         return False
-    return bool(os.path.getsize(path) == entry["size"] and blobs.digest_of(path)[0] == entry["digest"])
+    return bool(os.path.getsize(path) == entry["size"] and digest_of(path)[0] == entry["digest"])
 
 
 def _changed(path: str) -> NotKeptError:
@@ -295,7 +296,7 @@ def _signatures(folder: str, name: str) -> dict[str, Signature]:
 
 def _digest(place: str, path: str) -> str:
     try:
-        return blobs.digest_of(place)[0]
+        return digest_of(place)[0]
     except OSError as wrong:
         raise NotKeptError("unreadable", f"{path} cannot be read: {wrong.strerror or wrong}") from wrong
 

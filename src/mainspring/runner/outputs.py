@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from . import blobs
+from .cache import digest_of
 from .folder import Folder, read_json
 
 RESULT = "result"
@@ -24,7 +25,7 @@ def gather(folder: Folder, is_task: bool) -> tuple[dict[str, Any], dict[str, tup
         name = os.path.relpath(path, folder.out).replace(os.sep, "/")
         if told is not None and (name in (RESULT, RESULT_FILE) or name.startswith(RESULT + "/")):
             continue
-        digest, size = blobs.digest_of(path)
+        digest, size = digest_of(path)
         files[digest] = (path, size)
         values[name] = _value("file", digest, size, {"name": os.path.basename(name)})
     return values, files
@@ -39,11 +40,11 @@ def _result(folder: Folder, path: str, told: dict[str, Any], files: dict[str, tu
         manifest = folder.at("result.manifest")
         with open(manifest, "wb") as file:
             file.write(data)
-        digest, length = blobs.digest_of(manifest)
+        digest, length = digest_of(manifest)
         files.update(found)
         files[digest] = (manifest, length)
         return _value(told["kind"], digest, size, meta)
-    digest, size = blobs.digest_of(path)
+    digest, size = digest_of(path)
     files[digest] = (path, size)
     return _value(told["kind"], digest, size, meta)
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from . import blobs, checkpoints
+from .cache import DamagedError
 from .folder import Folder, write_whole
 from .wire import Wire
+
+LOCKS = ("uv.lock", "pylock.toml", "requirements.txt")  # what says beside the code what it needs
+
+
+class NotReadyError(Exception):
+    """This node cannot make ready what user code needs; another one may, or the same one later."""
 
 
 class CannotStartError(Exception):
@@ -47,7 +55,7 @@ def _lay_out_value(folder: Folder, wire: Wire, cache: str, name: str, value: dic
 def input_path(folder: Folder, name: str, value: dict[str, Any]) -> str:
     """Return where an argument is: a folder for a data set or a model, else a file in a folder of its name."""
     if not name or "/" in name or "\0" in name or name in (".", ".."):
-        raise blobs.DamagedError(f"{name[:60]!r} cannot name an argument.")
+        raise DamagedError(f"{name[:60]!r} cannot name an argument.")
     place = os.path.join(folder.inputs, name)
     if value["kind"] in ("dataset", "model"):
         return place
@@ -56,12 +64,42 @@ def input_path(folder: Folder, name: str, value: dict[str, Any]) -> str:
 
 
 def _copy(wire: Wire, cache: str, digest: str, size: int, target: str) -> None:
-    import shutil
-
-    blobs.fetch(wire, cache, {digest: size})
     if os.path.exists(target):
         os.unlink(target)
-    shutil.copyfile(blobs.cached(cache, digest), target)
+    blobs.copy(wire, cache, digest, size, target)
+
+
+def lay_out_lock(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> None:
+    """Bring the lock of the run's environment, and no more: most often the environment is there. Raises as `lay_out`."""
+    _copy(wire, cache, str(work["spec"]["environment"]["lock"]), -1, folder.at("lock.txt"))
+
+
+def lay_out_wheels(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> str:
+    """Bring the wheels that came with the run; return their folder, empty where there are none. Raises as `lay_out`."""
+    manifest = str(work["spec"]["environment"].get("wheels") or "")
+    if not manifest:
+        return ""
+    target = folder.at("wheels")
+    os.makedirs(target, exist_ok=True)
+    blobs.lay_out(wire, cache, manifest, target, is_linked=True)
+    return target
+
+
+def tell_of_lock(folder: Folder, spec: dict[str, Any], cwd: str) -> None:
+    """Say in the log that this node runs the code with what it has, where a lock beside the code tells what it needs."""
+    named = str((spec.get("environment") or {}).get("interpreter") or "")
+    words = [*(str(word) for word in spec.get("command") or []), ""]
+    is_python = spec.get("kind") == "task" or words[0].endswith(".py") or words[0] in ("python", "python3")
+    if not is_python or not os.path.isabs(named) or os.path.exists(named) or (spec.get("environment") or {}).get("image"):
+        return
+    place = cwd
+    while place.startswith(folder.work):
+        for name in LOCKS:
+            if os.path.isfile(os.path.join(place, name)):
+                told = f"This node has no {named}: its own Python runs the code, with what is installed there."
+                folder.say(f"{told} For the packages of {name}: mainspring run --environment lock")
+                return
+        place = os.path.dirname(place)
 
 
 def working_folder(folder: Folder, work: dict[str, Any]) -> str:
@@ -148,16 +186,23 @@ def _given_interpreter(spec: dict[str, Any]) -> str:
 
 def interpreter_of(spec: dict[str, Any], env: dict[str, str]) -> str:
     """Return the Python to use: the one named if this node has it, else `pythonX.Y` or `python3` of the PATH."""
+    for found in interpreters(spec, env):
+        return found
+    raise CannotStartError("There is no python3 on the PATH of this node.", 127)
+
+
+def interpreters(spec: dict[str, Any], env: dict[str, str]) -> Iterator[str]:
+    """Give the Pythons of this node that may be meant, the likeliest first."""
     given = _given_interpreter(spec)
     if given:
-        return given
+        yield given
+        return
     named = str((spec.get("environment") or {}).get("interpreter") or "")
     words = ["python" + ".".join(named.split(".")[:2])] if named[:1].isdigit() else []
     for word in [*words, "python3", "python"]:
         found = _search(word, env)
         if found:
-            return found
-    raise CannotStartError("There is no python3 on the PATH of this node.", 127)
+            yield found
 
 
 def program(word: str, env: dict[str, str], cwd: str) -> str:
