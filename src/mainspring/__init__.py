@@ -20,6 +20,7 @@ _NAMES = {
     "mainspring.sdk.checkpoints": ("checkpoint", "checkpoint_dir", "is_resumed", "should_checkpoint", "writing_checkpoint"),
     "mainspring.sdk.datasets": ("Dataset", "dataset"),
     "mainspring.sdk.deploy": ("Endpoint", "deploy", "endpoint"),
+    "mainspring.sdk.environments": ("environment", "environments", "prune_environments"),
     "mainspring.sdk.forecasts": ("forecast", "what_if", "why"),
     "mainspring.sdk.gates": ("gate",),
     "mainspring.sdk.keras_callback": ("keras_callback",),

@@ -33,6 +33,9 @@ from mainspring.sdk.datasets import dataset as dataset
 from mainspring.sdk.deploy import Endpoint as Endpoint
 from mainspring.sdk.deploy import deploy as deploy
 from mainspring.sdk.deploy import endpoint as endpoint
+from mainspring.sdk.environments import environment as environment
+from mainspring.sdk.environments import environments as environments
+from mainspring.sdk.environments import prune_environments as prune_environments
 from mainspring.sdk.forecasts import forecast as forecast
 from mainspring.sdk.forecasts import what_if as what_if
 from mainspring.sdk.forecasts import why as why

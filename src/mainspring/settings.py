@@ -62,6 +62,14 @@ class Settings(BaseSettings):
     drain_checkpoint_s: float = Field(
         default=300, ge=0, description="How long before the time of a drain runs are asked for a checkpoint."
     )
+    node_blobs_limit_bytes: int = Field(
+        default=0, ge=0, description="Blobs that each node keeps, the last used ones; 0: what its disk has, less a reserve."
+    )
+    node_environments_limit_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Environments that a node keeps, the last used ones; 0: what its disk has, less a reserve.",
+    )
     python: str = Field(default=sys.executable, description="Interpreter of serving replicas.")
 
     @field_validator("home")

@@ -76,6 +76,10 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
         ("rehearse", "policies:rehearse"),
     )),
     ("plan", "Recorded plans: shown, and made again.", FLEET, (("show", "plans:show"), ("replay", "plans:replay"))),
+    ("env", "Environments: what runs ran with, what nodes keep.", FLEET, (
+        ("ls", "environments:ls"), ("show", "environments:show"), ("export", "environments:export"),
+        ("prune", "environments:prune"),
+    )),
     ("machine", "Rented machines and what they cost.", FLEET, (
         ("ls", "machines:machine_ls"), ("give-back", "machines:machine_give_back"),
     )),

@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import Parameter
 
 from mainspring.cli.options import Flag, Project, pairs, values
+from mainspring.core.environments import Wish
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Environment, RunSpec, check_spec
 from mainspring.sdk.code import code_root
@@ -73,7 +74,12 @@ class RunFlags:
     override
         What one engine is asked beyond all this, ENGINE.NAME=VALUE such as docker.shm_size=8GiB (may be repeated).
     python
-        The interpreter of Python scripts; default: the active environment's.
+        The interpreter of Python scripts, a path or a version such as 3.11; default: the active environment's.
+    environment
+        What Python scripts find installed: `here` is what each node has (the default), `lock` the nearest uv.lock,
+        pylock.toml or pinned requirements.txt, or PATH of one, `auto` a lock if there is one, `from:RUN` what a run ran with.
+    wheels
+        Wheels to send along, for nodes without a package index: `fetch` gets those of the lock here, or a folder that has them.
     """
 
     name: str = ""
@@ -99,6 +105,13 @@ class RunFlags:
     image: str = ""
     override: Many = ()
     python: str = ""
+    environment: str = ""
+    wheels: str = ""
+
+
+def wish_of(flags: RunFlags) -> Wish:
+    """Return what is asked of the environment."""
+    return Wish(environment=flags.environment, python=flags.python, wheels=flags.wheels)
 
 
 def spec_of(command: tuple[str, ...], flags: RunFlags) -> tuple[RunSpec, Path | None]:

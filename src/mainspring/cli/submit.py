@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.prompt import Confirm
 
-from mainspring.cli.flags import Command, RunFlags, spec_of
+from mainspring.cli.flags import Command, RunFlags, spec_of, wish_of
 from mainspring.cli.options import Json, Yes
 from mainspring.cli.output import emit_json, note, say, short
 from mainspring.client.client import Client
@@ -24,6 +24,7 @@ from mainspring.core.errors import MainspringError, TooLargeError
 from mainspring.core.records import Cause, Run, RunState
 from mainspring.core.specs import Code, RunSpec
 from mainspring.sdk.code import send_code
+from mainspring.sdk.locks import on_path, resolve
 
 INTERRUPTED = 130
 WHY_AFTER_S = 1.5
@@ -50,7 +51,7 @@ def run(
     with busy("Starting the server"):
         client = connect()
     code = send(client, folder, is_confirmed=yes or bool(os.environ.get("MAINSPRING_YES"))) if folder else Code()
-    submitted = client.runs.submit(with_code(spec, code))
+    submitted = client.runs.submit(furnished(client, with_code(spec, code), flags, folder))
     if detach:
         emit_json(submitted) if as_json else say(submitted.id)
         return 0
@@ -83,6 +84,13 @@ def send(client: Client, folder: Path, *, is_confirmed: bool) -> Code:
 def with_code(spec: RunSpec, code: Code) -> RunSpec:
     """Return `spec` with its code."""
     return replace(spec, code=code)
+
+
+def furnished(client: Client, spec: RunSpec, flags: RunFlags, folder: Path | None) -> RunSpec:
+    """Return `spec` with the environment that was asked for; its lock and wheels are sent. Raises UsageError, NotFoundError."""
+    with busy("Sending the lock"):
+        environment, path = resolve(client, wish_of(flags), spec.environment, folder)
+    return on_path(replace(spec, environment=environment), path)
 
 
 @contextmanager

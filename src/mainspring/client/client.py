@@ -16,6 +16,7 @@ from mainspring.client.blobs import Blobs
 from mainspring.client.clusters import Clusters
 from mainspring.client.datasets import Datasets
 from mainspring.client.endpoints import Endpoints, path_of
+from mainspring.client.environments import Environments
 from mainspring.client.forecasts import Forecasts
 from mainspring.client.machines import Machines
 from mainspring.client.models import Models
@@ -52,11 +53,13 @@ class Client:
     policies: Policies = field(init=False)
     plans: Plans = field(init=False)
     forecasts: Forecasts = field(init=False)
+    environments: Environments = field(init=False)
     _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Give each noun the transport."""
         self.runs = Runs(self.transport)
+        self.environments = Environments(self.transport)
         self.blobs = Blobs(self.transport)
         self.datasets = Datasets(self.transport)
         self.models = Models(self.transport)

@@ -74,7 +74,8 @@ class BeatAnswer:
 class Work:
     """What a runner is to do: `GET /attempts/{id}/work`. `env` has everything granted and every secret; never written to disk.
 
-    `inputs` are the materialised arguments; `number` is the attempt's, `checkpoint` the manifest of the last checkpoint.
+    `inputs` are the materialised arguments; `number` is the attempt's, `checkpoint` the manifest of the last checkpoint,
+    `unwanted` the keys of environments that are to go from its node.
     """
 
     run: str
@@ -87,4 +88,5 @@ class Work:
     limits: Mapping[str, int] = field(default_factory=dict)
     world_size: int = 1
     checkpoint: str = ""
+    unwanted: tuple[str, ...] = ()
     claim: str = ""

@@ -33,6 +33,7 @@ def cache_parts(spec: RunSpec, secrets: Mapping[str, bytes], version: str) -> di
         "interpreter": where.interpreter,
         "packages": where.packages,
         "lock file": where.lock,
+        "wheels": where.wheels,
         "image": where.image,
         "GPUs": " | ".join(_gpus(one) for one in (asked, *spec.alternatives)).strip(" |"),
         "replicas": f"{spec.min_replicas}..{spec.replicas}" if spec.min_replicas else str(spec.replicas),

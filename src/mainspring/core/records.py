@@ -108,6 +108,7 @@ class Replica:
 
     `handle` is the backend's, as JSON; `ended_at` is set when its end is confirmed, or when nobody waits for that any more.
     `unknown_since` is set while the engine cannot tell how it is: also after its end, until nothing of it is seen to be left.
+    `environment` is the digest of what it was seen to run with, `environment_key` names what its node built from its lock.
     """
 
     index: int
@@ -117,6 +118,8 @@ class Replica:
     state: AttemptState = AttemptState.ALLOCATED
     outcome: Outcome | None = None
     address: str = ""
+    environment: str = ""
+    environment_key: str = ""
     last_beat_at: datetime | None = None
     unknown_since: datetime | None = None
     ended_at: datetime | None = None

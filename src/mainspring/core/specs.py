@@ -82,10 +82,15 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """How to run: an interpreter (an absolute path that a local node may have, or a version such as `3.11`), a lock."""
+    """How to run: an interpreter (an absolute path that a local node may have, or a version such as `3.11`), a lock.
+
+    With a lock, each node builds its environment once, with the wheels that came along if it has no index. Without one, the
+    interpreter is used as it is there.
+    """
 
     interpreter: str = ""
-    lock: str = ""  # digest of a lock file
+    lock: str = ""  # digest of the lock: see `core/environments.py`
+    wheels: str = ""  # digest of a manifest of wheels
     packages: str = ""  # digest of what is installed beside the code; sent where the cache needs it
     image: str = ""
 
@@ -173,6 +178,10 @@ def check_spec(spec: RunSpec) -> RunSpec:
             raise _wrong(f"overrides.{kind}", f"overrides.{kind} is no mapping.", "Write --override ENGINE.NAME=VALUE.")
     if _CONTROL.search(spec.environment.image) or len(spec.environment.image) > 512:
         raise _wrong("environment.image", "The image's name is too long, or holds control characters.", "Write NAME:TAG.")
+    if spec.environment.wheels and not spec.environment.lock:
+        raise _wrong("environment.wheels", "Wheels without a lock are installed by nobody.", "Write --environment lock.")
+    if _CONTROL.search(spec.environment.interpreter) or len(spec.environment.interpreter) > 4096:
+        raise _wrong("environment.interpreter", "The interpreter's name is too long, or holds control characters.", "Write 3.11.")
     for name, value in spec.env.items():
         if _ENV_NAME.match(name) is None:
             raise _wrong(f"env.{name[:40]}", f"{name[:40]!r} cannot name an environment variable.", "Write --env NAME=VALUE.")

@@ -20,6 +20,7 @@ from .cache import DamagedError, NoRoomError
 from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, append, claim, identity, reach, read_json, write_durably, write_whole
 from .inside import Inside
+from .housekeeping import PATIENCE_S, House, python_behind
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
@@ -153,8 +154,9 @@ class Agent:
             folder.say(sentence)
             return _outcome("user_error", 126, sentence)
         self._inside.begin(env, cwd)
+        house = self._keep_house(work, cache, command, env)
         env.clear()
-        code = self._attend(pid, work)
+        code = self._attend(pid, work, house)
         after = process.killed_for_memory(self._cgroup) if self._cgroup else None
         if code != 0 and after is not None and after > (before or 0) and not self._stop.cause:
             folder.say("The run was ended because it used more memory than it was given.")
@@ -200,7 +202,14 @@ class Agent:
             time.sleep(0.1)
         return False
 
-    def _attend(self, pid: int, work: dict[str, Any]) -> int:
+    def _keep_house(self, work: dict[str, Any], cache: str, command: list[str], env: dict[str, str]) -> House:
+        wire = Wire(str(self._launch["server_url"]), self._token, self._folder.at("launch.json"))
+        python = python_behind(command, work["spec"], env, self._folder.work)
+        house = House(self._folder, wire, cache, work, python)
+        house.start()
+        return house
+
+    def _attend(self, pid: int, work: dict[str, Any], house: House) -> int:
         """Wait for user code; end what it leaves behind."""
         self._stop.guard(pid)
         self._link.tell("running")
@@ -210,6 +219,7 @@ class Agent:
         watch.start()
         code = process.wait_for(pid, self._inside.reaped)
         watch.is_over.set()
+        house.is_told.wait(PATIENCE_S)
         self._stop.guard(0)
         self._inside.end()
         while process.has_children():

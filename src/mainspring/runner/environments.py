@@ -43,7 +43,8 @@ def furnish(
     `wheels` brings a folder that is asked before any index (empty: none, None: stopped); it is called only if something is to
     be built. Raises CannotStartError where the lock is at fault, NotReadyError where the node is, OSError, and as `wheels`.
     """
-    there = Environments(os.path.join(cache, "environments"), folder.say, folder.event, is_stopped)
+    is_kept = not cache.startswith(folder.root)  # else it ends with the attempt, as its pod does
+    there = Environments(os.path.join(cache, "environments"), folder.say, folder.event, is_stopped, is_kept)
     try:
         return there.take(folder.at("lock.txt"), wheels, spec, env, folder.spool)
     except NotBuiltError as wrong:
@@ -55,8 +56,16 @@ def furnish(
 class Environments:
     """What is below one folder of the node. `say(sentence)` goes to the run's log, `event(kind, **facts)` to the server."""
 
-    def __init__(self, root: str, say: Callable[[str], None], event: Callable[..., None], is_stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        root: str,
+        say: Callable[[str], None],
+        event: Callable[..., None],
+        is_stopped: Callable[[], bool],
+        is_kept: bool = True,
+    ) -> None:
         self.root = root
+        self._is_kept = is_kept
         self._say = say
         self._event = event
         self._is_stopped = is_stopped
@@ -120,7 +129,9 @@ class Environments:
                 is_too_much = sum(sizes) > limit_bytes or _is_short(self.root)
             if (one["key"] in unwanted or is_too_much) and self._remove(str(one["key"])):
                 gone.append(str(one["key"]))
-                self._event("environment_removed", key=one["key"])
+        here = {str(one["key"]) for one in kept}
+        for key in [*gone, *(one for one in unwanted if one not in here)]:  # some went before, and nobody could tell
+            self._event("environment_removed", key=key)
         return gone
 
     def all(self) -> list[dict[str, Any]]:
@@ -277,7 +288,7 @@ class Environments:
     def _tell(self, kind: str, found: Held, took_s: float) -> None:
         told = read_json(found.place + ".json") or {}
         names = ("key", "lock", "version", "platform", "size_bytes", "built_at", "tool")
-        self._event(kind, took_s=round(took_s, 3), **{name: told.get(name) for name in names})
+        self._event(kind, took_s=round(took_s, 3), is_kept=self._is_kept, **{name: told.get(name) for name in names})
 
 
 class Held:

@@ -23,9 +23,9 @@ _MAX_LINE = 400
 _TAIL_BYTES = 16384
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PINNED = re.compile(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[A-Za-z0-9._, -]*\])?\s*"
-    r"(===?\s*[^\s;*,]+|@\s*(https?|git\+https?|git\+ssh)://\S+)\s*(;[^\n]*?)?(\s+--hash[= ]sha(256|384|512):[0-9a-f]+)*$"
+    r"^[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?(===? ?[^\s;*,]+|@ ?(https?|git\+https?|git\+ssh)://[^\s]+) ?(;.*)?$"
 )
+_HASH = re.compile(r"^--hash=sha(256|384|512):[0-9a-f]+$")
 _OPTION = re.compile(
     r"^(--pre|--prefer-binary|(-i|--index-url|--extra-index-url|-f|--find-links)[ =]https?://\S+|--(no|only)-binary[ =]\S+)$"
 )
@@ -148,21 +148,22 @@ def build_env(given: Mapping[str, str], spool: str) -> tuple[dict[str, str], lis
 
 def check_lock(text: str) -> bool:
     """Return whether all of it is hashed. Raises NotBuiltError for a line that is no pinned package: a lock is data."""
-    lines = _joined(text)
-    packages = [line for line in lines if not line.startswith("-")]
-    for line in lines:
-        if not (_OPTION if line.startswith("-") else _PINNED).match(line):
+    hashed = []
+    for line in _joined(text):
+        words = line.replace("--hash ", "--hash=").split(" ")
+        hashes = [word for word in words if word.startswith("--hash=")]
+        said = " ".join(words[: len(words) - len(hashes)])
+        is_fine = (_OPTION if said.startswith("-") else _PINNED).match(said) and all(_HASH.match(one) for one in hashes)
+        if not is_fine or words[len(words) - len(hashes) :] != hashes:
             raise NotBuiltError(f"{line[:100]!r} in the lock is no pinned package; write NAME==VERSION.", is_users=True)
-    return bool(packages) and all("--hash" in line for line in packages)
+        if not said.startswith("-"):
+            hashed.append(bool(hashes))
+    return bool(hashed) and all(hashed)
 
 
 def _joined(text: str) -> list[str]:
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        plain = re.sub(r"(^|\s)#.*$", "", line).strip()
-        if plain:
-            found.append(re.sub(r"\s+", " ", plain))
-    return found
+    lines = [re.sub(r"(?:^|\s)#.*$", "", line) for line in text.replace("\\\n", " ").splitlines()]
+    return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def fill(shell: Shell, place: str, python: str, lock: str, wheels: str, tools: str) -> str:
@@ -214,13 +215,14 @@ def _with_uv(shell: Shell, uv: str, place: str, python: str, asked: list[str], t
 
 def _with_pip(shell: Shell, python: str, place: str, _same: str, asked: list[str], _tools: str) -> tuple[int, str]:
     install = ["install", "--no-deps", "--no-cache-dir", "--quiet", *asked[:-1], "-r", asked[-1]]
-    code, text = shell.run([python, "-m", "venv", place], is_told=False)
-    if code == 0:
-        return shell.run([os.path.join(place, "bin", "python"), "-m", "pip", *install])
-    remove(place)
+    mine = os.path.join(place, "bin", "python")
     code, text = shell.run([python, "-m", "venv", "--without-pip", place], is_told=False)
-    if code == 0 and shell.run([python, "-m", "pip", "--version"], is_told=False)[0] == 0:
-        return shell.run([python, "-m", "pip", "--python", os.path.join(place, "bin", "python"), *install])
+    if code == 0 and shell.run([python, "-m", "pip", "--python", mine, "--version"], is_told=False)[0] == 0:
+        return shell.run([python, "-m", "pip", "--python", mine, *install])
+    remove(place)
+    code, text = shell.run([python, "-m", "venv", place], is_told=False)  # a pip too old to install elsewhere, or none: its own
+    if code == 0:
+        return shell.run([mine, "-m", "pip", *install])
     if _is_full(text):
         return code or 1, text
     sentence = f"This node has neither uv nor a pip for {python}, and no index to get one from."

@@ -19,10 +19,12 @@ from typing import Any
 
 from mainspring.client.client import Client
 from mainspring.client.connection import connect as connect
+from mainspring.core.environments import Wish
 from mainspring.core.errors import CannotFitError
 from mainspring.core.forecasts import Choice, Forecast
 from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_spec
 from mainspring.sdk.code import code_root, send_code
+from mainspring.sdk.locks import on_path, resolve
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.runs import Run
 from mainspring.sdk.values import is_json, pickled, to_value
@@ -33,10 +35,10 @@ _sent: dict[tuple[str, str], tuple[float, Code]] = {}
 _sending = threading.Lock()
 
 
-def submit(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object]) -> Run[Any]:
+def submit(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object], wish: Wish) -> Run[Any]:
     """Submit the call; returns when the server has stored it."""
     client = connect()
-    return Run(client, client.runs.submit(check_spec(spec(client, function, template, bound))))
+    return Run(client, client.runs.submit(check_spec(spec(client, function, template, bound, wish=wish))))
 
 
 def forecast(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object]) -> Forecast:
@@ -56,17 +58,24 @@ def spec(
     bound: Mapping[str, object],
     *,
     ignoring: Mapping[str, object] | None = None,
+    wish: Wish | None = None,
 ) -> RunSpec:
-    """Return the template with the call's code and values, which are sent."""
+    """Return the template with the call's code, values and environment, which are sent."""
     entry, code = locate(client, function)
     args = {name: to_value(client, value) for name, value in bound.items()}
     params = {
         **_defaults(function, {*bound, *(ignoring or {})}),
         **{name: value.json for name, value in args.items() if _is_param(value)},
     }
-    packages = packages_digest() if template.cache else ""
-    environment = replace(template.environment, interpreter=sys.executable, packages=packages)
-    return replace(template, entry=entry, code=code, args=args, params=params, environment=environment)
+    environment = replace(template.environment, interpreter=sys.executable)
+    path = ""
+    if wish is not None and wish != Wish():
+        found = module_of(function)
+        folder = _notebook_folder() if found is None else found[1]
+        environment, path = resolve(client, wish, replace(environment, interpreter=wish.python or sys.executable), folder)
+    if template.cache and not environment.lock:
+        environment = replace(environment, packages=packages_digest())
+    return on_path(replace(template, entry=entry, code=code, args=args, params=params, environment=environment), path)
 
 
 def locate(client: Client, function: Callable[..., Any]) -> tuple[Entry, Code]:

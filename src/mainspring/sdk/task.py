@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
+from mainspring.core.environments import Wish
 from mainspring.core.errors import UsageError
 from mainspring.core.specs import Environment, RunKind, RunSpec
 from mainspring.sdk.recording import StepResult, active
@@ -50,6 +51,9 @@ class Options:
     preemptible: bool = True
     project: str = ""
     image: str = ""
+    python: str = ""
+    environment: str = ""
+    wheels: str = ""
     overrides: Mapping[str, Mapping[str, object]] | None = None
 
 
@@ -84,7 +88,8 @@ class Task(Generic[P, R]):
         """
         from mainspring.sdk import calls
 
-        return calls.submit(self.function, _template(self.function, self.options), bind(self.function, args, kwargs))
+        template, bound = _template(self.function, self.options), bind(self.function, args, kwargs)
+        return calls.submit(self.function, template, bound, self._wish())
 
     def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
         """Return when the call would start were it submitted now; nothing is submitted. Raises CannotFitError."""
@@ -100,7 +105,12 @@ class Task(Generic[P, R]):
         """Return the run of a call with these arguments; sends code and values."""
         from mainspring.sdk import calls
 
-        return calls.spec(client, self.function, _template(self.function, self.options), bound, ignoring=ignoring)
+        template = _template(self.function, self.options)
+        return calls.spec(client, self.function, template, bound, ignoring=ignoring, wish=self._wish())
+
+    def _wish(self) -> Wish:
+        asked = self.options
+        return Wish(environment=asked.environment, python=asked.python, wheels=asked.wheels)
 
     def __repr__(self) -> str:
         return f"Task({self.function.__qualname__})"
@@ -116,7 +126,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@ms.task` or `@ms.task(gpus=1, memory="8GiB", retries=2)`.
 
     Options: cpus, memory, gpus, gpu_memory, gpu_model, disk, pool, labels, retries, timeout, grace, priority, env,
-    secrets, cache, name, tags, replicas, same, exclusive, preemptible, project, image, overrides.
+    secrets, cache, name, tags, replicas, same, exclusive, preemptible, project, image, python, environment, wheels, overrides.
     """
     if function is not None:
         return Task(function, Options())

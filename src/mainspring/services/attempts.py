@@ -71,6 +71,8 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
     env = {**run.spec.env, **secrets.reveal(ctx, run.project, run.spec.secrets)}
     limits = {"memory_bytes": mine.granted.memory_bytes, "cpu_milli": mine.granted.cpu_milli}
     limits["checkpoint_bytes"] = ctx.settings.checkpoint_limit_bytes
+    limits["blobs_bytes"] = ctx.settings.node_blobs_limit_bytes
+    limits["environments_bytes"] = ctx.settings.node_environments_limit_bytes
     return Work(
         run=run.id,
         attempt=attempt.id,
@@ -82,6 +84,7 @@ def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
         limits=limits,
         world_size=len(attempt.replicas),  # of an elastic gang those that found room
         checkpoint=_checkpoint(ctx, run.id, replica),
+        unwanted=ctx.store.environments.unwanted(mine.node),
         claim=adoption.seal(ctx, run, attempt),
     )
 

@@ -58,7 +58,7 @@ def tell(ctx: Context, run: Run) -> dict[str, object]:
 
 def _may_be_cached(run: Run) -> bool:
     """Say whether the run can be keyed: a task that says what is installed; it compares that where it runs."""
-    return run.spec.cache and run.spec.kind is RunKind.TASK and bool(run.spec.environment.packages)
+    return run.spec.cache and run.spec.kind is RunKind.TASK and bool(run.spec.environment.packages or run.spec.environment.lock)
 
 
 def _nearest(ctx: Context, run: Run) -> Run | None:

@@ -10,6 +10,7 @@ from pathlib import PurePath
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
+from mainspring.core.environments import MAX_LOCK_BYTES, check_lock
 from mainspring.core.errors import (
     AccessDeniedError,
     CannotFitError,
@@ -395,6 +396,7 @@ def _check_blobs(ctx: Context, spec: RunSpec) -> None:
     """Refuse what no attempt could ever fetch; the sweeper spares for a while what was asked for here."""
     named = {f"args.{name}": value.digest for name, value in spec.args.items()}
     named |= {"code.manifest": spec.code.manifest, "code.git_diff": spec.code.git_diff, "environment.lock": spec.environment.lock}
+    named["environment.wheels"] = spec.environment.wheels
     named["entry.pickled"] = spec.entry.pickled if spec.entry is not None else ""
     for path, digest in named.items():
         if digest and not is_digest(digest):
@@ -411,6 +413,19 @@ def _check_blobs(ctx: Context, spec: RunSpec) -> None:
             )
     if spec.code.manifest:
         read_manifest(ctx.blobs.get(spec.code.manifest))
+    if spec.environment.wheels:
+        read_manifest(ctx.blobs.get(spec.environment.wheels))
+    if spec.environment.lock:
+        _check_lock(ctx, spec.environment.lock)
+
+
+def _check_lock(ctx: Context, digest: str) -> None:
+    if ctx.blobs.size(digest) > MAX_LOCK_BYTES:
+        raise SpecError("environment.lock is larger than any lock.", hint="Send the text of a lock.", details={"path": "lock"})
+    try:
+        check_lock(ctx.blobs.get(digest).decode("utf-8", "replace"))
+    except UsageError as wrong:
+        raise SpecError(wrong.message, hint=wrong.hint, details={"path": "environment.lock"}) from wrong
 
 
 def _default_name(spec: RunSpec) -> str:

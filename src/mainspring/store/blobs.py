@@ -16,6 +16,7 @@ _COLUMNS: tuple[Column[object], ...] = (
     runs.c.spec,
     runs.c.outputs,
     replicas.c.outputs,
+    replicas.c.environment,
     checkpoints.c.manifest,
     dataset_versions.c.manifest,
     model_versions.c.manifest,

@@ -1,4 +1,4 @@
-"""The tables of what people ask of engines, and of what engines could not do."""
+"""The tables of what people ask of engines, of what engines could not do, and of what runs left on nodes."""
 
 from __future__ import annotations
 
@@ -41,4 +41,24 @@ launch_failures = Table(
     Column("message", Plain, nullable=False),
     Column("begun_at", Moment),
     PrimaryKeyConstraint("attempt", "replica"),
+)
+
+# As the last run on the node told. `asked_to_go_at` is intent: the next run there carries it out, and tells.
+environments = Table(
+    "environments",
+    metadata,
+    Column("node", Plain, ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Plain, nullable=False),
+    Column("cluster", Plain, nullable=False),
+    Column("lock", Plain, nullable=False),
+    Column("python", Plain, nullable=False, server_default=""),
+    Column("platform", Plain, nullable=False, server_default=""),
+    Column("tool", Plain, nullable=False, server_default=""),
+    Column("size_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("built_at", Moment, nullable=False),
+    Column("used_at", Moment, nullable=False),
+    Column("uses", BigInteger, nullable=False, server_default="1"),
+    Column("run", Plain, nullable=False, server_default=""),
+    Column("asked_to_go_at", Moment),
+    PrimaryKeyConstraint("node", "key"),
 )

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from mainspring.core.errors import NotFoundError, UsageError
 from mainspring.store.checkpoints import add_checkpoints
 from mainspring.store.database import Database, Transaction
+from mainspring.store.environments import add_environments
 from mainspring.store.metrics import add_points
 from mainspring.store.streams import read_stream
 from mainspring.store.tables import attempts, chunks, replicas, runs, streams
@@ -101,6 +102,7 @@ def append_chunks(
     if "events" in grown:
         told = b"".join(grown["events"])
         add_checkpoints(tx, attempt, replica, told, now=now)
+        add_environments(tx, attempt, replica, told, now=now)
         if b'"packages_changed"' in told:  # what the run's key says is not what it ran with: nobody may take its outputs
             tx.conn.execute(update(runs).where(runs.c.id == run.id).values(cache_key="", version=runs.c.version + 1))
     for stream in grown:

@@ -19,6 +19,7 @@ from mainspring.store.database import Database, Listener
 from mainspring.store.datasets import Datasets
 from mainspring.store.decisions import Decisions
 from mainspring.store.endpoints import Endpoints
+from mainspring.store.environments import Environments
 from mainspring.store.events import Events
 from mainspring.store.forecasts import Forecasts
 from mainspring.store.gates import Gates
@@ -84,6 +85,7 @@ class Store:
         self.policies = Policies(db)
         self.forecasts = Forecasts(db)
         self.operations = Operations(db)
+        self.environments = Environments(db)
         self._snapshots = Snapshots(db)
         self._plans = Plans(db)
         self.retention = Retention(db)

@@ -179,6 +179,8 @@ replicas = Table(
     Column("node", Plain, nullable=False),
     Column("state", Choice(AttemptState), nullable=False),
     _text("address"),
+    _text("environment"),  # digest of what it was seen to run with
+    _text("environment_key"),  # of the environment that was built from its lock
     Column("last_beat_at", Moment),
     Column("unknown_since", Moment),
     Column("ended_at", Moment),

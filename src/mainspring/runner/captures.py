@@ -1,0 +1,90 @@
+"""What user code ran with: the packages of its interpreter, told once as a blob, so that it can be seen and built again.
+
+The interpreter is asked once, while user code runs, and again only when it or a folder of its packages has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from typing import Any
+
+from .blobs import send_bytes
+from .folder import Folder, read_json
+from .wire import AwayError, RefusedError, Wire
+
+_SENT_S = 3600.0  # for so long it is not asked whether the server still has it
+_ASK_S = 60.0
+_MAX_BYTES = 4 << 20
+_SCRIPT = r"""
+import importlib.metadata as m, json, os, platform, re, sys, sysconfig
+found, seen = [], set()
+for one in m.distributions():
+    name = one.metadata["Name"]
+    if not name or name.lower() in seen:
+        continue
+    seen.add(name.lower())
+    told = {"name": name, "version": str(one.version)}
+    try:
+        direct = json.loads(one.read_text("direct_url.json") or "{}")
+    except ValueError:
+        direct = {}
+    if direct.get("url"):
+        url = re.sub(r"://[^/@]+@", "://", direct["url"])
+        vcs = direct.get("vcs_info") or {}
+        told["origin"] = "%s+%s@%s" % (vcs.get("vcs", "git"), url, vcs.get("commit_id", "")) if vcs else url
+        if (direct.get("dir_info") or {}).get("editable"):
+            told["is_editable"] = True
+    tags = re.findall(r"(?m)^Tag: *(\S+)-(\S+)-(\S+)", one.read_text("WHEEL") or "")
+    if tags and not (direct.get("dir_info") is not None):
+        parts = [".".join(dict.fromkeys(tag[n] for tag in tags)) for n in range(3)]
+        told["wheel"] = "-".join([re.sub(r"[-_.]+", "_", name), str(one.version), *parts]) + ".whl"
+    found.append(told)
+found.sort(key=lambda one: one["name"].lower())
+told = {"python": platform.python_version(), "implementation": sys.implementation.name, "platform": sysconfig.get_platform()}
+print(json.dumps([{**told, "packages": found}, [one for one in sys.path if os.path.isdir(one)]]))
+"""
+
+
+def capture(folder: Folder, wire: Wire, cache: str, python: str) -> None:
+    """Tell the server what `python` has installed. Whatever goes wrong, the run goes on, and the next one tells it."""
+    path = os.path.join(cache, "captures", hashlib.sha256(python.encode()).hexdigest()[:32] + ".json")
+    told = read_json(path)
+    try:
+        if told is None or told.get("stamp") != _stamp(python, told["folders"]):
+            told = _ask(python)
+        if time.time() - float(told.get("sent_at", 0.0)) > _SENT_S:
+            data = str(told["text"]).encode()
+            send_bytes(wire, str(told["digest"]), data)
+            told["sent_at"] = time.time()
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            draft = f"{path}.{os.getpid()}"
+            with open(draft, "w", encoding="utf-8") as file:
+                json.dump(told, file)
+            os.rename(draft, path)
+    except (AwayError, RefusedError, OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as wrong:
+        folder.event("environment_unseen", message=repr(wrong)[:300])
+        return
+    folder.event("environment_seen", digest=told["digest"])
+
+
+def _ask(python: str) -> dict[str, Any]:
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "MAINSPRING_FAULT")}
+    done = subprocess.run(
+        [python, "-c", _SCRIPT], cwd="/", env=env, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+    )
+    seen, folders = json.loads(done.stdout.decode().splitlines()[-1])
+    text = json.dumps(seen, sort_keys=True, separators=(",", ":"))
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"{len(text)} bytes")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"digest": digest, "text": text, "folders": folders, "stamp": _stamp(python, folders)}
+
+
+def _stamp(python: str, folders: list[str]) -> list[int]:
+    """Return what changes when the interpreter does, or what is installed for it."""
+    told = os.stat(python)
+    return [told.st_ino, told.st_mtime_ns, *(os.stat(folder).st_mtime_ns for folder in folders if os.path.isdir(folder))]
