@@ -36,6 +36,8 @@ LAZY: tuple[tuple[str, str], ...] = (
     ("src/mainspring/runner/agent.py", "mainspring.runner.environments"),  # only where a run has a lock
     ("src/mainspring/runner/housekeeping.py", "mainspring.runner.captures"),  # beside user code, where nothing waits for it
     ("src/mainspring/runner/housekeeping.py", "mainspring.runner.environments"),
+    ("src/mainspring/runner/agent.py", "mainspring.runner"),  # environments: only where a run has a lock
+    ("src/mainspring/runner/housekeeping.py", "mainspring.runner"),  # beside user code, where nothing waits for it
     ("src/mainspring/sdk/task.py", "mainspring.sdk"),  # a node only calls the function: the client would be most of its start
     ("src/mainspring/sdk/task.py", "mainspring.sdk.calls"),
     ("src/mainspring/cli/*.py", "mainspring.settings"),  # pydantic: only where the server is

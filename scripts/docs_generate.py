@@ -144,6 +144,7 @@ PYTHON_PARTS = (
         ),
     ),
     ("Waits, shares and rules", ("mainspring.sdk.forecasts", "mainspring.sdk.shares", "mainspring.sdk.policies")),
+    ("Environments", ("mainspring.sdk.environments",)),
     ("Searches", ("mainspring.sdk.sweeps", "mainspring.core.spaces")),
     ("Data sets", ("mainspring.sdk.datasets",)),
     ("Models", ("mainspring.sdk.models",)),

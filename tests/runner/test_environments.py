@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
-import stat
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
