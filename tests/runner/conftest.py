@@ -45,6 +45,7 @@ class Server:
         self.beat_in_s = 0.5
         self.is_followed = False
         self.is_silent = False  # polls are refused too
+        self.on_blob: Callable[[str], Any] = lambda digest: None  # called for each blob that is asked for
         self.lock = threading.Lock()
 
     def put(self, data: bytes) -> str:
@@ -127,6 +128,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             elif "/work" in path:
                 self.answer(server.work)
             else:
+                server.on_blob(path.rpartition("/")[2])
                 self.answer(server.blobs[path.rpartition("/")[2]])
 
         def do_POST(self) -> None:
@@ -144,6 +146,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.answer({"missing": [one for one in json.loads(data)["digests"] if one not in server.blobs]})
             if self.path.endswith("/fetch"):
                 blobs = [(one, server.blobs[one]) for one in json.loads(data)["digests"]]
+                for one, _ in blobs:
+                    server.on_blob(one)
                 return self.answer(b"".join(bytes.fromhex(one) + len(blob).to_bytes(8, "big") + blob for one, blob in blobs))
             while data:
                 size = int.from_bytes(data[32:40], "big")

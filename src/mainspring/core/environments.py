@@ -16,7 +16,8 @@ from mainspring.core.errors import UsageError
 MAX_LOCK_BYTES = 8 << 20
 FROM = "from:"
 _PINNED = re.compile(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?(===? ?[^\s;*,]+|@ ?(https?|git\+https?|git\+ssh)://[^\s]+) ?(;.*)?$"
+    r"^[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?"
+    r"(===? ?[^\s;*,]+|@ ?(https?|git\+https?|git\+ssh)://[^\s]+)( ?;((?! -).)*)?$"  # no option hides behind a marker
 )
 _HASH = re.compile(r"^--hash=sha(256|384|512):[0-9a-f]+$")
 _OPTION = re.compile(
@@ -150,7 +151,7 @@ def lock_of(captured: Captured) -> tuple[str, tuple[str, ...]]:
     left_out = []
     for one in sorted(captured.packages, key=lambda one: one.name.casefold()):
         line = f"{one.name} @ {one.origin}" if one.origin else f"{one.name}=={one.version}"
-        if one.is_editable or _PINNED.match(line) is None:
+        if one.is_editable or ";" in line or _PINNED.match(line) is None:
             left_out.append(one.name)
         else:
             lines.append(line)

@@ -23,7 +23,8 @@ _MAX_LINE = 400
 _TAIL_BYTES = 16384
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PINNED = re.compile(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?(===? ?[^\s;*,]+|@ ?(https?|git\+https?|git\+ssh)://[^\s]+) ?(;.*)?$"
+    r"^[A-Za-z0-9][A-Za-z0-9._-]* ?(\[[A-Za-z0-9._, -]*\])? ?"
+    r"(===? ?[^\s;*,]+|@ ?(https?|git\+https?|git\+ssh)://[^\s]+)( ?;((?! -).)*)?$"  # no option hides behind a marker
 )
 _HASH = re.compile(r"^--hash=sha(256|384|512):[0-9a-f]+$")
 _OPTION = re.compile(
