@@ -328,6 +328,6 @@ def test_runner_and_shim_work_on_python_3_9(site: Any, server: Any) -> None:
     site.spec(site.python, "-c", code)
     assert site.run() == 0
     assert server.log == b"(3, 9)\n"
-    assert [one["kind"] for one in server.lines("events")] == ["checkpoint"]
+    assert [one["kind"] for one in server.lines("events") if not one["kind"].startswith("environment")] == ["checkpoint"]
     assert [point[:3] for point in server.lines("metrics")] == [["loss", 0.5, 3]]
     assert server.lines("params") == [["lr", 0.1]]
