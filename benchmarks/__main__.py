@@ -22,6 +22,7 @@ BENCHES = {
     "lists": ("lists", "the list of runs, and its page, at 10,000 runs"),
     "pages": ("pages", "each web page in a real Chromium, with 10,000 runs and a sweep of 500 trials"),
     "follow": ("follow", "from a printed line to the follower"),
+    "environments": ("environments", "what a run with a lock waits for when its environment is ready"),
     "serving": ("serving", "requests to a replica and through the gateway"),
     "placement": ("placement", "how full a cluster gets: 13 published task lists, our scorers and theirs"),
     "plan": ("plan", "one plan over growing fleets and queues"),

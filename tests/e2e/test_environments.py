@@ -9,12 +9,11 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from conftest import until
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -88,7 +87,7 @@ def test_a_run_gets_the_packages_of_uv_lock_and_the_code_beside_it(site: Site, p
     assert "alpha==1.2" in site.cli("env", "export", run["id"]).out
 
 
-def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, project: Path) -> None:
+def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, project: Path, until: Callable[..., Any]) -> None:
     words = ("run", "train.py", "--environment", "lock", "--wheels", str(project.parent / "wheelhouse"))
     lock = json.loads(site.cli(*words, "--json", cwd=project).out)["spec"]["environment"]["lock"]
     listed = listed_of(site, lock)
