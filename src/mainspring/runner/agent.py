@@ -19,8 +19,8 @@ from .blobs import send
 from .cache import DamagedError, NoRoomError
 from .checkpoints import LIMIT_BYTES, Checkpoints
 from .folder import Folder, append, claim, identity, reach, read_json, write_durably, write_whole
-from .inside import Inside
 from .housekeeping import PATIENCE_S, House, python_behind
+from .inside import Inside
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
