@@ -67,13 +67,7 @@ def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     _add(archive, name, source.encode())
     if path.name in _NOT_COMPILED:
         return
-    tree = ast.parse(source)
-    for node in ast.walk(tree):  # nobody asks for types there
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.arg):
-            node.annotation = None
-    code = compile(tree, name, "exec", dont_inherit=True, optimize=2)  # without docstrings
+    code = compile(typeless(source), name, "exec", dont_inherit=True, optimize=2)  # without docstrings
     # version 2 writes what is shared each time anew: what counts as shared differs from call to call
     head: bytes = importer._code_to_hash_pyc(code, b"\0" * 8, False)[:16]  # type: ignore[attr-defined]
     _add(archive, name + "c", head + marshal.dumps(_without_columns(code), 2))
@@ -103,6 +97,17 @@ def _without_columns(code: CodeType) -> CodeType:
             table.append(rest)
     inner = tuple(_without_columns(one) if isinstance(one, CodeType) else one for one in code.co_consts)
     return code.replace(co_linetable=bytes(table), co_consts=inner)
+
+
+def typeless(source: str) -> ast.Module:
+    """Return a module without the types of its functions: nobody asks for them there."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+    return tree
 
 
 def bare(source: str) -> str:
