@@ -18,11 +18,37 @@ from mainspring.core import codec
 from mainspring.core.errors import MainspringError, ServerUnreachableError, UsageError, from_wire
 
 if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
+    from websockets.asyncio.client import ClientConnection
 
 OPEN_S = 75.0  # a runner that was away may take this long to come
 PIECE_BYTES = 64 * 1024
 BACKLOG = 128
+_starting = threading.Lock()
+_running: list[asyncio.AbstractEventLoop] = []
+
+
+class Connection:
+    """An open websocket, for threads. `recv` and `send` may each wait in a thread of their own.
+
+    Over the asynchronous half of the library: the one for threads reads nothing while a write waits; two
+    sides that write much at once would then wait for each other for ever.
+    """
+
+    def __init__(self, opened: ClientConnection, loop: asyncio.AbstractEventLoop) -> None:
+        self._opened = opened
+        self._loop = loop
+
+    def send(self, message: bytes | str) -> None:
+        """Send a message, waiting for room."""
+        asyncio.run_coroutine_threadsafe(self._opened.send(message), self._loop).result()
+
+    def recv(self) -> bytes | str:
+        """Return the next message."""
+        return asyncio.run_coroutine_threadsafe(self._opened.recv(), self._loop).result()
+
+    def close(self) -> None:
+        """Close. Idempotent."""
+        asyncio.run_coroutine_threadsafe(self._opened.close(), self._loop).result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +63,7 @@ class Output:
 class Shell:
     """A command that runs inside a run. `outputs` is for one thread, everything else for any."""
 
-    _socket: ClientConnection
+    _socket: Connection
     _run: str
     code: int | None = None
 
@@ -204,7 +230,7 @@ class Forward:
             near.close()
 
 
-def _up(near: socket.socket, far: ClientConnection) -> None:
+def _up(near: socket.socket, far: Connection) -> None:
     import websockets.exceptions
 
     with contextlib.suppress(OSError, websockets.exceptions.ConnectionClosed):
@@ -213,7 +239,7 @@ def _up(near: socket.socket, far: ClientConnection) -> None:
         far.send("end")
 
 
-def _down(near: socket.socket, far: ClientConnection, ref: str, on_failure: Callable[[MainspringError], None]) -> None:
+def _down(near: socket.socket, far: Connection, ref: str, on_failure: Callable[[MainspringError], None]) -> None:
     try:
         for message in _messages(far, ref):
             if isinstance(message, bytes):
@@ -234,10 +260,10 @@ def check(transport: Transport, ref: str, port: int, *, replica: int = 0) -> Non
     transport.send("POST", f"/runs/{quote(ref, safe='')}/inside", query=query, timeout_s=OPEN_S)
 
 
-def dial(transport: Transport, path: str, query: Mapping[str, object]) -> ClientConnection:
+def dial(transport: Transport, path: str, query: Mapping[str, object]) -> Connection:
     """Return an open websocket. Raises what the server answered instead, ServerUnreachableError."""
     import websockets.exceptions
-    from websockets.sync.client import connect
+    from websockets.asyncio.client import connect
 
     scheme, _, rest = transport.url.partition("://")
     is_secure = scheme == "https"
@@ -245,17 +271,31 @@ def dial(transport: Transport, path: str, query: Mapping[str, object]) -> Client
     context = vouched if isinstance(vouched, ssl.SSLContext) else (ssl.create_default_context() if is_secure else None)
     url = f"{'wss' if is_secure else 'ws'}://{rest}{PREFIX}{path}?{urlencode(query)}"
     headers = {"Authorization": f"Bearer {transport.token}", "Mainspring-Protocol": PROTOCOL}
-    try:
-        return connect(
+
+    async def opened() -> ClientConnection:
+        return await connect(
             url, additional_headers=headers, ssl=context, open_timeout=OPEN_S, compression=None, max_size=2**20, proxy=None
         )
+
+    loop = _loop()
+    try:
+        return Connection(asyncio.run_coroutine_threadsafe(opened(), loop).result(), loop)
     except websockets.exceptions.InvalidStatus as refused:
         raise wrong_of(refused.response.status_code, bytes(refused.response.body or b"")) from refused
     except (OSError, TimeoutError, websockets.exceptions.WebSocketException) as wrong:
         raise unreachable(transport.url, wrong) from wrong
 
 
-def _messages(opened: ClientConnection, ref: str) -> Iterator[bytes | str]:
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process's connections, in a thread of its own."""
+    with _starting:
+        if not _running:
+            _running.append(asyncio.new_event_loop())
+            threading.Thread(target=_running[0].run_forever, daemon=True, name="connections").start()
+        return _running[0]
+
+
+def _messages(opened: Connection, ref: str) -> Iterator[bytes | str]:
     """Yield what comes until the other side closes. Raises ServerUnreachableError when the connection breaks."""
     import websockets.exceptions
 
