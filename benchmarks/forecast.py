@@ -42,7 +42,7 @@ class Record:
     seed: int
     asked: float = CONFIDENCE
     seen: set[RunId] = field(default_factory=set)
-    running: dict[RunId, datetime] = field(default_factory=dict)
+    running: dict[RunId, tuple[datetime, float]] = field(default_factory=dict)
     told: dict[RunId, tuple[datetime, Forecast]] = field(default_factory=dict)
     inside: list[bool] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
@@ -56,11 +56,12 @@ class Record:
         """Look at one plan of the replay."""
         starts = {one.run for one in plan.decisions if one.kind is DecisionKind.START}
         placed = {run.id for run in snapshot.placed}
+        believed = {run.id: run.estimate_s for run in snapshot.waiting if run.id in starts}
         for run in [run for run in self.running if run not in placed]:  # it ended, or was stopped: then it waits again
-            began = self.running.pop(run)
+            began, believed_s = self.running.pop(run)
             job = self.jobs[run]
             if (snapshot.now - began).total_seconds() >= job.duration_s - 1:
-                self.lengths.append((job.estimate_s, job.duration_s))
+                self.lengths.append((believed_s, job.duration_s))
         fresh = [run for run in snapshot.waiting if run.id not in self.seen]
         self.seen.update(run.id for run in fresh)
         self.arrivals.extend(fresh)
@@ -70,7 +71,7 @@ class Record:
         if targets:
             self._tell(snapshot, targets)
         for run in starts:
-            self.running[run] = snapshot.now
+            self.running[run] = (snapshot.now, believed[run])
             if run in self.told:
                 self._settle(run, snapshot.now)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
+from mainspring.core.durations import FEWEST
 from mainspring.core.errors import ConflictError, NotFoundError, StaleWriteError
 from mainspring.core.policy import OrderPolicy, Policy
 from mainspring.core.reasons import Reason, ReasonCode
@@ -15,6 +16,8 @@ from mainspring.core.resources import DeviceShare, Resources
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Reservation
 from mainspring.core.usage import HOUR_MS, Used
+from mainspring.store.share_tables import durations
+from mainspring.store.tables import attempts
 
 HALF_LIFE = 604_800.0
 
@@ -68,6 +71,43 @@ def test_what_is_below_a_share_moves_with_it(world):
     world.store.shares.move("lab", "org/lab")
     assert [one.name for one in world.store.shares.all()] == ["laboratory", "org/lab", "org/lab/team"]
     assert world.store.projects.get("vision").share == "org/lab/team"
+
+
+def test_estimates_that_were_far_too_low_are_replaced_by_what_such_runs_took(world):
+    node = world.node()
+    first, late = world.run("train"), world.run("train")
+    for number in range(FEWEST):
+        attempt = world.launch(world.start(world.run(f"job{number}", owner=f"p{number}"), node))
+        world.store.attempts.beat(attempt.id, 0, state="running", now=world.clock.now())
+        _told(world, attempt.id)
+        world.clock.move(1000)
+        world.end(attempt)
+        if number == FEWEST - 2:
+            world.store.usage.book(world.clock.now(), HALF_LIFE)
+            _say(world, 1.0)
+            assert {one.estimate_s for one in world.store.snapshot(world.clock.now()).waiting} == {1.0}
+    world.store.usage.book(world.clock.now(), HALF_LIFE)
+    _say(world, 1.0)
+    attempt = world.start(first, node)
+    snapshot = world.store.snapshot(world.clock.now())
+    assert attempt.estimate_s == 1.0  # what was told is kept, or what is learned would feed on itself
+    assert [one.estimate_s for one in snapshot.placed] == [pytest.approx(1000, rel=0.1)]
+    assert {one.id: one.estimate_s for one in snapshot.waiting} == {late.id: pytest.approx(1000, rel=0.1)}
+    assert world.store.forecasts.estimate("default", "ada", late.spec) == snapshot.waiting[0].estimate_s
+    assert set(world.store.forecasts.lengths()) == {(snapshot.waiting[0].estimate_s, 1000.0)}
+    world.store.policies.set(Policy(order=OrderPolicy(learns=False)), "", actor="ada")
+    snapshot = world.store.snapshot(world.clock.now())
+    assert [one.estimate_s for one in (*snapshot.placed, *snapshot.waiting)] == [1.0, 1.0]
+
+
+def _told(world, attempt: str) -> None:
+    world.store._db.write(lambda tx: tx.conn.execute(update(attempts).where(attempts.c.id == attempt).values(estimate_s=1.0)))
+
+
+def _say(world, seconds: float) -> None:
+    """Let all kinds of runs be believed to take so long."""
+    kinds = durations.c.key.not_like("estimated %")
+    world.store._db.write(lambda tx: tx.conn.execute(update(durations).where(kinds).values(median_s=seconds)))
 
 
 def test_usage_is_exact_whether_open_freed_or_booked(world):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mainspring.core.errors import PlannerError
-from mainspring.core.policy import BurstMode, BurstPolicy, Policy
+from mainspring.core.policy import BurstMode, BurstPolicy, OrderPolicy, Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.shares import Share
@@ -121,6 +121,17 @@ def test_the_watch_sees_every_snapshot_with_its_plan() -> None:
         crowd(2), Setting(nodes=[node(0), node(1)], policy=AT_HOME), watch=lambda snapshot, _: seen.append(len(snapshot.waiting))
     )
     assert len(seen) == history.plans > 60
+
+
+def test_estimates_of_a_second_are_believed_no_longer_once_they_have_shown_to_say_nothing() -> None:
+    liars = [replace(job(number, 1000 * number, 1000, gpus=4), estimate_s=1.0) for number in range(30)]
+    honest = replace(job(99, 25_500, 10, gpus=4), estimate_s=10.0)
+    last = replace(job(98, 25_400, 1000, gpus=4), estimate_s=1.0)
+    jobs = [*liars[:25], replace(liars[25], submit_s=24_900), last, honest]
+    for learns, first in ((True, "j099"), (False, "j098")):
+        policy = replace(AT_HOME, order=OrderPolicy(learns=learns))
+        done = by_id(simulate(jobs, Setting(nodes=[node(0)], policy=policy)).done)
+        assert min(("j098", "j099"), key=lambda id: done[id].started_s) == first
 
 
 def test_noise_is_as_wide_as_published() -> None:

@@ -27,11 +27,13 @@ class OrderPolicy:
     """Who comes first. `aging_s`: waiting that long halves the weight of a run's size in its share's own queue.
 
     `half_life_s` and `history` (0..1) say how fast, and how strongly, past use counts against what a share may borrow.
+    `learns`: estimates of a kind that has shown to be more than ten times too low are replaced by what such runs took.
     `is_fair` False is strict priority and order of submission over all (rehearsals compare with it).
     """
 
     is_fair: bool = True
     is_shortest_first: bool = True  # inside a share, by estimated GPU-seconds; else by order of submission
+    learns: bool = True
     aging_s: float = 21_600.0
     half_life_s: float = 604_800.0
     history: float = 0.2

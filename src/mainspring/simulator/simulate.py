@@ -214,6 +214,7 @@ class _Loop:
             return
         progress = self.progress[run]
         self.held(progress)
+        self.world.learn(progress.job)
         self.done.append(
             Done(
                 job=progress.job,

@@ -5,10 +5,12 @@ Kept as the planner's own records, so that a snapshot is made of them as they ar
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from mainspring.core.durations import LEARNED, believed, class_of, instead
 from mainspring.core.errors import PlannerError
 from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
@@ -66,6 +68,9 @@ class World:
     rented: dict[str, Rented] = field(default_factory=dict)
     _held: dict[str, _Held] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)
+    _told: dict[RunId, tuple[float, float]] = field(default_factory=dict)  # of those that wait: estimate, and what was done of it
+    _taken: dict[int, deque[float]] = field(default_factory=dict)
+    _insteads: dict[int, float] = field(default_factory=dict)
 
     def wall(self, now_s: float) -> datetime:
         """Return what the clock on the wall shows."""
@@ -93,7 +98,7 @@ class World:
     def enqueue(self, progress: Progress) -> None:
         """Let a job wait: when it comes, and again when it was stopped. It keeps its place in the order."""
         job = progress.job
-        estimate = max(1.0, job.estimate_s - progress.done_s) if job.estimate_s > 0 else 0.0
+        self._told[RunId(job.id)] = (job.estimate_s, progress.done_s)
         self.waiting[RunId(job.id)] = WaitingRun(
             id=RunId(job.id),
             owner=job.owner or job.share,
@@ -105,14 +110,34 @@ class World:
             replicas=job.replicas,
             version=progress.number + 1,
             share=job.share,
-            estimate_s=estimate,
+            estimate_s=self._believed(RunId(job.id)),
             is_preemptible=job.is_preemptible,
             sites=job.sites,
         )
 
+    def learn(self, job: Job) -> None:
+        """Note how long a job took that ended, and think again of those that wait with such an estimate."""
+        if job.estimate_s <= 0 or not self.policy.order.learns:
+            return
+        label = class_of(job.estimate_s)
+        taken = self._taken.setdefault(label, deque(maxlen=LEARNED))
+        taken.append(job.duration_s)
+        found = instead(label, taken)
+        if found == self._insteads.get(label, 0.0):
+            return
+        self._insteads[label] = found
+        for id, run in self.waiting.items():
+            if class_of(self._told[id][0]) == label:
+                self.waiting[id] = replace(run, estimate_s=self._believed(id))
+
+    def _believed(self, run: RunId) -> float:
+        estimate_s, done_s = self._told[run]
+        return max(1.0, believed(estimate_s, self._insteads) - done_s) if estimate_s > 0 else 0.0
+
     def start(self, run: RunId, places: Sequence[Place], now_s: float) -> None:
         """Give a waiting run what it was granted. Raises PlannerError where that is more than there is."""
         one = self.waiting.pop(run)
+        self._told.pop(run)
         if len(places) != one.replicas:
             raise PlannerError(f"{run} has {one.replicas} replicas and was given {len(places)} places.")
         self._change(places, 1)

@@ -1,4 +1,7 @@
-"""How long runs of each kind took: few samples a kind, and their median, read by key."""
+"""How long runs of each kind took: few samples a kind, and their median, read by key.
+
+Beside the kinds, `estimated N` keeps what runs took whose estimate was of class N: whether such estimates say anything.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,26 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from mainspring.core.durations import keys_of, typical, with_sample
+from mainspring.core.durations import KEPT, LEARNED, WORTHLESS, class_of, instead, keys_of, typical, with_sample
+from mainspring.core.policy import Policy
 from mainspring.core.records import Cause
 from mainspring.store.share_tables import durations
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
 _MEDIANS = select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(bindparam("of", expanding=True)))
+_ESTIMATED = {f"estimated {label}": label for label in range(32)}  # up to a hundred years
+_DOUBTED = select(durations.c.key, durations.c.samples).where(
+    durations.c.key.in_(list(_ESTIMATED)), durations.c.median_s >= WORTHLESS
+)
+
+
+def insteads_of(conn: Connection, policy: Policy) -> dict[int, float]:
+    """Return what to believe of runs whose class of estimates has shown to say nothing, where the policy wants that."""
+    if not policy.order.learns:
+        return {}
+    rows = conn.execute(_DOUBTED).tuples()
+    found = ((_ESTIMATED[key], instead(_ESTIMATED[key], samples)) for key, samples in rows)
+    return {label: seconds for label, seconds in found if seconds}
 
 
 def medians_of(conn: Connection, keys: Iterable[str]) -> dict[str, float]:
@@ -36,6 +53,8 @@ def learn(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) ->
             seconds = max(0.0, (row["ended_at"] - row["started_at"]).total_seconds())
             for key in keys_of(row["project"], row["owner"], row["spec"]):
                 samples[key].append(seconds)
+            if row["estimate_s"] > 0:  # as it was told, never as it was believed: else what is learned would feed on itself
+                samples[f"estimated {class_of(row['estimate_s'])}"].append(seconds)
     keys = sorted(samples)
     known: dict[str, tuple[float, ...]] = {}
     for start in range(0, len(keys), _AT_ONCE):
@@ -44,7 +63,7 @@ def learn(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) ->
     for key in keys:
         kept = known.get(key, ())
         for seconds in samples[key]:
-            kept = with_sample(kept, seconds)
+            kept = with_sample(kept, seconds, LEARNED if key in _ESTIMATED else KEPT)
         values = {"at": now, "median_s": typical(kept), "samples": kept}
         if key in known:
             conn.execute(update(durations).where(durations.c.key == key).values(**values))

@@ -8,13 +8,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from mainspring.core.durations import estimate, keys_of
+from mainspring.core.durations import believed, estimate, keys_of
 from mainspring.core.forecasts import Forecast
 from mainspring.core.ids import RunId
 from mainspring.core.records import Cause, RunState
 from mainspring.core.specs import RunSpec
 from mainspring.store.database import Database, Transaction
-from mainspring.store.durations import medians_of
+from mainspring.store.durations import insteads_of, medians_of
+from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import forecasts
 from mainspring.store.tables import attempts, runs
 
@@ -96,7 +97,7 @@ class Forecasts:
         return self._db.read(ask)
 
     def lengths(self, limit: int = 500) -> tuple[tuple[float, float], ...]:
-        """Return (estimated, true) seconds of the newest attempts that had an estimate and ended by themselves."""
+        """Return (believed, true) seconds of the newest attempts that had an estimate and ended by themselves."""
         asked = (
             select(attempts.c.started_at, attempts.c.ended_at, attempts.c.estimate_s, attempts.c.outcome)
             .where(attempts.c.estimate_s > 0, attempts.c.ended_at.is_not(None), attempts.c.started_at.is_not(None))
@@ -105,8 +106,9 @@ class Forecasts:
         )
 
         def ask(conn: Connection) -> tuple[tuple[float, float], ...]:
+            insteads = insteads_of(conn, current_policy(conn).policy)  # as the snapshot has them
             return tuple(
-                (row.estimate_s, max(0.0, (row.ended_at - row.started_at).total_seconds()))
+                (believed(row.estimate_s, insteads), max(0.0, (row.ended_at - row.started_at).total_seconds()))
                 for row in conn.execute(asked)
                 if row.outcome is not None and row.outcome.cause in (Cause.SUCCEEDED, Cause.USER_ERROR)
             )
@@ -116,7 +118,12 @@ class Forecasts:
     def estimate(self, project: str, owner: str, spec: RunSpec) -> float:
         """Return how long such a run is believed to take, 0 when nobody knows."""
         keys = keys_of(project, owner, spec)
-        return self._db.read(lambda conn: estimate(keys, medians_of(conn, keys), spec.timeout_s))
+
+        def ask(conn: Connection) -> float:
+            found = estimate(keys, medians_of(conn, keys), spec.timeout_s)
+            return believed(found, insteads_of(conn, current_policy(conn).policy), spec.timeout_s)
+
+        return self._db.read(ask)
 
     def arrivals(self, since: datetime, limit: int = 1000) -> list[Arrival]:
         """Return the newest runs that were submitted since then, and were not taken from the cache."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, or_, select, text
 
-from mainspring.core.durations import estimate, keys_of
+from mainspring.core.durations import believed, estimate, keys_of
 from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
 from mainspring.core.records import AttemptState, Desired, Node, RunState
@@ -23,7 +23,7 @@ from mainspring.core.specs import RunSpec
 from mainspring.core.waiting import expected_by_engine
 from mainspring.store.columns import Question, record_of
 from mainspring.store.database import Database
-from mainspring.store.durations import medians_of
+from mainspring.store.durations import insteads_of, medians_of
 from mainspring.store.machines import bursting, is_renting, machines_of, opened, rented_of, reserved_of, sites_of
 from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import policies
@@ -74,6 +74,7 @@ class Snapshots:
     _states: States = field(default_factory=States)
     _medians: dict[str, float] = field(default_factory=dict)
     _asked_keys: set[str] = field(default_factory=set)
+    _insteads: dict[int, float] | None = None  # of classes of estimates that say nothing; None: to be read
     _learned_s: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,6 +90,8 @@ class Snapshots:
             rents = sites_of(conn)
             nodes = opened(rented, self._nodes_now(conn), rents)
             share_of = shares_of_projects(conn)
+            if self._insteads is None:
+                self._insteads = insteads_of(conn, policy)
             at_home = _kept_at_home(conn, policy) if rents else frozenset()
             waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented), at_home)
             placed = self._placed(conn, share_of, at_home)
@@ -109,7 +112,7 @@ class Snapshots:
         at_s = self.db.clock.monotonic()
         with self._lock:
             if at_s - self._learned_s >= age_s:
-                self._medians, self._asked_keys, self._learned_s = {}, set(), at_s
+                self._medians, self._asked_keys, self._insteads, self._learned_s = {}, set(), None, at_s
             return self.db.read(ask)
 
     def is_due(self) -> bool:
@@ -156,8 +159,7 @@ class Snapshots:
                 run = self._wait(_QUEUED.values(conn, row), *around)
                 kept = self._waits[id] = _Kept(row, around, run, self._medians)
             elif kept.medians is not self._medians:
-                spec = self._known[id]
-                estimate_s = estimate(spec.keys, self._medians, spec.timeout_s)
+                estimate_s = self._estimate_s(self._known[id])
                 if estimate_s != kept.record.estimate_s:
                     kept.record = replace(kept.record, estimate_s=estimate_s)
                 kept.medians = self._medians
@@ -180,7 +182,7 @@ class Snapshots:
             replicas=spec.replicas,
             version=row["version"],
             share=leaf,
-            estimate_s=estimate(spec.keys, self._medians, spec.timeout_s),
+            estimate_s=self._estimate_s(spec),
             alternatives=spec.alternatives,
             min_replicas=spec.min_replicas,
             same=spec.same,
@@ -195,6 +197,9 @@ class Snapshots:
             avoid=row["avoid"],
         )
 
+    def _estimate_s(self, spec: _Asked) -> float:
+        return believed(estimate(spec.keys, self._medians, spec.timeout_s), self._insteads or {}, spec.timeout_s)
+
     def _placed(self, conn: Connection, share_of: Mapping[str, str], at_home: frozenset[str]) -> tuple[PlacedRun, ...]:
         grouped: dict[RunId, list[tuple[Any, ...]]] = defaultdict(list)
         for row in _HELD.rows(conn):
@@ -208,6 +213,10 @@ class Snapshots:
             if kept is None or kept.rows != rows or kept.around != (leaf, sites):
                 held = _hold([_HELD.values(conn, row) for row in rows], self._known[id], leaf)
                 kept = _Kept(rows, (leaf, sites), replace(held, sites=sites))
+            told_s = rows[0][_TOLD]
+            estimate_s = believed(told_s, self._insteads or {}, self._known[id].timeout_s)
+            if estimate_s != kept.record.estimate_s:
+                kept.record = replace(kept.record, estimate_s=estimate_s)
             self._places[id] = kept
         return tuple(kept.record for kept in self._places.values())
 
@@ -254,6 +263,7 @@ def _hold(rows: Sequence[Mapping[str, Any]], spec: _Asked, leaf: str) -> PlacedR
     )
 
 
+_TOLD = 8  # `estimate_s` among the columns of `_HELD`
 _LINE = select(
     runs.c.id,
     runs.c.owner,

@@ -29,7 +29,7 @@ from mainspring.store.share_tables import usage as booked
 from mainspring.store.tables import allocations, attempts, nodes, runs
 
 AT_ONCE = 1000  # allocations booked in one transaction: others want to write too
-_OF_ATTEMPTS = (runs.c.spec, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at)
+_OF_ATTEMPTS = (runs.c.spec, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at, attempts.c.estimate_s)
 Line = tuple[str, str, str, str]  # month, share, project, owner
 
 
