@@ -13,6 +13,7 @@ from mainspring.core.records import Cause, Desired, NodeState, Project
 from mainspring.core.resources import Granted
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan
+from mainspring.core.specs import Value, ValueKind
 from mainspring.store.snapshot import Snapshots
 
 
@@ -153,3 +154,15 @@ def test_who_was_served_last_is_never_old(world) -> None:
         world.start(run, node)
         states = world.store.snapshot(world.clock.now(), age_s=60).shares
         assert {one.share.name: one.served_at for one in states}[run.owner] == world.clock.now()
+
+
+def test_a_run_is_told_on_which_nodes_its_data_set_was_read_lately(world) -> None:
+    near, far = world.node(), world.node()
+    images, labels = (Value(kind=ValueKind.DATASET, digest=one * 64, size_bytes=1 << 30) for one in "ab")
+    for node, args in ((near, {"x": images, "y": labels}), (far, {"x": images}), (far, {})):
+        world.end(world.start(world.run(args=args), node))
+    world.end(world.start(world.run(args={"x": labels}), far), Cause.LAUNCH_FAILED)  # it may have read nothing
+    wanted = [{"x": images}, {"x": images, "y": labels}, {}, {"x": replace(images, digest="c" * 64)}]
+    waiting = [world.run(args=args).id for args in wanted]
+    found = {one.id: one.data_on for one in world.store.snapshot(world.clock.now()).waiting}
+    assert [found[id] for id in waiting] == [tuple(sorted((near.id, far.id))), (near.id,), (), ()]

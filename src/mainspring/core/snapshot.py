@@ -34,7 +34,7 @@ class WaitingRun:
     `share` is the leaf that it counts to (empty: its owner, below the root). `estimate_s` is how long it is believed to
     run (0: nobody knows). `alternatives` are other requests that would do, tried in order after `resources`.
     `replicas` is the most and `min_replicas` the least of an elastic gang (0: all of them). `same` names a node label
-    that all replicas must share (`rack`; `node` for one machine). `data_on` are nodes or pools that hold its inputs.
+    that all replicas must share (`rack`; `node` for one machine). `data_on` are nodes or pools that hold its data sets.
     `nominated` are places kept for it until what stands there is gone. `sites` are the only paid sites that its data may
     go to (None: any). `is_bursting`: a machine was asked for it at a site and has not come yet.
     """

@@ -19,7 +19,7 @@ from mainspring.core.records import AttemptState, Desired, Node, RunState
 from mainspring.core.resources import Resources
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Place, PlacedRun, Snapshot, WaitingRun
-from mainspring.core.specs import RunSpec
+from mainspring.core.specs import RunSpec, ValueKind
 from mainspring.core.waiting import expected_by_engine
 from mainspring.store.columns import Question, record_of
 from mainspring.store.database import Database
@@ -29,9 +29,10 @@ from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import policies
 from mainspring.store.shares import all_reservations, shares_of_projects
 from mainspring.store.states import Past, States
-from mainspring.store.tables import allocations, attempts, dataset_versions, nodes, runs, unadopted
+from mainspring.store.tables import allocations, attempts, dataset_versions, nodes, replicas, runs, unadopted
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
+_LATELY = 200  # runs that ended: what they read is believed to lie in the caches of their nodes still
 _KEPT = 50_000  # specifications remembered beyond those of the last look
 
 
@@ -48,6 +49,7 @@ class _Asked:
     timeout_s: float
     data_bytes: int
     inputs: frozenset[str]
+    data: frozenset[str]  # versions of data sets
     keys: tuple[str, ...]
 
 
@@ -74,6 +76,7 @@ class Snapshots:
     _states: States = field(default_factory=States)
     _medians: dict[str, float] = field(default_factory=dict)
     _asked_keys: set[str] = field(default_factory=set)
+    _near: dict[str, frozenset[str]] | None = None  # nodes by version of a data set; None: to be read
     _insteads: dict[int, float] | None = None  # of classes of estimates that say nothing; None: to be read
     _learned_s: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,7 +115,8 @@ class Snapshots:
         at_s = self.db.clock.monotonic()
         with self._lock:
             if at_s - self._learned_s >= age_s:
-                self._medians, self._asked_keys, self._insteads, self._learned_s = {}, set(), None, at_s
+                self._medians, self._asked_keys, self._learned_s = {}, set(), at_s
+                self._near = self._insteads = None
             return self.db.read(ask)
 
     def is_due(self) -> bool:
@@ -153,7 +157,13 @@ class Snapshots:
             leaf = leaves.get((project, owner))
             if leaf is None:
                 leaf = leaves[project, owner] = leaf_of(share_of.get(project, ""), owner)
-            around = (leaf, id in coming, id in unconfirmed, bool(at_home and at_home & self._known[id].inputs))
+            around = (
+                leaf,
+                id in coming,
+                id in unconfirmed,
+                bool(at_home and at_home & self._known[id].inputs),
+                self._data_on(conn, id),
+            )
             kept = self._waits.get(id)
             if kept is None or kept.rows != row or kept.around != around:
                 run = self._wait(_QUEUED.values(conn, row), *around)
@@ -169,7 +179,15 @@ class Snapshots:
             self._known = {id: self._known[id] for id in self._waits}
         return tuple(found)
 
-    def _wait(self, row: Mapping[str, Any], leaf: str, is_bursting: bool, is_unconfirmed: bool, is_at_home: bool) -> WaitingRun:
+    def _wait(
+        self,
+        row: Mapping[str, Any],
+        leaf: str,
+        is_bursting: bool,
+        is_unconfirmed: bool,
+        is_at_home: bool,
+        data_on: tuple[str, ...],
+    ) -> WaitingRun:
         spec = self._known[row["id"]]
         return WaitingRun(
             id=row["id"],
@@ -186,6 +204,7 @@ class Snapshots:
             alternatives=spec.alternatives,
             min_replicas=spec.min_replicas,
             same=spec.same,
+            data_on=data_on,
             data_bytes=spec.data_bytes,
             sites=() if is_at_home else None,
             nominated=row["nominated"] or (),
@@ -196,6 +215,21 @@ class Snapshots:
             is_unconfirmed=is_unconfirmed,
             avoid=row["avoid"],
         )
+
+    def _data_on(self, conn: Connection, run: RunId) -> tuple[str, ...]:
+        """Return the nodes on which runs ended lately that read all the data sets of this one."""
+        data = self._known[run].data
+        if not data:
+            return ()
+        if self._near is None:
+            rows = conn.execute(_ENDED).tuples().all()
+            self._ask(conn, rows)
+            found: dict[str, set[str]] = defaultdict(set)
+            for id, _, _, node in rows:
+                for digest in self._known[id].data:
+                    found[digest].add(node)
+            self._near = {digest: frozenset(nodes) for digest, nodes in found.items()}
+        return tuple(sorted(frozenset.intersection(*(self._near.get(one, frozenset()) for one in data))))
 
     def _estimate_s(self, spec: _Asked) -> float:
         return believed(estimate(spec.keys, self._medians, spec.timeout_s), self._insteads or {}, spec.timeout_s)
@@ -326,6 +360,14 @@ _FIRST_ON_SQLITE = Question(
     ).columns(*_LINE.selected_columns)
 )
 _ALL = 1 << 62
+_ENDED = (
+    select(runs.c.id, runs.c.owner, runs.c.project, replicas.c.node)
+    .join_from(runs, attempts, (attempts.c.run == runs.c.id) & (attempts.c.number == runs.c.attempt))
+    .join(replicas, replicas.c.attempt == attempts.c.id)
+    .where(runs.c.state == RunState.SUCCEEDED)
+    .order_by(runs.c.seq.desc())
+    .limit(_LATELY)
+)
 _ANY_WAITS = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
 _OPEN_RUNS = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
 _UNADOPTED = select(unadopted.c.run)
@@ -371,5 +413,6 @@ def _asked(spec: RunSpec, project: str, owner: str, sizes: Mapping[str, int]) ->
         timeout_s=spec.timeout_s,
         data_bytes=sum(value.size_bytes or sizes.get(value.digest, 0) for value in spec.args.values()),
         inputs=frozenset(value.digest for value in spec.args.values() if value.digest),
+        data=frozenset(value.digest for value in spec.args.values() if value.digest and value.kind is ValueKind.DATASET),
         keys=keys_of(project, owner, spec),
     )
