@@ -74,6 +74,7 @@ def test_what_is_below_a_share_moves_with_it(world):
 
 
 def test_estimates_that_were_far_too_low_are_replaced_by_what_such_runs_took(world):
+    world.store.policies.set(Policy(order=OrderPolicy(learns=True)), "", actor="ada")
     node = world.node()
     first, late = world.run("train"), world.run("train")
     for number in range(FEWEST):
