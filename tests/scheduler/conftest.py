@@ -39,9 +39,9 @@ RunMaker = Callable[..., WaitingRun]
 Pick = Callable[[Sequence[Any]], Any]
 
 
-def _node(node_id: str, *, cpus: int = 8, memory_gib: int = 32, gpus: int = 0, **others: object) -> Node:
+def _node(node_id: str, *, cpus: int = 8, memory_gib: int = 32, gpus: int = 0, is_whole: bool = False, **others: object) -> Node:
     """Make a node of `gpus` equal devices of 16 GiB; `others` are fields of Node, `used_cpus` holds CPUs back."""
-    devices = tuple(Device(index=index, model="A100", memory_bytes=16 * GIB) for index in range(gpus))
+    devices = tuple(Device(index=index, model="A100", memory_bytes=16 * GIB, whole=is_whole) for index in range(gpus))
     made = Node(id=node_id, cluster="c", name=node_id, cpu_milli=cpus * 1000, memory_bytes=memory_gib * GIB, devices=devices)
     return replace(made, **others)
 
@@ -66,8 +66,9 @@ def _waiting(seq: int, *, owner: str = "alice", replicas: int = 1, **others: obj
 
 
 def _nodes(pick: Pick, number: int) -> tuple[Node, PlacedRun | None]:
+    is_whole = pick([False, False, True])  # its engine has no parts of a GPU
     devices = tuple(
-        Device(index=index * 2, model=pick(["A100", "T4"]), memory_bytes=pick([0, 8, 15]) * GIB)
+        Device(index=index * 2, model=pick(["A100", "T4"]), memory_bytes=pick([0, 8, 15]) * GIB, whole=is_whole)
         for index in range(pick(range(0, 3 + 1)))
     )
     cpu, memory = pick([4000, 2000, 8000, 1000]), pick([8, 8, 2, 0]) * GIB
@@ -209,7 +210,7 @@ class Naive:
                 return None
             while milli * device.memory_bytes < asked.gpu_memory_bytes * 1000:
                 milli += 1
-        return milli
+        return 1000 if device.whole else milli
 
     def grant(self, node: Node, free: dict[str, int], asked: Resources) -> Granted | None:
         """Return a grant by the first devices that fit, None if the replica does not fit on the node."""
@@ -257,7 +258,10 @@ class Naive:
 def _worlds(pick: Pick, most_runs: int) -> Snapshot:
     """Make a busy world: a tree of shares, running and waiting runs of whole and shared GPUs, gangs, estimates, a paid site."""
     width = pick([2, 4])
-    nodes = [_node(f"n{one}", cpus=16, gpus=width, pool=pick(["default", "default", "big"])) for one in range(pick([1, 2, 3]))]
+    nodes = [
+        _node(f"n{one}", cpus=16, gpus=width, is_whole=pick([False, False, True]), pool=pick(["default", "default", "big"]))
+        for one in range(pick([1, 2, 3]))
+    ]
     leaves = pick([("alice", "bob"), ("a/x", "a/y", "b/z"), ("a/x", "b/y", "carl"), ("o/a/x", "o/a/y", "o/b/z", "q/w")])
     free = {node.id: {"cpu": 16_000} | {f"gpu{one}": 1000 for one in range(width)} for node in nodes}
     placed = [run for number in range(pick(range(most_runs + 1))) if (run := _placed(pick, number, nodes, free, leaves))]

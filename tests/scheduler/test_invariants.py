@@ -58,6 +58,7 @@ def test_invariant_02_whole_gpus_are_idle_and_shares_stay_on_one(data: DataObjec
                 assert all(free[place.node][f"gpu{share.index}"] == 1000 for share in shares)
             else:
                 assert len(shares) == (1 if need.is_gpu() else 0)
+                assert all(free[place.node][f"gpu{one.index}"] == 1000 for one in shares if devices[one.index].whole)
             naive.take(free[place.node], place.granted)
 
 
@@ -244,6 +245,9 @@ def _lacking(run: WaitingRun, able: list[Any], free: dict[str, dict[str, int]], 
     if asked.is_gpu():
         shares = {(node.id, device.index): naive.share(asked, device) for node in able for device in node.devices}
         left = {(name, index): max(0, free[name][f"gpu{index}"]) for (name, index), milli in shares.items() if milli is not None}
+        for key, milli in shares.items():
+            if milli == 1000 > asked.gpu_milli and left[key] < 1000:
+                left[key] = 0  # a part of it serves nobody
         least = min(milli for milli in shares.values() if milli is not None)
         need, idle = least, sum(left.values())
         if least == 1000:

@@ -19,7 +19,7 @@ from mainspring.core.policy import BackfillPolicy, BurstMode, OrderPolicy, Polic
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import NodeState
 from mainspring.core.shares import path_of
-from mainspring.core.snapshot import Decision, DecisionKind, PlacedRun, Plan, ShareState, Snapshot
+from mainspring.core.snapshot import Decision, DecisionKind, PlacedRun, Plan, ShareState, Snapshot, WaitingRun
 
 pytestmark = pytest.mark.property
 often = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -187,15 +187,21 @@ def _demand(snapshot: Snapshot, name: str) -> Fraction:
     if children:
         total = sum((_demand(snapshot, child) for child in children), Fraction(0))
     else:
-        total = Fraction(sum(_held(run)["gpu"] for run in snapshot.placed if run.share == name))
+        placed = [run for run in snapshot.placed if run.share == name]
+        total = Fraction(sum(max(_held(run)["gpu"], _most(snapshot, run) * len(run.places)) for run in placed))
         held = {one.share.name for one in snapshot.shares if one.share.is_held}
         total += sum(
-            run.resources.gpu_milli * run.replicas
-            for run in snapshot.waiting
-            if run.share == name and not held & set(path_of(name))
+            _most(snapshot, run) * run.replicas for run in snapshot.waiting if run.share == name and not held & set(path_of(name))
         )
     state = _configured(snapshot).get(name)
     return min(total, Fraction(state.share.limit.get("gpu", 2**62))) if state else total
+
+
+def _most(snapshot: Snapshot, run: PlacedRun | WaitingRun) -> int:
+    """Return the milli-GPU that one replica takes at most: a whole GPU for a share, where some node gives no parts."""
+    asked = run.resources.gpu_milli
+    is_whole = any(device.whole for node in snapshot.nodes for device in node.devices)
+    return 1000 if is_whole and 0 < asked < 1000 else asked
 
 
 def _leaves(snapshot: Snapshot) -> set[str]:
@@ -564,7 +570,7 @@ def test_invariant_28_reasons_of_shares_and_holds_are_true(data: DataObject, wor
         if reason.code is ReasonCode.SHARE_LIMIT and not nominated and reason.facts["unit"] in UNITS:
             share, unit = str(reason.facts["share"]), str(reason.facts["unit"])
             assert share in path_of(run.share)
-            need = (run.resources.gpu_milli if unit == "gpu" else run.resources.cpu_milli) * run.replicas
+            need = (_most(snapshot, run) if unit == "gpu" else run.resources.cpu_milli) * run.replicas
             assert use[share][unit] + need > states[share].share.limit[unit]
         if reason.code is ReasonCode.OVER_GUARANTEE:
             assert not run.is_preemptible

@@ -276,7 +276,7 @@ def _show_nodes(nodes: Sequence[Node]) -> None:
 def _devices(node: Node) -> str:
     models: dict[str, int] = {}
     for device in node.devices:
-        word = f"{device.model}{' (declared)' if device.declared else ''}"
+        word = f"{device.model}{' (declared)' if device.declared else ''}{' (given whole)' if device.whole else ''}"
         models[word] = models.get(word, 0) + 1
     return ", ".join(f"{count} {model}" for model, count in sorted(models.items()))
 

@@ -14,7 +14,7 @@ from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend, Closes, Probe
 from mainspring.core.errors import BackendError, NotFoundError
 from mainspring.core.records import Cluster, Node, NodeState
-from mainspring.core.resources import CONTAINERS
+from mainspring.core.resources import CONTAINERS, Device
 from mainspring.core.silence import is_removable
 from mainspring.services import secrets
 from mainspring.services.context import Context
@@ -176,10 +176,19 @@ def close(backend: Backend | None) -> None:
 
 
 def dressed(cluster: Cluster, backend: Backend) -> list[Node]:
-    """Return the nodes there are now, with the pool and the labels that the cluster gives all of its nodes."""
+    """Return the nodes there are now, with the pool and labels that the cluster gives all its nodes, and devices `as_given`."""
     pool, words = str(cluster.config.get("pool") or ""), cluster.config.get("labels")
     labels = dict(str(word).split("=", 1) for word in words if "=" in str(word)) if isinstance(words, Sequence) else {}
     if backend.capabilities.images:
         labels |= CONTAINERS
-    nodes = backend.inventory().nodes
-    return [replace(node, pool=pool or node.pool, labels={**node.labels, **labels}) if pool or labels else node for node in nodes]
+    return [
+        replace(node, pool=pool or node.pool, labels={**node.labels, **labels}, devices=as_given(node.devices, backend))
+        for node in backend.inventory().nodes
+    ]
+
+
+def as_given(devices: tuple[Device, ...], backend: Backend) -> tuple[Device, ...]:
+    """Return devices as the engine gives them to runs: whole ones, unless it can hold several runs on one."""
+    if backend.capabilities.fractions:
+        return devices
+    return tuple(replace(device, whole=True) for device in devices)

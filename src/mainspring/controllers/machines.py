@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from mainspring import scheduler
-from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.fleet import Fleet, as_given
 from mainspring.controllers.loop import Loops
 from mainspring.core.errors import BackendError, CapacityError, LaunchError, MainspringError
 from mainspring.core.machines import ListedMachine, Machine, MachineState, Renter, last_call_s
@@ -74,7 +74,9 @@ class Machines:
         try:
             if self._is_due(cluster):
                 self._offered_at[cluster.id] = self.ctx.clock.monotonic()
-                self.ctx.store.machines.offer(cluster, renter.offers())
+                backend = self.fleet.backend(cluster.id)
+                offers = [replace(one, devices=as_given(one.devices, backend)) for one in renter.offers()]
+                self.ctx.store.machines.offer(cluster, offers)
             self._act(renter, self.ctx.store.machines.open(cluster.id))
             listed = {one.tag: one for one in renter.machines()}
             self._record(cluster, renter, self.ctx.store.machines.open(cluster.id), listed)

@@ -26,7 +26,7 @@ class Capabilities:
     """What an engine can do beyond the common contract."""
 
     places_itself: bool = False  # has a node scheduler of its own: we choose the cluster, it chooses the node
-    fractions: bool = False  # can hold several runs on one GPU
+    fractions: bool = False  # can hold several runs on one GPU; where not, the planner gives its GPUs only whole
     open_port: bool = False
     exec: bool = False
     launch_many: bool = False

@@ -85,13 +85,17 @@ def check_resources(asked: Resources) -> Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One GPU of a node. `index` is what the engine calls it; `declared` devices exist by the operator's word only."""
+    """One GPU of a node. `index` is what the engine calls it; `declared` devices exist by the operator's word only.
+
+    Of a `whole` one the engine gives no parts: who asks for a share of it gets, and is charged, all of it.
+    """
 
     index: int
     model: str = "gpu"
     memory_bytes: int = 0
     uuid: str = ""
     declared: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,11 @@ ALL = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class DeviceKind:
-    """Devices that are alike to the planner: same model, same memory."""
+    """Devices that are alike to the planner: same model, same memory, given in parts or only whole."""
 
     model: str
     memory_bytes: int
+    is_whole: bool = False
 
 
 @dataclass(slots=True)
@@ -180,18 +181,19 @@ def _devices(nodes: Sequence[Node]) -> tuple[tuple[DeviceKind | None, ...], Ints
     width = max((len(node.devices) for node in nodes), default=0)
     kind_of = np.zeros((len(nodes), width), dtype=np.int64)
     gpu_free = np.zeros((len(nodes), width), dtype=np.int64)
-    numbers: dict[tuple[str, int], int] = {}
+    numbers: dict[tuple[str, int, bool], int] = {}
     for row, node in enumerate(nodes):
         if not node.devices:
             continue
         ordered = sorted(node.devices, key=lambda device: device.index)
         if len({device.index for device in ordered}) < len(ordered):
             raise PlannerError(f"Node {node.id!r} has two devices of one index.")
-        kinds = [numbers.setdefault((one.model.casefold(), one.memory_bytes), len(numbers) + 1) for one in ordered]
+        told = ((one.model.casefold(), one.memory_bytes, one.whole) for one in ordered)
+        kinds = [numbers.setdefault(kind, len(numbers) + 1) for kind in told]
         out = node.out()
         kind_of[row, : len(ordered)] = [0 if one.index in out else kind for one, kind in zip(ordered, kinds, strict=True)]
         gpu_free[row, : len(ordered)] = _free_devices(node)
-    return (None, *(DeviceKind(model, memory) for model, memory in numbers)), kind_of, gpu_free
+    return (None, *(DeviceKind(*kind) for kind in numbers)), kind_of, gpu_free
 
 
 def _groups(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], Ints]:

@@ -160,7 +160,7 @@ class Sampled:
 
     def ask(self, run: WaitingRun, record: Record = FRESH) -> Forecast:
         """Return the interval of a run that does not wait yet, as if it were submitted now."""
-        job = _job(run, self.snapshot, self.lengths, 0.0)
+        job = _job(run, self.snapshot, self.lengths, 0.0, _least_milli(self.snapshot))
         at = _position(self.order, job)
         order = (*self.order[:at], job, *self.order[at:])
         return _interval(self.now, _take_places(self.snapshot, self.lengths, self.seed, order, upto=at)[at], record)
@@ -186,9 +186,14 @@ def recalibrated(confidence: float, were_inside: Sequence[bool], *, wanted: floa
 # --- the order of service -----------------------------------------------------------------------------------------------
 
 
-def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float) -> _Job:
+def _least_milli(snapshot: Snapshot) -> int:
+    """Return the least that is given of a GPU: all of it where no node gives parts (the devices of a node are alike in this)."""
+    return GPU_MILLI if all(device.whole for node in snapshot.nodes for device in node.devices[:1]) else 1
+
+
+def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float, least_milli: int) -> _Job:
     asked = run.resources
-    gpus = run.replicas * max(asked.gpu_milli, 1 if asked.gpu_memory_bytes else 0) / GPU_MILLI
+    gpus = run.replicas * (max(asked.gpu_milli, least_milli) if asked.is_gpu() else 0) / GPU_MILLI
     estimated = run.estimate_s or UNKNOWN_S
     waited = max(0.0, (snapshot.now - run.submitted_at).total_seconds()) if not waits_s else 0.0
     policy = snapshot.policy.order
@@ -217,10 +222,11 @@ class _Line:
             elapsed = (snapshot.now - placed.since).total_seconds()
             left_s = lengths.expected_s(placed.estimate_s or UNKNOWN_S) - elapsed
             self._hold(placed.share or placed.owner, gpus, cpus, max(60.0, left_s))
+        least = _least_milli(snapshot)
         for run in snapshot.waiting:
-            self._add(_job(run, snapshot, lengths, 0.0))
+            self._add(_job(run, snapshot, lengths, 0.0, least))
         self._waiting = len(snapshot.waiting)
-        coming = [_job(run, snapshot, lengths, before) for before, run in past.arrivals[:MOST_ARRIVALS] if before > 0]
+        coming = [_job(run, snapshot, lengths, before, least) for before, run in past.arrivals[:MOST_ARRIVALS] if before > 0]
         self._coming = sorted(coming, key=lambda job: -job.waits_s)  # the nearest last
 
     def run(self) -> list[_Job]:

@@ -41,9 +41,13 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What one run wants beyond its request: only these rows, not these if others fit, rather those near its data."""
+    """What one run wants beyond its request: only these rows, not these if others fit, rather those near its data.
+
+    `exact`: rows that waste nothing of a device; others only if none of these fits.
+    """
 
     rows: Bools | None = None
+    exact: Bools | None = None
     avoided: Sequence[int] = ()
     near: Floats | None = None
 
@@ -117,7 +121,7 @@ class Placement:
         avoided = [self.cluster.row_of[name] for name in run.avoid if name in self.cluster.row_of]
         near = data_share(self.cluster, run) if run.data_on else None
         for rows, replicas in self._parts(run, request, least):
-            places = self._gang(request, replicas, _Wish(rows=rows, avoided=avoided, near=near))
+            places = self._gang(request, replicas, _Wish(rows=rows, exact=request.is_exact, avoided=avoided, near=near))
             if places is not None:
                 return places
         too_many[key] = least
@@ -145,7 +149,7 @@ class Placement:
         if not run.same:
             yield domain == int(np.argmax(sums >= most)), most
             return
-        row = self._best(self._points(request).points, _Wish(rows=able))
+        row = self._best(self._points(request).points, _Wish(rows=able, exact=request.is_exact))
         if row is not None:
             yield domain == domain[row], most
 
@@ -165,6 +169,10 @@ class Placement:
     def _best(self, points: Floats, wish: _Wish) -> int | None:
         if wish.rows is not None:
             points = np.where(wish.rows, points, -np.inf)
+        if wish.exact is not None:
+            exact = np.where(wish.exact, points, -np.inf)
+            if np.isfinite(exact.max(initial=-np.inf)):
+                points = exact
         if wish.near is not None and len(points):
             fit = np.isfinite(points)
             worst, best = points.min(where=fit, initial=np.inf), points.max(initial=-np.inf)

@@ -1,8 +1,9 @@
 """The surrogate's machines: for each node the moments at which its GPUs (or CPU slots) come free, in all samples at once.
 
 `when[sample, node, k]` is the moment at which the node has k + 1 of them free, so that the earliest start of a run that
-needs g on one node is `when[:, :, g - 1].min()`. A share of a GPU takes one for the same part of its time; memory and
-disk are left out. Gaps in front of a run that waits for several nodes are lost (no backfill).
+needs g on one node is `when[:, :, g - 1].min()`. A share of a GPU takes one for the same part of its time, for all of it
+where GPUs are given only whole; memory and disk are left out. Gaps in front of a run that waits for several nodes are lost
+(no backfill).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Places:
     gpu_when: Floats  # (samples, nodes, most devices)
     cpu_when: Floats  # (samples, nodes, SLOTS)
     slot_milli: Ints  # (nodes,) CPU of one slot
+    has_whole: Bools  # (nodes,) gives devices only whole
     _requests: dict[Key, tuple[Request, Bools, int]]
 
     def hold(self, places: Iterable[Place], left_s: Floats) -> None:
@@ -59,9 +61,10 @@ class Places:
         when = self.gpu_when if devices else self.cpu_when
         if devices:
             part = run.resources.gpu_milli / GPU_MILLI if 0 < run.resources.gpu_milli < GPU_MILLI else 1.0
+            parts = np.where(self.has_whole, 1.0, part)
             needs = np.full(len(allowed), devices)
         else:
-            part = 1.0
+            parts = np.ones(len(allowed))
             needs = np.clip(-(-int(request.need[0]) // np.maximum(1, self.slot_milli)), 1, SLOTS)
         rows = np.flatnonzero(allowed & (needs <= when.shape[2]))
         if not len(rows):
@@ -83,9 +86,9 @@ class Places:
             chosen = np.broadcast_to(chosen, (self.samples, nodes))
         sample = np.arange(self.samples)[:, None]
         starts = ready[sample, chosen].max(axis=1)
-        ends = starts + lengths * part
+        ends = starts[:, None] + np.broadcast_to(lengths, starts.shape)[:, None] * parts[rows[chosen]]  # (samples, nodes)
         lines = when[sample, rows[chosen]]  # (samples, nodes, devices)
-        lines[:, :, :need] = ends[:, None, None]
+        lines[:, :, :need] = ends[:, :, None]
         lines.sort(axis=2)
         when[sample, rows[chosen]] = lines
         return np.asarray(starts)
@@ -116,6 +119,7 @@ def build_places(snapshot: Snapshot, samples: int) -> Places:
         gpu_when=gpu_when,
         cpu_when=np.zeros((samples, len(cluster.nodes), SLOTS)),
         slot_milli=slot,
+        has_whole=np.array([any(device.whole for device in node.devices) for node in cluster.nodes], dtype=np.bool_),
         _requests={},
     )
 

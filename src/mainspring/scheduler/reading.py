@@ -97,7 +97,7 @@ class State:
             raise PlannerError(f"The snapshot lists placed run {run.id} twice.")
         amounts = self.measure.granted((place.node, place.granted) for place in run.places)
         unused = 0
-        if run.resources.gpu_memory_bytes:
+        if self.measure.may_differ(run.resources):
             unused = self.measure.unused(self.placement.request(run.resources, run.sites), len(run.places), amounts)
         self.holdings.add(run, amounts, unused)
         self.typical.count(run.resources, float(len(run.places)))

@@ -28,6 +28,7 @@ class Request:
     milli_of_kind: Ints
     is_allowed_group: Bools
     is_named: Bools | None = None  # (nodes,) which rows are the node or of the cluster asked for by name; None: any
+    is_exact: Bools | None = None  # (nodes,) which rows give the share asked for and no whole device; None: all alike
 
     @property
     def is_share(self) -> bool:
@@ -87,15 +88,17 @@ def make_request(cluster: Cluster, asked: Resources, closed: Collection[str] = (
     devices = 0
     if asked.is_gpu():
         devices = max(1, asked.gpu_milli // GPU_MILLI)
+    milli = np.array([_milli(asked, kind) for kind in cluster.kinds], dtype=np.int64)
     groups = [group.pool not in closed and _is_allowed(asked, group.pool, dict(group.labels)) for group in cluster.groups]
     return Request(
         key=(*key_of(asked), *closed),
         asked=asked,
         need=np.array([asked.cpu_milli, asked.memory_bytes, asked.disk_bytes], dtype=np.int64),
         devices=devices,
-        milli_of_kind=np.array([_milli(asked, kind) for kind in cluster.kinds], dtype=np.int64),
+        milli_of_kind=milli,
         is_allowed_group=np.array(groups, dtype=np.bool_),
         is_named=_named(cluster, asked),
+        is_exact=_exact(cluster, milli) if devices and asked.gpu_milli < GPU_MILLI else None,
     )
 
 
@@ -115,15 +118,29 @@ def _named(cluster: Cluster, asked: Resources) -> Bools | None:
     )
 
 
+def _exact(cluster: Cluster, milli_of_kind: Ints) -> Bools | None:
+    """Return the rows with a device of which a part will do, where others would give a whole one for it."""
+    is_whole = np.array([kind is not None and kind.is_whole for kind in cluster.kinds], dtype=np.bool_)
+    is_able = milli_of_kind <= GPU_MILLI
+    if not (is_able & is_whole).any() or not (is_able & ~is_whole).any():
+        return None
+    return np.asarray((is_able & ~is_whole)[cluster.kind_of].any(axis=1), dtype=np.bool_)
+
+
 def _milli(asked: Resources, kind: DeviceKind | None) -> int:
-    """Return the thousandths of a device of `kind` that one replica takes; memory is rounded up to the device's milli."""
+    """Return the thousandths of a device of `kind` that one replica takes; memory is rounded up to the device's milli.
+
+    Of a kind that is given only whole it is all of them, so that just an idle device serves.
+    """
     if kind is None:
         return NEVER
     if asked.gpu_models and kind.model not in {model.casefold() for model in asked.gpu_models}:
         return NEVER
     share = min(asked.gpu_milli, GPU_MILLI)
+    if asked.gpu_memory_bytes and kind.memory_bytes < asked.gpu_memory_bytes:
+        return NEVER  # too small, or nobody knows its memory
+    if kind.is_whole:
+        return GPU_MILLI
     if asked.gpu_memory_bytes:
-        if kind.memory_bytes < asked.gpu_memory_bytes:
-            return NEVER  # too small, or nobody knows its memory
         share = max(share, -(-asked.gpu_memory_bytes * GPU_MILLI // kind.memory_bytes))
     return share

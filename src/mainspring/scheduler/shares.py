@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mainspring.core.resources import GPU_MILLI, Granted
+import numpy as np
+
+from mainspring.core.resources import GPU_MILLI, Granted, Resources
 from mainspring.core.shares import ROOT, Share, path_of
 from mainspring.core.snapshot import Snapshot
 from mainspring.scheduler.cluster import Cluster
@@ -308,6 +310,7 @@ class Measure:
         self._cluster = cluster
         self._columns: dict[str, dict[int, int]] = {}
         self._needs: dict[tuple[Request, int], Need] = {}
+        self._has_whole = any(kind is not None and kind.is_whole for kind in cluster.kinds)
 
     def granted(self, places: Iterable[tuple[str, Granted]]) -> list[int]:
         """Return what grants take of each resource; devices that the node does not list count to no model."""
@@ -329,22 +332,33 @@ class Measure:
             found = self._needs[request, replicas] = self._need(request, replicas)
         return found
 
+    def may_differ(self, asked: Resources) -> bool:
+        """Say whether it depends on the device how much of it a request takes."""
+        return asked.gpu_memory_bytes > 0 or (self._has_whole and 0 < asked.gpu_milli < GPU_MILLI)
+
     def unused(self, request: Request, replicas: int, amounts: Sequence[int]) -> int:
         """Return the milli-GPU that a placed run might take elsewhere beyond what it holds: so starting it leaves all demand."""
-        return max(0, self.need(request, replicas).amounts[GPU] - amounts[GPU]) if request.asked.gpu_memory_bytes else 0
+        return max(0, self.need(request, replicas).amounts[GPU] - amounts[GPU]) if self.may_differ(request.asked) else 0
 
     def _need(self, request: Request, replicas: int) -> Need:
         amounts = [0] * len(self.units.names)
         asked = request.asked
         amounts[CPU], amounts[MEMORY] = asked.cpu_milli * replicas, asked.memory_bytes * replicas
         if request.devices:
-            able = [milli for milli in request.milli_of_kind.tolist() if milli < NEVER]
-            amounts[GPU] = max(able, default=GPU_MILLI) * request.devices * replicas
+            amounts[GPU] = self._most(request) * request.devices * replicas
             if len({model.casefold() for model in asked.gpu_models}) == 1:
                 model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
                 if model is not None:
                     amounts[model] = amounts[GPU]
         return needed(amounts)
+
+    def _most(self, request: Request) -> int:
+        """Return the most that a replica takes of one device, of all those where it may go."""
+        able = {milli for milli in request.milli_of_kind.tolist() if milli < NEVER}
+        if len(able) > 1:
+            allowed = request.allowed(self._cluster)
+            able = able & set(request.milli_of_kind[np.unique(self._cluster.kind_of[allowed])].tolist()) or able
+        return max(able, default=GPU_MILLI)
 
     def _models(self, node: str) -> dict[int, int]:
         """Return the place of each device's model among the units, by the device's index."""

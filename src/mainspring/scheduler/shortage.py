@@ -70,6 +70,7 @@ def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders
         else:
             said = f"all {show_milli(total)}{where} are taken"
     else:
+        free[(milli == GPU_MILLI) & (free < GPU_MILLI)] = 0  # of these only an idle one serves
         need, idle, total = least, int(free.sum()), int(usable.sum()) * GPU_MILLI
         if idle >= need:
             return None
@@ -79,8 +80,17 @@ def _no_gpu(cluster: Cluster, request: Request, candidates: Bools, held: Holders
     what = f"{show_milli(need)} GPU{'s' if need > GPU_MILLI else ''}"
     if asked.gpu_models:
         what += f" ({' or '.join(asked.gpu_models)})"
+    if need > asked.gpu_milli and _are_whole(cluster, usable):
+        what += ", which is given only whole here"
     sentence = f"Waits for {what}: {said}{_named(holders, show_milli)}."
     return Reason(code=ReasonCode.NO_FREE_GPU, sentence=sentence, facts=_facts(need, idle, total, candidates, holders))
+
+
+def _are_whole(cluster: Cluster, usable: Bools) -> bool:
+    """Say whether all these devices are given only whole."""
+    return all(
+        kind.is_whole for number in np.unique(cluster.kind_of[usable]).tolist() if (kind := cluster.kinds[number]) is not None
+    )
 
 
 def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:

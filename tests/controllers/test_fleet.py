@@ -1,0 +1,66 @@
+"""What an engine can do becomes what its rows say: GPUs in parts, or only whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from mainspring.backends.kubernetes.backend import CAPABILITIES as KUBERNETES
+from mainspring.controllers.fleet import Fleet
+from mainspring.core.actors import SYSTEM
+from mainspring.core.backend import Capabilities, Inventory, Probe
+from mainspring.core.records import Cluster, Node
+from mainspring.core.resources import Device, DeviceShare, Resources
+from mainspring.core.specs import RunSpec
+from mainspring.services import runs
+
+CLUSTER = Cluster(id="c9", name="hpc", backend="memory", config={"pool": "hpc"})
+
+
+@dataclass
+class MemoryEngine:
+    """An engine of one node with one GPU."""
+
+    capabilities: Capabilities
+
+    def probe(self) -> Probe:
+        return Probe(is_ready=True)
+
+    def inventory(self) -> Inventory:
+        node = Node(id="c9.n", cluster="c9", name="n", cpu_milli=8000, memory_bytes=1 << 34, devices=(Device(index=0),))
+        return Inventory(nodes=(node,))
+
+
+@pytest.mark.parametrize("can", [KUBERNETES, Capabilities()], ids=["kubernetes", "a plug-in that says nothing"])
+def test_an_engine_without_parts_gives_and_is_charged_whole_gpus(house: Any, tmp_path: Path, can: Capabilities) -> None:
+    started, node = _two_halves(house, tmp_path, can)
+    assert [device.whole for device in node.devices] == [True]
+    assert len(started) == 1
+    assert node.used_devices == (DeviceShare(index=0, milli=1000),)
+    (replica,) = house.attempt_of(started[0]).replicas
+    assert replica.granted.devices == (DeviceShare(index=0, milli=1000),), "what use, budgets and holders are counted by"
+
+
+def test_an_engine_with_parts_puts_two_on_one_gpu(house: Any, tmp_path: Path) -> None:
+    started, node = _two_halves(house, tmp_path, Capabilities(fractions=True))
+    assert [device.whole for device in node.devices] == [False]
+    assert len(started) == 2
+    assert node.used_devices == (DeviceShare(index=0, milli=1000),)
+
+
+def _two_halves(house: Any, folder: Path, can: Capabilities) -> tuple[list[str], Node]:
+    """Submit two halves of a GPU to an engine; return who starts, and the node then."""
+    fleet = Fleet(house.ctx, folder / "clusters")
+    house.ctx.store.clusters.add(CLUSTER)
+    fleet.keep(CLUSTER, cast(Any, MemoryEngine(can)))
+    fleet.take_inventory(CLUSTER)
+    for _ in range(2):
+        spec = RunSpec(command=("x",), resources=Resources(cpu_milli=100, gpu_milli=500, pool="hpc"))
+        runs.submit(house.ctx, SYSTEM, spec)
+    started = list(house.plan())
+    fleet.take_inventory(CLUSTER)  # as every minute: what is held stays
+    assert house.plan() == []
+    return started, house.ctx.store.nodes.get("c9.n")
