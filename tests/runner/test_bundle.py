@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import marshal
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -19,6 +20,18 @@ def test_the_zip_is_small_and_the_same_each_time(tmp_path: Path, bundle: Path) -
     assert again.read_bytes() == bundle.read_bytes()
     assert bundle.stat().st_size <= 150_000
     assert "mainspring_runner/bundle.py" not in zipfile.ZipFile(bundle).namelist()
+
+
+def test_threads_that_pack_at_once_get_the_same(tmp_path: Path) -> None:
+    pack = (
+        "import pathlib, sys; from concurrent.futures import ThreadPoolExecutor\n"
+        "from mainspring.runner.bundle import build_bundle\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    made = list(pool.map(lambda n: build_bundle(pathlib.Path(sys.argv[1], f'{n}.zip')).read_bytes(), range(8)))\n"
+        "assert len(set(made)) == 1\n"
+    )  # in a process of its own: one that has packed keeps what it packed
+    done = subprocess.run([sys.executable, "-c", pack, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_module_is_python_3_9_and_imports_the_standard_library_alone() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib._bootstrap_external as importer
 import io
 import marshal
 import os
+import threading
 import tokenize
 import zipfile
 from pathlib import Path
@@ -41,25 +43,35 @@ else:
 sys.exit(main(sys.argv[-1]) if len(sys.argv) > 1 else "usage: runner.zip ATTEMPT_FOLDER")
 """
 _MOMENT = (2020, 1, 1, 0, 0, 0)
+_PACKING = threading.Lock()  # Python 3.11 cannot parse in two threads at once (python/cpython#106905)
 
 
 def build_bundle(target: Path) -> Path:
-    """Write the zip to `target` and return it: equal bytes from equal sources and Python. Several processes may call it at once.
+    """Write the zip to `target` and return it: equal bytes from equal sources and Python. Any number may call it at once.
 
     It has the modules compiled for this Python too (compiling is half of the start otherwise); another one compiles them itself.
-    What people read (docstrings, comments) is left out.
+    What people read (docstrings, comments) is left out. A process packs once, and keeps the bytes.
     """
+    with _PACKING:
+        data = _packed()
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{os.getpid()}")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+    draft.write_bytes(data)
+    draft.replace(target)
+    return target
+
+
+@functools.cache
+def _packed() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", _MAIN.encode())
         for path in sorted(_HERE.glob("*.py")):
             if path.name not in _LEFT_OUT:
                 _add_module(archive, f"mainspring_runner/{path.name}", path)
         for path in sorted((_HERE / "shim" / "mainspring").glob("*.py")):
             _add(archive, f"shim/mainspring/{path.name}", path.read_bytes())
-    draft.replace(target)
-    return target
+    return packed.getvalue()
 
 
 def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
