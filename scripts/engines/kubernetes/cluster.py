@@ -116,8 +116,10 @@ def _start() -> Kubernetes:
         )
         _node(engine, binary, pids)
         _until(lambda: _is_ready(engine), folder)
-        device = {"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)}
-        engine.ask("PATCH", f"/api/v1/nodes/{NODE}/status", [device], "application/json-patch+json")
+        # the kubelet would copy the one to the other within ten seconds: nobody waits for that
+        both = ("capacity", "allocatable")
+        devices = [{"op": "add", "path": f"/status/{of}/nvidia.com~1gpu", "value": str(GPUS)} for of in both]
+        engine.ask("PATCH", f"/api/v1/nodes/{NODE}/status", devices, "application/json-patch+json")
     except BaseException:
         _end(pids, folder, bridge, sysctls)
         shutil.rmtree(folder, ignore_errors=True)
