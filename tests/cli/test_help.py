@@ -14,8 +14,9 @@ from mainspring.cli import dispatch
 COMMANDS = {name: target for name, target, *_ in dispatch.COMMANDS} | {
     f"{group} {word}": target for group, _, _, members in dispatch.GROUPS for word, target in members
 }
-# What prints no table: a log as it is, a script for a shell, what a model answered (JSON anyway), words that are read by hand.
-WITHOUT_JSON = {"logs", "completion", "endpoint predict", "cluster add"}
+# What prints no table: a log as it is, a script for a shell, what a model answered (JSON anyway), words that are read by hand,
+# a lock for installers, whatever the command inside prints, and one address.
+WITHOUT_JSON = {"logs", "completion", "endpoint predict", "cluster add", "env export", "shell", "port"}
 
 
 @pytest.fixture(params=sorted(COMMANDS))
