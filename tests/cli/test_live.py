@@ -129,7 +129,7 @@ def test_a_sweep_of_a_task(cli, server, script):
 def test_data_sets(cli, server, tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.csv").write_text("x\n1\n")
-    assert "flights@v1: 1 files" in cli("data", "add", "flights", "d", home=server).stdout
+    assert "flights@v1: 1 file," in cli("data", "add", "flights", "d", home=server).stdout
     assert "Nothing has changed" in cli("data", "add", "flights", "d", home=server).stderr
     assert "v1" in cli("data", "ls", home=server).stdout
     assert "a.csv" in cli("data", "show", "flights@v1", home=server).stdout
