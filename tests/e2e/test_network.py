@@ -85,7 +85,7 @@ def test_people_elsewhere_log_in_by_the_fingerprint(wide: Site, tmp_path: Path) 
     [
         (("--bind", "0.0.0.0"), "--advertise"),  # noqa: S104 (refused)
         (("--bind", ADDRESS, "--advertise", "http://lab:1"), "insecure-http"),
-        (("--bind", "203.0.113.9"), "cannot be had"),
+        (("--bind", "203.0.113.9"), "is no address of this machine"),
     ],
 )
 def test_what_is_not_enough_is_refused_at_once(fresh: Site, flags: tuple[str, ...], says: str) -> None:
