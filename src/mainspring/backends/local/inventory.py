@@ -15,15 +15,17 @@ from mainspring.core.records import Cluster, Node, Symptom, SymptomKind
 from mainspring.core.resources import Device
 
 MIN_FREE_BYTES = 256 << 20  # with less, runs and this server's own files fail for want of room
+MIN_FREE_PART = 50  # but a small disk is not full before so little of it (one part of so many) is free
 
 
 def this_node(cluster: Cluster, folder: Path) -> Node:
     """Return this machine as a node of `cluster`; its config may declare `gpus`, `gpu_model`, `gpu_memory_bytes`, `cpus`."""
     host = socket.gethostname().split(".")[0] or "localhost"
     declared_cpus = _number(cluster, "cpus")
-    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    disk = shutil.disk_usage(folder) if folder.exists() else None
+    free = disk.free if disk is not None else 0
     symptoms = [] if _number(cluster, "gpus") else [*nvidia_symptoms()]
-    if folder.exists() and free < MIN_FREE_BYTES:
+    if disk is not None and free < min(MIN_FREE_BYTES, disk.total // MIN_FREE_PART):
         detail = f"only {free >> 20} MiB are free on its disk at {folder}."
         symptoms.append(Symptom(kind=SymptomKind.DISK, detail=detail))
     return Node(
