@@ -137,8 +137,8 @@ def test_a_host_that_fails_every_launch_is_left_alone_until_it_works(
     attempts = place / "attempts"
     attempts.write_text("where a folder should be")
     asked = {"cpu_milli": 100, "labels": {"cluster": "lab"}}
-    runs = [fresh.submit(["true"], resources=asked) for _ in range(16)]
-    until(lambda: nodes(fresh, "lab")[bad]["state"] == "quarantined", "its quarantine", timeout_s=60)
+    runs = [fresh.submit(["true"], resources=asked) for _ in range(6)]
+    until(lambda: nodes(fresh, "lab")[bad]["state"] == "quarantined", "its quarantine", timeout_s=90)
     for run in runs:
         assert fresh.wait(run, timeout_s=60)["state"] == "succeeded", "they go on at the other host"
     pinned = fresh.submit(["hostname"], resources={"cpu_milli": 100, "labels": {"node": f"lab.{bad}"}})

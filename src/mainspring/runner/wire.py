@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import socket
 import urllib.parse
@@ -38,7 +39,7 @@ class _Tunnel(http.client.HTTPConnection):
         """Open the socket; TLS, where there is any, is laid over it by whoever inherits."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+        self.sock.connect(os.path.realpath(self.path))  # the link may be longer than an address can be; where it leads is not
 
 
 class _Pinned(http.client.HTTPSConnection):
