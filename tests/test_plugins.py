@@ -73,7 +73,7 @@ def test_an_example_package_is_installed_and_used(tmp_path: Path) -> None:
     group = '[project.entry-points."mainspring.backends"]\n'
     project.write_text(project.read_text().replace(group, group + 'broken = "mainspring_echo.nowhere:create"\n'))
     site = tmp_path / "site"
-    uv = shutil.which("uv")
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
     installer = [uv, "pip", "install", "--quiet", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
     subprocess.run([*installer, "--no-deps", "--target", str(site), str(source)], check=True, timeout=100)
     used = subprocess.run(
