@@ -243,7 +243,8 @@ def _lacking(run: WaitingRun, able: list[Any], free: dict[str, dict[str, int]], 
     asked = run.resources
     found = []
     if asked.is_gpu():
-        shares = {(node.id, device.index): naive.share(asked, device) for node in able for device in node.devices}
+        serving = [(node, device) for node in able for device in node.devices if device.index not in node.out()]
+        shares = {(node.id, device.index): naive.share(asked, device) for node, device in serving}
         left = {(name, index): max(0, free[name][f"gpu{index}"]) for (name, index), milli in shares.items() if milli is not None}
         for key, milli in shares.items():
             if milli == 1000 > asked.gpu_milli and left[key] < 1000:
