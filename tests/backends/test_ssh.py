@@ -180,7 +180,7 @@ class TestHosts:
     @pytest.fixture
     def lab(self, ssh_hosts: Any, tmp_path: Path) -> Iterator[SshBackend]:
         found = made(ssh_hosts, tmp_path / "cluster", "bm1", "bm2")
-        assert [node.state for node in found.inventory().nodes] == [NodeState.READY] * 2
+        until(lambda: [node.state for node in found.inventory().nodes] == [NodeState.READY] * 2)
         yield found
         found.close()
 
@@ -235,6 +235,7 @@ class TestHosts:
     def test_an_unknown_host_key_is_shown_and_must_be_accepted(self, ssh_hosts: Any, tmp_path: Path) -> None:
         for config, is_ready in (({"host_key": []}, False), ({"host_key": [], "accept_new": True}, True), ({}, True)):
             found = made(ssh_hosts, tmp_path / str(config), "bm1", **config)
+            until(lambda found=found, is_ready=is_ready: is_ready or len(found.probe().notices) > 1)  # with the key that it shows
             probe = probed(found)
             found.close()
             assert probe.is_ready is is_ready, probe
