@@ -159,7 +159,7 @@ def make_room(cache: str, limit_bytes: int, wanted_bytes: int = 0) -> int:
     goal = limit_bytes if total <= limit_bytes else limit_bytes * 9 // 10
     gone = 0
     for _, size, links, path in sorted(found):
-        if total <= goal and not _is_short(cache, wanted_bytes):
+        if total <= goal and not is_short(cache, wanted_bytes):
             break
         if links == 1 and _unlink(path):
             total -= size
@@ -193,8 +193,9 @@ def _unlink(path: str) -> bool:
     return True
 
 
-def _is_short(cache: str, wanted_bytes: int) -> bool:
-    told = os.statvfs(cache)
+def is_short(folder: str, wanted_bytes: int = 0) -> bool:
+    """Say whether the disk of `folder` has less free than what is wanted, or than what is kept free."""
+    told = os.statvfs(folder)
     least = max(wanted_bytes, min(KEEP_FREE_BYTES, int(KEEP_FREE * told.f_blocks * told.f_frsize)))
     return told.f_bavail * told.f_frsize < least
 

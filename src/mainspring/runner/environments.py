@@ -20,14 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 from . import setup
+from .cache import is_short
 from .folder import Folder, boot_id, reach, read_json
 from .installers import NotBuiltError, Shell, StoppedError, build_env, describe, fill, find_uv, remove
 
 _WAIT_S = 0.1
 _PATIENCE_S = 1.0  # others only look, and are done sooner
 _SHOWN = 12  # characters of a key, as people see it
-KEEP_FREE = 0.02  # of the disk, whatever the limit
-KEEP_FREE_BYTES = 2 << 30
 
 
 def furnish(
@@ -122,11 +121,11 @@ class Environments:
         is_lone = True
         for one in kept:
             sizes = [int(each["size_bytes"]) for each in kept if each["key"] not in gone]
-            is_too_much = sum(sizes) + (_lone_bytes(self._tools()) if is_lone else 0) > limit_bytes or _is_short(self.root)
+            is_too_much = sum(sizes) + (_lone_bytes(self._tools()) if is_lone else 0) > limit_bytes or is_short(self.root)
             if is_too_much and is_lone:
                 is_lone = False
                 self._drop_tools()
-                is_too_much = sum(sizes) > limit_bytes or _is_short(self.root)
+                is_too_much = sum(sizes) > limit_bytes or is_short(self.root)
             if (one["key"] in unwanted or is_too_much) and self._remove(str(one["key"])):
                 gone.append(str(one["key"]))
         here = {str(one["key"]) for one in kept}
@@ -348,11 +347,6 @@ def _lone_bytes(place: str) -> int:
             told = os.lstat(os.path.join(parent, name))
             size += told.st_size if told.st_nlink == 1 else 0
     return size
-
-
-def _is_short(root: str) -> bool:
-    told = os.statvfs(root)
-    return told.f_bavail * told.f_frsize < min(KEEP_FREE_BYTES, KEEP_FREE * told.f_blocks * told.f_frsize)
 
 
 def _time_of(path: str) -> float:
