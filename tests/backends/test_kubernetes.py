@@ -36,7 +36,7 @@ LIMIT_S = 60.0  # a pod takes seconds on a busy machine
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
-    pytest.mark.xdist_group("kubernetes"),  # what pods hold is counted: two at once would see each other's
+    pytest.mark.xdist_group("fleet"),  # what pods hold is counted: two at once would see each other's
 ]
 SMALL = Granted(cpu_milli=250, memory_bytes=128 << 20)
 

@@ -34,7 +34,7 @@ from mainspring.core.resources import DeviceShare, Granted
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
-    pytest.mark.xdist_group("kubernetes"),
+    pytest.mark.xdist_group("fleet"),
 ]
 WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 PROGRAM = """#!/usr/bin/env python3

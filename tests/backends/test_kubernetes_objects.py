@@ -30,7 +30,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("kubernetes")
+@pytest.mark.xdist_group("fleet")
 class TestMany:
     def test_thousands_of_pods_are_listed_in_time(self, kubernetes: Any, tmp_path: Path) -> None:
         """5,000 in 2 s is the goal; a tenth of them has a tenth of the time and twice that on a busy machine."""
@@ -61,7 +61,7 @@ class TestMany:
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("kubernetes")
+@pytest.mark.xdist_group("fleet")
 def test_a_registered_cluster_stays_where_it_was_found(kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever changes the current context, or starts the server without KUBECONFIG, moves no runs."""
     monkeypatch.setenv("KUBECONFIG", kubernetes.kubeconfig("admin", "default"))

@@ -27,7 +27,7 @@ from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster: what one test holds there, another would see
+pytestmark = pytest.mark.xdist_group("fleet")  # one cluster: what one test holds there, another would see
 
 
 def until(is_so: Callable[[], bool], limit_s: float = 20.0) -> None:

@@ -23,7 +23,7 @@ from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
-pytestmark = pytest.mark.xdist_group("ssh")  # the same hosts: one test cuts links that another needs
+pytestmark = pytest.mark.xdist_group("fleet")  # the same hosts: one test cuts links that another needs
 
 
 def until(is_so: Callable[[], bool], limit_s: float = 30.0) -> None:

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.engine,
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
-    pytest.mark.xdist_group("kubernetes"),
+    pytest.mark.xdist_group("fleet"),
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("ssh")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("fleet")]
 
 SMI = """#!/bin/sh
 case "$*" in

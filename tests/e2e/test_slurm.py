@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("fleet")]
 ON_SLURM = {"cpu_milli": 1000, "labels": {"cluster": "hpc"}}
 
 
