@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engines.sharing import end, free_ports, is_alive, shared
 
-READY_S = 30.0
+READY_S = 90.0
 USER, PASSWORD = "reader", "only-for-tests-7"
 _HASHED = "$2y$04$uS3E95jmMv7lo.NPnJ1QXe7tkWmyryI6mY90smQOdi6d3bxy61SS2"
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engines.sharing import end, free_ports, shared
 
-READY_S = 30.0
+READY_S = 90.0
 BUCKET = "mainspring"
 KEY, SECRET = "test-key", "test-secret"
 

@@ -62,7 +62,7 @@ class Slurm:
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints. Raises CalledProcessError."""
         env = {**os.environ, **self.env}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90).stdout
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node again after `stop_node`."""

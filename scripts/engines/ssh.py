@@ -21,7 +21,7 @@ from pathlib import Path
 
 from engines.sharing import end, is_alive, shared
 
-READY_S = 20.0
+READY_S = 60.0
 COUNT = 3
 _PROGRAMS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter")
 _START = """
@@ -221,7 +221,7 @@ def _free_net() -> int:
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(_words(command), capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(_words(command), capture_output=True, text=True, check=True, timeout=90).stdout
 
 
 def _words(command: Sequence[str]) -> list[str]:

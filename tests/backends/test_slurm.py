@@ -30,7 +30,7 @@ from mainspring.testing.server import RunnerServer
 pytestmark = pytest.mark.xdist_group("fleet")  # one cluster: what one test holds there, another would see
 
 
-def until(is_so: Callable[[], bool], limit_s: float = 20.0) -> None:
+def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
     """Poll until it is so."""
     deadline = time.monotonic() + limit_s
     while not is_so():

@@ -26,7 +26,7 @@ from mainspring.testing.server import RunnerServer
 pytestmark = pytest.mark.xdist_group("fleet")  # the same hosts: one test cuts links that another needs
 
 
-def until(is_so: Callable[[], bool], limit_s: float = 30.0) -> None:
+def until(is_so: Callable[[], bool], limit_s: float = 90.0) -> None:
     """Poll until it is so."""
     deadline = time.monotonic() + limit_s
     while not is_so():
@@ -69,7 +69,7 @@ def on_host(hosts: Any, name: str, command: str) -> str:
         "LogLevel=ERROR",
     ]
     return subprocess.run(
-        [*words, f"root@{hosts.addresses[name]}", command], capture_output=True, text=True, check=True, timeout=20
+        [*words, f"root@{hosts.addresses[name]}", command], capture_output=True, text=True, check=True, timeout=90
     ).stdout
 
 

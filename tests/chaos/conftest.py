@@ -79,7 +79,7 @@ class Installation:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        poll(lambda: self.is_dead() or self.answers(), 30, "the server's start")
+        poll(lambda: self.is_dead() or self.answers(), 90, "the server's start")
 
     def answers(self) -> bool:
         """Say whether the server is ready."""
@@ -104,7 +104,7 @@ class Installation:
         url = json.loads((self.home / "server.json").read_text())["url"]
         headers = {"Authorization": f"Bearer {(self.home / 'token').read_text().strip()}", "Mainspring-Protocol": "1"}
         headers |= dict(more.pop("headers", {}))  # type: ignore[call-overload]
-        return httpx2.request(method, f"{url}/api/v1{path}", headers=headers, timeout=20, **more)
+        return httpx2.request(method, f"{url}/api/v1{path}", headers=headers, timeout=60, **more)
 
     def submit(self, number: int, *, pause_s: float = 0.01, retries: int = 0) -> str | None:
         """Submit a run under a key of its own; None when nobody answered (the caller repeats it with the same key)."""
@@ -188,7 +188,7 @@ class Installation:
         for view in self.call("GET", "/clusters").json():
             for node in view["nodes"]:
                 assert (node["used_cpu_milli"], node["used_memory_bytes"]) == (0, 0), "an allocation leaked"
-        poll(lambda: not self.runners(), 15, "the end of every runner")
+        poll(lambda: not self.runners(), 90, "the end of every runner")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_runs_begun_after_a_backup_are_adopted_when_it_is_restored(installation:
     copy = site.home.parent / "copy.db"
     assert site.call("POST", "/backup", json={"path": str(copy)}).status_code == 200
     site.call("POST", f"/runs/{blocker}/cancel", json={"grace_s": 0})
-    poll(lambda: any(run == queued for run, _ in site.lines()), 30, "the begin of the run that waited")
+    poll(lambda: any(run == queued for run, _ in site.lines()), 90, "the begin of the run that waited")
     site.kill()
     site.cpus = 4
     shutil.copy(site.home / "mainspring.db", site.home.parent / "newest.db")
@@ -66,14 +66,14 @@ def test_runs_begun_after_a_backup_are_adopted_when_it_is_restored(installation:
         found[:] = [one for one in site.call("GET", "/unadopted").json() if one["run"] == queued]
         return bool(found)
 
-    poll(is_listed, 60, "the runner's word")
+    poll(is_listed, 90, "the runner's word")
     assert len(site.call("GET", f"/runs/{queued}/attempts").json()) == 0, "it was started a second time"
     assert site.call("GET", f"/runs/{queued}").json()["state"] == "queued"
     assert found[0]["attempt"] in cli(site, "adopt")
     assert "goes on as attempt 1" in cli(site, "adopt", found[0]["attempt"])
     assert site.call("GET", "/unadopted").json() == []
     (site.home / "let-go").touch()
-    poll(lambda: site.call("GET", f"/runs/{queued}").json()["state"] == "succeeded", 60, "the end")
+    poll(lambda: site.call("GET", f"/runs/{queued}").json()["state"] == "succeeded", 90, "the end")
     assert set(site.lines().values()) == {1}
     assert len(site.lines()) == 1, "it was executed twice"
     log = site.call("GET", f"/runs/{queued}/logs").text.splitlines()
@@ -89,17 +89,17 @@ def test_a_run_that_the_backup_does_not_know_comes_back_whole(installation: Any,
     copy = site.home.parent / "copy.db"
     assert site.call("POST", "/backup", json={"path": str(copy)}).status_code == 200
     run = submit(site, "unheard-of")
-    poll(lambda: any(one == run for one, _ in site.lines()), 30, "the begin")
+    poll(lambda: any(one == run for one, _ in site.lines()), 90, "the begin")
     site.kill()
     cli(site, "restore", str(copy), "--home", str(site.home), "--yes")
     site.start()
     assert site.call("GET", f"/runs/{run}").status_code == 404
-    poll(lambda: any(one["run"] == run for one in site.call("GET", "/unadopted").json()), 60, "the runner's word")
+    poll(lambda: any(one["run"] == run for one in site.call("GET", "/unadopted").json()), 90, "the runner's word")
     assert site.call("POST", "/unadopted/att-nobody/adopt").status_code == 404
     (attempt,) = [one["attempt"] for one in site.call("GET", "/unadopted").json()]
     assert site.call("POST", f"/unadopted/{attempt}/adopt").json()["name"] == "unheard-of"
     assert site.call("POST", f"/unadopted/{attempt}/adopt").status_code == 404
     (site.home / "let-go").touch()
-    poll(lambda: site.call("GET", f"/runs/{run}").json()["state"] == "succeeded", 60, "the end")
+    poll(lambda: site.call("GET", f"/runs/{run}").json()["state"] == "succeeded", 90, "the end")
     assert site.call("GET", f"/runs/{run}/logs").text.splitlines()[0] == "line 0"
-    poll(lambda: not site.runners(), 15, "the end of every runner")
+    poll(lambda: not site.runners(), 90, "the end of every runner")

@@ -79,7 +79,7 @@ def test_fifty_runs_survive_random_deaths_of_the_server(installation: Installati
         installation.kill()
         installation.start()
         submit_all(installation, 50)
-    wait_all(installation, 50, timeout_s=90)
+    wait_all(installation, 50, timeout_s=150)
     installation.check(50)
 
 
@@ -95,7 +95,7 @@ def test_runs_on_postgres_survive_deaths_of_the_server_and_of_runners(on_postgre
         submit_all(on_postgres, 16, pause_s=0.05)
     for pid in on_postgres.runner_pids()[:3]:
         os.kill(pid, signal.SIGKILL)
-    wait_all(on_postgres, 16, timeout_s=90)
+    wait_all(on_postgres, 16, timeout_s=150)
     on_postgres.check(16, were_runners_killed=True)
 
 
@@ -107,7 +107,7 @@ def test_runs_whose_runners_are_killed_are_tried_again(installation: Installatio
     assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    wait_all(installation, 12, timeout_s=90)
+    wait_all(installation, 12, timeout_s=150)
     installation.check(12, were_runners_killed=True)
 
 
@@ -152,8 +152,8 @@ def test_what_was_wanted_outlives_the_server_that_was_told(installation: Install
         run = installation.call("GET", f"/runs/{ids[name]}").json()
         return (run["state"], run["desired"]) == (state, desired)
 
-    poll(lambda: stands("chaos-0", "cancelled", "cancelled"), 60, "the cancel")
-    poll(lambda: stands("chaos-1", "queued", "paused"), 60, "the pause")
+    poll(lambda: stands("chaos-0", "cancelled", "cancelled"), 90, "the cancel")
+    poll(lambda: stands("chaos-1", "queued", "paused"), 90, "the pause")
     installation.kill()
     installation.start()
     assert stands("chaos-1", "queued", "paused")
@@ -172,7 +172,7 @@ def submit_all(installation: Installation, count: int, *, pause_s: float = 0.01)
             return
 
 
-def wait_all(installation: Installation, count: int, *, timeout_s: float = 60) -> None:
+def wait_all(installation: Installation, count: int, *, timeout_s: float = 150) -> None:
     """Wait until `count` runs are done."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -24,7 +24,7 @@ def test_when_the_leader_is_killed_another_server_goes_on(on_postgres: Any, poll
     try:
         second.start()
         ids = [second.submit(number, pause_s=0.4) for number in range(RUNS // 2)]  # of 8 s each: they outlive the first server
-        poll(lambda: len(first.lines()) >= 3, 60, "the begin of some by the word of the first server")
+        poll(lambda: len(first.lines()) >= 3, 90, "the begin of some by the word of the first server")
         first.kill()
         ids += [second.submit(number) for number in range(RUNS // 2, RUNS)]
         assert all(ids), "the one that lives did not answer"

@@ -38,7 +38,7 @@ def submit(installation: Any, name: str, go: Path) -> str:
 def add_cloud(installation: Any, poll: Callable[..., None]) -> None:
     """Register the cloud, and wait until its offer is known."""
     assert installation.call("POST", "/clusters", json=CLOUD).status_code == 202
-    poll(lambda: bool(installation.call("GET", "/sites").json()["items"]), 30, "the cloud's offer")
+    poll(lambda: bool(installation.call("GET", "/sites").json()["items"]), 90, "the cloud's offer")
 
 
 def state(installation: Any, run: str) -> str:
@@ -63,15 +63,15 @@ def test_no_machine_is_forgotten_or_rented_twice(
     add_cloud(installation, poll)
     own, far = tmp_path / "own", tmp_path / "far"
     first = submit(installation, "own", own)
-    poll(lambda: state(installation, first) == "running", 30, "the first run's start")
+    poll(lambda: state(installation, first) == "running", 90, "the first run's start")
     installation.kill()
     installation.start(point)
     far.touch()
     second = submit(installation, "far", far)
     poll(installation.is_dead, 60, f"the server's death {point}")
     installation.start()
-    poll(lambda: state(installation, second) == "succeeded", 60, "the end of the second run")
-    poll(lambda: {one["machine"]["state"] for one in machines(installation)} == {"ended"}, 60, "the end of the machine")
+    poll(lambda: state(installation, second) == "succeeded", 90, "the end of the second run")
+    poll(lambda: {one["machine"]["state"] for one in machines(installation)} == {"ended"}, 90, "the end of the machine")
     (bill,) = machines(installation)
     assert bill["machine"]["run"] == second
     assert 0 < float(bill["cost_usd"]) <= float(bill["reserved_usd"])
@@ -79,7 +79,7 @@ def test_no_machine_is_forgotten_or_rented_twice(
     (line,) = [one for one in installation.call("GET", "/usage?by=project").json()["items"] if one["key"] == "default"]
     assert line["cost_usd"] == bill["cost_usd"]
     own.touch()
-    poll(lambda: state(installation, first) == "succeeded", 30, "the end of the first run")
+    poll(lambda: state(installation, first) == "succeeded", 90, "the end of the first run")
 
 
 @pytest.mark.chaos
@@ -94,7 +94,7 @@ def test_a_machine_that_no_row_knows_is_ended(installation: Any, poll: Callable[
     installation.kill()
     installation.start()
     run = submit(installation, "far", installation.home)  # a folder that is there: it ends at once
-    poll(lambda: not stray.exists(), 60, "the end of the stray machine")
-    poll(lambda: state(installation, run) == "succeeded", 30, "the end of the run")
+    poll(lambda: not stray.exists(), 90, "the end of the stray machine")
+    poll(lambda: state(installation, run) == "succeeded", 90, "the end of the run")
     nodes = [one["node"] for one in installation.call("GET", f"/runs/{run}/attempts").json()[0]["replicas"]]
     assert nodes != ["machine-stray"]  # it was up first, and no place for anybody

@@ -25,7 +25,7 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 
 
-def until(check: Callable[[], Any], what: str, *, timeout_s: float = 30.0) -> Any:
+def until(check: Callable[[], Any], what: str, *, timeout_s: float = 90.0) -> Any:
     """Poll until `check` gives something true and return it; fail naming `what` when the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -128,9 +128,9 @@ class Site:
     def call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx2.Response:
         """Call the API as the embedded user."""
         told = {"Authorization": f"Bearer {(self.home / 'token').read_text().strip()}", "Mainspring-Protocol": "1"}
-        return httpx2.request(method, f"{self.url}/api/v1{path}", headers={**told, **(headers or {})}, timeout=20, **more)
+        return httpx2.request(method, f"{self.url}/api/v1{path}", headers={**told, **(headers or {})}, timeout=60, **more)
 
-    def cli(self, *words: str, cwd: Path | None = None, timeout_s: float = 60.0, data: str = "", **env: str) -> Done:
+    def cli(self, *words: str, cwd: Path | None = None, timeout_s: float = 90.0, data: str = "", **env: str) -> Done:
         """Type a command and wait for its end. No traceback may reach a user, whatever happens."""
         command = [sys.executable, "-m", "mainspring.cli.main", *words]
         made = subprocess.run(
@@ -163,7 +163,7 @@ class Site:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait(self, ref: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
+    def wait(self, ref: str, *, timeout_s: float = 90.0) -> dict[str, Any]:
         """Return a run once it is done."""
         return dict(until(lambda: (run := self.run(ref))["state"] in TERMINAL and run, f"the end of {ref}", timeout_s=timeout_s))
 

@@ -96,7 +96,7 @@ def test_a_container_that_no_row_knows_is_found(box: Site, docker_engine: Any, u
         rows.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
         rows.execute("DELETE FROM runs WHERE id = ?", (run,))
     box.start("--cpus", "1")
-    until(lambda: attempt in box.cli("adopt").out, "the container among those that no row knows", timeout_s=60)
+    until(lambda: attempt in box.cli("adopt").out, "the container among those that no row knows", timeout_s=90)
     assert living(), "an admin has a day to adopt it, as after a backup was restored"
 
 
@@ -155,7 +155,7 @@ def test_an_engine_that_is_down_or_slow_holds_up_nobody_else(
         door.delay_s, door.is_shut = (10.0 if trouble == "slow" else 0.0), trouble == "shut"
         waiting = fresh.submit(["true"], resources=there)
         began = time.monotonic()
-        assert fresh.wait(fresh.submit(["true"], resources=here), timeout_s=30)["state"] == "succeeded"
+        assert fresh.wait(fresh.submit(["true"], resources=here), timeout_s=90)["state"] == "succeeded"
         assert time.monotonic() - began < 15, "another cluster's run waits for an engine that is " + trouble
         door.delay_s, door.is_shut = 0.0, False
         assert fresh.wait(waiting, timeout_s=90)["state"] == "succeeded"

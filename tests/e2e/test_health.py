@@ -140,7 +140,7 @@ def test_a_host_that_fails_every_launch_is_left_alone_until_it_works(
     runs = [fresh.submit(["true"], resources=asked) for _ in range(6)]
     until(lambda: nodes(fresh, "lab")[bad]["state"] == "quarantined", "its quarantine", timeout_s=90)
     for run in runs:
-        assert fresh.wait(run, timeout_s=60)["state"] == "succeeded", "they go on at the other host"
+        assert fresh.wait(run, timeout_s=90)["state"] == "succeeded", "they go on at the other host"
     pinned = fresh.submit(["hostname"], resources={"cpu_milli": 100, "labels": {"node": f"lab.{bad}"}})
     until(lambda: "could not be launched here" in fresh.cli("why", pinned).out, "why it waits")
     fresh.stop(signal.SIGKILL)
@@ -165,7 +165,7 @@ def test_a_drain_with_a_time_moves_what_runs_from_its_checkpoint(fresh: Site, un
     fresh.start("--cpus", "4", **settings)
     waits = fresh.submit(["true"], resources={"cpu_milli": 100})
     until(lambda: b"saved" in fresh.log(run, attempt=1), "its checkpoint, asked for ahead of the time")
-    ended = until(lambda: (first := fresh.attempts(run)[0])["state"] == "ended" and first, "its end", timeout_s=60)
+    ended = until(lambda: (first := fresh.attempts(run)[0])["state"] == "ended" and first, "its end", timeout_s=90)
     assert ended["outcome"]["cause"] == "preempted"
     assert "new disks" in fresh.cli("why", waits).out + fresh.cli("cluster", "show", "local").out
     assert fresh.run(waits)["state"] == fresh.run(run)["state"] == "queued"

@@ -91,7 +91,7 @@ class Terminal:
         self.seen += data
         return bool(data)
 
-    def expect(self, pattern: bytes, timeout_s: float = 30.0) -> re.Match[bytes]:
+    def expect(self, pattern: bytes, timeout_s: float = 90.0) -> re.Match[bytes]:
         """Read until `pattern` has come, and forget what was up to there."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -102,7 +102,7 @@ class Terminal:
             assert self.read(), f"{pattern!r} did not come before the end: {self.seen[-2000:]!r}"
             assert time.monotonic() < deadline, f"{pattern!r} did not come: {self.seen[-2000:]!r}"
 
-    def end(self, timeout_s: float = 30.0) -> int:
+    def end(self, timeout_s: float = 90.0) -> int:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             self.read()

@@ -120,7 +120,7 @@ def test_a_member_that_fails_stops_the_others(site: Site, until) -> None:
         "print('up', flush=True)\n"
         "time.sleep(600) if os.environ['MAINSPRING_REPLICA'] == '0' else sys.exit(9)"
     )
-    run = site.wait(ref := site.python(code, replicas=2, grace_s=1), timeout_s=20)
+    run = site.wait(ref := site.python(code, replicas=2, grace_s=1), timeout_s=90)
     assert (run["state"], run["outcome"]["cause"], run["outcome"]["exit_code"]) == ("failed", "user_error", 9)
     until(lambda: not [pid for pid in site.carriers() if ref.encode() in _environ(pid)], "the end of the other member")
 
@@ -137,7 +137,7 @@ def test_a_gang_that_loses_a_runner_is_tried_again_as_a_whole(site: Site, tmp_pa
     first = site.attempts(ref)[0]["id"]
     place = site.home / "clusters" / "local" / "attempts" / f"{first}.1"
     os.kill(json.loads((place / "runner.json").read_text())["pid"], signal.SIGKILL)
-    run = site.wait(ref, timeout_s=30)
+    run = site.wait(ref, timeout_s=90)
     assert (run["state"], run["attempt"], run["retries_used"]) == ("succeeded", 2, 0)
     assert [one["outcome"]["cause"] for one in site.attempts(ref)] == ["node_lost", "succeeded"]
     for number in (0, 1):

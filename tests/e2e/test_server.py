@@ -30,7 +30,7 @@ def test_a_port_in_use_is_named(fresh: Site) -> None:
         assert done.code == 2
         assert f"Port {port}" in done.err
         assert "hint: " in done.err
-        done = fresh.cli("up", "--port", str(port), timeout_s=30)
+        done = fresh.cli("up", "--port", str(port), timeout_s=90)
         assert done.code != 0
         assert f"Port {port}" in done.err
     assert "Traceback" not in fresh.server_log()
@@ -79,7 +79,7 @@ def test_a_damaged_database_is_named_and_left_as_it_is(fresh: Site) -> None:
     assert str(path) in done.err
     assert "restore" in done.err
     assert path.read_bytes() == damaged
-    done = fresh.cli("run", "--", "true", timeout_s=40)
+    done = fresh.cli("run", "--", "true", timeout_s=90)
     assert done.code != 0
     assert "damaged" in done.err, done.err
 
@@ -148,7 +148,7 @@ def test_old_and_new_know_each_other(site: Site) -> None:
 def test_what_is_no_mainspring_at_all(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-    done = site.cli("ps", MAINSPRING_URL=address, MAINSPRING_TOKEN="ms_any", timeout_s=40)
+    done = site.cli("ps", MAINSPRING_URL=address, MAINSPRING_TOKEN="ms_any", timeout_s=90)
     assert done.code == 7
     assert address in done.err
 
@@ -226,7 +226,7 @@ def test_a_run_that_ends_while_the_disk_is_full_is_not_lost(small_disk: Path, fr
     _fill(filler)
     filler.unlink()
     for ref in refs:
-        run = fresh.wait(ref, timeout_s=40)
+        run = fresh.wait(ref, timeout_s=90)
         assert (run["state"], run["attempt"]) == ("succeeded", 1)
         assert fresh.log(ref) == b"up\n"
     assert "Traceback" not in fresh.server_log()

@@ -47,7 +47,7 @@ def test_runs_outlive_the_server_and_are_told_once(hpc: Site, slurm: Any, until:
     hpc.start("--cpus", "2", MAINSPRING_QUIET_BEAT_S="1", **slurm.env)
     flag.touch()
     for run in runs:
-        ended = hpc.wait(run, timeout_s=60)
+        ended = hpc.wait(run, timeout_s=90)
         found = [int(line.split()[1]) for line in hpc.log(run).splitlines() if line.startswith(b"line ")]
         assert (ended["state"], len(hpc.attempts(run)), found) == ("succeeded", 1, list(range(1, len(found) + 1)))
 
@@ -56,7 +56,7 @@ def test_a_cancelled_run_ends_its_job(hpc: Site, slurm: Any, until: Callable[...
     run = hpc.submit(["sh", "-c", "echo up; sleep 300"], resources=ON_SLURM)
     hpc.running(run, b"up")
     assert hpc.cli("cancel", run).code == 0
-    assert hpc.wait(run, timeout_s=60)["state"] == "cancelled"
+    assert hpc.wait(run, timeout_s=90)["state"] == "cancelled"
     until(lambda: run[-6:] not in slurm.run("squeue", "--noheader", "--format=%j %T"), "the end of the job")
 
 
@@ -66,11 +66,11 @@ def test_what_slurm_lets_wait_is_told_with_slurms_own_start(hpc: Site, slurm: An
     held = hpc.cli("run", "--pool", "hpc", "-d", *late, "--json", "--", "sh", "-c", "echo never")
     assert held.code == 0, held
     run = json.loads(held.out)["id"]
-    until(lambda: "BeginTime" in hpc.cli("why", run).out, "Slurm's reason", timeout_s=40)
+    until(lambda: "BeginTime" in hpc.cli("why", run).out, "Slurm's reason", timeout_s=90)
     told = hpc.cli("why", run)
     assert "hpc has not begun it yet: Slurm says BeginTime: it is not to begin before a certain time." in told.out, told
     assert "Expected to start at" in told.out, told
     assert "between" in hpc.cli("forecast", run).out
     assert hpc.call("GET", f"/runs/{run}").json()["reason"]["code"] == "waiting_for_engine"
     assert hpc.cli("cancel", run).code == 0
-    assert hpc.wait(run, timeout_s=60)["state"] == "cancelled"
+    assert hpc.wait(run, timeout_s=90)["state"] == "cancelled"

@@ -125,13 +125,13 @@ def test_a_cut_link_is_unknown_until_it_is_healed(lab: Site, ssh_hosts: Any, unt
     ssh_hosts.cut("bm1")
     try:
         why = lambda: lab.cli("why", run).out  # noqa: E731
-        until(lambda: "No word from node" in why(), "its silence", timeout_s=60)
+        until(lambda: "No word from node" in why(), "its silence", timeout_s=90)
         other = lab.submit(["true"], resources={"cpu_milli": 100, "labels": {"cluster": "lab"}})
         assert lab.wait(other)["state"] == "succeeded", "another host is not held up"
         go(ssh_hosts, "bm1")
     finally:
         ssh_hosts.heal("bm1")
-    ended = lab.wait(run, timeout_s=60)
+    ended = lab.wait(run, timeout_s=90)
     found = lines(lab.log(run))
     assert (ended["state"], len(lab.attempts(run)), found) == ("succeeded", 1, list(range(1, len(found) + 1)))
 
@@ -163,7 +163,7 @@ def test_a_gang_over_two_hosts_finds_itself(lab: Site, ssh_hosts: Any) -> None:
     run = lab.submit(
         ["python3", "-c", MEET], replicas=2, resources={"cpu_milli": 100, "gpu_milli": 2000, "labels": {"cluster": "lab"}}
     )
-    ended = lab.wait(run, timeout_s=60)
+    ended = lab.wait(run, timeout_s=90)
     told = sorted((lab.log(run) + lab.log(run, replica=1)).decode().splitlines())
     assert ended["state"] == "succeeded", told
     assert {line.split()[0] for line in told} == {"bm1", "bm2"}

@@ -55,11 +55,11 @@ def test_what_was_cut_off_is_committed_once_and_an_exclusive_run_never_overlaps(
         assert len(fresh.attempts(alone)) == 1, "an exclusive run was begun again while nobody knows of the first"
         assert "No word from node" in fresh.cli("why", alone).out
         (homes["bm2"] / "go").touch()
-        assert fresh.wait(plain, timeout_s=60)["state"] == "succeeded"
+        assert fresh.wait(plain, timeout_s=90)["state"] == "succeeded"
     finally:
         ssh_hosts.heal("bm1")
     first = fresh.attempts(plain)[0]["id"]
-    until(lambda: not lives(first), "the end of what was superseded", timeout_s=60)
+    until(lambda: not lives(first), "the end of what was superseded", timeout_s=90)
     (homes["bm1"] / "go").touch()
     ended = fresh.wait(alone, timeout_s=90)
     told = lines(fresh.log(alone))

@@ -202,7 +202,7 @@ class Site:
         self.runners.append(runner)
         return runner
 
-    def run(self, timeout_s: float = 20) -> int:
+    def run(self, timeout_s: float = 60) -> int:
         """Start a runner and wait for its end."""
         return self.start().wait(timeout_s)
 

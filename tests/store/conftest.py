@@ -263,7 +263,7 @@ def home_at() -> Callable[[object], Home]:
 def wait_until() -> Callable[[Callable[[], bool]], None]:
     """Poll a condition with a deadline."""
 
-    def wait(is_so: Callable[[], bool], limit_s: float = 20.0) -> None:
+    def wait(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
         deadline = time.monotonic() + limit_s
         while not is_so():
             assert time.monotonic() < deadline, "it did not come about"

@@ -197,7 +197,7 @@ async def test_settings_offer_a_viewer_nothing_that_is_refused(full: Any, simula
             await user.should_not_see(words)
 
 
-async def _until_seen(user: User, words: str, timeout_s: float = 10.0) -> None:
+async def _until_seen(user: User, words: str, timeout_s: float = 60.0) -> None:
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         try:

@@ -76,7 +76,7 @@ class Kubernetes:
         headers = {"Authorization": f"Bearer {self.tokens['admin']}", "Content-Type": kind}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         context = ssl.create_default_context(cafile=self.authority)
-        with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
             return json.loads(answer.read() or b"null")
 
 
@@ -285,7 +285,7 @@ def _spawn(folder: Path, name: str, words: Sequence[str]) -> int:
 
 
 def _runs(words: Sequence[str]) -> bool:
-    return subprocess.run(words, check=False, capture_output=True, timeout=30).returncode == 0
+    return subprocess.run(words, check=False, capture_output=True, timeout=90).returncode == 0
 
 
 def _shims(folder: Path) -> list[int]:

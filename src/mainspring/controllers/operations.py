@@ -27,6 +27,7 @@ from mainspring.services.context import Context
 from mainspring.services.runs import said
 
 log = logging.getLogger(__name__)
+LATE_LOOKS = 3
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 Result = Mapping[str, Any]
 
@@ -116,6 +117,10 @@ class Operations:
         """Return what the engine has. Raises ClusterRefusedError when it cannot be used, and what its calls raise."""
         began = self.ctx.clock.monotonic()
         probe = backend.probe()
+        for _ in range(LATE_LOOKS):  # a first connection through jump hosts takes longer than a look may
+            if not probe.is_late:
+                break
+            probe = backend.probe()
         latency_s = self.ctx.clock.monotonic() - began
         mends = _unreachable(self.reach.of(backend)[0]) if backend.capabilities.needs_network else None
         if mends is not None:

@@ -121,10 +121,12 @@ class Probe:
 
     Not ready: the notices say what is missing; the cluster is refused. `facts` are what was found beside the nodes, for people,
     in the order in which they are shown: `{"flavour": "OpenShift 4.16", "driver": "550.54", "free disk": "312 GiB"}`.
-    Facts that change with each look (latency, free bytes to the digit) do not belong there.
+    Facts that change with each look (latency, free bytes to the digit) do not belong there. `is_late`: not ready only because no
+    answer came in time; another look may find one.
     """
 
     is_ready: bool
+    is_late: bool = False
     version: str = ""
     notices: tuple[Notice, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from mainspring.core.tunnels import PIECE_BYTES, WINDOW_BYTES, Frame, Kind, pack
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _BINARY, _CLOSE = 2, 8
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class HalfStream:

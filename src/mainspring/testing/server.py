@@ -92,7 +92,7 @@ class RunnerServer:
         with self.moved:
             return self.told.setdefault((attempt, replica), Told())
 
-    def wait(self, attempt: str, state: str, timeout_s: float = 20.0, replica: int = 0) -> Told:
+    def wait(self, attempt: str, state: str, timeout_s: float = 60.0, replica: int = 0) -> Told:
         """Block until the replica's runner has reported `state` ("running", "ended", …). Raises TimeoutError."""
         told = self.of(attempt, replica)
         with self.moved:
@@ -100,7 +100,7 @@ class RunnerServer:
                 raise TimeoutError(f"{attempt} did not become {state} within {timeout_s:g} s, it is {told.state or 'silent'}")
         return told
 
-    def inside(self, attempt: str, replica: int = 0, timeout_s: float = 20.0) -> HalfTunnel:
+    def inside(self, attempt: str, replica: int = 0, timeout_s: float = 60.0) -> HalfTunnel:
         """Return the tunnel into a replica, once its runner has dialled. Raises TimeoutError."""
         key = (attempt, replica)
         with self.moved:

@@ -77,9 +77,10 @@ class SshBackend:
         told = self.hosts.ask_all("inventory", {name: {} for name in targets}, PROBE_S, is_fresh=True)
         notices: list[Notice] = []
         shown: list[str] = []
-        is_refused = False
+        is_refused = is_late = False
         for name, one in told.items():
             if isinstance(one, BackendError):
+                is_late = is_late or bool(one.details.get("is_late"))
                 is_refused = is_refused or not isinstance(one, UnreachableError)
                 found = one.details.get("fingerprints")
                 shown += found if isinstance(found, list) else []
@@ -93,7 +94,9 @@ class SshBackend:
             text = "Compare the host keys with what the hosts' administrator says, and accept them."
             notices.insert(0, Notice(text=text, command=add_command(self.cluster, shown)))
         facts = summary_of(len(targets), answers)
-        return Probe(is_ready=bool(answers) and not is_refused, version="OpenSSH", notices=tuple(notices), facts=facts)
+        is_late = is_late and not answers and not is_refused
+        is_ready = bool(answers) and not is_refused
+        return Probe(is_ready=is_ready, is_late=is_late, version="OpenSSH", notices=tuple(notices), facts=facts)
 
     def inventory(self) -> Inventory:
         """Return the hosts; one that does not answer is out of reach with what it had the last time."""

@@ -146,7 +146,7 @@ class Channel:
         try:
             return asked.result(max(0.05, until - time.monotonic()))
         except TimeoutError as wrong:
-            raise UnreachableError(f"{self.login.host} has not answered in time.") from wrong
+            raise _late(self.login.host) from wrong
 
     def wake(self, *, is_fresh: bool = False) -> None:
         """Begin to connect if there is no connection; `is_fresh`: also if that has failed just now."""
@@ -190,7 +190,7 @@ class Channel:
                     break
             if self._link is not None:
                 return self._link
-            raise self._wrong or UnreachableError(f"{self.login.host} has not answered in time.")
+            raise self._wrong or _late(self.login.host)
 
     def _open_in_background(self) -> None:
         self._is_opening = True
@@ -346,6 +346,10 @@ class Channel:
             return self.result(link.post(do, asked, FORWARD_S), time.monotonic() + FORWARD_S)
         except OSError as wrong:
             raise UnreachableError(f"{self.login.host} does not answer.") from wrong
+
+
+def _late(host: str) -> UnreachableError:
+    return UnreachableError(f"{host} has not answered in time.", details={"is_late": True})
 
 
 def _end(link: _Link) -> None:
