@@ -99,24 +99,99 @@ def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, p
     assert "is built on this node" in site.cli(*words, cwd=project).out
 
 
-def test_what_a_run_without_a_lock_ran_with_is_seen_and_built_again(site: Site, tmp_path: Path) -> None:
+@pytest.fixture
+def seen(site: Site, tmp_path: Path) -> dict[str, Any]:
+    """A run without a lock, in a virtual environment that has beta from an index (here: a folder); its script is `code/go.py`."""
     wheels = tmp_path / "wheelhouse"
-    wheel = make_wheel(wheels, "beta", "3.1")
+    make_wheel(wheels, "beta", "3.1")
     env = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "uv")}
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv")], check=True, env=env)
     python = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run([UV, "pip", "install", "--quiet", "--offline", "--python", python, str(wheel)], check=True, env=env)
-    wheel.unlink()
-    make_wheel(wheels, "beta", "3.1")
+    words = [UV, "pip", "install", "--quiet", "--offline", "--no-index", "--find-links", str(wheels), "--python", python, "beta"]
+    subprocess.run(words, check=True, env=env)
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "go.py").write_text("import beta, sys\nprint(beta.version, sys.prefix)\n")
-    seen = site.cli("run", "go.py", "--python", python, "--json", cwd=tmp_path / "code")
-    run = json.loads(seen.out)
-    exported = site.cli("env", "export", run["id"])
-    assert "beta" in exported.out or "beta" in exported.err, exported
-    shown = json.loads(site.cli("env", "show", run["id"], "--json").out)
+    done = site.cli("run", "go.py", "--python", python, "--json", cwd=tmp_path / "code")
+    assert done.code == 0, done
+    return dict(json.loads(done.out))
+
+
+def test_what_a_run_without_a_lock_ran_with_is_seen(site: Site, seen: dict[str, Any]) -> None:
+    exported = site.cli("env", "export", seen["id"])
+    assert exported.out.splitlines()[1:] == ["beta==3.1"], exported
+    shown = json.loads(site.cli("env", "show", seen["id"], "--json").out)
     (package,) = shown["captured"]["packages"]
-    assert (package["name"], package["version"]) == ("beta", "3.1")
+    assert (package["name"], package["version"], package["wheel"]) == ("beta", "3.1", "beta-3.1-py3-none-any.whl")
+    assert "as it was there, with 1 package" in site.cli("show", seen["id"]).out
+    told = json.loads(site.cli("show", seen["id"], "--json").out)["environment"]
+    assert [one["name"] for one in told["captured"]["packages"]] == ["beta"]
+
+
+def test_it_is_built_again_by_its_run_and_by_its_export(site: Site, seen: dict[str, Any], tmp_path: Path) -> None:
+    code, wheels = tmp_path / "code", str(tmp_path / "wheelhouse")
+    again = site.cli("run", "go.py", "--environment", f"from:{seen['id']}", "--wheels", wheels, "--json", cwd=code)
+    assert again.code == 0, again
+    rebuilt = json.loads(again.out)
+    log = site.log(rebuilt["id"]).decode()
+    assert "3.1 " in log, log
+    assert "/cache/environments/" in log
+    assert "built from the lock" in site.cli("show", rebuilt["id"]).out
+    # what was exported may be edited, and pins the same: the environment is there already
+    assert site.cli("env", "export", seen["id"], "-o", "requirements.txt", cwd=code).code == 0
+    mine = site.cli("run", "go.py", "--environment", "lock", "--wheels", wheels, cwd=code)
+    assert "3.1 " in mine.out, mine
+    assert "/cache/environments/" in mine.out
+    index = site.cli("run", "go.py", "--environment", f"from:{seen['id']}", "--env", f"UV_FIND_LINKS={wheels}", cwd=code)
+    assert "is built on this node" not in index.out, index
+
+
+def test_a_rerun_keeps_the_environment_and_can_change_it(site: Site, seen: dict[str, Any], project: Path, tmp_path: Path) -> None:
+    again = site.cli("rerun", seen["id"], "--environment", f"from:{seen['id']}", "--wheels", str(tmp_path / "wheelhouse"))
+    assert again.code == 0, again
+    changed = site.wait(again.out.strip())
+    assert changed["state"] == "succeeded", site.log(changed["id"])
+    assert "/cache/environments/" in site.log(changed["id"]).decode()
+    kept = site.wait(site.cli("rerun", changed["id"]).out.strip())
+    assert kept["spec"]["environment"] == changed["spec"]["environment"]
+    back = site.wait(
+        site.cli("rerun", changed["id"], "--environment", "here", "--python", str(tmp_path / "venv/bin/python")).out.strip()
+    )
+    assert (back["spec"]["environment"]["lock"], back["state"]) == ("", "succeeded"), site.log(back["id"])
+    other = site.wait(site.cli("rerun", changed["id"], "--python", "3.4").out.strip())
+    assert (other["spec"]["environment"]["lock"], other["state"]) == (changed["spec"]["environment"]["lock"], "failed")
+    assert "There is no Python 3.4 on this node" in other["outcome"]["message"]
+    # the lock of the folder it is typed in, for the code that was sent then
+    words = ("run", "train.py", "--environment", "lock", "--wheels", str(project.parent / "wheelhouse"))
+    first = json.loads(site.cli(*words, "--json", cwd=project).out)
+    lock = ("--environment", "lock", "--wheels", str(project.parent / "wheelhouse"))
+    second = site.wait(site.cli("rerun", first["id"], *lock, cwd=project).out.strip())
+    assert (second["state"], second["spec"]["env"]) == ("succeeded", first["spec"]["env"]), site.log(second["id"])
+    rebuilt = site.cli("run", "train.py", "--environment", f"from:{first['id']}", cwd=project)
+    assert "from the project" in rebuilt.out, rebuilt
+
+
+def test_the_trials_of_a_sweep_share_one_environment(site: Site, project: Path) -> None:
+    (project / "tune.py").write_text(
+        "import argparse, alpha, mainspring as ms\n"
+        "given = argparse.ArgumentParser(); given.add_argument('--x', type=float)\n"
+        "ms.log_metric('score', given.parse_args().x)\nprint(alpha.version)\n"
+    )
+    words = ("--environment", "lock", "--wheels", str(project.parent / "wheelhouse"), "--maximize", "score", "-n", "3", "--json")
+    done = site.cli("sweep", "tune.py", "x=uniform:0:1", *words, cwd=project)
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    assert [site.run(one["run"])["state"] for one in told["trials"]] == ["succeeded"] * 3
+    lock = told["sweep"]["spec"]["template"]["environment"]["lock"]
+    assert listed_of(site, lock)["uses"] >= 3
+    # a task names its environment in its decorator, and a flag is over that
+    (project / "task.py").write_text(
+        "import mainspring as ms\n@ms.task(environment='lock')\ndef tune(x):\n    import alpha\n    ms.log_metric('score', x)\n"
+    )
+    done = site.cli("sweep", "task.py:tune", "x=uniform:0:1", "--maximize", "score", "-n", "1", "--json", cwd=project)
+    assert json.loads(done.out)["sweep"]["spec"]["template"]["environment"]["lock"] == lock
+    here = ("--environment", "here", "--detach", "--json")
+    done = site.cli("sweep", "task.py:tune", "x=uniform:0:1", "--maximize", "score", "-n", "1", *here, cwd=project)
+    assert json.loads(done.out)["spec"]["template"]["environment"]["lock"] == ""
 
 
 def test_mistakes_about_environments_have_sentences(site: Site, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from mainspring.core.errors import (
 from mainspring.core.objectives import Objective
 from mainspring.core.queries import RunFilter
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.records import Cause, EndpointState, Role, RunState
-from mainspring.core.resources import Resources
-from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
-from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs
+from mainspring.core.records import Cause, Dimension, EndpointState, Role, RunState, SweepSpec
+from mainspring.core.resources import CONTAINERS, Resources
+from mainspring.core.specs import Entry, Environment, RunKind, RunSpec, Value, ValueKind
+from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs, sweeps
 
 VIEWER = Actor(name="vera", roles={"default": Role.VIEWER})
 EDITOR = Actor(name="ed", roles={"default": Role.EDITOR})
@@ -56,6 +56,15 @@ def test_what_cannot_be_is_refused_at_once(house, actor: Actor, spec: RunSpec, e
         runs.submit(house.ctx, actor, spec)
     assert str(caught.value)
     assert runs.page(house.ctx, SYSTEM, RunFilter(project="default")).total == 0
+
+
+def test_a_sweep_of_an_image_is_refused_where_no_container_runs_and_its_trials_are_kept_from_there(house) -> None:
+    template = RunSpec(command=("python", "train.py"), environment=Environment(image="python:3.12-slim"))
+    space = (Dimension(name="rate", kind="log", low=0.01, high=1.0),)
+    with pytest.raises(CannotFitError):
+        sweeps.start(house.ctx, EDITOR, SweepSpec(template=template, space=space, metric="auc", trials=2))
+    trial = runs.make_run(house.ctx, "ed", template)
+    assert dict(trial.spec.resources.labels) == CONTAINERS
 
 
 def test_a_request_that_can_never_fit_says_what_would(house) -> None:

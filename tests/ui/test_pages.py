@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
 from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
-from mainspring.ui import compare, zoom
+from mainspring.ui import compare, run_facts, zoom
 from mainspring.ui import live as live_blocks
 from mainspring.ui import runs as runs_page
 
@@ -179,6 +180,35 @@ def test_what_differs_comes_first_and_what_is_the_same_is_folded(full: Any) -> N
     drawn = compare.table(view, [one.id for one in found], compare.parameters, "Parameters")
     assert drawn.index("rate") < drawn.index("1 is the same in all") < drawn.index("kept")
     assert NASTY not in drawn
+
+
+def saw(full: Any, run: Any, **packages: str) -> None:
+    """Let a run tell what it runs with."""
+    listed = [{"name": name, "version": version} for name, version in packages.items()]
+    told = {"python": "3.11.4", "implementation": "cpython", "platform": "linux", "packages": listed}
+    digest = full.ctx.blobs.put_bytes(json.dumps(told).encode())
+    full.write(run, "events", json.dumps({"kind": "environment_seen", "digest": digest}).encode() + b"\n")
+
+
+def test_what_a_run_ran_with_is_shown_and_compared(full: Any, house: Any) -> None:
+    found = []
+    for name, version in (("one", "1.0"), ("two", NASTY)):
+        run = full.submit(name, gpus=0)
+        house.plan()
+        house.begin(house.attempt_of(run))
+        if name == "one":
+            assert "Not seen" in run_facts.environment(full.view(), run.id)
+        saw(full, run, alpha=version, beta="2.0")
+        found.append(full.ctx.store.runs.get(run.id))
+    view = full.view("/compare")
+    rows = {row.name: row.is_same for row in compare.ran_with(view, found)}
+    assert rows == {"Python": True, "Platform": True, "alpha": False, "beta": True}
+    shown = run_facts.environment(view, found[0].id)
+    assert "cpython 3.11.4 on linux" in shown
+    assert "2 packages" in shown
+    assert f"from:{found[0].id}" in shown
+    assert NASTY not in run_facts.environment(view, found[1].id)
+    assert NASTY not in compare.table(view, [one.id for one in found], compare.ran_with, "Environment")
 
 
 def test_a_zoom_that_is_no_number_is_none(full: Any) -> None:

@@ -20,7 +20,7 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.operations import OperationKind, OperationState
 from mainspring.core.queries import MAX_PAGE, RunFilter
 from mainspring.core.records import Attempt, Run, RunState
-from mainspring.core.specs import RunSpec
+from mainspring.core.specs import Environment, RunSpec
 from mainspring.services import lineage, operations, runs
 
 router = APIRouter(prefix=PREFIX, tags=["runs"])
@@ -40,10 +40,15 @@ class Grace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """What to change in a repeated run: declared parameters, or the arguments of a script. `cache` false computes again."""
+    """What to change in a repeated run: declared parameters, the arguments of a script, or the environment (whole, not in part).
+
+    `path` goes in front of its PYTHONPATH. `cache` false computes again.
+    """
 
     set: Mapping[str, object] = field(default_factory=dict)
     args: tuple[str, ...] | None = None
+    environment: Environment | None = None
+    path: str = ""
     cache: bool = True
 
 
@@ -207,7 +212,10 @@ def rerun(
     ctx: Ctx, actor: Who, ref: str, body: Annotated[Again, Depends(body_of(Again, default=Again()))], key: Key = ""
 ) -> Response:
     """Submit the run's spec again, with changes."""
-    again = runs.rerun(ctx, actor, ref, set_params=body.set, args=body.args, key=key, is_fresh=not body.cache)
+    again = runs.rerun(
+        ctx, actor, ref, set_params=body.set, args=body.args, environment=body.environment, path=body.path, key=key,
+        is_fresh=not body.cache,
+    )  # fmt: skip
     return answer(again, status=201)
 
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from mainspring.cli import output
+from mainspring.cli.flags import active_python
 from mainspring.cli.options import Flag, Json, Project, Yes, values
 from mainspring.cli.output import age, emit_json, facts, note, run_state, say, short, table, took
 from mainspring.cli.questions import confirm
@@ -19,11 +20,13 @@ from mainspring.cli.submit import follow as follow_run
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.codec import parse_time
+from mainspring.core.environments import Wish, sentence_of
 from mainspring.core.errors import UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Run
-from mainspring.core.specs import Value, ValueKind, asks_for
+from mainspring.core.specs import Environment, Value, ValueKind, asks_for
 from mainspring.core.units import show_bytes, show_seconds
+from mainspring.sdk.locks import changed
 from mainspring.sdk.resources import to_priority, to_seconds
 from mainspring.sdk.results import pull_outputs
 
@@ -186,8 +189,11 @@ def show(run: str, *, as_json: Json = False) -> None:
     metrics, params = client.runs.metrics(found.id), client.runs.params(found.id)
     cache = client.runs.why(found.id).get("cache") or {}
     image = next((str(one.get("digest", "")) for one in client.runs.told(found.id) if one.get("kind") == "image"), "")
+    ran_with = client.environments.of_run(found.id)
     if as_json:
-        emit_json({"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache, "image": image})
+        place = {"python": ran_with.python, "lock": ran_with.digest, "captured": ran_with.captured}
+        told = {"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache}
+        emit_json({**told, "image": image, "environment": place})
         return
     spec = found.spec
     called = f"{spec.entry.module}:{spec.entry.function}" if spec.entry is not None else " ".join(spec.command)
@@ -205,6 +211,7 @@ def show(run: str, *, as_json: Json = False) -> None:
             ("Took", took(found)),
             ("Priority", str(found.priority) if found.priority else ""),
             ("Image", image),
+            ("Environment", sentence_of(ran_with)),
             ("Cache", str(cache.get("sentence", ""))),
             ("Lost work", _lost(attempts)),
             ("Tags", ", ".join(found.tags)),
@@ -316,25 +323,40 @@ def rerun(
     /,
     *args: Annotated[str, Parameter(allow_leading_hyphen=False)],
     set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    environment: str = "",
+    python: str = "",
+    wheels: str = "",
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
     as_json: Json = False,
 ) -> int:
-    """Run it again, with declared parameters changed or a script's arguments replaced.
+    """Run it again, with declared parameters changed, a script's arguments replaced, or in another environment.
 
-    Examples: `mainspring rerun RUN --set lr=1e-4`, `mainspring rerun RUN -- --lr 1e-4 --epochs 3`.
+    Examples: `mainspring rerun RUN --set lr=1e-4`, `mainspring rerun RUN -- --lr 1e-4 --epochs 3`,
+    `mainspring rerun RUN --environment lock`.
 
     Parameters
     ----------
     set
         NAME=VALUE (may be repeated).
+    environment
+        What it finds installed, in the words of `mainspring run`; default: what it had.
+    python
+        Another interpreter, a path or a version such as 3.12.
+    wheels
+        Wheels to send along with its lock: `fetch`, or a folder.
     no_cache
         Compute it even where its outputs are known; others take the new ones from then on.
     follow
         Follow the new run's log.
     """
     client = connect()
-    again = client.runs.rerun(run, set_params=values(set, "--set"), args=args or None, cache=not no_cache)
+    given = Environment(interpreter=python or active_python())
+    wish = Wish(environment=environment, python=python, wheels=wheels)
+    furnished, path = changed(client, client.runs.get(run), wish, given) if wish != Wish() else (None, "")
+    again = client.runs.rerun(
+        run, set_params=values(set, "--set"), args=args or None, environment=furnished, path=path, cache=not no_cache
+    )
     if follow:
         note(f"Submitted {again.name} ({short(again.id)}).")
         return _follow(client, again, None, None)

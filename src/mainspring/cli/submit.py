@@ -20,11 +20,12 @@ from mainspring.cli.options import Json, Yes
 from mainspring.cli.output import emit_json, note, say, short
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
+from mainspring.core.environments import Wish
 from mainspring.core.errors import MainspringError, TooLargeError
 from mainspring.core.records import Cause, Run, RunState
-from mainspring.core.specs import Code, RunSpec
+from mainspring.core.specs import Code, RunSpec, on_path
 from mainspring.sdk.code import send_code
-from mainspring.sdk.locks import on_path, resolve
+from mainspring.sdk.locks import resolve
 
 INTERRUPTED = 130
 WHY_AFTER_S = 1.5
@@ -51,7 +52,7 @@ def run(
     with busy("Starting the server"):
         client = connect()
     code = send(client, folder, is_confirmed=yes or bool(os.environ.get("MAINSPRING_YES"))) if folder else Code()
-    submitted = client.runs.submit(furnished(client, with_code(spec, code), flags, folder))
+    submitted = client.runs.submit(furnished(client, with_code(spec, code), wish_of(flags), folder))
     if detach:
         emit_json(submitted) if as_json else say(submitted.id)
         return 0
@@ -86,10 +87,10 @@ def with_code(spec: RunSpec, code: Code) -> RunSpec:
     return replace(spec, code=code)
 
 
-def furnished(client: Client, spec: RunSpec, flags: RunFlags, folder: Path | None) -> RunSpec:
+def furnished(client: Client, spec: RunSpec, wish: Wish, folder: Path | None) -> RunSpec:
     """Return `spec` with the environment that was asked for; its lock and wheels are sent. Raises UsageError, NotFoundError."""
     with busy("Sending the lock"):
-        environment, path = resolve(client, wish_of(flags), spec.environment, folder)
+        environment, path = resolve(client, wish, spec.environment, folder)
     return on_path(replace(spec, environment=environment), path)
 
 

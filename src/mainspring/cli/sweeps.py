@@ -13,9 +13,10 @@ from rich.text import Text
 from mainspring.cli.flags import active_python, locate
 from mainspring.cli.options import Json, Project, Yes, scalar
 from mainspring.cli.output import emit_json, note, say, short, state, table
-from mainspring.cli.submit import busy, send
+from mainspring.cli.submit import busy, furnished, send
 from mainspring.client.client import Client
 from mainspring.client.connection import connect
+from mainspring.core.environments import Wish
 from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.records import Dimension, Trial
 from mainspring.core.spaces import parse_dimension
@@ -26,6 +27,7 @@ from mainspring.sdk.resources import make_choices, to_priority, to_seconds
 from mainspring.sdk.sweeps import Study, start
 
 RESOURCES = frozenset({"cpus", "memory", "gpus", "gpu_memory", "gpu_model", "disk", "pool", "labels"})
+PLACE = frozenset({"environment", "python", "wheels", "image"})
 _WORDS = ("log:", "loguniform:", "uniform:", "float:", "int:", "choice:")
 
 
@@ -46,6 +48,10 @@ def sweep(
     cpus: float | None = None,
     memory: str | None = None,
     pool: str | None = None,
+    image: str | None = None,
+    environment: str | None = None,
+    python: str | None = None,
+    wheels: str | None = None,
     timeout: str | None = None,
     retries: int = 0,
     priority: str = "normal",
@@ -62,7 +68,7 @@ def sweep(
     Parameters
     ----------
     target
-        FILE.py:FUNCTION (with the resources that its @ms.task names), or a script that takes --NAME VALUE.
+        FILE.py:FUNCTION (with the resources and the environment that its @ms.task names), or a script that takes --NAME VALUE.
     trials
         How many.
     maximize
@@ -71,6 +77,14 @@ def sweep(
         The metric to make small.
     parallel
         At most so many at once; default as many as the queue admits.
+    image
+        The container image to run in.
+    environment
+        What trials find installed, in the words of `mainspring run`: here, lock, auto, PATH, from:RUN.
+    python
+        The interpreter, a path or a version such as 3.11.
+    wheels
+        Wheels to send along with the lock: `fetch`, or a folder.
     sampler
         tpe, random, grid, or a plug-in's.
     detach
@@ -81,13 +95,15 @@ def sweep(
     dimensions, fixed = _read_space(space)
     file, _, function = target.partition(":")
     flags = {"cpus": cpus, "memory": memory, "gpus": gpus, "gpu_memory": gpu_memory, "pool": pool}
+    flags |= {"image": image, "environment": environment, "python": python, "wheels": wheels}
     asked = _declared(Path(file), function) if function else {}
     asked |= {key: value for key, value in flags.items() if value is not None}
+    place = {name: str(asked.pop(name, "") or "") for name in PLACE}
     resources, *others = make_choices(asked.pop("gpus", None), **asked)
     template = RunSpec(
         name=function,
         project=project,
-        environment=Environment(interpreter=active_python()),
+        environment=Environment(interpreter=place["python"] or active_python(), image=place.pop("image")),
         resources=resources,
         alternatives=tuple(others),
         timeout_s=to_seconds(timeout, "--timeout"),
@@ -96,7 +112,8 @@ def sweep(
     )
     with busy("Starting the server"):
         client = connect()
-    filled = _task(client, template, file, function, fixed, yes) if function else _script(client, template, file, fixed, yes)
+    made = _task(client, template, file, function, fixed, yes) if function else _script(client, template, file, fixed, yes)
+    filled = furnished(client, made, Wish(**place), _folder_of(file, function))
     study = start(
         client, filled, dimensions, trials=trials, maximize=maximize, minimize=minimize, parallel=parallel, sampler=sampler,
         seed=seed, name=name, wait=False,
@@ -199,6 +216,11 @@ def _script(client: Client, template: RunSpec, file: str, fixed: dict[str, str],
     return replace(template, command=(*words, *flags), code=code, params=params, name=Path(file).stem)
 
 
+def _folder_of(file: str, function: str) -> Path | None:
+    """Return the working folder of the trials, beside or above which their lock is."""
+    return Path(file).resolve().parent if function else locate((file,))[1]
+
+
 def _argument(client: Client, text: str) -> Value:
     if text.startswith("dataset:"):
         return dataset(text.removeprefix("dataset:")).to_value(client)
@@ -206,7 +228,7 @@ def _argument(client: Client, text: str) -> Value:
 
 
 def _declared(path: Path, function: str) -> dict[str, Any]:
-    """Return the resources that the task's decorator names; by reading the file, not by importing it here.
+    """Return the resources and the environment that the task's decorator names; by reading the file, not by importing it here.
 
     Raises UsageError unless the file defines the function.
     """
@@ -224,7 +246,7 @@ def _declared(path: Path, function: str) -> dict[str, Any]:
         if not isinstance(decorator, ast.Call) or not ast.unparse(decorator.func).endswith("task"):
             continue
         for keyword in decorator.keywords:
-            if keyword.arg in RESOURCES:
+            if keyword.arg in RESOURCES | PLACE:
                 try:
                     declared[keyword.arg] = ast.literal_eval(keyword.value)
                 except ValueError:

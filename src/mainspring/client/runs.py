@@ -12,10 +12,11 @@ from urllib.parse import quote
 from mainspring.client.inside import Forward, Shell, open_shell
 from mainspring.client.streams import LogPart, follow_log
 from mainspring.client.transport import Query, Transport, new_key, to_record
+from mainspring.core.codec import to_plain
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.queries import Page
 from mainspring.core.records import Attempt, Run
-from mainspring.core.specs import RunSpec
+from mainspring.core.specs import Environment, RunSpec
 
 POLL_S = 25.0
 
@@ -157,10 +158,22 @@ class Runs:
         return self._act(ref, "checkpoint", None)
 
     def rerun(
-        self, ref: str, *, set_params: Mapping[str, object] | None = None, args: Sequence[str] | None = None, cache: bool = True
+        self,
+        ref: str,
+        *,
+        set_params: Mapping[str, object] | None = None,
+        args: Sequence[str] | None = None,
+        environment: Environment | None = None,
+        path: str = "",
+        cache: bool = True,
     ) -> Run:
-        """Submit the run's spec again, with parameters changed or a script's arguments replaced; `cache` false computes it."""
-        body = {"set": dict(set_params or {}), "args": None if args is None else list(args), "cache": cache}
+        """Submit the run's spec again, with parameters changed, a script's arguments replaced, or in another environment.
+
+        `path` goes in front of its PYTHONPATH; `cache` false computes it.
+        """
+        body: dict[str, object] = {"set": dict(set_params or {}), "args": None if args is None else list(args), "cache": cache}
+        if environment is not None:
+            body |= {"environment": to_plain(environment), "path": path}
         return self.transport.post(_path(ref, "rerun"), body, key=new_key()).record(Run)
 
     def edit(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mainspring.core.errors import UsageError
+from mainspring.core.units import counted
 
 MAX_LOCK_BYTES = 8 << 20
 FROM = "from:"
@@ -99,6 +100,18 @@ class NodeEnvironment:
     run: str = ""  # the last that used it
     is_in_use: bool = False
     asked_to_go_at: datetime | None = None
+
+
+def sentence_of(found: RunEnvironment) -> str:
+    """Return in one line what a run ran with: its Python, the lock it was built from or none, how many packages were seen."""
+    seen = found.captured
+    python = f"Python {found.python}" if found.python else "a Python that was not seen"
+    if seen is not None and seen.implementation != "cpython":
+        python = f"{seen.implementation} {seen.python}"
+    origin = f"built from the lock {found.digest[:12]}" if found.has_lock else "as it was there"
+    if seen is None:
+        return f"{python}, {origin}; its packages were not seen" if found.has_lock or found.python else ""
+    return f"{python}, {origin}, with {counted(len(seen.packages), 'package')}"
 
 
 def check_lock(text: str, where: str = "the lock") -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mainspring.core.errors import SpecError, TooLargeError, UsageError
@@ -148,6 +148,14 @@ class RunSpec:
     cache: bool = False
     overrides: Mapping[str, object] = field(default_factory=dict)
     link: Link | None = None
+
+
+def on_path(spec: RunSpec, path: str) -> RunSpec:
+    """Return `spec` with folders in front of its PYTHONPATH, unless they are there already."""
+    there = spec.env.get("PYTHONPATH", "")
+    if not path or f"{there}:".startswith(f"{path}:"):
+        return spec
+    return replace(spec, env={**spec.env, "PYTHONPATH": f"{path}:{there}" if there else path})
 
 
 def overrides_of(spec: RunSpec, kind: str) -> Mapping[str, object]:

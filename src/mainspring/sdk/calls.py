@@ -22,9 +22,9 @@ from mainspring.client.connection import connect as connect
 from mainspring.core.environments import Wish
 from mainspring.core.errors import CannotFitError
 from mainspring.core.forecasts import Choice, Forecast
-from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_spec
+from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_spec, on_path
 from mainspring.sdk.code import code_root, send_code
-from mainspring.sdk.locks import on_path, resolve
+from mainspring.sdk.locks import resolve
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.runs import Run
 from mainspring.sdk.values import is_json, pickled, to_value

@@ -22,7 +22,8 @@ from mainspring.client.client import Client
 from mainspring.core.environments import FROM, Wish, check_lock
 from mainspring.core.errors import UsageError
 from mainspring.core.manifests import FileEntry, pack_manifest
-from mainspring.core.specs import Environment, RunSpec
+from mainspring.core.records import Run
+from mainspring.core.specs import Environment
 from mainspring.sdk.code import code_root
 
 HERE, LOCK, AUTO, FETCH = "here", "lock", "auto", "fetch"
@@ -51,9 +52,7 @@ def resolve(client: Client, wish: Wish, given: Environment, folder: Path | None)
     word = wish.environment or HERE
     here = folder or Path.cwd()
     if word.startswith(FROM):
-        if wish.wheels:
-            raise UsageError("--wheels goes with a lock file, not with the environment of a run.")
-        return _rebuilt(client, word.removeprefix(FROM), given, wish), ""
+        return _rebuilt(client, word.removeprefix(FROM), given, wish, here)
     path = lock_file(word, here)
     if path is None:
         if wish.wheels:
@@ -68,12 +67,17 @@ def resolve(client: Client, wish: Wish, given: Environment, folder: Path | None)
     return replace(given, interpreter=python, lock=digest, wheels=wheels), _path_of(lock, here)
 
 
-def on_path(spec: RunSpec, path: str) -> RunSpec:
-    """Return `spec` with folders in front of its PYTHONPATH."""
-    if not path:
-        return spec
-    whole = os.pathsep.join(one for one in (path, spec.env.get("PYTHONPATH", "")) if one)
-    return replace(spec, env={**spec.env, "PYTHONPATH": whole})
+def changed(client: Client, run: Run, wish: Wish, given: Environment) -> tuple[Environment | None, str]:
+    """Return what a run that is repeated is to run in, as `resolve` does; None where nothing is wished: it keeps what it had.
+
+    A Python or wheels alone change only that. `given` is what would be without a lock.
+    """
+    if wish == Wish():
+        return None, ""
+    had = run.spec.environment
+    if not wish.environment:
+        wish = replace(wish, environment=f"{FROM}{run.id}" if had.lock else HERE)
+    return resolve(client, wish, replace(given, image=had.image), None)
 
 
 def lock_file(word: str, folder: Path) -> Path | None:
@@ -236,12 +240,17 @@ def _path_of(lock: Lock, folder: Path) -> str:
     return os.pathsep.join(found)
 
 
-def _rebuilt(client: Client, ref: str, given: Environment, wish: Wish) -> Environment:
+def _rebuilt(client: Client, ref: str, given: Environment, wish: Wish, folder: Path) -> tuple[Environment, str]:
     found = client.environments.of_run(ref)
+    lock = Lock(Path("lock.txt"), found.lock)
     python = wish.python or ".".join(found.python.split(".")[:2])
     if found.has_lock:
-        asked = client.runs.get(found.run).spec.environment
-        return replace(given, interpreter=wish.python or asked.interpreter, lock=asked.lock, wheels=asked.wheels)
+        spec = client.runs.get(found.run).spec
+        had = spec.environment
+        wheels = _send_wheels(client, lock, wish.wheels, python) if wish.wheels else had.wheels
+        places = [one for one in spec.env.get("PYTHONPATH", "").split(":") if one and not one.startswith("/")]
+        path = ":".join(one for one in places if (folder / one).is_dir())  # the projects that lay beside its lock
+        return replace(given, interpreter=wish.python or had.interpreter, lock=had.lock, wheels=wheels), path
     if found.captured is None:
         raise UsageError(
             f"Nothing is known of what run {ref} ran with.",
@@ -250,7 +259,8 @@ def _rebuilt(client: Client, ref: str, given: Environment, wish: Wish) -> Enviro
     data = found.lock.encode()
     digest = hashlib.sha256(data).hexdigest()
     client.blobs.upload({digest: data})
-    return replace(given, interpreter=python, lock=digest)
+    wheels = _send_wheels(client, lock, wish.wheels, python) if wish.wheels else ""
+    return replace(given, interpreter=python, lock=digest, wheels=wheels), ""
 
 
 def _send_wheels(client: Client, lock: Lock, asked: str, python: str) -> str:

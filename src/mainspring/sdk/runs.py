@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.client.inside import Forward
 from mainspring.core import records
+from mainspring.core.environments import Wish
 from mainspring.core.errors import RunCancelledError, RunFailedError, StateError
 from mainspring.core.forecasts import Forecast
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import RunState
-from mainspring.core.specs import Value, ValueKind
+from mainspring.core.specs import Environment, Value, ValueKind
 from mainspring.sdk.inside import ShellResult, run_inside
+from mainspring.sdk.locks import changed
 from mainspring.sdk.models import Model
 from mainspring.sdk.results import pull_outputs
 from mainspring.sdk.values import from_value
@@ -193,8 +196,16 @@ class Run(Generic[R]):
         return self.record.cached_from
 
     def rerun(self, **set: object) -> Run[R]:
-        """Submit it again with some parameters changed."""
-        return Run(self._client, self._client.runs.rerun(self.id, set_params=set))
+        """Submit it again with some parameters changed, or in another environment: `environment`, `python`, `wheels`.
+
+        The words are those of `mainspring rerun`; where the run has a parameter of such a name, that is what is changed.
+        """
+        known = self.params if set else {}
+        words = {name: str(set.pop(name)) for name in ("environment", "python", "wheels") if name in set and name not in known}
+        given = Environment(interpreter=words.get("python") or sys.executable)
+        environment, path = changed(self._client, self.record, Wish(**words), given)
+        again = self._client.runs.rerun(self.id, set_params=set, environment=environment, path=path)
+        return Run(self._client, again)
 
     def tag(self, *tags: str, remove: Sequence[str] = ()) -> Run[R]:
         """Add and remove tags."""

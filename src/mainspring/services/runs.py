@@ -29,7 +29,7 @@ from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Proje
 from mainspring.core.resources import CONTAINERS
 from mainspring.core.silence import patience_s, silent_replica, unreachable
 from mainspring.core.snapshot import WaitingRun
-from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind, check_spec
+from mainspring.core.specs import Environment, Link, RunKind, RunSpec, Value, ValueKind, check_spec, on_path
 from mainspring.core.units import show_seconds
 from mainspring.core.waiting import expected_by_engine
 from mainspring.core.whys import Why
@@ -49,7 +49,6 @@ def submit(ctx: Context, actor: Actor, spec: RunSpec, *, key: str = "", is_fresh
     """
     project = check_project(ctx, spec.project)
     actor.need(spec.project, Role.EDITOR)
-    spec = in_containers(spec)
     run = make_run(ctx, actor.name, spec, is_fresh=is_fresh)
     check_wanted(ctx, spec)
     check_priority(actor, project, spec.priority)
@@ -75,6 +74,7 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     check_spec(spec)
     _check_secrets(ctx, spec)
     _check_blobs(ctx, spec)
+    spec = in_containers(spec)
     nodes, least = ctx.store.nodes.all(), spec.min_replicas or spec.replicas
     misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in (spec.resources, *spec.alternatives)]
     misfit = misfits[0]
@@ -84,7 +84,7 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None, *, is_fresh: bool = False) -> Run:
     """Return the queued Run of a checked `spec`, with what the cache has for it; writes nothing. Raises SpecError."""
-    linked = replace(spec, link=link) if link is not None else spec
+    linked = in_containers(replace(spec, link=link) if link is not None else spec)
     check_spec(linked)
     run = Run(
         id=RunId(ctx.ids.new("run")),
@@ -216,12 +216,14 @@ def rerun(
     *,
     set_params: Mapping[str, object] | None = None,
     args: Sequence[str] | None = None,
+    environment: Environment | None = None,
+    path: str = "",
     key: str = "",
     is_fresh: bool = False,
 ) -> Run:
-    """Submit the run's spec again, with declared parameters changed or a script's arguments replaced.
+    """Submit the run's spec again, with declared parameters changed, a script's arguments replaced, or in another environment.
 
-    One that `is_fresh` is computed even where the cache has its outputs.
+    `path` is what goes in front of its PYTHONPATH. One that `is_fresh` is computed even where the cache has its outputs.
     Raises UsageError for a parameter that the run does not have.
     """
     run = get(ctx, actor, ref)
@@ -230,6 +232,8 @@ def rerun(
         spec = replace(spec, command=(*_program(spec), *args))
     for name, value in (set_params or {}).items():
         spec = _with_param(spec, name, value)
+    if environment is not None:
+        spec = on_path(replace(spec, environment=environment), path)
     again, _ = submit(ctx, actor, spec, key=key, is_fresh=is_fresh)
     return again
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from nicegui import run as threads
 from nicegui import ui
 
+from mainspring.core.environments import Package
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import Run
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import counted, show_bytes, show_seconds
-from mainspring.services import metrics, runs
+from mainspring.services import environments, metrics, runs
 from mainspring.ui import acts, charts, parts, zoom
 from mainspring.ui.live import Live
 from mainspring.ui.run import MAX_CHARTS, series_of
@@ -56,7 +57,14 @@ async def page(view: View) -> None:
         with ui.element("section"):
             parts.heading("Metrics, one over the other")
             refresh = await _charts(live, view, found, seen)
-        for title, draw in (("Figures", figures), ("Parameters", parameters), ("Results", results), ("Run", facts)):
+        kinds = (
+            ("Figures", figures),
+            ("Parameters", parameters),
+            ("Results", results),
+            ("Run", facts),
+            ("Environment", ran_with),
+        )
+        for title, draw in kinds:
             with ui.element("section"):
                 parts.heading(title)
                 await live.block(lambda draw=draw, title=title: table(view, ids, draw, title), "runs", "attempts")  # type: ignore[misc]
@@ -162,7 +170,7 @@ def results(_: View, found: Sequence[Run]) -> list[Row]:
 
 
 def facts(_: View, found: Sequence[Run]) -> list[Row]:
-    """Return how they went: state, times, code, data, environment, what they asked for."""
+    """Return how they went: state, times, code, data, what they asked for."""
     data = [
         {name: value.digest for name, value in one.spec.args.items() if value.kind is ValueKind.DATASET and value.digest}
         for one in found
@@ -183,13 +191,31 @@ def facts(_: View, found: Sequence[Run]) -> list[Row]:
         _row("Commit", [parts.text(code.git_commit[:12]) + (" with changes" if code.is_dirty else "") for code in codes]),
         _row("Code", [parts.short_id(code.manifest, 12) for code in codes]),
         _row("Interpreter", [parts.text(one.spec.environment.interpreter) for one in found]),
-        _row("Packages", [parts.short_id(one.spec.environment.lock, 12) for one in found]),
         _row("Tags", [parts.tags(one.tags) for one in found]),
     ]
     rows += [
         _row(f"Data: {name}", [parts.short_id(one.get(name, ""), 12) for one in data]) for name in sorted(set().union(*data))
     ]
     return [row for row in rows if any(cell != NOTHING for cell in row.cells)]
+
+
+def ran_with(view: View, found: Sequence[Run]) -> list[Row]:
+    """Return what they ran with: Python, lock, and each package with its version, or where it came from if from no index."""
+    every = [environments.of_run(view.ctx, view.actor, one.id) for one in found]
+    seen = [one.captured for one in every]
+    rows = [
+        _row("Python", [parts.text(f"{one.implementation} {one.python}") if one else None for one in seen]),
+        _row("Platform", [parts.text(one.platform) if one else None for one in seen]),
+        _row("Lock", [parts.short_id(one.digest, 12) if one.has_lock else None for one in every]),
+    ]
+    packages = [{each.name: _version(each) for each in one.packages} if one else {} for one in seen]
+    rows += [_row(name, [one.get(name) for one in packages]) for name in sorted(set().union(*packages), key=str.casefold)]
+    return [row for row in rows if any(cell != NOTHING for cell in row.cells)]
+
+
+def _version(package: Package) -> str:
+    origin = " editable" if package.is_editable else f" {package.origin}" if package.origin else ""
+    return parts.text(f"{package.version}{origin}"[:MAX_SHOWN])
 
 
 def _row(name: str, cells: Sequence[str | None]) -> Row:

@@ -51,6 +51,7 @@ async def page(view: View) -> None:
                 ("Results and files", run_facts.outputs),
                 ("Attempts", run_facts.attempts),
                 ("Command and code", run_facts.code),
+                ("Environment", run_facts.environment),
             ):
                 with ui.element("section"):
                     parts.heading(title)

@@ -1,4 +1,4 @@
-"""What stands below a run's log and charts: parameters, results and files, attempts as a timeline, code, lineage."""
+"""What stands below a run's log and charts: parameters, results and files, attempts as a timeline, code, environment, lineage."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import datetime
 from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, Cause, Run, RunState
 from mainspring.core.specs import Value, ValueKind
-from mainspring.core.units import show_bytes, show_seconds
-from mainspring.services import lineage, logs, metrics, runs
+from mainspring.core.units import counted, show_bytes, show_seconds
+from mainspring.services import environments, lineage, logs, metrics, runs
 from mainspring.ui import graph, parts
 from mainspring.ui.run_log import plain
 from mainspring.ui.view import View
@@ -142,6 +142,30 @@ def code(view: View, ref: str) -> str:
         ("At most", show_seconds(spec.timeout_s) if spec.timeout_s else "no limit"),
     ]
     return parts.pairs(told)
+
+
+def environment(view: View, ref: str) -> str:
+    """Return what the run ran with: Python, lock, and the packages that were seen, folded away."""
+    found = environments.of_run(view.ctx, view.actor, ref)
+    seen = found.captured
+    if seen is None and not found.has_lock:
+        return parts.note("Not seen. A run of Python tells its packages once it runs.")
+    told = [
+        ("Python", parts.text(f"{seen.implementation} {seen.python} on {seen.platform}" if seen else found.python or "not seen")),
+        ("Lock", parts.short_id(found.digest, 12) if found.has_lock else "none: as it was there"),
+    ]
+    if found.left_out:
+        told.append(("In no index", parts.text(", ".join(found.left_out))))
+    again = f"<code>mainspring run --environment from:{parts.text(found.run)}</code>"
+    told.append(("The same again", again))
+    if seen is None:
+        return parts.pairs(told) + parts.note("Its packages were not seen.")
+    rows = [
+        (parts.text(one.name), parts.text(one.version), parts.text("editable" if one.is_editable else one.origin or "an index"))
+        for one in seen.packages
+    ]
+    packages = parts.table(("Package", "Version", "From"), rows, empty="It had no packages.", label="Packages")
+    return f"{parts.pairs(told)}<details><summary>{counted(len(rows), 'package')}</summary>{packages}</details>"
 
 
 def made_from(view: View, ref: str) -> str:
