@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.devices import nvidia_devices, nvidia_symptoms
 from mainspring.backends.docker import container
-from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, login, pack
+from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, UnsettledError, login, pack
 from mainspring.backends.docker.images import Images, Pull, digest_of, name_of
 from mainspring.backends.grants import granted_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
@@ -44,6 +45,7 @@ from mainspring.core.units import parse_bytes
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LIVING = frozenset({"running", "paused", "restarting", "stopping"})
 MARGIN_S = 2.0
+SETTLE_S = 0.5
 DRAIN_S = 30.0  # what a runner that only tells the end has left
 ROOT = (0, 0)
 NO_MEMORY = "It used more memory than it was given."
@@ -219,10 +221,17 @@ class DockerBackend:
         self.door.close()
 
     def _start(self, request: LaunchRequest, image: str, lines: Sequence[str], told: Found = None, found: Found = None) -> None:
-        """Create the container if there is none, give it its files, start its runner; every step may be repeated.
+        """Create the container if there is none, give it its files, start its runner; once more if it was between two states.
 
         `told` and `found` are the container and the image, where the engine has just shown them.
         """
+        try:
+            self._begin(request, image, lines, told, found)
+        except UnsettledError:
+            time.sleep(SETTLE_S)
+            self._begin(request, image, lines)
+
+    def _begin(self, request: LaunchRequest, image: str, lines: Sequence[str], told: Found = None, found: Found = None) -> None:
         name = container.name_of(request.attempt, request.replica)
         told = told or (None if found else self.door.inspect(name)) or self._create(request, name, image, found)
         found = found or self.images.find(str(told["Image"])) or {}
@@ -237,7 +246,7 @@ class DockerBackend:
             else:
                 self._put(request, told, found, lines if is_new else None)
                 self.door.start(name)
-        except LaunchError:
+        except (LaunchError, UnsettledError):
             if is_new:
                 self.door.remove(name)
             raise

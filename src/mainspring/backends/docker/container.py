@@ -23,8 +23,10 @@ OVERRIDES = ("network", "shm_size", "ulimits", "user")
 # What a container of root runs at first: it writes the files that it is sent, and becomes the runner. That spares the engine
 # the unpacking of an archive into a container that is not up yet, which takes as long as starting it.
 BOOT = """
-import json, os, sys
+import json, os, signal, sys
 runner, folder, cache = sys.argv[1:4]
+signal.signal(signal.SIGALRM, lambda *_: os._exit(75))
+signal.alarm(60)  # whoever was to say what to do has died; nobody else can close this input
 head = json.loads(sys.stdin.buffer.readline() or b"{}")
 if head:
     os.umask(0o077)
@@ -41,6 +43,7 @@ if head:
     os.chmod(runner, 0o644)
 elif not os.path.exists(folder + "/launch.json"):
     sys.exit("Nobody said what to do.")
+signal.alarm(0)
 os.umask(0o022)
 sys.argv = [runner, folder]
 sys.path.insert(0, runner)

@@ -41,6 +41,10 @@ class TakenError(LaunchError):
     """A container of that name is there already, or is in a state that does not allow this."""
 
 
+class UnsettledError(UnreachableError):
+    """The engine answers, and cannot do this just now: a container is on its way into another state."""
+
+
 @dataclass(slots=True)
 class Door:
     """A connection to one engine, made at the first call. Thread safe."""
@@ -110,7 +114,7 @@ class Door:
             api.start(name)
 
     def feed(self, name: str, data: bytes) -> None:
-        """Start a container that reads its standard input to the end, and give it `data`."""
+        """Start a container that reads its standard input to the end, and give it `data`; kill it if it takes only a part."""
         with self._calls() as api:
             pipe = api.attach_socket(name, params={"stdin": 1, "stream": 1})
             try:
@@ -119,6 +123,10 @@ class Door:
                 line.settimeout(ANSWER_S)
                 line.sendall(data)
                 line.shutdown(socket.SHUT_WR)
+            except OSError as wrong:  # podman: what an earlier end left was still being cleaned up
+                with contextlib.suppress(BackendError):
+                    self.kill(name, "SIGKILL")
+                raise UnsettledError(f"{name} did not take what it is to do: {_short(str(wrong))}") from wrong
             finally:
                 pipe.close()
 
@@ -225,7 +233,7 @@ class Door:
             if wrong.status_code in (401, 403):
                 raise CredentialsError(f"The engine at {self.host} refuses us: {_said(wrong)}") from wrong
             if wrong.status_code is not None and wrong.status_code >= 500 and "OCI" not in _said(wrong):
-                raise self._unreachable(_said(wrong)) from wrong
+                raise UnsettledError(f"{self.program} at {self.host} cannot do this now: {_said(wrong)}") from wrong
             raise LaunchError(_said(wrong)) from wrong
         except (errors.DockerException, OSError, import_module("requests").RequestException) as wrong:
             text = str(wrong)
