@@ -6,13 +6,18 @@ import contextlib
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import pytest
 
+from mainspring.api import replicas as connections
 from mainspring.core.actors import SYSTEM
 from mainspring.core.manifests import pack_manifest
-from mainspring.core.records import Role
+from mainspring.core.records import Cluster, Node, NodeState, Role
+from mainspring.runner.folder import Folder
+from mainspring.runner.inside import Inside
 from mainspring.services import endpoints, models, runs
 from mainspring.services.context import Context
 
@@ -22,6 +27,8 @@ class Replica:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes, dict[str, str]]] = []
+        self.callers: set[object] = set()
+        self.predictions: object = [1]
         self.status = 200
         self.is_torn = False
         outer = self
@@ -31,11 +38,12 @@ class Replica:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.callers.add(self.client_address)
                 outer.asked.append((self.command, self.path, body, {k.lower(): v for k, v in self.headers.items()}))
                 if outer.is_torn:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                answer = json.dumps({"predictions": [1]}).encode() if self.path == "/predict" else b'{"name":"v2"}'
+                answer = json.dumps({"predictions": outer.predictions}).encode() if self.path == "/predict" else b'{"name":"v2"}'
                 self.send_response(outer.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
@@ -85,6 +93,7 @@ def add_replica(ctx, world, endpoint, address):
     attempt, token = world.launch()
     answer = world.client(token).post(f"/attempts/{attempt.id}/beat", json={"state": "running", "address": address})
     assert answer.status_code == 200
+    return attempt, token
 
 
 def test_predictions_go_round_and_tell_their_revision(world, replicas):
@@ -190,3 +199,121 @@ def test_too_much_at_once_is_refused(world, replicas):
     answer = world.client().post("/endpoints/delays/predict", content=b" " * (17 << 20))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
     assert replicas[0].asked == []
+
+
+class Far:
+    """Replicas on an engine whose 127.0.0.1 is not the server's, with tunnels of real runners, and who asks them."""
+
+    def __init__(self, world, served, tmp_path):
+        self.world, self.served, self.tmp_path = world, served, tmp_path
+        store = world.ctx.store
+        store.clusters.add(Cluster(id="pods", name="pods", backend="kubernetes", created_at=world.clock.now()))
+        node = Node(id="pods.a", cluster="pods", name="a", cpu_milli=8000, memory_bytes=2**33, seen_at=world.clock.now())
+        store.nodes.upsert("pods", [node], now=world.clock.now())
+        store.nodes.set_state("local-here", NodeState.DRAINING)
+        self.endpoint = deploy(world.ctx, world, [])
+        self.client = httpx2.Client(base_url=f"{served}/api/v1", headers={"Authorization": f"Bearer {world.admin}"}, timeout=60)
+
+    def add(self, address):
+        """Let a replica say where it listens; return what its runner dials with."""
+        attempt, token = add_replica(self.world.ctx, self.world, self.endpoint, address)
+        folder = Folder(str(self.tmp_path / attempt.id))
+        folder.make()
+        made = Inside(folder, {"server_url": self.served, "attempt": attempt.id, "replica": 0}, token)
+        made.begin({}, folder.work)
+        return made
+
+    def predict(self, content=b"[]"):
+        return self.client.post("/endpoints/delays/predict", content=content, headers={"Content-Type": "application/json"})
+
+
+@pytest.fixture
+def far(world, served, tmp_path):
+    made = Far(world, served, tmp_path)
+    yield made
+    made.client.close()
+
+
+@contextlib.contextmanager
+def dialling(inside):
+    """Let a runner dial whenever the server says that it is wanted, as its beats would."""
+    is_over = threading.Event()
+
+    def serve():
+        while not is_over.wait(0.02):
+            inside.want()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join(5)
+        inside.end()
+        inside.close()
+
+
+def test_what_listens_elsewhere_is_asked_through_its_tunnel_on_kept_connections(far, replicas):
+    with dialling(far.add(replicas[0].address)):
+        for _ in range(6):
+            assert far.predict(b'[{"a":1}]').json() == {"predictions": [1], "revision": 1}
+        assert far.client.get("/endpoints/delays/v2").json() == {"name": "v2"}
+    assert replicas[0].asked[0][:3] == ("POST", "/predict", b'[{"a":1}]')
+    assert (len(replicas[0].asked), len(replicas[0].callers)) == (7, 1)
+
+
+def test_large_bodies_go_through_a_tunnel_both_ways(far, replicas):
+    replicas[0].predictions = ["x" * 1000] * 5000
+    with dialling(far.add(replicas[0].address)):
+        asked = b"[" + b"1," * 1_500_000 + b"1]"
+        assert far.predict(asked).json()["predictions"] == replicas[0].predictions
+    assert replicas[0].asked[0][2] == asked
+
+
+def test_many_at_once_share_a_tunnel_and_leave_room_in_it(far, replicas, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_INSIDE", 4)
+    with dialling(far.add(replicas[0].address)), ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: far.predict().status_code, range(60)))
+    assert found == [200] * 60
+    assert len(replicas[0].callers) <= 4
+
+
+def test_what_a_replica_elsewhere_says_is_never_dialled_from_here(far, replicas, monkeypatch):
+    """It would be this machine's own ports, or whatever the network of the server reaches."""
+    monkeypatch.setattr(connections, "DIAL_S", 0.2)
+    far.add(replicas[0].address)
+    answer = far.predict()
+    assert (answer.status_code, answer.json()["error"]["details"]["reason"]) == (503, "no_replica")
+    assert replicas[0].asked == []
+    for nonsense in ("127.0.0.1", "a:b", "127.0.0.1:0", "127.0.0.1:99999", ":80"):
+        far.add(nonsense)
+    assert far.predict().status_code == 503
+
+
+def test_a_runner_that_opens_no_tunnel_is_passed_over_and_not_waited_for_again(far, replicas, monkeypatch):
+    monkeypatch.setattr(connections, "DIAL_S", 0.5)
+    monkeypatch.setattr(connections, "REST_S", 600.0)
+    far.add(replicas[0].address)
+    with dialling(far.add(replicas[1].address)):
+        assert [far.predict().status_code for _ in range(8)] == [200] * 8
+    assert (len(replicas[0].asked), len(replicas[1].asked)) == (0, 8)
+
+
+def test_a_tunnel_that_broke_is_dialled_again(far, replicas):
+    inside = far.add(replicas[0].address)
+    with dialling(inside):
+        assert far.predict().status_code == 200
+        inside.end()
+        inside.close()
+        inside.is_over.clear()
+        assert far.predict().status_code == 200
+    assert len(replicas[0].callers) == 2
+
+
+def test_a_run_whose_port_nobody_listens_on_is_told(far, replicas):
+    replicas[0].stop()
+    with dialling(far.add(replicas[0].address)):
+        answer = far.predict()
+    assert answer.status_code == 503
+    assert "inside" in answer.json()["error"]["details"]["tried"][0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mainspring.core.actors import SYSTEM, Actor
@@ -229,6 +231,21 @@ def test_rollback_goes_to_the_model_before(house) -> None:
     assert endpoints.revisions(house.ctx, EDITOR, "live")[-1].model_version == 1
     assert endpoints.stop(house.ctx, EDITOR, "live").stopped_at is not None
     assert back.state is EndpointState.STARTING
+
+
+def test_a_native_model_is_served_where_it_was_made_and_a_converted_one_anywhere(house) -> None:
+    made = Environment(interpreter="3.11", lock=house.ctx.blobs.put_bytes(b"numpy==2.0"), packages="p", image="our/train:3")
+    run = runs.make_run(house.ctx, "eve", replace(SPEC, environment=made))
+    house.ctx.store.runs.submit(run)
+    specs = []
+    for name in ("native", "onnx"):
+        models.add_version(house.ctx, EDITOR, name, house.folder(m=name), format=name, run=run.id)
+        endpoint = endpoints.deploy(house.ctx, EDITOR, name, f"{name}@1")
+        (revision,) = endpoints.revisions(house.ctx, EDITOR, name)
+        specs.append(endpoints.serving_spec(house.ctx, endpoint, revision))
+    assert [one.command[0] for one in specs] == ["python3", "python3"], "the interpreter of the environment takes its place"
+    assert specs[0].environment == replace(made, packages="")
+    assert specs[1].environment == Environment(interpreter=house.ctx.settings.python)
 
 
 def test_events_of_others_do_not_hold_up_ones_own(house) -> None:

@@ -81,7 +81,8 @@ def build_api(ctx: Context, *, url: str = "", shutdown: Callable[[], None] | Non
     `url` is where people reach it, `shutdown` is called once after `POST /shutdown` was answered.
     """
     measured = prometheus.Measured()
-    gateway = Gateway(ctx, measured)
+    tunnels = Tunnels(ctx)
+    gateway = Gateway(ctx, measured, tunnels)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -103,7 +104,7 @@ def build_api(ctx: Context, *, url: str = "", shutdown: Callable[[], None] | Non
     app.state.shutdown = shutdown
     app.state.is_draining = False
     app.state.measured = measured
-    app.state.tunnels = Tunnels(ctx)
+    app.state.tunnels = tunnels
     app.state.noted_ports = {}
     app.router.routes.extend(gateway.routes())  # first, as they are asked most
     for router in (*(noun.router for noun in NOUNS), prometheus.router, tokens.browser, admin.health):

@@ -1,7 +1,8 @@
 """The gateway: requests for predictions go by name to a replica that answers; the name stays when replicas and revisions change.
 
-Round robin; a replica that cannot be reached is passed over at once. One ASGI function without FastAPI's machinery on the way.
-Where the replicas are is asked of the store at most once a second for each endpoint, and when the topic `endpoints` moves.
+Round robin; a replica that cannot be reached is passed over at once. One on this machine is dialled, others are reached through
+the tunnels of their runners. One ASGI function without FastAPI's machinery on the way. Where the replicas are is asked of the
+store at most once a second for each endpoint, and when the topic `endpoints` moves.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from mainspring.api.answers import PREFIX
 from mainspring.api.errors import answer_error
 from mainspring.api.prometheus import Measured
 from mainspring.api.replicas import ReplicaDownError, Replicas, Reply
+from mainspring.api.tunnels import Tunnels
 from mainspring.core.actors import Actor
 from mainspring.core.errors import AuthError, MainspringError, NotFoundError, StateError, TooLargeError, UnreachableError
 from mainspring.core.records import Role
 from mainspring.services import endpoints
 from mainspring.services.context import Context
+from mainspring.services.endpoints import Goal
 from mainspring.services.runs import check_project
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ class _Target:
 
     id: str
     revision: int
-    addresses: list[str]
+    goals: list[Goal]
     until: float
     version: int
     turn: int = 0
@@ -51,10 +54,10 @@ class _Target:
 class Gateway:
     """The ASGI application behind `/endpoints/{name}/predict` and `/endpoints/{name}/v2/…`. Belongs to one event loop."""
 
-    def __init__(self, ctx: Context, measured: Measured) -> None:
+    def __init__(self, ctx: Context, measured: Measured, tunnels: Tunnels) -> None:
         self._ctx = ctx
         self._measured = measured
-        self._replicas = Replicas()
+        self._replicas = Replicas(tunnels)
         self._targets: dict[tuple[str, str], _Target] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[_Target]] = {}
         self._counts: dict[str, tuple[int, int]] = {}
@@ -113,14 +116,14 @@ class Gateway:
         path = scope["path"].removeprefix(f"{PREFIX}/endpoints/{name}")
         place = quote(path, safe="/:@!$&'()*+,;=~-._")
         failures: list[str] = []
-        for _ in range(len(target.addresses)):
+        for _ in range(len(target.goals)):
             target.turn += 1
-            address = target.addresses[target.turn % len(target.addresses)]
+            goal = target.goals[target.turn % len(target.goals)]
             try:
-                return await self._replicas.ask(address, scope["method"], place, headers=headers, body=body, timeout_s=TIMEOUT_S)
+                return await self._replicas.ask(goal, scope["method"], place, headers=headers, body=body, timeout_s=TIMEOUT_S)
             except ReplicaDownError as down:
-                failures.append(f"{address}: {down}")
-                log.warning("replica did not answer", extra={"endpoint": target.id, "address": address, "why": str(down)})
+                failures.append(f"{goal.address}: {down}")
+                log.warning("replica did not answer", extra={"endpoint": target.id, "address": goal.address, "why": str(down)})
         target.until = 0.0  # look again at the next request
         raise UnreachableError(
             f"No replica of endpoint {name!r} answers now.",
@@ -134,7 +137,7 @@ class Gateway:
         found = self._targets.get(key)
         if (
             found is not None
-            and found.addresses
+            and found.goals
             and self._ctx.clock.monotonic() < found.until
             and found.version == self._ctx.signals.version("endpoints")
         ):
@@ -159,13 +162,13 @@ class Gateway:
         target = _Target(
             id=endpoint.id,
             revision=found.revision or endpoint.revision,
-            addresses=list(found.addresses),
+            goals=list(found.goals),
             until=self._ctx.clock.monotonic() + FRESH_S,
             version=version,
             turn=before.turn if before is not None else 0,
         )
         self._targets[(project, name)] = target
-        self._replicas.keep_only({address for one in self._targets.values() for address in one.addresses})
+        self._replicas.keep_only({goal for one in self._targets.values() for goal in one.goals})
         return target
 
     def _count(self, target: _Target, status: int, seconds: float, name: str) -> None:

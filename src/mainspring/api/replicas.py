@@ -1,19 +1,30 @@
 """Connections to replicas: HTTP/1.1 kept alive, one request at a time on each, as little Python on the way as can be.
 
-A general client costs 0.4 ms a request; this one a tenth of it, because it knows the other side: our own `serving`.
+A general client costs 0.4 ms a request; this one a tenth of it, because it knows the other side: our own `serving`. One that runs
+elsewhere is reached through the tunnel of its runner, by the same connections (`passages.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
 
+from mainspring.api.passages import Way, pass_through
+from mainspring.api.tunnels import Tunnels
+from mainspring.core.errors import MainspringError
+from mainspring.services.endpoints import Goal
+from mainspring.services.inside import Place
+
 IDLE_PER_REPLICA = 64
+MAX_INSIDE = 64  # connections through one tunnel: shells and ports have the rest of its streams
 MAX_REPLY_BYTES = 256 << 20
+DIAL_S = 20.0  # for a runner that is to open its tunnel
+REST_S = 5.0  # one that did not is passed over at once for so long
 
 
 class ReplicaDownError(Exception):
@@ -39,7 +50,7 @@ class _Connection(asyncio.Protocol):
     """One connection. `httptools` calls the `on_` methods while it parses."""
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+        self._transport: Way | None = None
         self._waiter: asyncio.Future[Reply] | None = None
         self._reply = Reply()
         self._parser = httptools.HttpResponseParser(self)
@@ -47,7 +58,7 @@ class _Connection(asyncio.Protocol):
         self.is_fresh = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass of it
+        self._transport = cast("Way", transport)  # uvloop's transports are no subclass of asyncio's
         self.is_usable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,19 +115,23 @@ class _Connection(asyncio.Protocol):
 class Replicas:
     """Pooled connections to any number of replicas. Belongs to one event loop."""
 
-    def __init__(self) -> None:
-        self._idle: dict[str, deque[_Connection]] = {}
+    def __init__(self, tunnels: Tunnels) -> None:
+        self._tunnels = tunnels
+        self._idle: dict[Goal, deque[_Connection]] = {}
+        self._turns: dict[Goal, asyncio.Semaphore] = {}
+        self._resting: dict[Goal, float] = {}
 
-    async def ask(self, address: str, method: str, target: str, *, headers: bytes, body: bytes, timeout_s: float) -> Reply:
-        """Return the replica's answer; `address` is `host:port`, `headers` whole lines. Raises ReplicaDownError.
+    async def ask(self, goal: Goal, method: str, target: str, *, headers: bytes, body: bytes, timeout_s: float) -> Reply:
+        """Return the replica's answer; `headers` are whole lines. Raises ReplicaDownError.
 
         A request on a kept connection that turns out closed is sent again on a fresh one: predicting twice is harmless.
         """
-        head = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n".encode() + headers + b"\r\n"
+        host = f"{goal.host}:{goal.port}"
+        head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n".encode() + headers + b"\r\n"
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._turn(goal):
                 while True:
-                    connection = await self._take(address)
+                    connection = await self._take(goal)
                     is_fresh = connection.is_fresh
                     connection.is_fresh = False
                     try:
@@ -128,7 +143,7 @@ class Replicas:
                     except asyncio.CancelledError:
                         connection.close()  # its answer would be read by the next one
                         raise
-                    self._give(address, connection)
+                    self._give(goal, connection)
                     return reply
         except TimeoutError as wrong:
             raise ReplicaDownError(f"no answer within {timeout_s:g} s") from wrong
@@ -142,24 +157,52 @@ class Replicas:
                 idle.pop().close()
         self._idle.clear()
 
-    def keep_only(self, addresses: set[str]) -> None:
+    def keep_only(self, goals: set[Goal]) -> None:
         """Close connections to replicas that nobody routes to any more."""
-        for address in [one for one in self._idle if one not in addresses]:
-            for connection in self._idle.pop(address):
+        for goal in [one for one in self._idle if one not in goals]:
+            for connection in self._idle.pop(goal):
                 connection.close()
+        for kept in (self._turns, self._resting):
+            for goal in [one for one in kept if one not in goals]:
+                del kept[goal]  # who waits for a turn holds it
 
-    async def _take(self, address: str) -> _Connection:
-        idle = self._idle.get(address)
+    def _turn(self, goal: Goal) -> contextlib.AbstractAsyncContextManager[object]:
+        """Wait until there is room in the replica's tunnel; one that is dialled has room for all."""
+        if goal.inside is None:
+            return contextlib.nullcontext()
+        return self._turns.setdefault(goal, asyncio.Semaphore(MAX_INSIDE))
+
+    async def _take(self, goal: Goal) -> _Connection:
+        idle = self._idle.get(goal)
         while idle:
             connection = idle.pop()
             if connection.is_usable:
                 return connection
-        host, _, port = address.rpartition(":")
-        _, made = await asyncio.get_running_loop().create_connection(_Connection, host.strip("[]"), int(port))
+        if goal.inside is not None:
+            return await self._go_inside(goal, goal.inside)
+        _, made = await asyncio.get_running_loop().create_connection(_Connection, goal.host, goal.port)
         return made
 
-    def _give(self, address: str, connection: _Connection) -> None:
-        idle = self._idle.setdefault(address, deque())
+    async def _go_inside(self, goal: Goal, place: Place) -> _Connection:
+        """Connect through the tunnel. Raises ReplicaDownError, at once where the runner did not open it just before."""
+        now = asyncio.get_running_loop().time()
+        if self._resting.get(goal, 0.0) > now:
+            raise ReplicaDownError("its runner did not open a way inside a moment ago")
+        made = _Connection()
+        try:
+            async with asyncio.timeout(DIAL_S):
+                held = await self._tunnels.to(place)
+        except (TimeoutError, MainspringError) as wrong:
+            self._resting[goal] = asyncio.get_running_loop().time() + REST_S
+            raise ReplicaDownError(str(wrong) or f"its runner opened no way inside within {DIAL_S:g} s") from wrong
+        try:
+            await pass_through(held, goal.port, made)
+        except MainspringError as wrong:
+            raise ReplicaDownError(str(wrong)) from wrong
+        return made
+
+    def _give(self, goal: Goal, connection: _Connection) -> None:
+        idle = self._idle.setdefault(goal, deque())
         if connection.is_usable and len(idle) < IDLE_PER_REPLICA:
             idle.append(connection)
         else:

@@ -248,6 +248,8 @@ class Engine:
     the cluster's own, and talks to nobody: `Backend.probe` does. It is built again after a restart of the server.
     `targets` names what stands behind the kind in `mainspring cluster add ssh gpu01 gpu02` ("HOST"): these words are in
     `cluster.config["targets"]`, a list; empty: the kind takes none. `min_targets`, `max_targets`: how many (0: no limit).
+    `shares_loopback`: runs have the server's own 127.0.0.1, so that it dials what they listen on; elsewhere it goes through the
+    tunnel of their runner.
     """
 
     create: Callable[[Cluster, Path, str], Backend]
@@ -256,3 +258,4 @@ class Engine:
     targets: str = ""
     min_targets: int = 0
     max_targets: int = 0
+    shares_loopback: bool = False

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from mainspring import plugins
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError, StateError, UsageError
+from mainspring.core.errors import NotFoundError, ServerError, StateError, UsageError
 from mainspring.core.ids import check_name
-from mainspring.core.records import AttemptState, Endpoint, Revision, Role
+from mainspring.core.records import Attempt, AttemptState, Endpoint, Revision, Role, Run
 from mainspring.core.resources import Resources
-from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
+from mainspring.core.specs import Environment, Link, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import models
 from mainspring.services.context import Context
+from mainspring.services.inside import Place
 from mainspring.services.runs import check_project, said
 from mainspring.workflows.rollout import revision_of
 
@@ -93,12 +96,35 @@ def stop(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """Where one replica listens: at `host` and `port` of the server's own machine, or inside, behind its runner's tunnel.
+
+    A replica says itself where it listens: of one that is elsewhere only the port is believed.
+    """
+
+    host: str
+    port: int
+    inside: Place | None = None
+
+    @property
+    def address(self) -> str:
+        """Return where it is, for people."""
+        where = "" if self.inside is None else f" inside {self.inside.run}"
+        return f"{self.host}:{self.port}{where}"
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
-    """Who answers for an endpoint now: `host:port` of each replica, all of one `revision` (0: nobody)."""
+    """Who answers for an endpoint now, all of one `revision` (0: nobody)."""
 
     endpoint: Endpoint | None
     revision: int = 0
-    addresses: tuple[str, ...] = ()
+    goals: tuple[Goal, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return where they are, for people."""
+        return tuple(goal.address for goal in self.goals)
 
 
 def answering(ctx: Context, name: str, project: str) -> Answering:
@@ -106,31 +132,58 @@ def answering(ctx: Context, name: str, project: str) -> Answering:
     endpoint = ctx.store.endpoints.get(project, name)
     if endpoint is None or endpoint.stopped_at is not None:
         return Answering(endpoint)
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, Goal]] = []
     for run in ctx.store.runs.by_link("endpoint", endpoint.id):
         if run.state != "running":
             continue
         for attempt in ctx.store.attempts.of_run(run.id)[-1:]:
             if attempt.state is AttemptState.RUNNING:
-                found += [(revision_of(run), one.address) for one in attempt.replicas if one.address]
+                found += [(revision_of(run), goal) for goal in _goals(ctx, run, attempt)]
     best = max((number for number, _ in found if number <= endpoint.revision), default=0)
-    return Answering(endpoint, best, tuple(address for number, address in found if number == best))
+    return Answering(endpoint, best, tuple(goal for number, goal in found if number == best))
+
+
+def _goals(ctx: Context, run: Run, attempt: Attempt) -> Iterator[Goal]:
+    is_here = _shares_loopback(ctx, attempt.cluster)
+    for member in attempt.replicas:
+        host, _, port = member.address.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+            continue
+        if is_here:
+            yield Goal(host.strip("[]"), int(port))
+        elif member.unknown_since is None and member.ended_at is None:  # what nobody hears opens no tunnel
+            place = Place(run=run.id, name=run.name, project=run.project, attempt=attempt.id, replica=member.index)
+            yield Goal("127.0.0.1", int(port), place)
+
+
+def _shares_loopback(ctx: Context, cluster_id: str) -> bool:
+    """Say whether what listens in runs of a cluster is dialled from here. A kind that is not installed now is not."""
+    cluster = ctx.store.clusters.get(cluster_id)
+    try:
+        return cluster is not None and plugins.engine(cluster.backend).shares_loopback
+    except (NotFoundError, ServerError):
+        return False
 
 
 def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpec:
-    """Return the run that serves one replica of `revision`. A native model needs the interpreter of the run that made it."""
+    """Return the run that serves one replica of `revision`. A native model needs the environment of the run that made it.
+
+    A node that has not got this interpreter uses its own `python3`: `mainspring[serving]` must be installed for it.
+    """
     version = ctx.store.models.resolve(endpoint.project, revision.model, str(revision.model_version))
     if version is None:
         raise NotFoundError(f"Model {revision.model} v{revision.model_version} is gone.")
-    interpreter = ctx.settings.python
+    environment = Environment(interpreter=ctx.settings.python)
     producer = ctx.store.runs.get(version.run) if version.run and version.format == "native" else None
-    if producer is not None and producer.spec.environment.interpreter:
-        interpreter = producer.spec.environment.interpreter
+    if producer is not None:
+        made = producer.spec.environment
+        environment = replace(made, packages="", interpreter=made.interpreter or environment.interpreter)
     return RunSpec(
         kind=RunKind.SERVING,
         name=f"serve-{endpoint.name}",
         project=endpoint.project,
-        command=(interpreter, "-m", "mainspring.serving", "--port", "0"),
+        command=("python3", "-m", "mainspring.serving", "--port", "0"),
+        environment=environment,
         args={"model": Value(kind=ValueKind.MODEL, digest=version.manifest)},
         resources=Resources(cpu_milli=1000),
         is_preemptible=False,

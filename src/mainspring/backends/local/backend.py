@@ -270,7 +270,7 @@ class LocalBackend:
         return tuple(Path(group) for group in told if isinstance(group, str)) if isinstance(told, list) else ()
 
 
-ENGINE = Engine(create=create, help="The machine of the server; it is registered by itself.")
+ENGINE = Engine(create=create, help="The machine of the server; it is registered by itself.", shares_loopback=True)
 
 
 def _passed_on() -> dict[str, str]:

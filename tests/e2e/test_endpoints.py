@@ -1,0 +1,103 @@
+"""Endpoints whose replicas run where the server dials nobody: in a container on a network of its own, on a host behind ssh."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engines.docker import IMAGE
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+
+# as people do it who have the library; a native model, so that nothing but numpy is needed where it is served
+REGISTER = """
+import sys
+import numpy as np
+import mainspring as ms
+from sklearn.linear_model import LinearRegression
+
+rows = np.array([[0.0], [1.0], [2.0]], np.float32)
+inputs = {"inputs": [{"name": "x", "dtype": "float32"}], "outputs": [{"name": "y", "dtype": "float32"}]}
+ms.Model(LinearRegression().fit(rows, rows[:, 0] * 2), signature=inputs).register("doubles")
+"""
+
+
+def ours() -> list[str]:
+    """Return the folders that an interpreter with Mainspring needs: itself, its packages and our sources."""
+    found = {sys.base_prefix, sys.prefix, str(Path(__file__).parents[2] / "src")}
+    return sorted(one for one in found if not any(one != other and Path(one).is_relative_to(other) for other in found))
+
+
+def serve(site: Site, cluster: str) -> None:
+    """Register a model, leave no other cluster to serve it, and deploy it."""
+    done = subprocess.run([sys.executable, "-c", REGISTER], env=site.environ(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (here,) = [one["name"] for one in site.call("GET", "/clusters/local").json()["nodes"]]
+    assert site.cli("cluster", "drain", here).code == 0
+    deployed = site.cli("deploy", "doubles", "--name", "doubles", timeout_s=240)
+    assert deployed.code == 0, (deployed, replica(site), site.server_log()[-3000:])
+    assert replica(site)[1]["cluster"] == cluster
+    assert "inside run_" in site.cli("endpoint", "show", "doubles").out
+
+
+def replica(site: Site) -> tuple[bytes, dict[str, Any]]:
+    """Return the log and the newest attempt of the newest replica."""
+    run = site.call("GET", "/runs", params={"limit": 1}).json()["items"][0]["id"]
+    return site.log(run)[-3000:], (site.attempts(run) or [{}])[-1]
+
+
+def answers(site: Site, until: Callable[..., Any]) -> None:
+    """Ask for predictions, few and many at once."""
+
+    def predict(rows: int) -> list[Any]:
+        answer = site.call("POST", "/endpoints/doubles/predict", json=[{"x": float(number)} for number in range(rows)])
+        return answer.json()["predictions"] if answer.status_code == 200 else []
+
+    until(lambda: predict(2), "a prediction", timeout_s=120)
+    for rows in (1, 3, 9000):
+        found = predict(rows)
+        assert [round(float(one), 2) for one in found[:3]] == [0.0, 2.0, 4.0][:rows], (found[:3], replica(site))
+        assert len(found) == rows
+
+
+def check(site: Site, until: Callable[..., Any], *flags: str, **env: str) -> None:
+    """Let it answer, also after the server was killed, and end."""
+    answers(site, until)
+    assert site.call("GET", "/endpoints/doubles/v2/health/ready").json() == {"ready": True}
+    run = replica(site)[1]["run"]
+    site.stop(9)
+    site.start(*flags, **env)
+    answers(site, until)
+    assert replica(site)[1]["run"] == run, "another replica was started"
+    assert site.cli("endpoint", "rm", "doubles", "--yes").code == 0
+    assert site.wait(run, timeout_s=120)["state"] == "cancelled"
+
+
+def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
+    fresh: Site, docker_engine: Any, until: Callable[..., Any]
+) -> None:
+    flags = ("--cpus", "1", "--bind", docker_engine.address)
+    fresh.start(*flags)
+    mounts = ",".join(f"{one}:{one}:ro" for one in ours())
+    words = ("--image", IMAGE, "--cpus", "2", "--memory", "2GiB", "--network", "bridge", "--mounts", mounts)
+    added = fresh.cli("cluster", "add", "docker", "--name", "box", "--host", docker_engine.url, *words)
+    assert added.code == 0, added
+    serve(fresh, "box")
+    check(fresh, until, *flags)
+
+
+@pytest.mark.xdist_group("fleet")
+def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
+    fresh.start("--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
+    known = ("--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm3"), "--min-free-gib", "0.01")
+    added = fresh.cli("cluster", "add", "ssh", ssh_hosts.addresses["bm3"], "--user", "root", "--name", "metal", *known)
+    assert added.code == 0, added
+    serve(fresh, "metal")
+    check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
