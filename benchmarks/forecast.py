@@ -1,10 +1,11 @@
 """Do forecasts hold? Philly replayed in one pool with guarantees: what runs are told when they begin to wait, and what happens.
 
-python -m benchmarks.forecast [--months 11] [--count 2000] [--seed 1]
+python -m benchmarks.forecast [--months 11] [--count 2000] [--waiting 1000] [--seed 1]
 
 Estimates are noisy (Helios' error bands), the planner is the product's, and the sampler learns from the past of the replay
 only: how long runs lasted against their estimates, who came in the last hours, which intervals held. Runs that start in
-their first plan are told nothing and do not count.
+their first plan are told nothing and do not count. Beside it: how long one answer takes while `--waiting` runs wait; `--count 0`
+measures that alone.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import argparse
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from time import perf_counter
 
 from benchmarks import philly
 from benchmarks.queueing import OURS
-from benchmarks.report import report
+from benchmarks.report import percentile, report
+from mainspring import scheduler
 from mainspring.core.forecasts import CONFIDENCE, Forecast
 from mainspring.core.ids import RunId
+from mainspring.core.resources import Resources
 from mainspring.core.snapshot import DecisionKind, Plan, Snapshot, WaitingRun
 from mainspring.scheduler.forecast import Past, by_run, error_of, recalibrated, sampled
 from mainspring.scheduler.forecast import Record as Hindsight
@@ -99,12 +102,59 @@ class Record:
 
 
 def main() -> None:
-    """Report how many intervals held, and how far off the middle was."""
+    """Report how long answers take, and how many hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--months", default="11")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--waiting", type=int, default=1000)
     given = parser.parse_args()
+    time_answers(given.waiting, given.seed)
+    if given.count:
+        replay(given)
+
+
+def time_answers(waiting: int, seed: int) -> None:
+    """Report how long the answer for one run takes, sample and all, and one for a run that nobody has submitted."""
+    draw = random.Random(seed)
+    nodes = tuple(philly.machines(sum(philly.machines_by_share().values())))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    asked = [Resources(gpu_milli=1000 * draw.choice((1, 1, 1, 2, 4, 8))) for _ in range(waiting)]
+    runs = tuple(
+        WaitingRun(
+            id=RunId(f"run-{number}"),
+            seq=number,
+            owner=f"user-{number % 40}",
+            project="default",
+            priority=0,
+            submitted_at=now - timedelta(seconds=waiting - number),
+            share=f"team-{draw.randrange(11)}",
+            resources=one,
+            estimate_s=draw.lognormvariate(7.0, 1.5),
+        )
+        for number, one in enumerate(asked)
+    )
+    world = Snapshot(now=now, nodes=nodes, waiting=runs, policy=OURS)
+    world = scheduler.apply_plan(world, scheduler.plan(world))
+    lengths = tuple((draw.lognormvariate(7.0, 1.5), draw.lognormvariate(7.0, 1.5)) for _ in range(LEARNED))
+    more = replace(world, waiting=(*world.waiting, *(replace(run, id=RunId(f"more-{run.id}")) for run in runs))[:waiting])
+    past = Past(lengths=lengths, arrivals=tuple((600.0 + number, run) for number, run in enumerate(runs[:100])))
+    took: dict[str, list[float]] = {"one answer": [], "one more question": []}
+    for number in range(30):
+        began = perf_counter()
+        sample = sampled(more, past, seed=number)
+        sample.forecast(more.waiting[number].id)
+        took["one answer"].append(perf_counter() - began)
+        began = perf_counter()
+        sample.ask(replace(runs[0], id=RunId("asked")))
+        took["one more question"].append(perf_counter() - began)
+    conditions: dict[str, object] = {"waiting": len(more.waiting), "placed": len(more.placed), "nodes": len(nodes)}
+    for metric, times in took.items():
+        report("forecast", f"{metric}, p99", 1000 * percentile(times, 0.99), "ms", conditions=conditions)
+
+
+def replay(given: argparse.Namespace) -> None:
+    """Report how many intervals held, and how far off the middle was, in a replay of Philly."""
     jobs = with_noise(philly.read_jobs([int(month) for month in given.months.split(",")]), given.seed)
     # about a tenth of all have to wait: so many are chosen that enough of those are among them
     chosen = random.Random(given.seed).sample([job.id for job in jobs], min(len(jobs), given.count * 8))
