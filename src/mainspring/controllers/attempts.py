@@ -60,8 +60,9 @@ class Attempts:
     def tick(self) -> float | None:
         """Take each due step; now and then look at every attempt. Return the pause until then, None when there is none."""
         pending = self.ctx.store.attempts.pending()  # rows may move a hundred times a second, engines are asked once
-        nodes = {node.id: node for node in self.ctx.store.nodes.all()} if pending else {}
-        self._launch_due([attempt for attempt in pending if self._is_due(attempt)], nodes)
+        due = [attempt for attempt in pending if self._is_due(attempt) and attempt.id not in self._busy]
+        nodes = {node.id: node for node in self.ctx.store.nodes.all()} if due else {}
+        self._launch_due(due, nodes)
         began = self.ctx.clock.monotonic()
         if began < self._look_at:
             return self._look_at - began

@@ -69,11 +69,7 @@ class Attempts:
 
     def pending(self) -> list[Attempt]:
         """Return the open attempts that a controller has something to do for: to be launched, or to be stopped."""
-        no_handle = select(replicas.c.attempt).where(replicas.c.handle == {}, replicas.c.ended_at.is_(None))
-        is_due = attempts.c.state.in_((AttemptState.ALLOCATED, AttemptState.LAUNCHING)) | attempts.c.stop_cause.is_not(None)
-        asked = select(attempts).where(attempts.c.state != AttemptState.ENDED, is_due | attempts.c.id.in_(no_handle))
-        asked = asked.order_by(attempts.c.created_at, attempts.c.id)
-        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(_PENDING).mappings().all()))
 
     def given_up(self) -> list[Attempt]:
         """Return the ended attempts of which something may still be there: nobody has seen the end of a replica."""
@@ -245,6 +241,13 @@ class Attempts:
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = select(attempts).where(attempts.c.id == bindparam("of"))
+_HAS_NO_HANDLE = select(replicas.c.attempt).where(replicas.c.handle == {}, replicas.c.ended_at.is_(None))
+_IS_DUE = attempts.c.state.in_((AttemptState.ALLOCATED, AttemptState.LAUNCHING)) | attempts.c.stop_cause.is_not(None)
+_PENDING = (
+    select(attempts)
+    .where(attempts.c.state != AttemptState.ENDED, _IS_DUE | attempts.c.id.in_(_HAS_NO_HANDLE))
+    .order_by(attempts.c.created_at, attempts.c.id)
+)
 _WHERE_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
 _TOUCH = (
     update(attempts)
