@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from mainspring.core.specs import Link, RunSpec
 from mainspring.services import runs, sweeps
 from mainspring.settings import load_settings
 
-ROUNDS, WAITING = 5, 1000
+ROUNDS, WAITING, WRITERS = 5, 1000, 16
 PAGES = (
     "/",
     "/runs",
@@ -85,10 +86,14 @@ def fill(home: Path, *, runs_wanted: int, trials: int) -> None:
     ctx = app.build_context(load_settings(home=home))
     actor = Actor(name=app.prepare(ctx), is_admin=True)
     gpu = Resources(cpu_milli=100, gpu_milli=1000)
-    for number in range(runs_wanted):
+
+    def one_run(number: int) -> None:
         run, _ = runs.submit(ctx, actor, RunSpec(command=("sleep", "3600"), name=f"run-{number:05}", resources=gpu))
         if number < runs_wanted - WAITING:
             runs.cancel(ctx, actor, run.id)
+
+    with ThreadPoolExecutor(WRITERS) as writers:  # those that write at the same time share the disk's answer
+        list(writers.map(one_run, range(runs_wanted)))
     space = tuple(Dimension(name=f"x{n}", kind="float", low=0.0, high=1.0) for n in range(4))
     template = RunSpec(command=("true",), name="search")
     sweep = sweeps.start(ctx, actor, SweepSpec(template=template, space=space, metric="auc", trials=trials, name="search"))

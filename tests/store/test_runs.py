@@ -331,3 +331,13 @@ def test_the_queue_is_listed_by_priority_then_submission(world):
     gone = world.run(name="gone")
     world.store.runs.set_desired(gone.id, Desired.CANCELLED)
     assert [one.run for one in world.store.runs.waiting()] == [urgent.id, first.id, second.id, slow.id]
+    assert [one.run for one in world.store.runs.waiting(limit=2)] == [urgent.id, first.id]
+
+
+def test_the_queue_of_some_projects_is_not_hidden_behind_the_crowd_of_others(world):
+    for _ in range(5):
+        world.run()
+    mine, _ = world.store.runs.submit(world.make(project="p2", owner="bob"))
+    assert [one.run for one in world.store.runs.waiting(projects=["p2"], limit=3)] == [mine.id]
+    assert world.store.runs.waiting(projects=[]) == []
+    assert world.store.runs.crowd() == {("default", "ada"): 5, ("p2", "bob"): 1}

@@ -13,7 +13,7 @@ from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
 from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
-from mainspring.ui import compare, run_facts, zoom
+from mainspring.ui import compare, queue, run_facts, zoom
 from mainspring.ui import live as live_blocks
 from mainspring.ui import runs as runs_page
 
@@ -134,6 +134,21 @@ async def test_the_server_sorts_and_filters(full: Any, simulated: Any) -> None:
         await user.should_not_see("steady")
         await user.open("/runs?order=metric:auc")
         await user.should_see("auc ▾")
+
+
+def test_a_long_queue_shows_its_front_and_where_the_rest_is(full: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "MAX_ROWS", 2)
+    for number in range(4):
+        full.submit(f"late-{number}", gpus=2)
+    full.house.plan()
+    view = full.view("/queue")
+    assert "6 runs wait: 6 of alice." in queue.summary(view)
+    shown = queue.waiting(view)
+    assert shown.count("<tr>") == 3, "a head and two rows"
+    assert "patient" in shown
+    assert "1 CPU, 2 GPU" in shown
+    assert "The first 2 of 6" in shown
+    assert "/runs?state=queued&amp;order=oldest" in shown
 
 
 async def test_rows_stay_where_they_are_and_new_ones_are_announced(full: Any, simulated: Any) -> None:

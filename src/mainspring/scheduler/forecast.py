@@ -89,19 +89,23 @@ class Lengths:
         self._is_over = np.array([is_over for _, _, is_over in known])
         self._drawn = np.exp(np.random.default_rng(seed).normal(0.0, SPREAD, DRAWN))
         self._of: dict[int, Floats] = {}
+        self._medians: dict[int, float] = {}
 
     def of(self, estimated: float) -> Floats:
         """Return equally likely ratios by those that were estimated alike: within `ALIKE`, and `FEWEST` at least."""
         if not self._is_known:
             return self._drawn
-        step = round(float(np.log(max(1.0, estimated))) / ALIKE * STEPS)
+        step = _step_of(estimated)
         if step not in self._of:
             self._of[step] = self._near(step * ALIKE / STEPS)
         return self._of[step]
 
     def expected_s(self, estimated: float) -> float:
         """Return the median length of such runs."""
-        return float(estimated * np.median(self.of(estimated)))
+        step = _step_of(estimated)
+        if step not in self._medians:
+            self._medians[step] = float(np.median(self.of(estimated)))
+        return estimated * self._medians[step]
 
     def _near(self, at: float) -> Floats:
         low, high = np.searchsorted(self._at, [at - ALIKE, at + ALIKE]).tolist()
@@ -110,6 +114,11 @@ class Lengths:
             after = self._at[high] - at if high < len(self._at) else np.inf
             low, high = (low - 1, high) if before <= after else (low, high + 1)
         return _survival(self._ratios[low:high], self._is_over[low:high])
+
+
+def _step_of(estimated: float) -> int:
+    """Return the number of the part of the scale of estimates that an estimate is in."""
+    return round(math.log(max(1.0, estimated)) / ALIKE * STEPS)
 
 
 def _survival(lengths: Floats, is_over: Bools) -> Floats:
@@ -339,29 +348,36 @@ def _rest(rng: np.random.Generator, lengths: Lengths, estimate: float, elapsed: 
 
 
 def _interval(now: datetime, starts: Floats, record: Record) -> Forecast:
-    """Return the interval: quantiles of the samples, and once some were settled those of how past medians were wrong.
+    """Return the interval of one run from its sampled starts, (samples,)."""
+    return _intervals(now, starts[np.newaxis], record)[0]
+
+
+def _intervals(now: datetime, starts: Floats, record: Record) -> list[Forecast]:
+    """Return the intervals of runs: quantiles of their samples (runs, samples), and once some were settled those of how
+    past medians were wrong.
 
     What all samples of one moment have in common (a sweep whose runs last longer than any before) is in no spread of theirs,
     only in the record (split conformal prediction: Vovk et al., 2005).
     """
-    is_bounded = bool(np.isfinite(starts).all())
     horizon = 366 * 86400.0
     bounded = np.minimum(np.where(np.isfinite(starts), starts, horizon), horizon)
     tail = (1 - record.asked) / 2
     tails = [max(LEAST, tail), min(MOST, 1 - tail)]
-    low, middle, high = np.quantile(bounded, [tails[0], 0.5, tails[1]]).tolist()
-    if record.errors and high > 0:
-        factors = np.exp(np.quantile([*UNSURE, *record.errors][-REMEMBERED:], tails))
-        low, high = ((middle + NOTICED_S) * factors - NOTICED_S).tolist()
-        low, high = min(low, middle), max(high, middle)
-    moments = [now + timedelta(seconds=min(max(0.0, one), horizon)) for one in (low, middle, high)]
-    return Forecast(earliest=moments[0], median=moments[1], latest=moments[2], confidence=record.asked, is_bounded=is_bounded)
+    factors = np.exp(np.quantile([*UNSURE, *record.errors][-REMEMBERED:], tails)) if record.errors else None
+    found = []
+    quantiles = np.quantile(bounded, [tails[0], 0.5, tails[1]], axis=1).T.tolist()
+    bounds: list[bool] = np.asarray(np.isfinite(starts).all(axis=1)).tolist()
+    for (low, middle, high), is_bounded in zip(quantiles, bounds, strict=True):
+        if factors is not None and high > 0:
+            shortest, longest = ((middle + NOTICED_S) * factors - NOTICED_S).tolist()
+            low, high = min(shortest, middle), max(longest, middle)
+        first, at, last = (now + timedelta(seconds=min(max(0.0, one), horizon)) for one in (low, middle, high))
+        found.append(Forecast(earliest=first, median=at, latest=last, confidence=record.asked, is_bounded=is_bounded))
+    return found
 
 
 def by_run(sample: Sampled, record: Record = FRESH) -> Mapping[RunId, Forecast]:
     """Return the intervals of all runs that wait, in one pass."""
-    return {
-        job.run.id: _interval(sample.now, sample.starts[number], record)
-        for number, job in enumerate(sample.order)
-        if not job.waits_s
-    }
+    asked = [(number, job.run.id) for number, job in enumerate(sample.order) if not job.waits_s]
+    told = _intervals(sample.now, sample.starts[[number for number, _ in asked]], record) if asked else []
+    return dict(zip((run for _, run in asked), told, strict=True))

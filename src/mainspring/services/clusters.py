@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -217,9 +218,19 @@ def declare_dead(ctx: Context, actor: Actor, node: str) -> Node:
     return ctx.store.nodes.set_state(found.id, NodeState.DEAD, event=said(actor, "node.dead", found.id, ""))
 
 
-def queue(ctx: Context, actor: Actor) -> list[Waiting]:
-    """Return the waiting runs that the actor may see, in the order in which they are planned."""
-    return [one for one in ctx.store.runs.waiting() if actor.may(one.project, Role.VIEWER)]
+def queue(ctx: Context, actor: Actor, *, limit: int | None = None) -> list[Waiting]:
+    """Return the waiting runs that the actor may see, or the first `limit` of them, in the order in which they are planned."""
+    projects = None if actor.is_admin else [name for name in actor.roles if actor.may(name, Role.VIEWER)]
+    return ctx.store.runs.waiting(projects=projects, limit=limit)
+
+
+def crowd(ctx: Context, actor: Actor) -> dict[str, int]:
+    """Return how many runs wait that the actor may see, by person; who has most comes first."""
+    found: Counter[str] = Counter()
+    for (project, owner), many in ctx.store.runs.crowd().items():
+        if actor.may(project, Role.VIEWER):
+            found[owner] += many
+    return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _find(ctx: Context, name: str) -> Cluster:

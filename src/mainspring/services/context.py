@@ -9,6 +9,7 @@ from mainspring.blobs.store import BlobStore
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
 from mainspring.services.planned import Planned
+from mainspring.services.recent import Recent
 from mainspring.services.signals import Signals
 from mainspring.settings import Settings
 from mainspring.store.store import Store
@@ -26,3 +27,4 @@ class Context:
     settings: Settings
     started_at: datetime
     planned: Planned = field(default_factory=Planned)
+    recent: Recent = field(default_factory=Recent)

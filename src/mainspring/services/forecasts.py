@@ -51,12 +51,22 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
     return _as_promised(found)
 
 
-def of_queue(ctx: Context, actor: Actor) -> dict[str, Forecast]:
-    """Return when the first waiting runs that the actor may see are expected to start, soonest first."""
+def of_queue(ctx: Context, actor: Actor, *, age_s: float = 0.0) -> dict[str, Forecast]:
+    """Return when the first waiting runs that the actor may see are expected to start, soonest first.
+
+    With a long queue the answer may be `age_s` seconds old: runs that came since are not in it.
+    """
+    found = ctx.recent.get("queue", lambda: _of_all(ctx), clock=ctx.clock, age_s=age_s)
+    return {run: told for run, project, told in found if actor.may(project, Role.VIEWER)}
+
+
+def _of_all(ctx: Context) -> list[tuple[str, str, Forecast]]:
+    """Return what is expected of each of the first waiting runs, with its project, soonest first."""
     sample = _sample(ctx)
-    seen = {run.id for run in sample.snapshot.waiting if actor.may(run.project, Role.VIEWER)}
-    told = [(str(run), _as_promised(one)) for run, one in by_run(sample, _record(_told(ctx))).items() if run in seen]
-    return dict(sorted(told, key=lambda one: (not one[1].is_bounded, one[1].median)))
+    project_of = {run.id: run.project for run in sample.snapshot.waiting}
+    told = by_run(sample, _record(_told(ctx)))
+    found = [(str(run), project_of[run], _as_promised(one)) for run, one in told.items()]
+    return sorted(found, key=lambda one: (not one[2].is_bounded, one[2].median))
 
 
 def prospects(ctx: Context, actor: Actor, choices: Sequence[Choice]) -> list[Prospect]:

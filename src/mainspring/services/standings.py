@@ -14,10 +14,15 @@ from mainspring.services.context import Context
 STRETCHES = 144
 
 
-def standings(ctx: Context, actor: Actor) -> tuple[Standing, ...]:
-    """Return every share that holds or asks for something or was configured. Everybody sees it: it is what fairness is about."""
+def standings(ctx: Context, actor: Actor, *, age_s: float = 0.0) -> tuple[Standing, ...]:
+    """Return every share that holds or asks for something or was configured. Everybody sees it: it is what fairness is about.
+
+    With a long queue it may be `age_s` seconds old.
+    """
     del actor
-    return scheduler.standings(ctx.store.snapshot(ctx.clock.now()))
+    return ctx.recent.get(
+        "standings", lambda: scheduler.standings(ctx.store.snapshot(ctx.clock.now())), clock=ctx.clock, age_s=age_s
+    )
 
 
 def history(ctx: Context, actor: Actor, *, hours: float = 24.0, stretches: int = STRETCHES) -> History:

@@ -97,9 +97,19 @@ class Runs:
 
         return self._db.read(ask)
 
-    def waiting(self) -> list[Waiting]:
-        """Return the queue: the more urgent first, then in order of submission."""
-        return self._db.read(lambda conn: _waiting(conn, literal(True), None))
+    def waiting(self, *, projects: Sequence[str] | None = None, limit: int | None = None) -> list[Waiting]:
+        """Return the queue, or the first `limit` of it: the more urgent first, then in order of submission.
+
+        Of some `projects` where they are named.
+        """
+        wanted = literal(True) if projects is None else runs.c.project.in_(projects)
+        return self._db.read(lambda conn: _waiting(conn, wanted, limit))
+
+    def crowd(self) -> dict[tuple[str, str], int]:
+        """Return how many runs wait, by project and owner."""
+        persons = (runs.c.project, runs.c.owner)
+        asked = select(*persons, func.count()).where(runs.c.state == RunState.QUEUED).group_by(*persons)
+        return self._db.read(lambda conn: {(project, owner): int(n) for project, owner, n in conn.execute(asked).tuples()})
 
     def by_link(self, kind: str, id: str) -> list[Run]:
         """Return the runs of a sweep, a pipeline run or an endpoint in order of submission."""

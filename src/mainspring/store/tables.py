@@ -121,6 +121,13 @@ runs = Table(
     Index("ix_runs_project_name", "project", "name"),
     Index("ix_runs_link_id", "link_id"),
     Index(
+        "ix_runs_seen",
+        "project",
+        "state",
+        sqlite_where=text("archived_at IS NULL"),
+        postgresql_where=text("archived_at IS NULL"),
+    ),
+    Index(
         "ix_runs_queued",
         "project",
         "owner",

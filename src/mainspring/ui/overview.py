@@ -16,7 +16,7 @@ from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 NEWEST = 12
-SHORT_QUEUE = 500  # a longer one is not read each second for the sake of one sentence
+FRONT = 50  # of the queue: the first of them that is not paused is told
 
 
 async def page(view: View) -> None:
@@ -51,7 +51,7 @@ def summary(view: View) -> str:
     gpus = f"{used:g} of {total} GPUs busy" if total else "No GPU is registered"
     words = [gpus, f"{running:,} {_plural('run', running)} running", f"{waiting:,} waiting"]
     sentence = "; ".join(words) + "."
-    queue = clusters.queue(view.ctx, view.actor) if 0 < waiting <= SHORT_QUEUE else []
+    queue = clusters.queue(view.ctx, view.actor, limit=FRONT) if waiting else []
     first = next((one for one in queue if one.reason is None or one.reason.code != ReasonCode.PAUSED), None)
     if first is not None and first.reason is not None:
         sentence += f" Next is {first.name}: {first.reason.sentence}"

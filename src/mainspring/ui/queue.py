@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from nicegui import ui
 
 from mainspring.core.forecasts import Forecast
-from mainspring.core.queries import RunFilter, Waiting
+from mainspring.core.queries import Waiting
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.records import RunState
-from mainspring.services import clusters, forecasts, runs
+from mainspring.services import clusters, forecasts
 from mainspring.ui import parts, shares
 from mainspring.ui.live import Live
 from mainspring.ui.runs import asks
 from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
-MAX_ROWS = 500
+MAX_ROWS = 200
 RUN_ID = re.compile(r"(?:run )?\b(?P<id>run-[0-9a-z]{12,32})\b")
 NEVER = (ReasonCode.PAUSED, ReasonCode.CANNOT_FIT, ReasonCode.NO_CLUSTER, ReasonCode.SHARE_HELD)
+MAX_PEOPLE = 4  # named in the sentence
 FORECAST_S = 10.0  # how often the expected starts are worked out while somebody looks
 
 
@@ -44,27 +44,24 @@ async def page(view: View) -> None:
 
 def summary(view: View) -> str:
     """Return the sentence: how many wait, whose they are, and why the first one does."""
-    found = clusters.queue(view.ctx, view.actor)
-    if not found:
+    people = clusters.crowd(view.ctx, view.actor)
+    if not people:
         return '<p class="ms-sentence">Nobody waits.</p>'
-    people: dict[str, int] = {}
-    for one in found:
-        people[one.owner] = people.get(one.owner, 0) + 1
-    many = f"{len(found):,} {'run waits' if len(found) == 1 else 'runs wait'}"
-    who = ", ".join(f"{number} of {name}" for name, number in sorted(people.items(), key=lambda item: -item[1])[:4])
+    total = sum(people.values())
+    many = f"{total:,} {'run waits' if total == 1 else 'runs wait'}"
+    who = ", ".join(f"{number:,} of {name}" for name, number in list(people.items())[:MAX_PEOPLE])
     return f'<p class="ms-sentence">{parts.text(f"{many}: {who}.")}</p>'
 
 
 def waiting(view: View) -> str:
     """Return the runs that wait, the next one first."""
-    found = clusters.queue(view.ctx, view.actor)
+    found = clusters.queue(view.ctx, view.actor, limit=forecasts.MOST_WAITING)  # of those behind nobody knows a start
     if not found:
         return parts.note("Nobody: what is submitted now starts at once where it fits.")
-    expected = forecasts.of_queue(view.ctx, view.actor)
+    expected = forecasts.of_queue(view.ctx, view.actor, age_s=FORECAST_S)
     order = {run: number for number, run in enumerate(expected)}
     ranked = sorted(found, key=lambda one: (one.reason is not None and one.reason.code in NEVER, order.get(one.run, len(order))))
-    queued = RunFilter(project=view.project, states=(RunState.QUEUED.value,), order="oldest")
-    known = {str(one.id): one for one in runs.page(view.ctx, view.actor, queued, limit=MAX_ROWS).items}
+    known = view.ctx.store.runs.some([one.run for one in ranked[:MAX_ROWS]])
     names = {str(one.run): one.name for one in found}
     has_priority = any(one.priority for one in found)
     rows = []
@@ -88,8 +85,14 @@ def waiting(view: View) -> str:
         label="Waiting runs",
         numeric=("Place", "Priority", "Waits for"),
     )
-    more = parts.note(f"The first {MAX_ROWS} of {len(found):,}.") if len(found) > MAX_ROWS else ""
-    return f"{table}{more}"
+    return f"{table}{_rest(view) if len(found) > MAX_ROWS else ''}"
+
+
+def _rest(view: View) -> str:
+    """Return the line below a long queue: how much of it is shown, and where the rest is."""
+    total = sum(clusters.crowd(view.ctx, view.actor).values())
+    rest = parts.link("all that wait in this project", view.url("/runs", state="queued", order="oldest"))
+    return f'<p class="ms-soft">The first {MAX_ROWS} of {total:,}; {rest}.</p>'
 
 
 def why(view: View, one: Waiting, names: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, Cause, Run, RunState
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import counted, show_bytes, show_seconds
-from mainspring.services import environments, lineage, logs, metrics, runs
+from mainspring.services import caching, environments, lineage, logs, metrics, runs
 from mainspring.ui import graph, parts
 from mainspring.ui.run_log import plain
 from mainspring.ui.view import View
@@ -126,9 +126,9 @@ def attempts(view: View, ref: str) -> str:
 
 def code(view: View, ref: str) -> str:
     """Return the command, the commit and the resources."""
-    told_by = runs.why(view.ctx, view.actor, ref)["cache"]
-    cache = str(told_by.get("sentence", "")) if isinstance(told_by, dict) else ""
-    spec = runs.get(view.ctx, view.actor, ref).spec
+    one = runs.get(view.ctx, view.actor, ref)
+    cache = str(caching.tell(view.ctx, one).get("sentence", ""))
+    spec = one.spec
     what = " ".join(spec.command) if spec.command else f"{spec.entry.module}:{spec.entry.function}" if spec.entry else ""
     commit = f"{spec.code.git_commit[:12]}{' with changes' if spec.code.is_dirty else ''}" if spec.code.git_commit else "no git"
     told = [

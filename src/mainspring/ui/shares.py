@@ -18,6 +18,7 @@ from mainspring.ui.view import View
 
 WIDTH = 220
 HOURS = ("6", "24", "168")
+AGE_S = 4.0  # of what a long queue makes slow to work out
 PAST_S = 60.0  # how often the past is drawn again
 MAX_BANDS = 7
 MAX_ROWS = 200
@@ -106,7 +107,7 @@ def sums(view: View) -> str:
 
 def summary(view: View) -> str:
     """Return the sentence: who is owed most, and who holds more than is fair."""
-    found = standings.standings(view.ctx, view.actor)
+    found = standings.standings(view.ctx, view.actor, age_s=AGE_S)
     unit = unit_of(found)
     return f'<p class="ms-sentence">{parts.text(sentence(found, unit))}</p>'
 
@@ -130,7 +131,7 @@ def sentence(found: Sequence[Standing], unit: str) -> str:
 
 def tree(view: View) -> str:
     """Return every share as a row with a bar: what it holds, what would be fair, what it is promised and limited to."""
-    found = standings.standings(view.ctx, view.actor)
+    found = standings.standings(view.ctx, view.actor, age_s=AGE_S)
     unit = unit_of(found)
     whole = capacity(found, unit)
     is_promised = any(one.guarantee for one in found[1:])
