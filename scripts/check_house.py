@@ -85,15 +85,9 @@ def sizes(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
             yield f"{shown(path)}: {length} lines; at most {MAX_FILE_LINES}: divide it by subject"
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = body_lines(node)
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
                     yield f"{shown(path)}:{node.lineno}: {node.name} has {lines} lines; at most {MAX_FUNCTION_LINES}"
-
-
-def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Return the lines of what a function does: a command's flags and its help are declarations, and may be many."""
-    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    return (node.end_lineno or node.lineno) - body[0].lineno + 1 if body else 0
 
 
 def module_names(trees: Mapping[Path, ast.Module]) -> Iterator[str]:

@@ -56,3 +56,25 @@ def test_a_wrong_call_is_sent_to_the_help_of_that_command(
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("error: ")
     assert f"hint: {hint}" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["logs"], "error: mainspring logs needs RUN."),
+        (["endpoint", "predict"], "error: mainspring endpoint predict needs NAME."),
+        (["wait", "train"], "error: There is no command 'wait': it is `mainspring logs -f` here."),
+        (["squeue"], "error: There is no command 'squeue': it is `mainspring ps` here."),
+        (["run", "."], "error: . is a folder."),
+        (["sweep", "train.py", "lr=1:2"], "error: lr=1:2 does not say how to search."),
+        (["sweep", "train.py", "lr=3"], "error: The sweep searches nothing: lr=3 is the same for every trial."),
+    ],
+)
+def test_what_newcomers_type_is_answered_in_our_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch.dispatch(words) == 2
+    assert capsys.readouterr().err.splitlines()[0] == told
+
+
+def test_what_is_called_otherwise_elsewhere_is_here() -> None:
+    assert not set(dispatch.ELSEWHERE) & {name for name, *_ in (*dispatch.COMMANDS, *dispatch.GROUPS)}
+    assert {words.removesuffix(" -f") for words in dispatch.ELSEWHERE.values()} <= set(COMMANDS)

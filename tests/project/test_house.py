@@ -41,7 +41,7 @@ def test_a_tidy_project_has_no_breach(house: Callable[[dict[str, str]], list[str
         "src/mainspring/cli/up.py": "def up():\n    from mainspring.app import serve\n    return serve\n",
         "src/mainspring/cli/README.md": "# cli\n",
         "src/mainspring/app.py": "def serve():\n    pass\n",
-        "src/mainspring/core/flags.py": "def f(\n" + "".join(f"    a{n}=0,\n" for n in range(100)) + "):\n    return a1\n",
+        "src/mainspring/core/most.py": "def f():\n" + "    x = 1\n" * 79,
     }
     assert house(files) == []
 
@@ -50,7 +50,12 @@ def test_a_tidy_project_has_no_breach(house: Callable[[dict[str, str]], list[str
     ("name", "text", "said"),
     [
         ("src/mainspring/core/long.py", "x = 1\n" * 601, "601 lines"),
-        ("src/mainspring/core/one.py", "def f():\n" + "    x = 1\n" * 81, "f has 81 lines"),
+        ("src/mainspring/core/one.py", "def f():\n" + "    x = 1\n" * 80, "f has 81 lines"),
+        (
+            "src/mainspring/core/two.py",
+            "def f(\n" + "".join(f"    a{n}=0,\n" for n in range(78)) + "):\n    x = 1\n",
+            "f has 81 l",
+        ),
         ("src/mainspring/core/utils.py", "x = 1\n", "says nothing"),
         ("src/mainspring/core/late.py", "def f():\n    from mainspring.store import x\n    return x\n", "inside f"),
         ("src/mainspring/core/__init__.py", "x = 1\n", "only a docstring"),

@@ -7,7 +7,7 @@ import sys
 import traceback
 from importlib import import_module
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter
 
 import mainspring
 from mainspring.cli.output import note
@@ -97,6 +97,25 @@ GROUPS: tuple[tuple[str, str, Group, tuple[tuple[str, str], ...]], ...] = (
         ("ls", "people:secret_ls"), ("set", "people:secret_set"), ("rm", "people:secret_rm"),
     )),
 )  # fmt: skip
+# What the same is called elsewhere, and here.
+ELSEWHERE = {
+    **dict.fromkeys(("list", "ls", "jobs", "runs", "queue", "squeue"), "ps"),
+    **dict.fromkeys(("submit", "exec", "sbatch"), "run"),
+    **dict.fromkeys(("stop", "kill", "abort", "scancel"), "cancel"),
+    **dict.fromkeys(("wait", "follow", "attach", "tail", "watch"), "logs -f"),
+    **dict.fromkeys(("delete", "remove"), "rm"),
+    **dict.fromkeys(("start", "init"), "up"),
+    **dict.fromkeys(("shutdown", "quit"), "down"),
+    **dict.fromkeys(("web", "dashboard", "open"), "ui"),
+    **dict.fromkeys(("info", "describe", "inspect"), "show"),
+    **dict.fromkeys(("nodes", "gpus", "machines", "sinfo"), "cluster ls"),
+    **dict.fromkeys(("dataset", "datasets"), "data ls"),
+    "models": "model ls",
+    "endpoints": "endpoint ls",
+    "predict": "endpoint predict",
+    **dict.fromkeys(("retry", "restart"), "rerun"),
+    **dict.fromkeys(("logout", "auth", "signin"), "login"),
+}
 _EPILOGUE = """**Examples**
 
 `mainspring run train.py --gpus 1 -- --lr 3e-4` runs any script on the fleet, as its files are now.
@@ -146,13 +165,21 @@ def dispatch(words: list[str]) -> int:
     try:
         code = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as wrong:
-        wrong_usage(str(wrong), words)
+        wrong_usage(_what_is_wrong(wrong, words), words)
         return UsageError.exit_code
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as wrong:  # the top of the program
         return explain(wrong)
     return code if isinstance(code, int) else 0
+
+
+def _what_is_wrong(wrong: CycloptsError, words: list[str]) -> str:
+    """Return what the command line got wrong; what is missing is called as in the help."""
+    if isinstance(wrong, MissingArgumentError) and wrong.argument is not None and wrong.argument.field_info.is_positional:
+        given = [word for word in words if not word.startswith("-")][: 2 if words[0] in {name for name, *_ in GROUPS} else 1]
+        return f"mainspring {' '.join(given)} needs {wrong.argument.field_info.name.upper()}."
+    return str(wrong)
 
 
 def explain(wrong: Exception) -> int:
@@ -178,8 +205,13 @@ def report(wrong: MainspringError) -> int:
 
 def wrong_usage(text: str, words: list[str]) -> None:
     """Tell what the command line got wrong."""
-    note(f"error: {' '.join(text.split())}")
     first = words[0] if words else ""
+    if first in ELSEWHERE:
+        here = ELSEWHERE[first]
+        note(f"error: There is no command {first!r}: it is `mainspring {here}` here.")
+        note(f"hint: mainspring {here.removesuffix(' -f')} --help")
+        return
+    note(f"error: {' '.join(text.split())}")
     command = first if first in {name for name, *_ in (*COMMANDS, *GROUPS)} else ""
     members = {word for name, _, _, listed in GROUPS if name == command for word, _ in listed}
     known = [command, *(word for word in words[1:2] if word in members)]

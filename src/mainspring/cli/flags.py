@@ -157,6 +157,10 @@ def locate(command: tuple[str, ...]) -> tuple[tuple[str, ...], Path | None]:
         raise UsageError("There is nothing to run.", hint="mainspring run train.py -- --lr 3e-4")
     here = Path.cwd()
     script = Path(command[0])
+    if script.is_dir() and (os.sep in command[0] or not shutil.which(command[0])):
+        raise UsageError(
+            f"{command[0]} is a folder.", hint="Name the script or the program in it: mainspring run FOLDER/train.py"
+        )
     if command[0].endswith(SCRIPTS) or (os.sep in command[0] and not script.is_absolute()):
         if not script.is_file():
             raise UsageError(f"{command[0]} is not a file here.", hint=f"This is {here}.")

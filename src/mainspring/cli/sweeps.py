@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +30,7 @@ from mainspring.sdk.sweeps import Study, start
 
 RESOURCES = frozenset({"cpus", "memory", "gpus", "gpu_memory", "gpu_model", "disk", "pool", "labels"})
 PLACE = frozenset({"environment", "python", "wheels", "image"})
+_RANGE = re.compile(r"-?[\d.]+(e-?\d+)?:-?[\d.]+(e-?\d+)?")
 _WORDS = ("log:", "loguniform:", "uniform:", "float:", "int:", "choice:")
 
 
@@ -94,31 +97,35 @@ def sweep(
         return _look_after(target, space, project, as_json)
     dimensions, fixed = _read_space(space)
     file, _, function = target.partition(":")
-    flags = {"cpus": cpus, "memory": memory, "gpus": gpus, "gpu_memory": gpu_memory, "pool": pool}
-    flags |= {"image": image, "environment": environment, "python": python, "wheels": wheels}
-    asked = _declared(Path(file), function) if function else {}
-    asked |= {key: value for key, value in flags.items() if value is not None}
-    place = {name: str(asked.pop(name, "") or "") for name in PLACE}
-    resources, *others = make_choices(asked.pop("gpus", None), **asked)
-    template = RunSpec(
-        name=function,
-        project=project,
-        environment=Environment(interpreter=place["python"] or active_python(), image=place.pop("image")),
-        resources=resources,
-        alternatives=tuple(others),
-        timeout_s=to_seconds(timeout, "--timeout"),
-        retries=retries,
-        priority=to_priority(priority),
+    flags = {"cpus": cpus, "memory": memory, "gpus": gpus, "gpu_memory": gpu_memory, "pool": pool, "image": image}
+    flags |= {"environment": environment, "python": python, "wheels": wheels}
+    template, wish = _template(file, function, flags)
+    template = replace(
+        template, project=project, timeout_s=to_seconds(timeout, "--timeout"), retries=retries, priority=to_priority(priority)
     )
     with busy("Starting the server"):
         client = connect()
     made = _task(client, template, file, function, fixed, yes) if function else _script(client, template, file, fixed, yes)
-    filled = furnished(client, made, Wish(**place), _folder_of(file, function))
     study = start(
-        client, filled, dimensions, trials=trials, maximize=maximize, minimize=minimize, parallel=parallel, sampler=sampler,
-        seed=seed, name=name, wait=False,
+        client, furnished(client, made, wish, _folder_of(file, function)), dimensions, trials=trials, maximize=maximize,
+        minimize=minimize, parallel=parallel, sampler=sampler, seed=seed, name=name, wait=False,
     )  # fmt: skip
-    if detach:
+    return _followed(study, is_detached=detach, as_json=as_json)
+
+
+def _template(file: str, function: str, flags: Mapping[str, object]) -> tuple[RunSpec, Wish]:
+    """Return what all trials have in common: the resources and the place of the task, with the flags over them."""
+    asked = _declared(Path(file), function) if function else {}
+    asked |= {key: value for key, value in flags.items() if value is not None}
+    place = {name: str(asked.pop(name, "") or "") for name in PLACE}
+    resources, *others = make_choices(asked.pop("gpus", None), **asked)
+    around = Environment(interpreter=place["python"] or active_python(), image=place.pop("image"))
+    return RunSpec(name=function, environment=around, resources=resources, alternatives=tuple(others)), Wish(**place)
+
+
+def _followed(study: Study, *, is_detached: bool, as_json: bool) -> int:
+    """Wait for the sweep and tell how it went; return the exit code."""
+    if is_detached:
         emit_json(study.record) if as_json else say(study.id)
         return 0
     note(f"Sweep {study.name} ({study.id}); Ctrl-C leaves it running.")
@@ -190,10 +197,13 @@ def _read_space(words: tuple[str, ...]) -> tuple[list[Dimension], dict[str, str]
             raise UsageError(f"{word!r} is not NAME=SPACE.", hint="learning_rate=log:1e-3:0.3")
         if text.startswith(_WORDS):
             dimensions.append(parse_dimension(text, name))
+        elif _RANGE.fullmatch(text):
+            raise UsageError(f"{word} does not say how to search.", hint=f"Write {name}=uniform:{text}, or log: or int: for it.")
         else:
             fixed[name] = text
     if not dimensions:
-        raise SpecError("The sweep searches nothing.", hint="learning_rate=log:1e-3:0.3, depth=int:2:8, kind=choice:a,b")
+        same = f": {', '.join(words)} {'is' if len(words) == 1 else 'are'} the same for every trial" if words else ""
+        raise SpecError(f"The sweep searches nothing{same}.", hint="learning_rate=log:1e-3:0.3, depth=int:2:8, kind=choice:a,b")
     return dimensions, fixed
 
 

@@ -79,7 +79,10 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in (spec.resources, *spec.alternatives)]
     misfit = misfits[0]
     if misfit is not None and all(one is not None and one.code is ReasonCode.CANNOT_FIT for one in misfits):
-        raise CannotFitError(misfit.sentence, hint="See what there is: mainspring cluster ls", details=dict(misfit.facts))
+        hint = "See what there is: mainspring cluster ls"
+        if spec.resources.is_gpu() and not any(node.devices for node in nodes):
+            hint += ". To try without a GPU, declare slots: mainspring down, then mainspring up --gpus 2"
+        raise CannotFitError(misfit.sentence, hint=hint, details=dict(misfit.facts))
 
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None, *, is_fresh: bool = False) -> Run:
