@@ -10,10 +10,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mainspring.services.serving import NEEDS
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -23,11 +26,11 @@ UV = str(Path(sys.executable).parent / "uv")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def make_wheel(folder: Path, name: str, version: str) -> Path:
+def make_wheel(folder: Path, name: str, version: str, text: str = "") -> Path:
     """Write a wheel of one module; return its path."""
     told = f"{name}-{version}.dist-info"
     inside = {
-        f"{name}.py": f"version = {version!r}\n".encode(),
+        f"{name}.py": f"version = {version!r}\n{text}".encode(),
         f"{told}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
         f"{told}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -49,7 +52,7 @@ def project(tmp_path: Path) -> Path:
     """A project with a uv.lock, made by uv of wheels in a folder: there is no index."""
     folder = tmp_path / "project"
     wheels = tmp_path / "wheelhouse"
-    make_wheel(wheels, "alpha", "1.2")
+    make_wheel(wheels, "alpha", "1.2", "class Double:\n    def predict(self, rows):\n        return rows[:, 0] * 2\n")
     (folder / "src" / "mine").mkdir(parents=True)
     (folder / "src" / "mine" / "__init__.py").write_text("told = 'from the project'\n")
     (folder / "train.py").write_text("import alpha, mine, sys\nprint(alpha.version, mine.told, sys.prefix)\n")
@@ -192,6 +195,50 @@ def test_the_trials_of_a_sweep_share_one_environment(site: Site, project: Path) 
     here = ("--environment", "here", "--detach", "--json")
     done = site.cli("sweep", "task.py:tune", "x=uniform:0:1", "--maximize", "score", "-n", "1", *here, cwd=project)
     assert json.loads(done.out)["spec"]["template"]["environment"]["lock"] == ""
+
+
+def repacked(name: str, folder: Path) -> None:
+    """Write the wheel of a package that is installed here: there is no index to get it from."""
+    found = distribution(name)
+    wheel = found.read_text("WHEEL") or ""
+    tags = [line.partition(": ")[2].split("-") for line in wheel.splitlines() if line.startswith("Tag: ")]
+    parts = [".".join(dict.fromkeys(one[part] for one in tags)) for part in range(3)]
+    target = folder / f"{name}-{found.version}-{'-'.join(parts)}.whl"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in found.files or ():
+            if ".." not in path.parts and path.suffix != ".pyc":
+                archive.write(str(path.locate()), str(path))
+
+
+def test_a_model_made_in_an_environment_is_served_in_it(site: Site, project: Path) -> None:
+    wheels = project.parent / "wheelhouse"
+    for name in NEEDS:
+        repacked(name, wheels)
+    (project / "make.py").write_text(
+        "import os\nimport mainspring as ms\n"
+        "found = {'UV_FIND_LINKS': os.environ.get('WHEELS', ''), 'UV_OFFLINE': '1'}\n"
+        "@ms.task(environment='lock', name='make', env=found)\n"
+        "def make():\n"
+        "    import json, pickle, alpha\n"
+        "    os.makedirs('m')\n"
+        "    told = {'format': 'native', 'signature': {'inputs': [{'name': 'x', 'dtype': 'float64'}]}}\n"
+        "    json.dump(told, open('m/model.json', 'w'))\n"
+        "    pickle.dump(alpha.Double(), open('m/model.pkl', 'wb'))\n"
+        "    return ms.Model('m', {'format': 'native'})\n"
+        "if __name__ == '__main__':\n"
+        "    make.submit().result().register('doubles')\n"
+    )
+    words = [sys.executable, "make.py"]
+    env = site.environ(WHEELS=str(wheels))
+    made = subprocess.run(words, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert made.returncode == 0, made
+    done = site.cli("deploy", "doubles@1", "--name", "doubles", timeout_s=200)
+    assert done.code == 0, (done, site.log(site.call("GET", "/runs", params={"text": "serve-doubles"}).json()["items"][0]["id"]))
+    assert "Its replicas run in the environment of run make" in done.err
+    assert json.loads(site.cli("endpoint", "predict", "doubles", '[{"x": 2.5}]').out) == [5.0]
+    shown = json.loads(site.cli("endpoint", "show", "doubles", "--json").out)
+    assert shown["serves_in"].startswith("the environment of run make")
+    assert site.cli("endpoint", "rm", "doubles", "--yes").code == 0
 
 
 def test_mistakes_about_environments_have_sentences(site: Site, tmp_path: Path) -> None:

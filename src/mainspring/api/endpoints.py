@@ -57,12 +57,13 @@ def all_endpoints(ctx: Ctx, actor: Who, project: Project = "default") -> Respons
 @router.get("/endpoints/{name}")
 @shaped()
 def get(ctx: Ctx, actor: Who, name: str, project: Project = "default") -> Response:
-    """Return the endpoint with its revisions and the addresses of its replicas."""
+    """Return the endpoint with its revisions, the addresses of its replicas, and what those run in."""
     endpoint = endpoints.get(ctx, actor, name, project=project)
     revisions = endpoints.revisions(ctx, actor, name, project=project)
     addresses = endpoints.answering(ctx, name, project).addresses
     plain = codec.to_plain(endpoint)
-    return answer({**plain, "revisions": revisions, "addresses": addresses})
+    place = endpoints.serves_in(ctx, endpoint, revisions)
+    return answer({**plain, "revisions": revisions, "addresses": addresses, "serves_in": place})
 
 
 @router.get("/endpoints/{name}/lineage")

@@ -45,8 +45,11 @@ def deploy(
     if as_json:
         emit_json(endpoint.view)
         return
-    shown = endpoint.view.endpoint
+    view = endpoint.view
+    shown = view.endpoint
     say(f"{called} {'will serve' if detach else 'serves'} {model} (revision {shown.revision}) at {endpoint.url}")
+    if view.serves_in:
+        note(f"Its replicas run in {view.serves_in}.")
     note(f"""Try it: mainspring endpoint predict {called} '[{{"FIELD": 1.0}}]'""")
 
 
@@ -95,6 +98,7 @@ def show(name: str, /, *, project: Project = "default", as_json: Json = False) -
             ("Requests", f"{one.requests}, {one.errors} failed"),
             ("Address", Endpoint(client, name, project).url),
             ("Replicas", ", ".join(view.addresses)),
+            ("Serves in", view.serves_in),
         )
     )
     say("")

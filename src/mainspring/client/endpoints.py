@@ -13,11 +13,12 @@ from mainspring.core.records import Endpoint, Revision
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """An endpoint with its revisions and the addresses that answer now."""
+    """An endpoint with its revisions, the addresses that answer now, and what its replicas run in, in words."""
 
     endpoint: Endpoint
     revisions: tuple[Revision, ...]
     addresses: tuple[str, ...]
+    serves_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Endpoints:
         plain = self.transport.get(path_of(name), {"project": project}).plain()
         revisions = tuple(to_record(one, Revision) for one in plain.pop("revisions", ()))
         addresses = tuple(plain.pop("addresses", ()))
-        return EndpointView(to_record(plain, Endpoint), revisions, addresses)
+        place = str(plain.pop("serves_in", ""))
+        return EndpointView(to_record(plain, Endpoint), revisions, addresses, place)
 
     def rollback(self, name: str, *, to: int | None = None, project: str = "default") -> Endpoint:
         """Serve an earlier revision's model again."""

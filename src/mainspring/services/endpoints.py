@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mainspring import plugins
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError, ServerError, StateError, UsageError
+from mainspring.core.errors import MainspringError, NotFoundError, ServerError, StateError, UsageError
 from mainspring.core.ids import check_name
 from mainspring.core.records import Attempt, AttemptState, Endpoint, Revision, Role, Run
 from mainspring.core.resources import Resources
-from mainspring.core.specs import Environment, Link, RunKind, RunSpec, Value, ValueKind
-from mainspring.services import models
+from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
+from mainspring.services import models, serving
 from mainspring.services.context import Context
 from mainspring.services.inside import Place
 from mainspring.services.runs import check_project, said
@@ -29,6 +29,7 @@ def deploy(ctx: Context, actor: Actor, name: str, model: str, *, project: str = 
     if not 1 <= replicas <= MAX_REPLICAS:
         raise UsageError(f"replicas is {replicas}; it must be between 1 and {MAX_REPLICAS}.")
     version = models.resolve(ctx, actor, *models.parse_ref(model), project=project)
+    serving.told_of(ctx, version)  # refused before there is a revision that nothing can serve
     event = said(actor, "endpoint.deployed", name, project, model=version.model, version=version.number, replicas=replicas)
     return ctx.store.endpoints.deploy(
         project,
@@ -165,25 +166,34 @@ def _shares_loopback(ctx: Context, cluster_id: str) -> bool:
         return False
 
 
-def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpec:
-    """Return the run that serves one replica of `revision`. A native model needs the environment of the run that made it.
+def serves_in(ctx: Context, endpoint: Endpoint, history: Sequence[Revision]) -> str:
+    """Return what replicas of the live revision run in, in words; empty where that model is gone."""
+    live = next((one for one in history if one.number == endpoint.revision), None)
+    version = ctx.store.models.resolve(endpoint.project, live.model, str(live.model_version)) if live is not None else None
+    try:
+        return serving.told_of(ctx, version) if version is not None else ""
+    except MainspringError:  # what it was made with is gone: the endpoint's own message says so
+        return ""
 
-    A node that has not got this interpreter uses its own `python3`: `mainspring[serving]` must be installed for it.
+
+def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpec:
+    """Return the run that serves one replica of `revision`. A native model needs what the run that made it had.
+
+    A node that has not got its interpreter uses its own `python3`: `mainspring[serving]` must be installed for it.
     """
     version = ctx.store.models.resolve(endpoint.project, revision.model, str(revision.model_version))
     if version is None:
         raise NotFoundError(f"Model {revision.model} v{revision.model_version} is gone.")
-    environment = Environment(interpreter=ctx.settings.python)
-    producer = ctx.store.runs.get(version.run) if version.run and version.format == "native" else None
-    if producer is not None:
-        made = producer.spec.environment
-        environment = replace(made, packages="", interpreter=made.interpreter or environment.interpreter)
+    place = serving.place_of(ctx, version)
     return RunSpec(
         kind=RunKind.SERVING,
         name=f"serve-{endpoint.name}",
         project=endpoint.project,
         command=("python3", "-m", "mainspring.serving", "--port", "0"),
-        environment=environment,
+        environment=place.environment,
+        code=place.code,
+        env=place.env,
+        secrets=place.secrets,
         args={"model": Value(kind=ValueKind.MODEL, digest=version.manifest)},
         resources=Resources(cpu_milli=1000),
         is_preemptible=False,

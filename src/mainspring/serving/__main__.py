@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = uvicorn.Config(
         build_app(model, version=_version()),
-        http="httptools",
-        loop="uvloop",
+        http="auto",  # httptools and uvloop where they are: the environment of a native model may well be without them
+        loop="auto",
         lifespan="off",
         ws="none",
         access_log=False,

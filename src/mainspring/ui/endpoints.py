@@ -108,6 +108,7 @@ def top(view: View, rates: deque[tuple[float, int]]) -> str:
                 verdict = said
                 break
     words = f"Serves {serves.model} v{serves.model_version}. " if serves else ""
+    place = endpoints.serves_in(view.ctx, one, history)
     value = verdict.sentence if verdict else "Its model was not judged by a gate."
     share = f" ({one.errors / one.requests:.2%})" if one.errors and one.requests else ""
     bad = f"{one.errors:,} {'error' if one.errors == 1 else 'errors'}{share}"
@@ -116,6 +117,7 @@ def top(view: View, rates: deque[tuple[float, int]]) -> str:
         f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
         f'<p class="ms-sentence">{parts.text(words + value)}</p>{parts.why(one.message)}'
         f"<p>{one.requests:,} requests, {bad} {_rate(rates)}</p>"
+        f"{parts.note(f'Its replicas run in {place}.') if place else ''}"
         f'<div class="ms-actions" style="margin-top:6px">{stop}</div>'
     )
 
