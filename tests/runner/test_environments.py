@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mainspring.runner import cache
+from mainspring.runner.environments import Environments
 
 UV = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])) or ""
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -287,3 +292,101 @@ def test_after_a_restart_of_the_machine_what_is_short_is_built_anew(node: Node, 
     node.run()
     assert server.log.endswith(b"1.0\n")
     assert b"is built on this node" in server.log
+
+
+@pytest.fixture
+def small_disk(node: Node) -> Iterator[Callable[..., int]]:
+    """Environments on a disk of 24 MiB, in a namespace of its own: return what runs a program there."""
+    node.environments.mkdir(parents=True)
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    words += [f'mount -t tmpfs -o size=24m none "{node.environments}" && echo ready && exec cat']
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"ready\n"
+
+        def inside(*command: str) -> int:
+            into = ["nsenter", "--target", str(holder.pid), "--user", "--mount", "--preserve-credentials"]
+            path = os.pathsep.join(node.path)
+            env = {**os.environ, "PATH": path, "HOME": str(node.site.root.parent)}
+            return subprocess.run([*into, *command], timeout=120, check=False, env=env).returncode
+
+        yield inside
+        holder.stdin.close()
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_build_is_told_and_nothing_half_built_is_used(
+    node: Node, server: Any, small_disk: Callable[..., int]
+) -> None:
+    large = {"alpha.py": b"version = '1.0'\n", "alpha_data.bin": os.urandom(30 << 20)}
+    lock = pinned(make_wheel(node.wheels, "alpha", "1.0", files=large))
+    node.ask(lock, "import alpha; print(alpha.version)")
+    runner = [sys.executable, "-S", "-E", str(node.site.bundle)]
+    assert small_disk(*runner, str(node.site.root)) == 0
+    assert (server.exit["cause"], "The disk of this node is full" in server.exit["message"]) == ("launch_failed", True), (
+        server.exit
+    )
+    assert b"and it is tried once more" in server.log
+    assert b"\n1.0\n" not in server.log
+    assert (
+        small_disk(
+            "sh", "-c", f"cd {node.environments} && ! ls -d *.json 2>/dev/null && ! ls -d ????????????????????????????????/"
+        )
+        == 0
+    )
+    # the disk has room again: the next run builds it
+    assert small_disk("mount", "-o", "remount,size=200m", str(node.environments)) == 0
+    node.again("third")
+    node.ask(lock, "import alpha; print(alpha.version)")
+    assert small_disk(*runner, str(node.site.root)) == 0
+    assert (server.exit["cause"], server.log.endswith(b"1.0\n")) == ("succeeded", True), server.exit
+
+
+def kept(root: Path, letter: str, used_at: float) -> Path:
+    """Make what stands for an environment of 1,000 bytes; return its lock."""
+    key = letter * 32
+    (root / key).mkdir(parents=True)
+    (root / key / "data").write_bytes(b"x" * 1000)
+    (root / f"{key}.json").write_text(json.dumps({"key": key, "size_bytes": 1000}))
+    (root / f"{key}.lock").touch()
+    os.utime(root / f"{key}.lock", (used_at, used_at))
+    return root / f"{key}.lock"
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "unwanted", "goes"),
+    [(4000, "", ""), (3000, "", "b"), (2000, "", "bc"), (0, "", "bcd"), (4000, "c", "c"), (4000, "a", ""), (3000, "d", "d")],
+)
+def test_what_was_used_least_lately_makes_room_and_never_what_is_in_use(
+    tmp_path: Path, limit_bytes: int, unwanted: str, goes: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(cache, "KEEP_FREE_BYTES", 0)
+    told: list[str] = []
+    there = Environments(str(tmp_path), lambda _: None, lambda kind, key: told.append(key), lambda: False)
+    locks = [kept(tmp_path, letter, 1e9 + number) for number, letter in enumerate("abcd")]
+    with locks[0].open() as used:
+        fcntl.flock(used, fcntl.LOCK_SH)  # as the runner of a run does
+        gone = there.make_room(limit_bytes, tuple(letter * 32 for letter in unwanted))
+    assert sorted(gone) == [letter * 32 for letter in goes]
+    assert sorted(told) == sorted(gone)
+    assert sorted(path.name[0] for path in tmp_path.glob("*.json")) == [letter for letter in "abcd" if letter not in goes]
+
+
+def test_the_next_run_keeps_the_limit_and_its_own_environment_whatever_the_limit(node: Node, server: Any) -> None:
+    one, two = make_wheel(node.wheels, "alpha", "1.0"), make_wheel(node.wheels, "alpha", "1.1")
+    node.ask(pinned(one), "import alpha; print(alpha.version)")
+    node.run()
+    (first,) = node.keys()
+    node.again("third")
+    wait = f"while os.path.exists({str(node.environments / first) + '.json'!r}): time.sleep(0.02)"
+    node.ask(pinned(two), f"import alpha, os, time\n{wait}\nprint(alpha.version)")
+    server.work["limits"] = {"environments_bytes": 1}
+    node.run()
+    assert server.log.endswith(b"1.1\n")
+    (second,) = node.keys()
+    assert second != first
+    node.again("fourth")  # the one that removed it may have ended before it could tell
+    node.ask(pinned(two), "import alpha; print(alpha.version)")
+    node.run()
+    assert [one["key"] for one in node.told("environment_removed")] == [first]
+    assert [one["key"] for one in node.told("environment_used")] == [second]

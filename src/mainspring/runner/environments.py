@@ -4,6 +4,7 @@
     KEY.json    that it is whole, and what it is: written last, by rename. Without it KEY/ is a ruin, and is built anew
     KEY.lock    flock: exclusive while it is built or removed, shared while a run uses it; its time is that of the last use
     tools/      uv, if it had to be got, and its cache; `tools.lock` is held by whoever builds
+    removed     keys of what was removed lately: the run that did it may have ended before it could tell, so the next ones do
 
 A build goes on in the tools that a killed runner started: they hold the lock too, and nobody else begins meanwhile.
 """
@@ -21,12 +22,13 @@ from typing import Any
 
 from . import setup
 from .cache import is_short
-from .folder import Folder, boot_id, reach, read_json
+from .folder import Folder, append, boot_id, reach, read_json
 from .installers import NotBuiltError, Shell, StoppedError, build_env, describe, fill, find_uv, remove
 
 _WAIT_S = 0.1
 _PATIENCE_S = 1.0  # others only look, and are done sooner
 _SHOWN = 12  # characters of a key, as people see it
+_TOLD_S = 7 * 86400.0  # for so long it is told what was removed
 
 
 def furnish(
@@ -253,6 +255,7 @@ class Environments:
         if held is None:
             return False
         try:
+            self._note(key)
             for ending in (".json", ""):
                 path = os.path.join(self.root, key + ending)
                 if ending and os.path.exists(path):
@@ -284,7 +287,29 @@ class Environments:
         names = set(os.listdir(self.root))
         return sorted(one for one in names if len(one) == 32 and one + ".json" not in names)
 
+    def _note(self, key: str) -> None:
+        """Write down that something goes, before it does: this process may end in the middle of it."""
+        append(os.path.join(self.root, "removed"), (json.dumps({"key": key, "at": time.time()}) + "\n").encode())
+
+    def _removed(self) -> list[str]:
+        """Return the keys of what was removed lately and is not here again; forget the older ones."""
+        path = os.path.join(self.root, "removed")
+        try:
+            with open(path, encoding="utf-8") as file:
+                told = [json.loads(line) for line in file if line.strip()]
+            fresh = sorted({str(one["key"]) for one in told if time.time() - float(one["at"]) < _TOLD_S})
+            if told and not fresh:
+                os.unlink(path)
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError):  # a disk was full, and it is no record but a help
+            os.unlink(path)
+            return []
+        return [key for key in fresh if not os.path.exists(os.path.join(self.root, key + ".json"))]
+
     def _tell(self, kind: str, found: Held, took_s: float) -> None:
+        for key in self._removed():
+            self._event("environment_removed", key=key)
         told = read_json(found.place + ".json") or {}
         names = ("key", "lock", "version", "platform", "size_bytes", "built_at", "tool")
         self._event(kind, took_s=round(took_s, 3), is_kept=self._is_kept, **{name: told.get(name) for name in names})
