@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engines.docker import IMAGE as CONTAINER
 
 from mainspring.services.serving import NEEDS
 
@@ -239,6 +240,54 @@ def test_a_model_made_in_an_environment_is_served_in_it(site: Site, project: Pat
     shown = json.loads(site.cli("endpoint", "show", "doubles", "--json").out)
     assert shown["serves_in"].startswith("the environment of run make")
     assert site.cli("endpoint", "rm", "doubles", "--yes").code == 0
+
+
+@pytest.fixture
+def offline(project: Path) -> Path:
+    """The wheels of the lock and uv's own: all that a node without an index, pip and uv needs."""
+    folder = project.parent / "wheelhouse"
+    uv = {"uv-0.0.data/scripts/uv": Path(os.path.realpath(UV)).read_bytes(), "uv-0.0.dist-info/METADATA": b"Name: uv\n"}
+    with zipfile.ZipFile(folder / "uv-0.0-py3-none-any.whl", "w") as archive:
+        for path, data in uv.items():
+            archive.writestr(path, data)
+    return folder
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(400)
+@pytest.mark.xdist_group("fleet")
+@pytest.mark.parametrize("where", ["metal", "box", "podman"])
+def test_a_lock_is_built_once_on_a_host_and_in_containers(
+    fresh: Site,
+    begin_fleet: Callable[..., None],
+    add_engine: Callable[..., None],
+    project: Path,
+    offline: Path,
+    where: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    begin_fleet(fresh)
+    if where == "podman":
+        url = request.getfixturevalue("podman_engine").url
+        added = fresh.cli("cluster", "add", "podman", "--name", where, "--host", url, "--image", CONTAINER, "--cpus", "1")
+        assert added.code == 0, added
+    else:
+        add_engine(fresh, where)
+    python = ("--python", VERSION) if where == "metal" else ("--image", CONTAINER)
+    words = ("run", "train.py", "--environment", "lock", "--wheels", str(offline), "--label", f"cluster={where}", *python)
+    done = fresh.cli(*words, cwd=project, timeout_s=240, UV_PYTHON_DOWNLOADS="never")
+    assert done.code == 0, done
+    assert "is built on this node" in done.out
+    assert done.out.splitlines()[-1].startswith("1.2 from the project "), done
+    assert "/environments/" in done.out.splitlines()[-1]
+    again = fresh.cli(*words, "--json", cwd=project, timeout_s=240)
+    assert again.code == 0, again
+    assert "is built on this node" not in again.err
+    run = json.loads(again.out)
+    listed = listed_of(fresh, run["spec"]["environment"]["lock"])
+    assert (listed["cluster"], listed["uses"], listed["tool"]) == (where, 2, "uv")
+    told = json.loads(fresh.cli("env", "show", run["id"], "--json").out)
+    assert [one["name"] for one in told["captured"]["packages"]] == ["alpha"]
 
 
 def test_mistakes_about_environments_have_sentences(site: Site, tmp_path: Path) -> None:
