@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
 import socket
 import sqlite3
+import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines.docker import IMAGE
+from engines.registry import PASSWORD, USER
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -36,6 +44,100 @@ def test_a_check_tells_at_once_why_nothing_can_run(box: Site, docker_engine: Any
     assert (added.code, "has not got the image localhost:1/no/such:9" in added.err) == (0, True), added
     checked = box.cli("cluster", "check", "bare", timeout_s=120)
     assert (checked.code, "localhost:1/no/such:9 cannot be pulled" in checked.out) == (1, True), checked
+
+
+@contextlib.contextmanager
+def slow_registry() -> Iterator[tuple[str, threading.Event]]:
+    """Serve an image of 32 MB slowly; give its name, and what lets the rest of it come at once."""
+    hurry = threading.Event()
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        entry = tarfile.TarInfo("data")
+        entry.size = 32 << 20
+        tar.addfile(entry, io.BytesIO(os.urandom(entry.size)))
+    packed = gzip.compress(layer.getvalue(), 0)
+    diff = f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [diff]}}
+    ).encode()
+    docker = "application/vnd.docker"
+
+    def part(data: bytes, kind: str) -> dict[str, Any]:
+        return {"mediaType": f"{docker}.{kind}", "size": len(data), "digest": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+
+    parts = {"config": part(config, "container.image.v1+json"), "layers": [part(packed, "image.rootfs.diff.tar.gzip")]}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": f"{docker}.distribution.manifest.v2+json", **parts}).encode()
+    known = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in (config, packed, manifest)}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            is_manifest = "/manifests/" in self.path
+            data = manifest if is_manifest else known.get(name, b"{}")
+            self.send_response(200)
+            kind = f"{docker}.distribution.manifest.v2+json" if is_manifest else "application/octet-stream"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Docker-Content-Digest", f"sha256:{hashlib.sha256(data).hexdigest()}")
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            for start in range(0, len(data), 64 << 10):
+                self.wfile.write(data[start : start + (64 << 10)])
+                hurry.wait(0.05)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"localhost:{server.server_port}/slow:1", hurry
+        finally:
+            hurry.set()
+            server.shutdown()
+
+
+def test_how_far_an_image_has_come_is_told_while_it_is_pulled(box: Site, docker_engine: Any, until: Callable[..., Any]) -> None:
+    with slow_registry() as (image, hurry):
+        run = box.submit(["true"], environment={"image": image})
+        told = until(lambda: (said := box.call("GET", f"/runs/{run}/why").json())["sentence"].count(" of ") and said, "progress")
+        assert f"box has not begun it yet: pulling its image {image}: " in told["sentence"]
+        assert "MB of" in told["sentence"] or "MiB of" in told["sentence"]
+        assert told["reason"]["code"] == "waiting_for_engine"
+        assert "pulling its image" in box.cli("ps").out
+        hurry.set()
+        outcome = until(lambda: box.attempts(run)[0]["outcome"], "the first try's end", timeout_s=90)
+    assert "has no Python" in outcome["message"], outcome
+    assert box.cli("cancel", run).code == 0
+    docker_engine.run("rmi", "--force", image)
+
+
+def test_a_secret_of_the_project_is_the_login_of_a_registry(
+    box: Site, docker_engine: Any, registry: Any, until: Callable[..., Any]
+) -> None:
+    image = registry.push(docker_engine.run, IMAGE, f"private/python:{os.getpid()}")
+    words = ("run", "--image", image, "--override")
+    refused = box.cli(*words, f"docker.registry_login={USER}:{PASSWORD}", "--", "true")
+    assert (refused.code, "given as a secret of the project" in refused.err) == (2, True), refused
+    refused = box.cli(*words, "docker.registry_login=secret:NOBODYS", "--", "true")
+    assert (refused.code, "has no secret 'NOBODYS'" in refused.err) == (4, True), refused
+    assert box.cli("secret", "set", "WRONG", data=f"{USER}:wrong-one").code == 0
+    assert box.cli("secret", "set", "LOGIN", data=f"{USER}:{PASSWORD}").code == 0
+    failed = box.cli(*words, "docker.registry_login=secret:WRONG", "--detach", "--", "true").out.strip()
+    outcome = until(lambda: (box.attempts(failed) or [{"outcome": None}])[0]["outcome"], "the refusal", timeout_s=90)
+    assert "its registry wants another login" in outcome["message"], outcome
+    assert box.cli("cancel", failed).code == 0
+    done = box.cli(*words, "docker.registry_login=secret:LOGIN", "--json", "--", "echo", "in", timeout_s=120)
+    assert done.code == 0, done
+    run = json.loads(done.out)
+    assert f"Pulled image {image}".encode() in box.log(run["id"])
+    told = json.dumps([run, box.attempts(run["id"]), box.call("GET", f"/runs/{run['id']}/native").text]) + box.server_log()
+    assert PASSWORD not in told
+    assert "wrong-one" not in told + json.dumps(box.attempts(failed))
+    docker_engine.run("rmi", "--force", image)
 
 
 def test_what_the_engine_has_not_got_is_refused_when_it_is_added(fresh: Site, docker_engine: Any) -> None:

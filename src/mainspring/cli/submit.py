@@ -150,8 +150,10 @@ def _tell_why(client: Client, run: str, begun: threading.Event) -> None:
         except MainspringError:
             continue
         sentence = str(told.get("sentence", ""))
-        if told.get("state") != "queued":
+        if told.get("state") not in ("queued", "running"):
             return
+        if told.get("state") == "running" and (told.get("reason") or {}).get("code") != "waiting_for_engine":
+            continue  # it is placed, and its engine begins it, or says in a moment what keeps it
         if sentence and sentence != said and not begun.is_set():
             said = sentence
             note(sentence)

@@ -20,9 +20,9 @@ from mainspring.controllers.observations import Observations
 from mainspring.core.backend import Backend, Handle, LaunchesMany, LaunchRequest, ObservedState
 from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError, MainspringError, UnreachableError
 from mainspring.core.records import Attempt, AttemptState, Cause, Node, Outcome, Replica
-from mainspring.core.specs import RunSpec, overrides_of
+from mainspring.core.specs import RunSpec
 from mainspring.plugins import reach
-from mainspring.services import attempts
+from mainspring.services import attempts, secrets
 from mainspring.services.context import Context
 from mainspring.store.attempts import Lease
 
@@ -245,7 +245,7 @@ class Attempts:
             name=run.name if run is not None else "",
             owner=run.owner if run is not None else "",
             image=spec.environment.image,
-            overrides=overrides_of(spec, self.fleet.kind(attempt.cluster)) if spec.overrides else {},
+            overrides=secrets.reveal_overrides(self.ctx, spec, self.fleet.kind(attempt.cluster)),
             world_size=len(attempt.replicas),
             timeout_s=spec.timeout_s,
         )

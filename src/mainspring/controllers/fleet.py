@@ -87,10 +87,13 @@ class Fleet:
         backend = self._backends.get(cluster_id)
         return self.is_local(cluster_id) or (backend is not None and backend.capabilities.hears_ends)
 
-    def places_itself(self, cluster_id: str) -> bool:
-        """Say whether the cluster's engine has a scheduler of its own; not of a cluster that nobody has asked anything yet."""
+    def may_wait(self, cluster_id: str) -> bool:
+        """Say whether the engine may keep what was launched: it has a scheduler of its own, or pulls images first.
+
+        Not of a cluster that nobody has asked anything yet.
+        """
         backend = self._backends.get(cluster_id)
-        return backend is not None and backend.capabilities.places_itself
+        return backend is not None and (backend.capabilities.places_itself or backend.capabilities.images)
 
     def kind(self, cluster_id: str) -> str:
         """Return the engine kind of a cluster; an empty string for an unknown one."""

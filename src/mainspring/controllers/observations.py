@@ -110,7 +110,7 @@ class Observations:
         if self.fleet.hears_ends(attempt.cluster) or replica.ended_at is not None:
             return True
         seen = replica.last_beat_at or attempt.launched_at or now
-        if replica.last_beat_at is None and (now - seen).total_seconds() > STALE_S and self.fleet.places_itself(attempt.cluster):
+        if replica.last_beat_at is None and (now - seen).total_seconds() > STALE_S and self.fleet.may_wait(attempt.cluster):
             return True  # its engine may keep it waiting: it is asked why
         return not self._is_fresh(seen, now)
 

@@ -249,7 +249,8 @@ class Engine:
     `targets` names what stands behind the kind in `mainspring cluster add ssh gpu01 gpu02` ("HOST"): these words are in
     `cluster.config["targets"]`, a list; empty: the kind takes none. `min_targets`, `max_targets`: how many (0: no limit).
     `shares_loopback`: runs have the server's own 127.0.0.1, so that it dials what they listen on; elsewhere it goes through the
-    tunnel of their runner.
+    tunnel of their runner. `secret_overrides` are those of a run's overrides that name a secret of its project
+    (`secret:NAME`): `LaunchRequest.overrides` has their values, or still the name of one that is gone.
     """
 
     create: Callable[[Cluster, Path, str], Backend]
@@ -259,3 +260,4 @@ class Engine:
     min_targets: int = 0
     max_targets: int = 0
     shares_loopback: bool = False
+    secret_overrides: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ from mainspring.core.whys import Why
 from mainspring.plugins import reach
 from mainspring.services import caching, plans
 from mainspring.services.context import Context
+from mainspring.services.overrides import check_overrides
 from mainspring.store.events import NewEvent
 
 _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
@@ -73,6 +74,7 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     """
     check_spec(spec)
     _check_secrets(ctx, spec)
+    check_overrides(ctx, spec)
     _check_blobs(ctx, spec)
     spec = in_containers(spec)
     nodes, least = ctx.store.nodes.all(), spec.min_replicas or spec.replicas

@@ -15,9 +15,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError, StoreError, TooLargeError, UsageError
+from mainspring.core.errors import MainspringError, NotFoundError, StoreError, TooLargeError, UsageError
 from mainspring.core.records import Role, Secret
+from mainspring.core.specs import RunSpec, overrides_of
 from mainspring.services.context import Context
+from mainspring.services.overrides import MARK, secret_names
 from mainspring.services.runs import check_project, said
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -81,6 +83,22 @@ def reveal(ctx: Context, project: str, names: Sequence[str]) -> dict[str, str]:
             raise _unknown(name, project)
         revealed[name] = _decrypt(ctx, sealed, _place(project, name), name).decode("utf-8", "surrogatepass")
     return revealed
+
+
+def reveal_overrides(ctx: Context, spec: RunSpec, kind: str) -> Mapping[str, object]:
+    """Return what a run asks of an engine kind, with the values of its secrets: for launching alone.
+
+    A secret that was removed since stays a name, which the engine refuses.
+    """
+    words = dict(overrides_of(spec, kind)) if spec.overrides else {}
+    for name in secret_names(kind) if words else ():
+        wanted = str(words.get(name, ""))
+        if wanted.startswith(MARK):
+            try:
+                words[name] = reveal(ctx, spec.project, [wanted.removeprefix(MARK)])[wanted.removeprefix(MARK)]
+            except MainspringError:
+                continue
+    return words
 
 
 def seal(ctx: Context, cluster: str, name: str, value: str) -> dict[str, object]:

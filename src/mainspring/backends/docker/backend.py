@@ -149,7 +149,8 @@ class DockerBackend:
             if told is not None or found is not None:
                 self._start(request, image, [], told, found)
                 return handle
-            self._pulling[key] = self.images.pull(image, lambda pull: self._pulled(request, pull))
+            mine = _login_of(request)
+            self._pulling[key] = self.images.pull(image, lambda pull: self._pulled(request, pull), mine)
         return handle
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
@@ -374,7 +375,8 @@ class DockerBackend:
         state = states.get(container.name_of(handle.attempt, handle.replica))
         pull = self._pulling.get((handle.attempt, handle.replica))
         if pull is not None:
-            return Observation(handle=handle, state=ObservedState.RUNNING, detail=f"Pulling its image: {pull.progress}.")
+            words = f"pulling its image {pull.image}{': ' + pull.told if pull.told else ''}"
+            return Observation(handle=handle, state=ObservedState.RUNNING, detail=f"{words}.", waiting=words)
         if state in LIVING:
             return Observation(handle=handle, state=ObservedState.RUNNING)
         return Observation(handle=handle, state=ObservedState.GONE, detail=f"Its container is {state or 'gone'}.")
@@ -455,6 +457,18 @@ def _first_words(image: Mapping[str, Any], lines: Sequence[str]) -> dict[str, st
     log = [*lines, f"It is {digest_of(image)}."] if lines else []
     event = {"kind": "image", "image": name_of(image), "digest": digest_of(image)}
     return {"spool/log": "".join(f"[mainspring] {line}\n" for line in log), "spool/events": json.dumps(event) + "\n"}
+
+
+def _login_of(request: LaunchRequest) -> Mapping[str, str] | None:
+    """Return the login of the registry that a run names by a secret of its project. Raises LaunchError for one that is none."""
+    told = str(request.overrides.get(container.LOGIN) or "")
+    user, colon, password = told.partition(":")
+    if told and (not colon or user == "secret"):
+        raise LaunchError(
+            f"The secret that {container.LOGIN} names is gone, or is not USER:PASSWORD.",
+            hint="mainspring secret set NAME, with USER:PASSWORD of the registry",
+        )
+    return login(user, password) if told else None
 
 
 def _has_cdi() -> bool:

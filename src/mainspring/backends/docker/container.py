@@ -19,7 +19,8 @@ LABEL = "mainspring.installation"
 PERIOD_US = 100_000
 MIN_MEMORY_BYTES = 6 << 20  # less is refused by the engines
 GUARDED = ("network", "user")  # what the administrator says of these keeps runs apart from the machine
-OVERRIDES = ("network", "shm_size", "ulimits", "user")
+LOGIN = "registry_login"
+OVERRIDES = ("network", LOGIN, "shm_size", "ulimits", "user")
 # What a container of root runs at first: it writes the files that it is sent, and becomes the runner. That spares the engine
 # the unpacking of an archive into a container that is not up yet, which takes as long as starting it.
 BOOT = """

@@ -301,7 +301,8 @@ def _no_image(what: str, said: str) -> LaunchError:
     if any(word in said.lower() for word in ("unauthorized", "authentication required", "denied", "no basic auth")):
         return LaunchError(
             f"{what}its registry wants another login: {_short(said)}",
-            hint="Is its name right? If the registry wants a login: --registry-user NAME --registry-password -",
+            hint="Is its name right? If the registry wants a login, of a run: --override docker.registry_login=secret:NAME; "
+            "of the cluster: --registry-user NAME --registry-password -",
         )
     return LaunchError(f"{what}{_short(said)}", hint="Is its name right, and does the engine's machine reach its registry?")
 

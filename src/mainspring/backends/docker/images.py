@@ -22,11 +22,15 @@ TOLD_EACH_S = 5.0
 
 @dataclass(slots=True)
 class Pull:
-    """One image on its way. `lines` are for the logs of the runs that wait; `error` why it did not come."""
+    """One image on its way. `lines` are for the logs of the runs that wait; `error` why it did not come.
+
+    `told` is how far it has come, renewed every few seconds: for people who look at a run meanwhile.
+    """
 
     image: str
     lines: list[str] = field(default_factory=list)
     progress: str = ""
+    told: str = ""
     error: BackendError | None = None
     is_over: bool = False
     waiting: list[Callable[[Pull], None]] = field(default_factory=list)
@@ -34,11 +38,14 @@ class Pull:
 
 @dataclass(slots=True)
 class Images:
-    """The images of one engine. Thread safe; each image is pulled once at a time."""
+    """The images of one engine. Thread safe; each image is pulled once at a time with each login.
+
+    `login` is that of the cluster; a run may have one of its own.
+    """
 
     door: Door
     login: Mapping[str, str] | None
-    _pulls: dict[str, Pull] = field(default_factory=dict)
+    _pulls: dict[tuple[str, ...], Pull] = field(default_factory=dict)
     _pythons: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,13 +53,15 @@ class Images:
         """Return the image if the engine has it."""
         return self.door.image(image)
 
-    def pull(self, image: str, then: Callable[[Pull], None]) -> Pull:
+    def pull(self, image: str, then: Callable[[Pull], None], login: Mapping[str, str] | None = None) -> Pull:
         """Pull an image in the background, and call `then` when that is over, well or not; returns at once."""
+        login = login or self.login
+        key = (image, *((login or {}).values()))
         with self._lock:
-            pull = self._pulls.get(image)
+            pull = self._pulls.get(key)
             if pull is None:
-                pull = self._pulls[image] = Pull(image)
-                threading.Thread(target=self._work, args=(pull,), daemon=True, name="pull").start()
+                pull = self._pulls[key] = Pull(image)
+                threading.Thread(target=self._work, args=(pull, key, login), daemon=True, name="pull").start()
             pull.waiting.append(then)
             return pull
 
@@ -89,10 +98,10 @@ class Images:
             hint="Name an image that has one (python:3.12-slim), or add it: RUN apt-get install -y python3 (apk add python3).",
         )
 
-    def _work(self, pull: Pull) -> None:
+    def _work(self, pull: Pull, key: tuple[str, ...], login: Mapping[str, str] | None) -> None:
         began = time.monotonic()
         try:
-            self._take(pull, began)
+            self._take(pull, began, login)
             took_s = time.monotonic() - began
             found = self.door.image(pull.image) or {}
             size = show_bytes(int(found.get("Size") or 0))
@@ -102,16 +111,16 @@ class Images:
         except Exception as wrong:  # a thread's top: whoever waits for the image is told
             pull.error = LaunchError(f"Image {pull.image} cannot be pulled: {type(wrong).__name__}: {wrong}")
         with self._lock:
-            self._pulls.pop(pull.image, None)
+            self._pulls.pop(key, None)
             pull.is_over = True
             waiting = list(pull.waiting)
         for then in waiting:
             then(pull)
 
-    def _take(self, pull: Pull, began: float) -> None:
+    def _take(self, pull: Pull, began: float, login: Mapping[str, str] | None) -> None:
         layers: dict[str, tuple[int, int]] = {}
         told_at = began
-        for told in self.door.pull(pull.image, self.login):
+        for told in self.door.pull(pull.image, login):
             detail = told.get("progressDetail") or {}
             if told.get("id") and detail.get("total"):
                 layers[str(told["id"])] = (int(detail.get("current") or 0), int(detail["total"]))
@@ -119,7 +128,8 @@ class Images:
             pull.progress = f"{show_bytes(done)} of {show_bytes(total)}" if total else str(told.get("status", ""))
             if time.monotonic() - told_at >= TOLD_EACH_S:
                 told_at = time.monotonic()
-                pull.lines.append(f"Pulling image {pull.image}: {pull.progress} after {told_at - began:.0f} s.")
+                pull.told = f"{pull.progress} after {told_at - began:.0f} s"
+                pull.lines.append(f"Pulling image {pull.image}: {pull.told}.")
 
 
 def name_of(image: Mapping[str, Any]) -> str:

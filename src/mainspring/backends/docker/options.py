@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mainspring.backends.docker.backend import DockerBackend
+from mainspring.backends.docker.container import LOGIN
 from mainspring.backends.docker.door import Door
 from mainspring.backends.docker.road import road_of
 from mainspring.core.backend import Engine, Option, OptionKind
@@ -69,5 +70,8 @@ def _podman_socket() -> str:
     return PODMAN_SOCKET
 
 
-ENGINE = Engine(create=create, help="Containers of a Docker engine, here or behind SSH.", options=_OPTIONS)
-PODMAN = Engine(create=create_podman, help="Containers of podman, by its socket.", options=_OPTIONS)
+_SECRET = (LOGIN,)
+ENGINE = Engine(
+    create=create, help="Containers of a Docker engine, here or behind SSH.", options=_OPTIONS, secret_overrides=_SECRET
+)
+PODMAN = Engine(create=create_podman, help="Containers of podman, by its socket.", options=_OPTIONS, secret_overrides=_SECRET)
