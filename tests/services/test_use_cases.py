@@ -244,7 +244,9 @@ def test_a_native_model_is_served_where_it_was_made_and_a_converted_one_anywhere
         (revision,) = endpoints.revisions(house.ctx, EDITOR, name)
         specs.append(endpoints.serving_spec(house.ctx, endpoint, revision))
     assert [one.command[0] for one in specs] == ["python3", "python3"], "the interpreter of the environment takes its place"
-    assert specs[0].environment == replace(made, packages="")
+    grown = specs[0].environment.lock  # with what serving needs
+    assert house.ctx.blobs.get(grown).startswith(b"numpy==2.0\nuvicorn==")
+    assert specs[0].environment == replace(made, packages="", lock=grown)
     assert specs[1].environment == Environment(interpreter=house.ctx.settings.python)
 
 
