@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,17 @@ from mainspring.testing.ids import FakeIds
 
 # A test that forgets to name its home must fail, not start a server in the home of whoever runs it.
 os.environ["MAINSPRING_HOME"] = "/dev/null/the-test-names-no-home"
+KUBERNETES = pytest.StashKey[Any]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a test that failed beside a Kubernetes show what that knows: a pod that waits says nothing itself."""
+    report = yield
+    used = {"kubernetes", "add_engine"} & set(getattr(item, "fixturenames", ()))
+    if report.failed and used and KUBERNETES in item.config.stash:
+        report.sections.append(("Kubernetes", item.config.stash[KUBERNETES].told()))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -190,9 +201,11 @@ def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def kubernetes(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
     """A Kubernetes of one node with eight declared GPUs, shared by all workers of this session."""
     with _engine(
         engines.kubernetes.cluster, "Kubernetes", "scripts/engines/install, and Go 1.24 or newer", tmp_path_factory
     ) as cluster:
+        pytestconfig.stash[KUBERNETES] = cluster
         yield cluster
+        del pytestconfig.stash[KUBERNETES]

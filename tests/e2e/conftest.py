@@ -242,6 +242,7 @@ def team(kubernetes: Any) -> Iterator[str]:
     }
     kubernetes.ask("POST", f"{ROLE}/namespaces/{name}/rolebindings", binding)
     yield name
+    kubernetes.empty(name)
     kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
 
 

@@ -25,7 +25,7 @@ from mainspring.testing.inside import HalfTunnel
 from mainspring.testing.server import RunnerServer
 
 INSTALLATION = "inst-conformance"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # only to end what hangs
 SLEEP = ["sh", "-c", "echo begun; exec sleep 300"]
 # as a framework does it: the first member listens where all were told, the other ones connect; each hears the other's rank
 RENDEZVOUS = """
