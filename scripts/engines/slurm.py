@@ -26,6 +26,7 @@ from engines.sharing import end, free_ports, is_alive, shared
 READY_S = 60.0
 NODES = ("n1", "n2")
 GPUS = 4
+FEATURES = {"n1": "lab,slow", "n2": "lab,fast"}
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
@@ -224,7 +225,7 @@ def _configure(folder: Path) -> None:
         "MaxArraySize=1001",
     ]
     for name, port in zip(NODES, ports, strict=True):
-        shape = f"CPUs={cpus * 4} RealMemory=8192 Gres=gpu:h100:{GPUS} State=UNKNOWN"
+        shape = f"CPUs={cpus * 4} RealMemory=8192 Gres=gpu:h100:{GPUS} Feature={FEATURES[name]} State=UNKNOWN"
         lines.append(f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {shape}")
     lines.append(f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO")
     lines.append(f"PartitionName=short Nodes={NODES[0]} MaxTime=10 State=UP")

@@ -18,7 +18,7 @@ from engines.sharing import free_ports
 from mainspring.backends.slurm.backend import SlurmBackend, _observation, create
 from mainspring.backends.slurm.door import Asked
 from mainspring.backends.slurm.reasons import outcome_of, waiting
-from mainspring.backends.slurm.text import Job, gpu_models, held_by, parse_jobs, state_of
+from mainspring.backends.slurm.text import Job, gpu_models, has_features, held_by, last_word, parse_jobs, state_of
 from mainspring.core.backend import Backend, Handle, LaunchRequest, ObservedState
 from mainspring.core.errors import LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId, RunId
@@ -145,6 +145,105 @@ class TestContract(BackendContract):
             again.forget(handle)
 
 
+class TestItsOwnWord:
+    """What Slurm does to a job by itself, or at the word of somebody else."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[RunnerServer]:
+        made = RunnerServer()
+        yield made
+        made.close()
+
+    def running(
+        self, backend: SlurmBackend, server: RunnerServer, name: str, **overrides: object
+    ) -> tuple[LaunchRequest, Handle, str]:
+        """Return a run that tells when it is asked to end, its handle, and its job."""
+        suite = TestContract()
+        suite.installation = backend.installation
+        script = "trap 'echo told; exit 0' TERM; echo begun; sleep 300 & wait"
+        request = replace(suite.request(backend, server, ["bash", "-c", script], name), overrides=overrides)
+        handle = backend.launch(request)
+        server.wait(request.attempt, "running")
+        return request, handle, str(backend.native(handle)["job"])
+
+    def ended(self, backend: SlurmBackend, server: RunnerServer, handle: Handle) -> tuple[str, bytes]:
+        """Return the cause that was told, and the log; nothing is left there afterwards."""
+        told = server.wait(handle.attempt, "ended")
+        TestContract().wait_for(backend, handle, ObservedState.GONE)
+        backend.forget(handle)
+        assert told.exit is not None
+        assert told.was_started == 1
+        return str(told.exit["cause"]), told.log
+
+    def test_the_end_of_a_jobs_time_is_told_as_that(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
+        """Slurm sends it a minute before, by `--signal`; here our hand does."""
+        _, handle, job = self.running(backend, server, "late")
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
+        assert self.ended(backend, server, handle) == (Cause.TIMEOUT, b"begun\ntold\n")
+
+    def test_what_slurm_takes_away_is_tried_again(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
+        """As for a job that comes first: nobody here asked the run to end, and its own end is no cancellation."""
+        _, handle, job = self.running(backend, server, "taken")
+        slurm.run("scancel", job)
+        assert self.ended(backend, server, handle) == (Cause.PREEMPTED, b"begun\ntold\n")
+
+    def test_a_job_that_is_put_back_into_the_queue_begins_nothing_anew(
+        self, backend: SlurmBackend, server: RunnerServer, slurm: Any
+    ) -> None:
+        """An administrator can, whatever `--no-requeue` says; the same job comes again, in the same folder."""
+        _, handle, job = self.running(backend, server, "again")
+        slurm.run("scontrol", "update", f"JobId={job}", "Requeue=1")
+        slurm.run("scontrol", "requeue", job)
+        assert self.ended(backend, server, handle) == (Cause.PREEMPTED, b"begun\ntold\n")
+
+    def test_how_a_job_ended_that_has_left_the_queue_is_asked_of_accounting(
+        self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        suite = TestContract()
+        suite.installation = backend.installation
+        command = ["python3", "-c", "x = b'x' * (400 << 20)"]
+        request = suite.request(backend, server, command, "gone", Granted(cpu_milli=1000, memory_bytes=64 << 20))
+        handle = backend.launch(request)
+        server.wait(request.attempt, "ended")
+        suite.wait_for(backend, handle, ObservedState.GONE)
+        (Path(str(handle.data["folder"])) / "exit.json").unlink()  # as if the runner had been killed with it
+        (tmp_path / "forgetful").mkdir()
+        (tmp_path / "forgetful" / "squeue").write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / "forgetful" / "squeue").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'forgetful'}:{os.environ['PATH']}")
+        record = backend.read_exit(handle)
+        assert record is not None
+        assert record.outcome.cause is Cause.OUT_OF_MEMORY
+        backend.forget(handle)
+
+    def test_a_run_that_asks_for_another_place_is_where_slurm_has_it(
+        self, backend: SlurmBackend, server: RunnerServer, slurm: Any
+    ) -> None:
+        request, handle, job = self.running(backend, server, "elsewhere", constraint="fast", account="physics")
+        assert request.node.name == "n1"
+        told = slurm.run("squeue", f"--jobs={job}", "--noheader", "--format=%N %a %f").split()
+        assert told == ["n2", "physics", "fast"]
+        backend.stop(handle, 5.0)
+        assert self.ended(backend, server, handle)[1] == b"begun\ntold\n"
+
+    def test_only_nodes_that_serve_the_constraint_are_counted(self, backend: SlurmBackend, slurm: Any) -> None:
+        for constraint, there in (("fast", ["n2"]), ("lab&slow", ["n1"]), ("fast|slow", ["n1", "n2"]), ("none", [])):
+            backend.cluster = replace(backend.cluster, config={**backend.cluster.config, "constraint": constraint})
+            assert [node.name for node in backend.inventory().nodes] == there
+
+    def test_a_feature_that_a_node_is_given_is_seen(self, backend: SlurmBackend, slurm: Any) -> None:
+        def labels() -> set[str]:
+            return set(next(node.labels for node in backend.inventory().nodes if node.name == "n2"))
+
+        assert "slurm.feature.new" not in labels()
+        words = ["scontrol", "update", "NodeName=n2"]
+        slurm.run(*words, "AvailableFeatures=lab,fast,new", "ActiveFeatures=lab,fast,new")
+        try:
+            assert "slurm.feature.new" in labels()
+        finally:
+            slurm.run(*words, "AvailableFeatures=lab,fast", "ActiveFeatures=lab,fast")
+
+
 class TestGangs:
     """A gang is one job of Slurm's with a step for each member."""
 
@@ -213,6 +312,21 @@ class TestGangs:
         until(lambda: all(one.state is ObservedState.GONE for one in again.observe(handles)))
         for handle in handles:
             again.forget(handle)
+
+    def test_every_member_hears_that_the_jobs_time_is_over(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
+        script = "trap 'echo told; exit 0' TERM; echo begun; sleep 300 & wait"
+        members = self.members(backend, server, ["bash", "-c", script], "late")
+        handles = [cast(Handle, one) for one in backend.launch_many(members)]
+        for number in range(4):
+            server.wait(members[0].attempt, "running", replica=number)
+        slurm.run("scancel", "--batch", "--signal=USR1", str(backend.native(handles[0])["job"]))
+        for number in range(4):
+            told = server.wait(members[0].attempt, "ended", replica=number)
+            assert told.exit is not None
+            assert (told.exit["cause"], told.log) == (Cause.TIMEOUT, b"begun\ntold\n")
+        until(lambda: all(one.state is ObservedState.GONE for one in backend.observe(handles)))
+        for handle in handles:
+            backend.forget(handle)
 
     def test_a_gang_that_slurm_lets_wait_has_no_member_begun(
         self, backend: SlurmBackend, server: RunnerServer, slurm: Any
@@ -399,6 +513,18 @@ class TestText:
         assert {state: getattr(outcome_of(state), "cause", None) for state in causes} == causes
         assert outcome_of("FAILED") is outcome_of("COMPLETED") is None
 
+    @pytest.mark.parametrize(
+        ("constraint", "is_so"),
+        [("", True), ("a", True), ("c", False), ("a&b", True), ("a&c", False), ("c|b", True), ("[c*2]", True), ("c*2", True)],
+    )
+    def test_constraints_that_can_be_judged_are(self, constraint: str, is_so: bool) -> None:
+        assert has_features({"ActiveFeatures": "a,b"}, constraint) is is_so
+
+    def test_the_first_answer_that_tells_a_state_counts(self) -> None:
+        assert last_word("", "CANCELLED by 0\n") == "CANCELLED"
+        assert last_word("\n", "OUT_OF_MEMORY\n") == "OUT_OF_MEMORY"
+        assert last_word("", "") == ""
+
     def test_jobs_are_read_whatever_their_name(self) -> None:
         line = "17|PENDING||n2|4|2G|gres:gpu:h100:2|1767323045|gpus=0.3|Resources|a|b|c"
         (job,) = parse_jobs(f"garbage\n{line}\n")
@@ -436,6 +562,8 @@ class TestText:
     def test_a_job_lost_with_its_node_may_run_on(self) -> None:
         handle = Handle(attempt=AttemptId("a"), replica=0, data={"node": "n1"})
         lost = Job(id="1", name="x", state="NODE_FAIL", node="n1")
+        moved = replace(lost, node="n2")  # an element of an array: Slurm chose its node
+        assert _observation(handle, moved, {"n1": NodeState.READY, "n2": NodeState.UNREACHABLE}).state is ObservedState.UNKNOWN
         for job, node, expected in (
             (lost, NodeState.UNREACHABLE, ObservedState.UNKNOWN),
             (lost, NodeState.READY, ObservedState.GONE),

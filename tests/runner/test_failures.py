@@ -186,6 +186,19 @@ def test_the_outcome_is_left_where_the_engine_shows_it(site: Any, server: Any, u
     assert json.loads((tmp_path / "last-word").read_text())["outcome"]["cause"] == "preempted"
 
 
+def test_a_signal_by_which_the_engine_tells_why_is_that_cause(site: Any, server: Any, until: Any) -> None:
+    """User code is asked to end all the same, by SIGTERM."""
+    more = {"term_cause": "preempted", "signals": {"SIGUSR1": "timeout"}}
+    (site.root / "launch.json").write_text(json.dumps({**site.read("launch.json"), **more}))
+    waits = "print('up', flush=True)\ntime.sleep(600)"
+    site.python_code(f"import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('told'))\n{waits}")
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    runner.send_signal(signal.SIGUSR1)
+    assert runner.wait(10) == 0
+    assert (server.exit["cause"], server.log) == ("timeout", b"up\ntold\n")
+
+
 def test_after_the_runners_death_the_next_one_drains_and_begins_nothing(site: Any, server: Any, until: Any) -> None:
     code = "import time, os\nprint('begun', os.getpid(), flush=True)\nopen(os.environ['L'], 'a').write('x')\ntime.sleep(600)"
     site.python_code(code, env={"L": str(site.root / "ledger")})

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import outputs, peers, process, setup
@@ -80,7 +81,9 @@ class Agent:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
         grace_s = float(self._launch.get("grace_s", 10.0))
         term_cause = str(self._launch.get("term_cause") or "cancelled")
-        signal.signal(signal.SIGTERM, lambda *_: self._stop.ask(term_cause, grace_s))
+        signal.signal(signal.SIGTERM, partial(self._on_signal, term_cause, grace_s))
+        for name, cause in dict(self._launch.get("signals") or {}).items():  # by which its engine tells why it has to end
+            signal.signal(signal.Signals[name], partial(self._on_signal, str(cause), grace_s))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         folder = self._folder
@@ -99,6 +102,9 @@ class Agent:
                 write_durably(folder.ended, ended)
             done = self._settle(ended)
         return self._report(done)
+
+    def _on_signal(self, cause: str, grace_s: float, *_: Any) -> None:
+        self._stop.ask(cause, grace_s)
 
     def _do(self) -> dict[str, Any]:
         """Get the work and carry it out; return {outcome, is_task}."""

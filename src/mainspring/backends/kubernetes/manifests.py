@@ -37,7 +37,7 @@ for file in launch.json token; do ln -sf {ROOT}/launch/$file $file; done
 [ -e cgroup ] || if [ -d /sys/fs/cgroup/memory ]; then ln -s /sys/fs/cgroup/memory cgroup; else ln -s /sys/fs/cgroup cgroup; fi
 mkdir -p home
 for python in "$MAINSPRING_PYTHON" python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3 python; do
-    if [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+    if [ -n "$python" ] && "$python" -S -E -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
         exec "$python" -S -E {ROOT}/runner/runner.zip {ATTEMPT_FOLDER}
     fi
 done

@@ -38,6 +38,8 @@ from mainspring.backends.slurm.gangs import (
 from mainspring.backends.slurm.options import OPTIONS, for_run, login_of
 from mainspring.backends.slurm.reasons import outcome_of, waiting
 from mainspring.backends.slurm.script import (
+    JOB,
+    SIGNALS,
     array_name,
     batch_script,
     comment_of,
@@ -51,7 +53,7 @@ from mainspring.backends.slurm.script import (
     words_of_array,
     words_of_one,
 )
-from mainspring.backends.slurm.text import JOB_FORMAT, Job, node_of, parse_jobs, parse_nodes
+from mainspring.backends.slurm.text import JOB_FORMAT, Job, has_features, last_word, node_of, parse_jobs, parse_nodes
 from mainspring.core.backend import (
     Capabilities,
     Engine,
@@ -66,7 +68,7 @@ from mainspring.core.backend import (
 )
 from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
 from mainspring.core.ids import AttemptId
-from mainspring.core.records import Cluster, NodeState
+from mainspring.core.records import Cause, Cluster, NodeState, Outcome
 
 MARGIN_S = 2.0
 DRAIN_S = 30.0  # what a runner that only tells the end has left
@@ -104,6 +106,7 @@ class SlurmBackend:
     _launching: threading.Lock = field(default_factory=threading.Lock)
     _crowds: dict[str, list[_Member]] = field(default_factory=dict)  # by the name of an array or a gang
     _runner: tuple[str, bytes] | None = None
+    _ends: dict[tuple[str, int], Outcome] = field(default_factory=dict)  # of jobs that have left the queue
     _deadlines: Deadlines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,7 +158,12 @@ class SlurmBackend:
         for job in self._by_key(parse_jobs(queue.out)).values():
             if job.runs():
                 ours.setdefault(job.node, []).append(job)
-        fields = [one for one in parse_nodes(nodes.out) if not wanted or wanted & set(one.get("Partitions", "").split(","))]
+        constraint = str(self.cluster.config.get("constraint") or "")
+        fields = [
+            one
+            for one in parse_nodes(nodes.out)
+            if (not wanted or wanted & set(one.get("Partitions", "").split(","))) and has_features(one, constraint)
+        ]
         return Inventory(nodes=tuple(node_of(self.cluster, one, ours.get(one["NodeName"], [])) for one in fields))
 
     def launch(self, request: LaunchRequest) -> Handle:
@@ -238,16 +246,34 @@ class SlurmBackend:
         }
 
     def read_exit(self, handle: Handle) -> ExitRecord | None:
-        """Return what the runner wrote before it ended."""
-        path = f"{_folder(handle)}/exit.json"
-        record = exit_record(_record(self.door.ask(Asked(read=[path])).read[path]))
-        job = self._find(handle) if record is None else None
-        outcome = outcome_of(job.state) if job is not None else None
-        return record if outcome is None else ExitRecord(outcome=outcome)
+        """Return what the runner wrote before it ended, else Slurm's last word for its job."""
+        exit, job = f"{_folder(handle)}/exit.json", f"{_folder(handle)}/{JOB}"
+        read = self.door.ask(Asked(read=[exit, job])).read
+        record = exit_record(_record(read[exit]))
+        if record is not None:
+            return record
+        seen = self._find(handle)
+        state = seen.state if seen is not None else self._last_word((read[job] or b"").decode("ascii", "replace").strip())
+        outcome = outcome_of(state)
+        if outcome is None:
+            return None
+        self._ends[handle.attempt, handle.replica] = outcome
+        return ExitRecord(outcome=outcome)
+
+    def _last_word(self, job: str) -> str:
+        """Return the state in which a job ended that has left the queue, by Slurm's accounting or its list of ended jobs."""
+        if not job.isdecimal():
+            return ""
+        words = ["sacct", "--noheader", "--parsable2", f"--jobs={job}"]
+        answer = self.door.ask(
+            Asked(run=[[*words, "--allocations", "--format=State"], [*words, "--completion", "--format=state"]])
+        )
+        return last_word(*(said.out for said in answer.said if said.code == 0))
 
     def forget(self, handle: Handle) -> None:
         """Remove the replica's folder; Slurm forgets the job by itself."""
         self._deadlines.drop(handle)
+        self._ends.pop((handle.attempt, handle.replica), None)
         if handle.data.get("folder"):
             self.door.ask(Asked(remove=[_folder(handle)]))
 
@@ -298,6 +324,7 @@ class SlurmBackend:
     def _died_of(self, request: LaunchRequest, job: Job | None) -> None:
         """Leave Slurm's word of how the runner ended for the one that follows and reports: it cannot know."""
         outcome = outcome_of(job.state) if job is not None and job.state in _TELLING else None
+        outcome = outcome or self._ends.pop((request.attempt, request.replica), None)
         if outcome is not None:
             told = {"cause": str(outcome.cause), "exit_code": outcome.exit_code, "message": outcome.message}
             path = f"{self._place(request)}/ended.json"
@@ -312,8 +339,14 @@ class SlurmBackend:
 
     def _record(self, request: LaunchRequest) -> dict[str, object]:
         url = str(self.cluster.config.get("server_url") or request.server_url)
-        more = {"cgroup": f"{self._place(request)}/cgroup"}
-        return launch_record(replace(request, server_url=url), f"{self._base()}/cache", thread_env(request.granted), **more)
+        return launch_record(
+            replace(request, server_url=url),
+            f"{self._base()}/cache",
+            thread_env(request.granted),
+            cgroup=f"{self._place(request)}/cgroup",
+            term_cause=str(Cause.PREEMPTED),
+            signals=SIGNALS,
+        )
 
     def _kill(self, handle: Handle, is_last: bool) -> float:
         """End the job; return the seconds that a runner that is only telling the end still has."""
@@ -424,7 +457,7 @@ def _observation(handle: Handle, job: Job | None, nodes: Mapping[str, NodeState]
             waiting=words,
             expected_at=job.starts_at if words else None,
         )
-    node = str(handle.data.get("node") or (job.node if job is not None else ""))
+    node = (job.node if job is not None else "") or str(handle.data.get("node") or "")  # Slurm may have chosen another
     is_cut = nodes.get(node) is NodeState.UNREACHABLE
     if is_cut and (job is None or job.state == "NODE_FAIL"):
         return Observation(handle=handle, state=ObservedState.UNKNOWN, detail=f"Slurm: node {node} does not answer")

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from typing import Any
 
 LIMIT_S = 15
@@ -21,7 +22,11 @@ MAX_READ = 1 << 20
 
 def main() -> None:
     """Carry out what standard input asks."""
-    asked = json.load(sys.stdin)
+    json.dump(carry_out(json.load(sys.stdin)), sys.stdout)
+
+
+def carry_out(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer."""
     for item in asked.get("write", ()):
         _write(os.path.expanduser(item["path"]), base64.b64decode(item["data"]), bool(item.get("is_kept")))
     answer = {
@@ -32,14 +37,14 @@ def main() -> None:
     }
     for path in asked.get("remove", ()):
         shutil.rmtree(os.path.expanduser(path), ignore_errors=True)
-    json.dump(answer, sys.stdout)
+    return answer
 
 
 def _write(path: str, data: bytes, is_kept: bool) -> None:
     if is_kept and os.path.exists(path):
         return
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    draft = f"{path}.{os.getpid()}"
+    draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -16,11 +16,19 @@ from mainspring.core.backend import LaunchRequest
 
 STEP = "step"  # the file in a member's folder that names its step and its process
 _SCRIPT = """#!/bin/sh
+pass_on() {{  # the end of the job's time is near: each runner is told, user code is not
+    while read -r node folder; do
+        read -r step pid <"$folder/step" && srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" --gres=none --mem=0 \\
+            --quiet kill -USR1 "$pid" </dev/null &
+    done < {place}/members
+}}
+trap pass_on USR1
 while read -r node folder; do
     srun --nodes=1 --ntasks=1 --exact --nodelist="$node" {shape} --export=ALL --open-mode=append \\
         --output="$folder/slurm.out" sh {place}/member "$folder" </dev/null &
 done < {place}/members
 wait
+while [ $? -gt 128 ]; do wait; done  # a signal came in between
 """
 _FOLDER = '$1\necho "$SLURM_JOB_ID.$SLURM_STEP_ID $$" > "$1/step"'
 

@@ -8,14 +8,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from mainspring.core.backend import LaunchRequest
+from mainspring.core.records import Cause
 
 PASSED_ON = "HOME,PATH,USER,LOGNAME,LANG,LC_ALL,TMPDIR,TZ,LD_LIBRARY_PATH,SSL_CERT_FILE,MODULEPATH"
 WORDS = ("partition", "account", "qos", "constraint", "reservation", "time")  # options that sbatch takes as they are
 _SCRIPT = """#!/bin/sh
+trap '' USR1  # the end of the job's time is near: the runner takes it as that, once it is there
 folder={folder}
 name=${{folder##*/}}
 export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT="${{name%.*}}" MAINSPRING_REPLICA="${{name##*.}}"
 rm -f "$folder/cgroup"
+echo "$SLURM_JOB_ID" >"$folder/{job}"
 if [ ! -e "$folder/started" ]; then  # where the kernel counts what it ends for want of memory
     group=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
     [ -n "$group" ] && group="/memory$group" || group=$(sed -n 's/^0:://p' /proc/self/cgroup)
@@ -23,13 +26,16 @@ if [ ! -e "$folder/started" ]; then  # where the kernel counts what it ends for 
 fi
 {devices}{prolog}
 for python in {pythons}; do
-    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+    if "$python" -S -E -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
         exec "$python" -S -E {runner} "$folder"
     fi
 done
 echo "[mainspring] No Python 3.9 or newer on $(hostname): name one with the option python, or load a module in prolog." >&2
 exit 69
 """
+ELSEWHERE = frozenset({"partition", "constraint", "reservation"})  # a run that asks for another is where Slurm has that
+JOB = "job"  # the file in a replica's folder that names its job
+SIGNALS = {"SIGUSR1": str(Cause.TIMEOUT)}  # what the runner concludes from a signal that Slurm sends on our behalf
 _PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "/usr/bin/python3")
 
 
@@ -95,7 +101,7 @@ def sbatch_words(request: LaunchRequest, config: Mapping[str, object], *, nodes:
         "--no-requeue",
         "--open-mode=append",
         f"--export={PASSED_ON}",
-        "--signal=B:TERM@60" if nodes * each == 1 else "--signal=TERM@60",
+        "--signal=B:USR1@60",
     ]
     if nodes * each > 1:
         words.append(f"--ntasks-per-node={each}")
@@ -110,10 +116,10 @@ def sbatch_words(request: LaunchRequest, config: Mapping[str, object], *, nodes:
 
 
 def words_of_one(request: LaunchRequest, folder: str) -> list[str]:
-    """Return sbatch's words for one replica by itself: its name, its node, its devices."""
+    """Return sbatch's words for one replica by itself: its name, the node that the plan chose, its devices."""
     return [
         f"--job-name={job_name(request.installation, request.attempt, request.replica)}",
-        f"--nodelist={request.node.name}",
+        *([] if ELSEWHERE & set(request.overrides) else [f"--nodelist={request.node.name}"]),
         f"--comment={comment_of(request)}",
         f"--output={folder}/slurm.out",
         f"--chdir={folder}",
@@ -134,6 +140,7 @@ def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mappi
     prolog = config.get("prolog")
     return _SCRIPT.format(
         folder=folder,
+        job=JOB,
         installation=shlex.quote(request.installation),
         devices="" if request.granted.devices else "export CUDA_VISIBLE_DEVICES= NVIDIA_VISIBLE_DEVICES=void\n",
         prolog="\n".join(str(line) for line in prolog) if isinstance(prolog, list) else str(prolog or ""),

@@ -6,7 +6,7 @@ The text form is read on purpose: the JSON form of versions before 23 gives raw 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -73,6 +73,19 @@ def parse_jobs(told: str) -> list[Job]:
                 )
             )
     return found
+
+
+def last_word(*told: str) -> str:
+    """Return the state that the first of sacct's answers tells which tells any: `CANCELLED by 0` is CANCELLED."""
+    return next((line.split()[0] for text in told for line in text.splitlines() if line.strip()), "")
+
+
+def has_features(node: Mapping[str, str], constraint: str) -> bool:
+    """Say whether a node may serve a constraint: `a&b`, `a|b`. Of one with counts or brackets Slurm alone knows: it may."""
+    there = set(node.get("ActiveFeatures", "").split(","))
+    if not constraint or re.fullmatch(r"[\w.:&|,-]+", constraint) is None:
+        return True
+    return any(all(word in there for word in re.split("[&,]", part)) for part in constraint.split("|"))
 
 
 def parse_nodes(told: str) -> list[dict[str, str]]:
