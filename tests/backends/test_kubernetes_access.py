@@ -23,7 +23,7 @@ from mainspring.backends.kubernetes import login, manifests
 from mainspring.backends.kubernetes.api import Api
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.backends.kubernetes.options import for_run
-from mainspring.backends.kubernetes.places import find_place
+from mainspring.backends.kubernetes.places import find_place, kubectl, renewal
 from mainspring.backends.kubernetes.watch import Watch
 from mainspring.core.backend import LaunchRequest
 from mainspring.core.errors import CredentialsError, LaunchError
@@ -177,6 +177,10 @@ class TestPlaces:
         assert find_place({"kubeconfig": found.source, "context": "other"}).url == kubernetes.url
         with pytest.raises(CredentialsError, match="there are: test, other") as caught:
             find_place({"kubeconfig": found.source, "context": "lab"})
+        assert caught.value.hint == f"mainspring cluster add kubernetes --kubeconfig {found.source} --context test"
+        monkeypatch.setenv("KUBECONFIG", os.pathsep.join(files))
+        with pytest.raises(CredentialsError) as caught:
+            find_place({"context": "lab"})
         assert caught.value.hint == "mainspring cluster add kubernetes --context test"
 
     @pytest.mark.parametrize(
@@ -211,6 +215,64 @@ class TestSpaces:
     def test_the_command_that_gives_the_rights_names_us(self, kubernetes: Any, tmp_path: Path) -> None:
         (notice,) = self.made(kubernetes, tmp_path, "nobody", "default").probe().notices
         assert notice.command.endswith("--role mainspring --user nobody")
+
+    def test_without_any_right_the_name_space_may_be_missing_too(self, kubernetes: Any, tmp_path: Path) -> None:
+        """Nobody may ask whether it is there: the command makes it if it is not."""
+        (notice,) = self.made(kubernetes, tmp_path, "nobody", "nowhere").probe().notices
+        assert notice.command.startswith("kubectl get namespace nowhere || kubectl create namespace nowhere\nkubectl apply")
+
+
+class TestLogins:
+    """What is said of credentials that are taken no more: the command by which such a cluster gives new ones."""
+
+    @pytest.mark.parametrize(
+        ("user", "cluster", "names", "command"),
+        [
+            ({"token": "old"}, {}, ("lab", "ml"), "config set-credentials ml --token=TOKEN"),
+            (
+                {"token": "sha256~old"},
+                {},
+                ("ml/api-lab-example-com:6443/dev", "dev/api-lab-example-com:6443"),
+                "oc login https://h:6443",
+            ),
+            ({"token": "t"}, {"server": "https://h/k8s/clusters/c-m-1"}, ("lab", "lab"), "--kubeconfig FILE-THAT-RANCHER-GIVES"),
+            ({"token": "t"}, {}, ("microk8s", "admin"), "microk8s config > ~/.kube/config"),
+            ({"exec": {"command": "/usr/bin/aws", "apiVersion": "v1"}}, {}, ("eks", "eks"), "aws sso login"),
+            (
+                {"client-certificate-data": "QQ==", "client-key-data": "QQ=="},
+                {},
+                ("lab", "ml"),
+                "config set-credentials ml --client-certificate=FILE --client-key=FILE",
+            ),
+        ],
+    )
+    def test_each_kind_of_cluster_has_its_own(
+        self, user: dict[str, Any], cluster: dict[str, Any], names: tuple[str, str], command: str, tmp_path: Path
+    ) -> None:
+        context, name = names
+        config = {
+            "current-context": context,
+            "clusters": [{"name": "c", "cluster": {"server": "https://h:6443", **cluster}}],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": context, "context": {"cluster": "c", "user": name, "namespace": "ml"}}],
+        }
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        place = find_place({"kubeconfig": str(tmp_path / "config")})
+        assert place.namespace == "ml"
+        assert renewal(place).endswith(command)
+        by_hand = kubectl(place, "get", "pods")
+        assert by_hand == f"kubectl --kubeconfig {tmp_path / 'config'} --context {context} get pods"
+
+    def test_an_engine_that_is_down_and_a_token_that_is_old_come_with_a_command(self, kubernetes: Any, tmp_path: Path) -> None:
+        config = told(kubernetes)
+        config["users"][0]["user"]["token"] = "old"
+        (tmp_path / "old").write_text(yaml.safe_dump(config))
+        config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+        (tmp_path / "down").write_text(yaml.safe_dump(config))
+        for file, command in (("old", "config set-credentials user --token=TOKEN"), ("down", "get --raw /readyz")):
+            cluster = Cluster(id="n", name="n", backend="kubernetes", config={"kubeconfig": str(tmp_path / file)})
+            (notice,) = KubernetesBackend(cluster, tmp_path, "inst").probe().notices
+            assert notice.command == f"kubectl --kubeconfig {tmp_path / file} --context test {command}"
 
 
 class TestWatch:

@@ -13,7 +13,7 @@ import httpx2
 import msgspec
 
 from mainspring.backends.kubernetes.login import client
-from mainspring.backends.kubernetes.places import Place
+from mainspring.backends.kubernetes.places import Place, kubectl, renewal
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 
 TIMEOUT_S = 10.0
@@ -78,7 +78,7 @@ class Api:
         ):
             if answer.status_code >= 300:
                 answer.read()
-                raise _refusal(answer)
+                raise _refusal(answer, self.place)
             yield answer.iter_lines()  # type: ignore[misc]
 
     def _send(
@@ -91,7 +91,7 @@ class Api:
                 method, path, content=content, params=dict(query), headers=headers, extensions=self._named()
             )
         if answer.status_code >= 300:
-            raise _refusal(answer)
+            raise _refusal(answer, self.place)
         return answer
 
     def _connected(self) -> httpx2.Client:
@@ -121,12 +121,15 @@ def _told(place: Place) -> Iterator[None]:
                     hint="Name the authority: kubectl config set-cluster NAME --certificate-authority=FILE",
                 ) from wrong
             cause = cause.__cause__ or cause.__context__
-        raise UnreachableError(f"Kubernetes at {place.url} does not answer: {wrong or type(wrong).__name__}.") from wrong
+        raise UnreachableError(
+            f"Kubernetes at {place.url} does not answer: {wrong or type(wrong).__name__}.",
+            hint=f"Ask it by hand: {kubectl(place, 'get', '--raw', '/readyz')}",
+        ) from wrong
     except OSError as wrong:
         raise CredentialsError(f"The credentials of context {place.context!r} cannot be had: {wrong}.") from wrong
 
 
-def _refusal(answer: httpx2.Response) -> Exception:
+def _refusal(answer: httpx2.Response, place: Place) -> Exception:
     """Return our error for an answer that is a refusal."""
     try:
         told = msgspec.json.decode(answer.content)
@@ -136,7 +139,10 @@ def _refusal(answer: httpx2.Response) -> Exception:
     sentence = f"Kubernetes refuses: {message or answer.status_code}"
     match answer.status_code:
         case 401:
-            return CredentialsError("Kubernetes does not accept the credentials: they are wrong or have expired.")
+            return CredentialsError(
+                f"Kubernetes does not accept the credentials of context {place.context!r}: they are wrong or have expired.",
+                hint=f"Log in anew: {renewal(place)}",
+            )
         case 403 if "exceeded quota" in message:
             return CapacityError(sentence)
         case 403 if reason == "Forbidden" and " is forbidden: User " in message:

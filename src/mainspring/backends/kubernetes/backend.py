@@ -190,7 +190,11 @@ class KubernetesBackend:
         version = str(told.get("gitVersion"))
         if lacking:
             text = f"These rights are missing in name space {namespace}: {', '.join(lacking)}."
-            notices.append(Notice(text=text, command=rights.mending(namespace, _who(api))))
+            space = ""
+            if len(lacking) == rights.all_rights():
+                text += " There is no right at all, so that nobody can tell whether that name space is there."
+                space = rights.space_command(self._found_flavour(api).name, namespace)
+            notices.append(Notice(text=text, command=rights.mending(namespace, _who(api), space)))
             return Probe(is_ready=False, version=version, notices=tuple(notices))
         if not self._has_space(api):
             command = rights.space_command(self._found_flavour(api).name, namespace)

@@ -6,10 +6,13 @@ lightkube reads what is in a kubeconfig; the files are found, merged and made ab
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -35,6 +38,9 @@ USUAL_PLACES: tuple[tuple[Path, str], ...] = (
     (Path("/etc/rancher/rke2/rke2.yaml"), "sudo install -D -m 600 -o $USER /etc/rancher/rke2/rke2.yaml ~/.kube/config"),
 )
 ADD = "mainspring cluster add kubernetes"
+_LOGINS = {"aws": "aws sso login", "gke-gcloud-auth-plugin": "gcloud auth login", "kubelogin": "az login"}
+_GIVING = {"microk8s": "microk8s config > ~/.kube/config", "minikube": "minikube update-context"}
+_OF_OC = re.compile(r"[^/]+/[\w.-]+:\d+")  # how `oc login` calls users: developer/api-lab-example-com:6443
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 Named = dict[str, object]
 
@@ -77,7 +83,7 @@ def find_place(
             return _place(config, inside, "", {}, {})
         told = _merged(files, dict(usual))
         name = context or str(told.get("current-context") or "")
-        _check_context(name, told, files)
+        _check_context(name, told, files, str(config.get("kubeconfig") or ""))
         found = cast("SingleConfig", KubeConfig.from_dict(told, fname=files[0]).get(name))
     except (ConfigError, KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as wrong:
         reason = f"there is no {wrong}" if isinstance(wrong, KeyError) else wrong
@@ -86,6 +92,31 @@ def find_place(
         ) from wrong
     source = os.pathsep.join(str(file.absolute()) for file in files)
     return _place(config, found, source, _entry(told, "cluster", found.context.cluster), _entry(told, "user", found.context.user))
+
+
+def kubectl(place: Place, *command: str) -> str:
+    """Return the command that asks the same cluster as the same user by hand."""
+    named = ["--kubeconfig", place.source] if place.source and place.source != str(Path(DEFAULT_KUBECONFIG).expanduser()) else []
+    return shlex.join(["kubectl", *named, *(["--context", place.context] if place.source else []), *command])
+
+
+def renewal(place: Place) -> str:
+    """Return the command by which a person gets credentials that are taken again, as this kind of cluster gives them."""
+    program = place.user.get("exec")
+    if isinstance(program, dict):
+        command = str(program.get("command", ""))
+        return _LOGINS.get(os.path.basename(command), command)
+    if not place.source:
+        return "kubectl get serviceaccount --namespace NAMESPACE-OF-THE-SERVER"
+    if _OF_OC.fullmatch(str(place.config.context.user or "")):
+        return shlex.join(["oc", "login", place.url])
+    if urlsplit(place.url).path.startswith("/k8s/clusters/"):
+        return f"{ADD} --kubeconfig FILE-THAT-RANCHER-GIVES"
+    if place.context in _GIVING:
+        return _GIVING[place.context]
+    has_certificate = any(name in place.user for name in ("client-certificate", "client-certificate-data"))
+    fresh = "--client-certificate=FILE --client-key=FILE" if has_certificate else "--token=TOKEN"
+    return f"{kubectl(place, 'config', 'set-credentials', str(place.config.context.user))} {fresh}"
 
 
 def stamp_of(source: str) -> tuple[tuple[int, int], ...]:
@@ -172,7 +203,7 @@ def _absolute(entry: Named, kind: str, folder: Path) -> Named:
     return {**entry, kind: inner}
 
 
-def _check_context(name: str, told: Mapping[str, object], files: Sequence[Path]) -> None:
+def _check_context(name: str, told: Mapping[str, object], files: Sequence[Path], named: str) -> None:
     """Raise CredentialsError, with the contexts that there are, unless `name` is one of them."""
     there = [str(one["name"]) for one in cast("list[Named]", told["contexts"])]
     if name in there:
@@ -181,7 +212,8 @@ def _check_context(name: str, told: Mapping[str, object], files: Sequence[Path])
     if not there:
         raise ConfigError(f"{where} has no context")
     what = f"There is no context {name!r} in {where}" if name else f"{where} names no current context"
-    raise CredentialsError(f"{what}; there are: {', '.join(there[:20])}.", hint=f"{ADD} --context {there[0]}")
+    words = shlex.join([*(["--kubeconfig", named] if named else []), "--context", there[0]])
+    raise CredentialsError(f"{what}; there are: {', '.join(there[:20])}.", hint=f"{ADD} {words}")
 
 
 def _entry(told: Mapping[str, object], kind: str, name: str | None) -> Mapping[str, object]:

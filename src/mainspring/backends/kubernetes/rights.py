@@ -32,12 +32,16 @@ def role(namespace: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mending(namespace: str, user: str = "") -> str:
-    """Return the commands by which an administrator of the name space gives the rights to whoever we are there."""
+def mending(namespace: str, user: str = "", space: str = "") -> str:
+    """Return the commands by which an administrator of the name space gives the rights to whoever we are there.
+
+    `space` is the command that makes the name space, where it may be missing too: without any right nobody can tell.
+    """
     account = user.removeprefix("system:serviceaccount:")
     whom = f"--serviceaccount {account}" if account != user else f"--user {shlex.quote(user or 'USER')}"
     binding = f"kubectl create rolebinding mainspring --namespace {namespace} --role mainspring {whom}"
-    return f"kubectl apply -f - <<'END'\n{role(namespace)}END\n{binding}"
+    first = f"kubectl get namespace {namespace} || {space}\n" if space else ""
+    return f"{first}kubectl apply -f - <<'END'\n{role(namespace)}END\n{binding}"
 
 
 def space_command(flavour: str, namespace: str) -> str:
@@ -62,6 +66,11 @@ def missing(review: Mapping[str, object]) -> list[str]:
         for verb in verbs
         if not any(_gives(rule, group, resource, verb) for rule in given)
     ]
+
+
+def all_rights() -> int:
+    """Return how many rights the Role gives."""
+    return sum(len(verbs) for _, _, verbs in RULES)
 
 
 def _gives(rule: Mapping[str, Sequence[str]], group: str, resource: str, verb: str) -> bool:
