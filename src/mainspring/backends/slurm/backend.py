@@ -21,7 +21,16 @@ from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
-from mainspring.backends.slurm.findings import limits_of, missing_commands, old_python, unknown_partition, unreachable
+from mainspring.backends.slurm.findings import (
+    limits_of,
+    missing_commands,
+    old_python,
+    refused_job,
+    unknown_partition,
+    unreachable,
+    unseen_folder,
+    unusable_folder,
+)
 from mainspring.backends.slurm.gangs import (
     STEP,
     Step,
@@ -47,6 +56,7 @@ from mainspring.backends.slurm.script import (
     folder_of_element,
     is_array,
     memory_mib,
+    option_words,
     owner_of,
     sbatch_words,
     shape_of,
@@ -132,12 +142,14 @@ class SlurmBackend:
                         ["scontrol", "show", "config"],
                         ["squeue", "--me", "--noheader", "--format=%i"],
                         ["sbatch", "--version"],
+                        ["sbatch", "--test-only", "--wrap=true", *option_words(self.cluster.config)],
+                        ["mkdir", "-p", "-m", "700", self._base()],
                     ]
                 )
             )
         except (CredentialsError, LaunchError) as wrong:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
-        version, ping, told, config, queue, sbatch = answer.said
+        version, ping, told, config, queue, sbatch, tried, made = answer.said
         where = f"on {self.login.host}" if self.login is not None else "on this machine"
         notices = missing_commands({"sinfo": version, "scontrol": ping, "squeue": queue, "sbatch": sbatch}, where)
         if notices:
@@ -145,9 +157,13 @@ class SlurmBackend:
         partitions = sorted(set(told.out.split()))
         notices = (*unreachable(ping, queue), *unknown_partition(partition, partitions), *old_python(answer.python, where))
         facts = {"commands": where, "partitions": ", ".join(partitions), "memory limits": limits_of(config.out)}
+        notices = (*notices, *unusable_folder(made, self._base(), where))
         is_ready = not notices
+        if is_ready:
+            is_ready, notices = refused_job(tried)
         if is_ready and not facts["memory limits"].startswith("kept"):
-            notices = (Notice(text="This Slurm does not keep runs within their memory: it has no control groups for tasks."),)
+            text = "This Slurm does not keep runs within their memory: it has no control groups for tasks."
+            notices = (*notices, Notice(text=text))
         return Probe(is_ready=is_ready, version=version.out.strip(), notices=notices, facts=facts)
 
     def inventory(self) -> Inventory:
@@ -253,12 +269,19 @@ class SlurmBackend:
         if record is not None:
             return record
         seen = self._find(handle)
+        unseen = self._unseen(seen, handle) if seen is not None and seen.state == "FAILED" else None
+        if unseen is not None:  # nobody on that node could tell more
+            return ExitRecord(outcome=unseen, is_final=True)
         state = seen.state if seen is not None else self._last_word((read[job] or b"").decode("ascii", "replace").strip())
         outcome = outcome_of(state)
         if outcome is None:
             return None
         self._ends[handle.attempt, handle.replica] = outcome
         return ExitRecord(outcome=outcome)
+
+    def _unseen(self, job: Job, handle: Handle) -> Outcome | None:
+        (said,) = self.door.ask(Asked(run=[["scontrol", "--oneliner", "show", "job", job.id]])).said
+        return unseen_folder(said.out, job.node, _folder(handle))
 
     def _last_word(self, job: str) -> str:
         """Return the state in which a job ended that has left the queue, by Slurm's accounting or its list of ended jobs."""

@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from mainspring.backends.slurm.door import Said
 from mainspring.core.backend import Notice
+from mainspring.core.records import Cause, Outcome
 
 MIN_PYTHON = (3, 9)
 _NOT_THERE = 127
+_OPTIONS = ("account", "qos", "reservation", "constraint", "partition")
+_OURS = ("invalid", "not permitted", "permission", "unknown", "unrecognized")  # it will never be taken as it is
+_NO_OUTPUT = "ExitCode=0:53"  # Slurm's sign of a job whose --output could not be opened
 _GUARD = ("munge", "Munge", "authentication", "Authentication")
 
 
@@ -53,6 +57,37 @@ def old_python(version: str, where: str) -> tuple[Notice, ...]:
     if tuple(int(part) for part in version.split(".")[:2]) >= MIN_PYTHON:
         return ()
     return (Notice(text=f"Python {version} is {where}; 3.9 is needed.", command="module load python"),)
+
+
+def unusable_folder(made: Said, folder: str, where: str) -> tuple[Notice, ...]:
+    """Return the notice of a folder for runs that cannot be made there."""
+    if made.code == 0:
+        return ()
+    text = f"The folder {folder}, which login host and nodes are to share, cannot be made {where}: {_line(made)}"
+    return (Notice(text=text, command="mainspring cluster add slurm ... --folder FOLDER"),)
+
+
+def refused_job(tried: Said) -> tuple[bool, tuple[Notice, ...]]:
+    """Return whether jobs like ours can ever be taken, by what `sbatch --test-only` said, and the notice of what it refused."""
+    if tried.code == 0:
+        return True, ()
+    told = _line(tried)
+    is_ours = any(word in told.lower() for word in _OURS)
+    option = next(
+        (word for word in ("account", "qos", "reservation", "constraint", "partition") if word in told.lower()), "sbatch"
+    )
+    command = f"mainspring cluster add slurm ... --{option} NAME" if is_ours else "sinfo --list-reasons"
+    return not is_ours, (Notice(text=f"Slurm would not take a job of ours: {told}", command=command),)
+
+
+def unseen_folder(details: str, node: str, folder: str) -> Outcome | None:
+    """Return how a job ended whose output could not be opened, by `scontrol show job`: its node does not see the folder."""
+    if _NO_OUTPUT not in details:
+        return None
+    return Outcome(
+        cause=Cause.LAUNCH_FAILED,
+        message=f"Node {node} cannot write into {folder}: nodes and login host must share it. Name one: --folder",
+    )
 
 
 def limits_of(config: str) -> str:

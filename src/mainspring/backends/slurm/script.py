@@ -108,9 +108,14 @@ def sbatch_words(request: LaunchRequest, config: Mapping[str, object], *, nodes:
     gres = gres_of(request, each)
     if gres:
         words.append(f"--gres={gres}")
-    words += [f"--{name}={config[name]}" for name in WORDS if config.get(name)]
     if request.timeout_s > 0 and not config.get("time"):  # Slurm may plan with it; a margin lets the runner end it itself
         words.append(f"--time={int(request.timeout_s) // 60 + 3}")
+    return words + option_words(config)
+
+
+def option_words(config: Mapping[str, object]) -> list[str]:
+    """Return sbatch's words for the options that it takes as they are."""
+    words = [f"--{name}={config[name]}" for name in WORDS if config.get(name)]
     extra = config.get("sbatch")
     return words + ([str(word) for word in extra] if isinstance(extra, list) else shlex.split(str(extra or "")))
 
