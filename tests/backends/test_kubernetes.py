@@ -16,12 +16,10 @@ import pytest
 import yaml
 from engines.kubernetes.cluster import IMAGE, NODE
 from engines.sharing import free_ports
-from tests.backends.test_kubernetes_access import proxied
 
 from mainspring.backends.kubernetes import pods, rights
 from mainspring.backends.kubernetes.api import MERGE_PATCH, Api
 from mainspring.backends.kubernetes.backend import KubernetesBackend
-from mainspring.backends.kubernetes.flavours import find_flavour
 from mainspring.backends.kubernetes.places import find_place
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CredentialsError, LaunchError
@@ -300,6 +298,13 @@ class TestContract(BackendContract):
             request = self.request(made, server, ["sh", "-c", "echo here"], "quota")
             with self.launched(made, request):
                 assert server.wait(request.attempt, "ended", LIMIT_S).log == b"here\n"
+            modest = Granted(cpu_milli=250, memory_bytes=0)  # a quota for limits takes no pod that names none
+            request = self.request(made, server, ["sh", "-c", "echo here"], "part", modest)
+            with self.launched(made, request) as handle:
+                assert server.wait(request.attempt, "ended", LIMIT_S).log == b"here\n"
+                (pod,) = pods_of(made, handle)
+                limits = pod["spec"]["containers"][0]["resources"]["limits"]
+                assert limits == {"cpu": "250m", "memory": str((2 << 30) * 250 // 3000)}
         finally:
             kubernetes.empty(name)
             kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
@@ -342,6 +347,21 @@ class TestNodes:
             until(lambda: backend.observe([handle])[0].state is ObservedState.GONE)
         finally:
             backend.forget(handle)
+
+    def test_a_label_that_a_node_is_given_is_seen_and_may_be_wanted(
+        self, backend: KubernetesBackend, kubernetes: Any, fake: str
+    ) -> None:
+        def labels() -> dict[str, str]:
+            return dict(next((one.labels for one in backend.inventory().nodes if one.name == fake), {}))
+
+        assert "disk" not in labels()
+        for label, seen in (({"disk": "ssd"}, "ssd"), ({"disk": "nvme"}, "nvme"), ({"disk": None}, None)):
+            kubernetes.ask("PATCH", f"/api/v1/nodes/{fake}", {"metadata": {"labels": label}}, MERGE_PATCH)
+            assert labels().get("disk") == seen
+        backend.cluster = replace(backend.cluster, config={**backend.cluster.config, "node_selector": ["disk=ssd"]})
+        assert labels() == {}
+        kubernetes.ask("PATCH", f"/api/v1/nodes/{fake}", {"metadata": {"labels": {"disk": "ssd"}}}, MERGE_PATCH)
+        assert labels()["disk"] == "ssd"
 
     def test_kueue_admits_what_waits(
         self, backend: KubernetesBackend, kubernetes: Any, space: str, tmp_path: Path, server: RunnerServer
@@ -417,77 +437,6 @@ class TestAccess:
         found = find_place({}, service_account=tmp_path)
         assert (found.namespace, found.url) == (space, kubernetes.url)
         assert Api(found).get(f"/apis/batch/v1/namespaces/{space}/jobs")["kind"] == "JobList"
-
-
-class TestFlavours:
-    """Emulated on the real control plane by what each is told by."""
-
-    def test_vanilla_is_called_so(self, backend: KubernetesBackend) -> None:
-        seen = backend.probe()
-        assert (seen.is_ready, seen.facts["flavour"], seen.version) == (True, "Kubernetes", "v1.34.2")
-
-    def test_openshift_chooses_the_user(self, kubernetes: Any, space: str, tmp_path: Path, server: RunnerServer) -> None:
-        """Its API groups are there, and pods name no user: the name space's range gives one."""
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for kind, group in (("SecurityContextConstraint", "security.openshift.io"), ("Route", "route.openshift.io")):
-            kubernetes.ask("POST", path, definition(kind, group))
-        try:
-            until(lambda: "openshift" in str(kubernetes.ask("GET", "/apis")))
-            made = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
-            assert made.probe().facts["flavour"] == "OpenShift"
-            request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
-            server.jobs[request.attempt] = ["id", "-u"]
-            handle = made.launch(request)
-            (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
-            security = job["spec"]["template"]["spec"]["securityContext"]
-            assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-            made.forget(handle)
-        finally:
-            kubernetes.empty(space)
-            for kind, group in (("securitycontextconstraints", "security.openshift.io"), ("routes", "route.openshift.io")):
-                kubernetes.ask("DELETE", f"{path}/{kind}.{group}")
-
-    def test_rancher_is_reached_through_its_proxy(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
-        """Its address has a path; everything goes through it, the watch too."""
-        with proxied(kubernetes, "/k8s/clusters/c-m-abc123") as url:
-            told = yaml.safe_load(Path(kubernetes.kubeconfig("team", space)).read_text())
-            told["clusters"][0]["cluster"] = {"server": url}
-            (tmp_path / "config").write_text(yaml.safe_dump(told))
-            config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
-            made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
-            seen = made.probe()
-            assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
-            assert made.owned() == []
-            until(lambda: made._watched is not None and made._watched._is_synced)
-
-    def test_others_are_known_by_their_context_and_labels(self) -> None:
-        def flavour(url: str = "https://h:1", context: str = "", version: str = "v1.31.0", label: str = "x/y") -> str:
-            return find_flavour(url, context, ["apps"], version, [{label: "true"}]).name
-
-        assert flavour(context="microk8s") == flavour(label="microk8s.io/cluster") == "MicroK8s"
-        assert flavour(context="minikube") == flavour(label="minikube.k8s.io/name") == "Minikube"
-        assert (flavour(version="v1.30.2+k3s1"), flavour(version="v1.30.4-gke.1"), flavour()) == ("k3s", "GKE", "Kubernetes")
-
-    def test_the_kubeconfigs_of_distributions_are_found_where_there_is_no_other(
-        self, kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """MicroK8s, k3s and RKE2 put theirs where kubectl does not look."""
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-        there = Path(kubernetes.kubeconfig("team", "default"))
-        usual = ((tmp_path / "away", "x"), (there, "y"))
-        assert find_place({}, usual=usual).url == kubernetes.url
-        with pytest.raises(CredentialsError, match="there is no kubeconfig"):
-            find_place({}, usual=usual[:1])
-
-
-def definition(kind: str, group: str) -> dict[str, object]:
-    """Return a definition of a resource without content."""
-    plural = f"{kind.lower()}s"
-    schema = {"openAPIV3Schema": {"type": "object"}}
-    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
-    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
-    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
-    return {"metadata": {"name": f"{plural}.{group}"}, "spec": spec}
 
 
 def real_node(backend: Backend) -> Node:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from mainspring.backends.kubernetes import manifests, nodes, options, pods, rights
+from mainspring.backends.kubernetes import doors, manifests, nodes, options, pods, rights
 from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
@@ -159,7 +159,12 @@ class KubernetesBackend:
         selector = _selector(self.installation, (str(handle.attempt), handle.replica))
         found = api.get(f"{self._space()}/pods", labelSelector=selector)
         jobs = api.get(self._jobs(), labelSelector=selector)
-        return {"jobs": jobs.get("items", []), "pods": found.get("items", []), "namespace": api.place.namespace}
+        there = cast("Sequence[Mapping[str, Mapping[str, Mapping[str, str]]]]", jobs.get("items") or [])
+        notes = there[0]["metadata"].get("annotations", {}) if there else {}
+        ports = doors.ports_of(notes.get(doors.PORTS))
+        name = manifests.object_name(self.installation, handle.attempt, handle.replica)
+        more = {"ports": doors.addresses(api, name, ports)} if ports else {}
+        return {"jobs": there, "pods": found.get("items", []), "namespace": api.place.namespace, **more}
 
     def read_exit(self, handle: Handle) -> ExitRecord | None:
         """Return how its container ended where its runner could not tell. What it had logged is with the server by then."""
@@ -231,8 +236,11 @@ class KubernetesBackend:
         config = options.for_run(self.cluster.config, request.overrides)
         config["pod_template"] = self._template()
         bundle = self._ensure_runner(api)
-        is_uid_given = self._found_flavour(api).is_uid_given
-        job = manifests.job(name, request, config, runner=bundle, is_uid_given=is_uid_given)
+        flavour = self._found_flavour(api)
+        job = manifests.job(name, request, config, runner=bundle, is_uid_given=flavour.is_uid_given)
+        ports = doors.ports_of(config.get("port"))
+        marks = manifests.labels(request)
+        opened = doors.open_doors(api, name, marks, ports, has_routes=flavour.has_routes) if ports else ()
         secrets = f"{self._space()}/secrets"
         secret = manifests.secret(name, request, self._record(request))
         try:
@@ -243,7 +251,8 @@ class KubernetesBackend:
             made = api.create(self._jobs(), job)
         except ExistsError:
             made = api.get(f"{self._jobs()}/{name}")
-        api.patch(f"{secrets}/{name}", manifests.owned_by(made))
+        for path in (f"{secrets}/{name}", *opened):
+            api.patch(path, manifests.owned_by(made))
 
     def _readdress(self, api: Api, request: LaunchRequest, job: Json) -> None:
         """Tell a living runner where the server is now: the kubelet brings the Secret up to date within a minute or two."""

@@ -10,16 +10,20 @@ VANILLA = "Kubernetes"
 
 
 class Flavour(NamedTuple):
-    """A distribution. `is_uid_given`: it gives each name space a range of users, and refuses pods that name another."""
+    """A distribution. `is_uid_given`: it gives each name space a range of users, and refuses pods that name another.
+
+    `has_routes`: it leads people from outside to a port by a Route.
+    """
 
     name: str
     is_uid_given: bool = False
+    has_routes: bool = False
 
 
 def find_flavour(url: str, context: str, groups: Collection[str], version: str, labels: Sequence[Mapping[str, str]]) -> Flavour:
     """Return the flavour. `labels` are those of the nodes, none where they may not be read; `version` is as `v1.30.2+k3s1`."""
     if "security.openshift.io" in groups or "route.openshift.io" in groups:
-        return Flavour("OpenShift", is_uid_given=True)
+        return Flavour("OpenShift", is_uid_given=True, has_routes="route.openshift.io" in groups)
     if urlsplit(url).path.startswith("/k8s/clusters/"):
         return Flavour("Rancher")
     keys = {key for one in labels for key in one}

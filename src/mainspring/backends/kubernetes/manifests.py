@@ -15,6 +15,7 @@ from typing import cast
 
 from mainspring.backends.grants import thread_env
 from mainspring.backends.kubernetes.api import Json
+from mainspring.backends.kubernetes.doors import PORTS, ports_of
 from mainspring.backends.kubernetes.options import GPU, METADATA, POD_FIELDS, selected, spread, tolerations, words
 from mainspring.core.backend import LaunchRequest
 
@@ -100,6 +101,7 @@ def job(name: str, request: LaunchRequest, config: Mapping[str, object], *, runn
     marks = labels(request)
     notes = {f"{MARK}run": request.run, f"{MARK}name": request.name, f"{MARK}owner": request.owner}
     notes[GPUS] = ".".join(str(share.index) for share in request.granted.devices)
+    notes[PORTS] = ",".join(map(str, ports_of(config.get("port"))))
     notes = {key: value for key, value in notes.items() if value}
     queue = str(config.get("queue") or "")
     pod = _pod(name, request, config, runner, is_uid_given)
@@ -211,13 +213,20 @@ def visible(request: LaunchRequest) -> dict[str, str]:
 def _resources(request: LaunchRequest, gpu: str) -> dict[str, object]:
     granted = request.granted
     limits: dict[str, str] = {"cpu": f"{granted.cpu_milli}m"}
-    if granted.memory_bytes:
-        limits["memory"] = str(granted.memory_bytes)
+    memory = granted.memory_bytes or _part_of_quota(request)
+    if memory:
+        limits["memory"] = str(memory)
     if granted.disk_bytes:
         limits["ephemeral-storage"] = str(granted.disk_bytes)
     if granted.devices:
         limits[gpu] = str(len(granted.devices))
     return {"requests": dict(limits), "limits": limits}
+
+
+def _part_of_quota(request: LaunchRequest) -> int:
+    """Return the memory of a replica that names none where a quota stands for the nodes: it takes no pod without a limit."""
+    node = request.node
+    return 0 if HOSTNAME in node.labels else node.memory_bytes * request.granted.cpu_milli // max(1, node.cpu_milli)
 
 
 def _pinned(request: LaunchRequest) -> dict[str, object] | None:

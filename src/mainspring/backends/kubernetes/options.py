@@ -31,7 +31,9 @@ OPTIONS = (
     Option(name="gpus", help="GPUs in all, where neither nodes nor a quota may be read.", kind=OptionKind.NUMBER),
     Option(name="pool", help="The pool that its nodes belong to. Default: the cluster's name."),
 )
-OF_A_RUN = frozenset({"node_selector", "tolerate", "queue", "priority_class", "runtime_class", "pull_secret", "uid", "python"})
+OF_A_RUN = frozenset(
+    {"node_selector", "tolerate", "queue", "priority_class", "runtime_class", "pull_secret", "uid", "python", "port"}
+)
 # fmt: off
 POD_FIELDS = frozenset(
     {"activeDeadlineSeconds", "affinity", "containers", "dnsConfig", "dnsPolicy", "enableServiceLinks", "hostAliases",

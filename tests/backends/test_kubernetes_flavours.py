@@ -1,0 +1,189 @@
+"""Flavours of Kubernetes, emulated on a real control plane by what each is told by."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from tests.backends.test_kubernetes import PatientServer, make_backend, make_space, plain_request, pods_of, until
+from tests.backends.test_kubernetes_access import proxied
+
+from mainspring.backends.kubernetes.api import MERGE_PATCH
+from mainspring.backends.kubernetes.backend import KubernetesBackend
+from mainspring.backends.kubernetes.flavours import find_flavour
+from mainspring.backends.kubernetes.places import find_place
+from mainspring.core.backend import LaunchRequest
+from mainspring.core.errors import CredentialsError, LaunchError
+from mainspring.core.ids import AttemptId
+from mainspring.core.records import Cluster
+from mainspring.testing.server import RunnerServer
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
+    pytest.mark.xdist_group("fleet"),
+]
+
+
+@pytest.fixture(scope="module")
+def space(kubernetes: Any) -> Iterator[str]:
+    """A name space of this module's own; nobody sees nodes there."""
+    name = f"flavour-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    make_space(kubernetes, name)
+    yield name
+    kubernetes.empty(name)
+    kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def server(kubernetes: Any) -> Iterator[RunnerServer]:
+    """A server at the address of this machine that pods reach."""
+    made = PatientServer(kubernetes.address)
+    yield made
+    made.close()
+
+
+class TestFlavours:
+    def test_vanilla_is_called_so(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        seen = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4).probe()
+        assert (seen.is_ready, seen.facts["flavour"], seen.version) == (True, "Kubernetes", "v1.34.2")
+
+    def test_openshift_chooses_the_user(self, kubernetes: Any, space: str, tmp_path: Path, server: RunnerServer) -> None:
+        """Its API groups are there, and pods name no user: the name space's range gives one."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for kind, group in (("SecurityContextConstraint", "security.openshift.io"), ("Route", "route.openshift.io")):
+            kubernetes.ask("POST", path, definition(kind, group))
+        try:
+            until(lambda: "openshift" in str(kubernetes.ask("GET", "/apis")))
+            made = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
+            assert made.probe().facts["flavour"] == "OpenShift"
+            request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
+            server.jobs[request.attempt] = ["id", "-u"]
+            handle = made.launch(request)
+            (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
+            security = job["spec"]["template"]["spec"]["securityContext"]
+            assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+            made.forget(handle)
+            self.check_routes(kubernetes, space, tmp_path, made, replace(request, attempt=AttemptId(f"{request.attempt}r")))
+        finally:
+            kubernetes.empty(space)
+            for kind, group in (("securitycontextconstraints", "security.openshift.io"), ("routes", "route.openshift.io")):
+                kubernetes.ask("DELETE", f"{path}/{kind}.{group}")
+
+    def check_routes(self, kubernetes: Any, space: str, folder: Path, made: KubernetesBackend, request: LaunchRequest) -> None:
+        """A port has a Service and a Route, which go with the Job; who may not is told the right that is missing."""
+        request = replace(request, overrides={"port": "8888"})
+        with pytest.raises(LaunchError, match="needs more rights") as caught:
+            made.launch(request)
+        assert "routes.route.openshift.io" in caught.value.hint
+        config = {**made.cluster.config, "kubeconfig": kubernetes.kubeconfig("admin", space)}
+        admin = KubernetesBackend(replace(made.cluster, config=config), folder, made.installation)
+        handle = admin.launch(request)
+        name = handle.data["job"]
+        assert admin.native(handle)["ports"] == {"8888": f"{name}.{space}.svc:8888"}
+        path = f"/apis/route.openshift.io/v1/namespaces/{space}/routes/{name}-8888"
+        kubernetes.ask("PATCH", path, {"spec": {"host": "run.apps.example.com"}}, MERGE_PATCH)  # as its router does
+        assert admin.native(handle)["ports"] == {"8888": "https://run.apps.example.com"}
+        (service,) = kubernetes.ask("GET", f"/api/v1/namespaces/{space}/services")["items"]
+        (pod,) = until_some(lambda: pods_of(admin, handle))
+        assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        admin.forget(handle)
+        until(lambda: not kubernetes.ask("GET", f"/api/v1/namespaces/{space}/services")["items"])
+        until(lambda: not kubernetes.ask("GET", f"{path.rpartition('/')[0]}")["items"])
+
+    def test_rancher_is_reached_through_its_proxy(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        """Its address has a path; everything goes through it, the watch too."""
+        with proxied(kubernetes, "/k8s/clusters/c-m-abc123") as url:
+            told = yaml.safe_load(Path(kubernetes.kubeconfig("team", space)).read_text())
+            told["clusters"][0]["cluster"] = {"server": url}
+            (tmp_path / "config").write_text(yaml.safe_dump(told))
+            config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
+            made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+            seen = made.probe()
+            assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
+            assert made.owned() == []
+            until(lambda: made._watched is not None and made._watched._is_synced)
+
+    def test_the_quota_of_a_ranchers_project_tells_what_there_is(self, kubernetes: Any, tmp_path: Path) -> None:
+        """Rancher writes a project's part on the name space, and makes a ResourceQuota of it, which is what counts."""
+        name = f"p-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        make_space(kubernetes, name)
+        told = json.dumps({"limit": {"limitsCpu": "1500m", "limitsMemory": "3Gi"}})
+        notes = {"field.cattle.io/projectId": "c-m-1:p-1", "field.cattle.io/resourceQuota": told}
+        kubernetes.ask("PATCH", f"/api/v1/namespaces/{name}", {"metadata": {"annotations": notes}}, MERGE_PATCH)
+        quota = {"metadata": {"name": "default-q"}, "spec": {"hard": {"limits.cpu": "1500m", "limits.memory": "3Gi"}}}
+        kubernetes.ask("POST", f"/api/v1/namespaces/{name}/resourcequotas", quota)
+        config = yaml.safe_load(Path(kubernetes.kubeconfig("team", name)).read_text())
+        try:
+            with proxied(kubernetes, "/k8s/clusters/c-m-abc123") as url:
+                config["clusters"][0]["cluster"] = {"server": url}
+                config["users"][0]["user"] = {"token": kubernetes.tokens["team"]}
+                (tmp_path / "config").write_text(yaml.safe_dump(config))
+                asked = {"kubeconfig": str(tmp_path / "config"), "namespace": name}
+                made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=asked), tmp_path, "inst")
+                seen = made.probe()
+                assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
+                (node,) = made.inventory().nodes
+                assert (node.cpu_milli, node.memory_bytes) == (1500, 3 << 30)
+        finally:
+            kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+    def test_a_kubeconfig_of_oc_is_taken_as_it_is(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        """Its names have slashes and colons, and there is one context for each project."""
+        told = yaml.safe_load(Path(kubernetes.kubeconfig("team", space)).read_text())
+        host, user = "api-lab-example-com:6443", "team/api-lab-example-com:6443"
+        names = [(f"{project}/{host}/team", project) for project in ("default", space)]
+        told["clusters"][0]["name"], told["users"][0]["name"] = host, user
+        told["contexts"] = [
+            {"name": name, "context": {"cluster": host, "user": user, "namespace": project}} for name, project in names
+        ]
+        told["current-context"] = names[1][0]
+        (tmp_path / "config").write_text(yaml.safe_dump(told))
+        config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
+        made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
+        assert made.probe().is_ready
+        assert (made.probe().facts["name space"], made.probe().facts["context"]) == (space, names[1][0])
+        other = KubernetesBackend(replace(made.cluster, config={**config, "context": names[0][0]}), tmp_path / "b", "inst")
+        assert "in name space default" in other.probe().notices[0].text
+
+    def test_others_are_known_by_their_context_and_labels(self) -> None:
+        def flavour(url: str = "https://h:1", context: str = "", version: str = "v1.31.0", label: str = "x/y") -> str:
+            return find_flavour(url, context, ["apps"], version, [{label: "true"}]).name
+
+        assert flavour(context="microk8s") == flavour(label="microk8s.io/cluster") == "MicroK8s"
+        assert flavour(context="minikube") == flavour(label="minikube.k8s.io/name") == "Minikube"
+        assert (flavour(version="v1.30.2+k3s1"), flavour(version="v1.30.4-gke.1"), flavour()) == ("k3s", "GKE", "Kubernetes")
+
+    def test_the_kubeconfigs_of_distributions_are_found_where_there_is_no_other(
+        self, kubernetes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """MicroK8s, k3s and RKE2 put theirs where kubectl does not look."""
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        there = Path(kubernetes.kubeconfig("team", "default"))
+        usual = ((tmp_path / "away", "x"), (there, "y"))
+        assert find_place({}, usual=usual).url == kubernetes.url
+        with pytest.raises(CredentialsError, match="there is no kubeconfig"):
+            find_place({}, usual=usual[:1])
+
+
+def definition(kind: str, group: str) -> dict[str, object]:
+    """Return a definition of a resource without content."""
+    plural = f"{kind.lower()}s"
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
+    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
+    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
+    return {"metadata": {"name": f"{plural}.{group}"}, "spec": spec}
+
+
+def until_some(found: Callable[[], list[Any]]) -> list[Any]:
+    """Poll until there are some, and return them."""
+    until(lambda: bool(found()))
+    return found()
