@@ -127,7 +127,8 @@ def kubernetes(folder: Path) -> Iterator[Engine]:
             peer="kubectl create job",
             run=run,
             add=add,
-            cpu_milli=100,
+            cpu_milli=300,
+            at_once=6,  # its node has two CPUs
             up=("--bind", engine.address),
             handle=engine,
         )

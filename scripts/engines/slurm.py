@@ -72,6 +72,8 @@ class Slurm:
 
     def stop_node(self, name: str) -> None:
         """Kill a node: its daemon and every job step on it."""
+        with contextlib.suppress(OSError, ValueError):  # another process may have started it again
+            self.nodes[name] = int(Path(self.folder, f"{name}.pid").read_text())
         for pid in [self.nodes[name], *_steps(Path(self.folder), name)]:
             end(pid)
 

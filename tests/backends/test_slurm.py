@@ -213,6 +213,26 @@ class TestItsOwnWord:
         assert record.outcome.cause is Cause.OUT_OF_MEMORY
         backend.forget(handle)
 
+    def test_a_node_that_dies_takes_its_run_and_nothing_begins_anew(
+        self, backend: SlurmBackend, server: RunnerServer, slurm: Any
+    ) -> None:
+        """As long as Slurm does not reach it nobody knows; once it is back, what died there is told, and the rest is sent."""
+        suite = TestContract()
+        suite.installation = backend.installation
+        node = next(one for one in backend.inventory().nodes if one.name == "n2")
+        request = replace(suite.request(backend, server, SLEEP, "dies"), node=node)
+        handle = backend.launch(request)
+        server.wait(request.attempt, "running")
+        slurm.stop_node("n2")
+        try:
+            until(lambda: backend.observe([handle])[0].state is ObservedState.UNKNOWN)
+        finally:
+            slurm.start_node("n2")
+        suite.wait_for(backend, handle, ObservedState.GONE)
+        assert backend.launch(request) == handle
+        cause, log = self.ended(backend, server, handle)
+        assert (cause, log.splitlines()[0]) == (Cause.NODE_LOST, b"begun")
+
     def test_a_run_that_asks_for_another_place_is_where_slurm_has_it(
         self, backend: SlurmBackend, server: RunnerServer, slurm: Any
     ) -> None:
