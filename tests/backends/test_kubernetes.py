@@ -222,11 +222,12 @@ class TestContract(BackendContract):
             assert (outcome.cause, "no Python 3.9" in outcome.message) == (Cause.LAUNCH_FAILED, True)
 
     def test_no_place_is_told_and_then_given_up(
-        self, backend: KubernetesBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+        self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         request = self.request(backend, server, SLEEP, "huge", Granted(cpu_milli=900_000, memory_bytes=0))
         with self.launched(backend, request) as handle:
             until(lambda: "Insufficient cpu" in backend.observe([handle])[0].detail)
+            assert "FailedScheduling: 0/" in kubernetes.told(), "what a test that fails would print"
             monkeypatch.setattr(pods, "UNPLACED_S", 0.0)
             outcome = self.outcome(backend, handle)
             assert (outcome.cause, "no place" in outcome.message) == (Cause.LAUNCH_FAILED, True)
