@@ -191,6 +191,10 @@ class TestItsOwnWord:
         _, handle, job = self.running(backend, server, "again")
         slurm.run("scontrol", "update", f"JobId={job}", "Requeue=1")
         slurm.run("scontrol", "requeue", job)
+        server.wait(handle.attempt, "ended")
+        until(lambda: "PENDING" in backend.observe([handle])[0].detail)
+        assert [one.attempt for one in backend.owned()] == [handle.attempt], "so that what it holds is counted, and it is ended"
+        slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets it wait for two minutes
         assert self.ended(backend, server, handle) == (Cause.PREEMPTED, b"begun\ntold\n")
 
     def test_how_a_job_ended_that_has_left_the_queue_is_asked_of_accounting(
@@ -488,8 +492,9 @@ class TestFaults:
         assert f"{tmp_path / 'file' / 'runs'}" in probe.notices[0].text
 
     def test_options_that_slurm_would_refuse_are_told_before_a_run_is_lost(self, backend: SlurmBackend) -> None:
+        plain = backend.cluster.config
         for option, command in (({"reservation": "nobodys"}, "--reservation NAME"), ({"sbatch": ["--wrong"]}, "--sbatch NAME")):
-            backend.cluster = replace(backend.cluster, config={**backend.cluster.config, **option})
+            backend.cluster = replace(backend.cluster, config={**plain, **option})
             probe = backend.probe()
             assert (probe.is_ready, probe.notices[0].command) == (False, f"mainspring cluster add slurm ... {command}")
             assert "would not take a job of ours" in probe.notices[0].text

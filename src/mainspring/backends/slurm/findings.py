@@ -71,7 +71,7 @@ def refused_job(tried: Said) -> tuple[bool, tuple[Notice, ...]]:
     """Return whether jobs like ours can ever be taken, by what `sbatch --test-only` said, and the notice of what it refused."""
     if tried.code == 0:
         return True, ()
-    told = _line(tried)
+    told = next((line.removeprefix("sbatch: ").strip() for line in tried.err.splitlines() if line.strip()), _line(tried))[:300]
     is_ours = any(word in told.lower() for word in _OURS)
     option = next(
         (word for word in ("account", "qos", "reservation", "constraint", "partition") if word in told.lower()), "sbatch"
