@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -381,7 +382,7 @@ def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterat
                 return
             headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
             asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)
-            with suppress(OSError), urllib.request.urlopen(asked, context=context, timeout=60) as answer:
+            with suppress(OSError), opened(asked, context) as answer:
                 self.send_response(answer.status)
                 self.end_headers()
                 while data := answer.read1(65536):
@@ -397,6 +398,14 @@ def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterat
     yield f"http://127.0.0.1:{made.server_address[1]}{prefix}"
     made.shutdown()
     made.server_close()
+
+
+def opened(asked: urllib.request.Request, context: ssl.SSLContext) -> Any:
+    """Return the answer, also one that is a refusal."""
+    try:
+        return urllib.request.urlopen(asked, context=context, timeout=60)
+    except urllib.error.HTTPError as refused:
+        return refused
 
 
 @contextmanager

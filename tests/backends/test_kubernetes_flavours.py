@@ -84,7 +84,8 @@ class TestFlavours:
             made.launch(request)
         assert "routes.route.openshift.io" in caught.value.hint
         config = {**made.cluster.config, "kubeconfig": kubernetes.kubeconfig("admin", space)}
-        admin = KubernetesBackend(replace(made.cluster, config=config), folder, made.installation)
+        (folder / "admin").mkdir()
+        admin = KubernetesBackend(replace(made.cluster, config=config), folder / "admin", made.installation)
         handle = admin.launch(request)
         name = handle.data["job"]
         assert admin.native(handle)["ports"] == {"8888": f"{name}.{space}.svc:8888"}
@@ -107,7 +108,7 @@ class TestFlavours:
             config = {"kubeconfig": str(tmp_path / "config"), "cpus": 2, "memory": 4}
             made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=config), tmp_path, "inst")
             seen = made.probe()
-            assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
+            assert (seen.is_ready, seen.facts.get("flavour")) == (True, "Rancher"), seen.notices[0].text
             assert made.owned() == []
             until(lambda: made._watched is not None and made._watched._is_synced)
 
@@ -129,7 +130,7 @@ class TestFlavours:
                 asked = {"kubeconfig": str(tmp_path / "config"), "namespace": name}
                 made = KubernetesBackend(Cluster(id="n", name="n", backend="kubernetes", config=asked), tmp_path, "inst")
                 seen = made.probe()
-                assert (seen.is_ready, seen.facts["flavour"]) == (True, "Rancher")
+                assert (seen.is_ready, seen.facts.get("flavour")) == (True, "Rancher"), seen.notices[0].text
                 (node,) = made.inventory().nodes
                 assert (node.cpu_milli, node.memory_bytes) == (1500, 3 << 30)
         finally:
