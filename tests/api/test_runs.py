@@ -252,3 +252,20 @@ def test_a_draining_server_ends_long_polls_and_calls_shutdown(world):
     thread.join(10)
     assert states == ["queued"]
     assert called.is_set()
+
+
+def test_a_runner_whose_folder_was_lost_begins_nothing_a_second_time(world):
+    run = world.submit()
+    attempt, token = world.launch()
+    runner, base = world.client(token), f"/attempts/{attempt.id}"
+    for _ in range(2):  # an answer may be lost on its way
+        assert runner.get(f"{base}/work").status_code == 200
+    assert runner.post(f"{base}/beat", json={"state": "running"}).status_code == 200
+    assert runner.get(f"{base}/work").status_code == 409
+    told = runner.post(f"{base}/beat", json={"state": "ended", "exit": {"cause": "superseded"}}).json()
+    assert told["is_acknowledged"]
+    found = world.client().get(f"/runs/{run['id']}").json()
+    (first,) = world.client().get(f"/runs/{run['id']}/attempts").json()
+    assert (found["state"], found["retries_used"], first["outcome"]["cause"]) == ("queued", 0, "node_lost")
+    second, other = world.launch()
+    assert world.client(other).get(f"/attempts/{second.id}/work").json()["number"] == 2

@@ -161,6 +161,25 @@ def test_an_installed_mainspring_takes_the_shims_place(bundle: Path) -> None:
     assert done.stdout.decode().strip() == str(ROOT / "src" / "mainspring" / "__init__.py")
 
 
+def test_a_file_with_tasks_a_pipeline_and_a_sweep_is_understood_without_the_library(bundle: Path) -> None:
+    code = """
+import mainspring as ms
+SPACE = {"lr": ms.loguniform(1e-4, 1), "layers": ms.choice(1, 2)}
+GOAL = ms.Objective("delays", kpi="value", at_least=0)
+@ms.task(cpus=1)
+def double(x): return 2 * x
+@ms.pipeline(triggers=[ms.cron("0 6 * * *")])
+def nightly(): return double(1)
+@ms.pipeline
+def plain(): return double(2)
+print(double(3), nightly(), plain(), nightly.function is nightly, hasattr(ms, "__path_hooks__"))
+ms.sweep(double, space=SPACE)
+"""
+    done = _shim(bundle, code, {})
+    assert done.stdout == b"6 2 4 True False\n", done
+    assert b"mainspring.sweep is not there inside a run on a node without Mainspring: install it there" in done.stderr
+
+
 def test_artifacts_stay_in_the_outputs(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     code = f"import mainspring as ms; ms.log_artifact({str(tmp_path / 'a.txt')!r}, 'x/b.txt'); ms.log_artifact('a', '../evil')"

@@ -61,13 +61,21 @@ def find(ctx: Context, attempt_id: str) -> Attempt:
 
 
 def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
-    """Return what the runner of `replica` is to do. Raises StateError when the attempt has ended or is being stopped."""
+    """Return what the runner of `replica` is to do. Raises StateError when the attempt has ended or is being stopped.
+
+    A runner asks before user code begins. One that asks later was started anew where nothing of its folder is left (a
+    container that was removed, a disk that was set up anew): what ran there is lost, and goes on in another attempt.
+    """
     run = ctx.store.runs.get(attempt.run)
     if run is None:
         raise GoneError(f"The run of attempt {attempt.id} was removed.")
     if attempt.state is AttemptState.ENDED or attempt.number != run.attempt:
         raise StateError(f"Attempt {attempt.id} has ended.", hint="Do not start anything.")
     mine = _replica(attempt, replica)
+    if mine.state is AttemptState.RUNNING:
+        lost = Outcome(cause=attempt.stop_cause or Cause.NODE_LOST, message=f"Its folder on {mine.node} was lost.")
+        finish(ctx, attempt, replica, lost, {})
+        raise StateError(f"User code of attempt {attempt.id} began before its folder was lost.", hint="Do not start anything.")
     env = {**run.spec.env, **secrets.reveal(ctx, run.project, run.spec.secrets)}
     limits = {"memory_bytes": mine.granted.memory_bytes, "cpu_milli": mine.granted.cpu_milli}
     limits["checkpoint_bytes"] = ctx.settings.checkpoint_limit_bytes

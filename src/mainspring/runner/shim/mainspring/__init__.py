@@ -27,6 +27,8 @@ def _yield_to_installed() -> bool:
 
 if not _yield_to_installed():
     from ._checkpoints import checkpoint, checkpoint_dir, is_resumed, should_checkpoint, writing_checkpoint
+    from ._graphs import find as __getattr__  # noqa: F401 (PEP 562)
+    from ._graphs import pipeline
     from ._tracking import (
         Dataset,
         Model,
@@ -48,6 +50,7 @@ if not _yield_to_installed():
         "log_metric",
         "log_metrics",
         "log_params",
+        "pipeline",
         "should_checkpoint",
         "should_stop",
         "task",
