@@ -1,7 +1,7 @@
 """Start real hosts for tests: network namespaces on a bridge, each with its own sshd, pids, host name and boot id.
 
-They share this machine's files; each has a home folder of its own. A host is ended with all that runs on it by ending its sshd,
-which is its process 1. It needs root. Without the programs `find` returns None.
+They share this machine's files; each has a home folder of its own, and two users besides, ann and bob. A host is ended with all
+that runs on it by ending its sshd, which is its process 1. It needs root. Without the programs `find` returns None.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from engines.sharing import end, is_alive, shared
 
 READY_S = 60.0
 COUNT = 3
+PEOPLE = {"ann": 60001, "bob": 60002}
 _PROGRAMS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter")
 _START = """
 set -e
 hostname "$1"
 mount --bind "$2/boot_id" /proc/sys/kernel/random/boot_id
+mount --bind "$2/passwd" /etc/passwd
 exec "$3" -D -e -f "$2/sshd_config"
 """
 
@@ -152,6 +154,12 @@ def _net(engine: Hosts, name: str, address: str) -> None:
 def _prepare(folder: Path, name: str) -> None:
     place = folder / name
     (place / "home").mkdir(parents=True)
+    lines = [Path("/etc/passwd").read_text()]
+    for user, number in PEOPLE.items():
+        (place / user).mkdir(mode=0o700)
+        os.chown(place / user, number, number)
+        lines.append(f"{user}:x:{number}:{number}::{place / user}:/bin/sh\n")
+    (place / "passwd").write_text("".join(lines))
     _host_key(place)
     lines = [
         "Port 22",

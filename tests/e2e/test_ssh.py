@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from conftest import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("fleet")]
+ON_LAB = {"cpu_milli": 100, "labels": {"cluster": "lab"}}
 LOOP = ["sh", "-c", "n=0; while [ ! -e $HOME/go ]; do n=$((n+1)); echo line $n; sleep 0.1; done; echo done"]
 
 # as torch.distributed does it: the first one listens where all were told, the other one connects
@@ -56,11 +58,11 @@ def lab(fresh: Site, ssh_hosts: Any) -> Site:
     return fresh
 
 
-def add(lab: Site, hosts: Any, *names: str, **more: str) -> Any:
+def add(lab: Site, hosts: Any, *names: str, flags: tuple[str, ...] = (), **more: str) -> Any:
     keys = ",".join(hosts.fingerprint(name) for name in names)
     options = [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", value)]
     targets = [hosts.addresses[name] for name in names]
-    words = ["--user", "root", "--key", hosts.key, "--host-key", keys, "--min-free-gib", "0.01", *options]
+    words = ["--user", "root", "--key", hosts.key, "--host-key", keys, "--min-free-gib", "0.01", *options, *flags]
     return lab.cli("cluster", "add", "ssh", *targets, "--name", "lab", *words)
 
 
@@ -168,3 +170,63 @@ def test_a_gang_over_two_hosts_finds_itself(lab: Site, ssh_hosts: Any) -> None:
     assert ended["state"] == "succeeded", told
     assert {line.split()[0] for line in told} == {"bm1", "bm2"}
     assert {" ".join(line.split()[1:]) for line in told} == {"0 of 2 with gpus 0,1 heard 1", "1 of 2 with gpus 0,1 heard 0"}
+
+
+# what one user's run may not do to another's: read files, see into a process, end it
+PRYING = """
+import os, sys
+home, pid = sys.argv[1], int(sys.argv[2])
+print("is", os.getuid(), "in", os.path.expanduser("~"))
+for name, act in (
+    ("list", lambda: os.listdir(home)),
+    ("read", lambda: open(home + "/note").read()),
+    ("look", lambda: open(f"/proc/{pid}/environ", "rb").read()),
+    ("kill", lambda: os.kill(pid, 9)),
+):
+    try:
+        act()
+        print(name, "done")
+    except PermissionError:
+        print(name, "refused")
+"""
+
+
+def test_each_persons_runs_are_a_unix_user_of_their_own(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
+    flags = ("--cpus", "1", "--bind", ssh_hosts.addresses["bm1"].rpartition(".")[0] + ".1")
+    fresh.start(*flags, MAINSPRING_QUIET_BEAT_S="1")
+    refused = add(fresh, ssh_hosts, "bm1", flags=("--as-owner",))
+    assert (refused.code, "have to dial this server (--direct)" in refused.err) == (6, True), refused
+    added = add(fresh, ssh_hosts, "bm1", flags=("--as-owner", "--direct"))
+    assert added.code == 0, added
+    tokens = {}
+    for name in ("ann", "bob", "eve"):
+        assert fresh.cli("user", "add", name).code == 0
+        assert fresh.cli("project", "grant", "default", name, "editor").code == 0
+        tokens[name] = json.loads(fresh.cli("token", "add", "test", "--user", name, "--json").out)["token"]
+
+    def submit(name: str, *command: str) -> str:
+        asked = {"command": command, "resources": ON_LAB, "grace_s": 1}
+        answer = fresh.call("POST", "/runs", json=asked, headers={"Authorization": f"Bearer {tokens[name]}"})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    anns = submit("ann", "sh", "-c", "echo mine >$HOME/note; echo up $(id -un) $USER $HOME; exec sleep 600")
+    until(lambda: b"up " in fresh.log(anns), "ann's run", timeout_s=120)
+    home = f"{ssh_hosts.folder}/bm1/ann"
+    assert fresh.log(anns).split()[1:] == [b"ann", b"ann", home.encode()]
+    pid = json.loads(fresh.cli("native", anns, "--json").out)["replicas"][0]["object"]["pid"]
+    bobs = submit("bob", "python3", "-c", PRYING, home, str(pid))
+    assert fresh.wait(bobs, timeout_s=120)["state"] == "succeeded", fresh.attempts(bobs)
+    assert fresh.log(bobs).decode().splitlines() == [
+        f"is 60002 in {ssh_hosts.folder}/bm1/bob",
+        *(f"{name} refused" for name in ("list", "read", "look", "kill")),
+    ]
+    for who, says in ((submit("eve", "true"), "has no user eve"), (fresh.submit(["true"], resources=ON_LAB), "may be none")):
+        first = until(lambda who=who: [one for one in fresh.attempts(who) if one.get("outcome")], "its end", timeout_s=120)[0]
+        assert (first["outcome"]["cause"], says in first["outcome"]["message"]) == ("launch_failed", True), first
+        assert fresh.cli("cancel", who).code == 0
+    fresh.stop(signal.SIGKILL)
+    fresh.start(*flags, MAINSPRING_QUIET_BEAT_S="1")
+    assert fresh.cli("cancel", anns).code == 0
+    assert fresh.wait(anns, timeout_s=120)["state"] == "cancelled"
+    assert len(fresh.attempts(anns)) == 1

@@ -24,13 +24,21 @@ Found = TypeVar("Found")
 CONNECT_S = 5
 KEEP_S = 600  # how long a connection for single commands stays open without any
 NO_PYTHON = 69  # exit status of REMOTE where there is no Python that serves
+NO_USER = 67  # of AS_USER, where nobody has that name, or root has it
 _PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "/usr/bin/python3")
 # No single quote may be in it: the login shell over there (sh, csh, fish) gets all of it as one word.
 _REMOTE = (
     'for p in {pythons}; do if "$p" -c "import sys; sys.exit(sys.version_info < (3, 9))" </dev/null 2>/dev/null; then '
     'exec "$p" -I -S -c "import json,sys;exec(json.loads(sys.stdin.buffer.readline()))"; fi; done; exit {no_python}'
 )
+# It becomes another user: root by itself, others as far as sudo lets them without a password.
+_AS_USER = (
+    'cd /; n=$(id -u {user} 2>/dev/null) || exit {no_user}; [ "$n" != 0 ] || exit {no_user}; s=$1; '
+    'if [ "$(id -u)" = "$n" ]; then set -- env; elif [ "$(id -u)" = 0 ]; then set -- runuser -u {user} -- env; '
+    'else set -- sudo -n -u {user} -- env; fi; exec "$@" -u HOME USER={user} LOGNAME={user} sh -c "$s"'
+)
 MAX_BASE = 48
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # what a user of a unix system may be called, without any sign of a shell
 _PLAIN = re.compile(r"[\w./~+-]+")
 
 
@@ -93,12 +101,19 @@ def words(login: Login, *more: str) -> list[str]:
     return found
 
 
-def remote_python(python: str = "") -> str:
-    """Return the command that starts a Python 3.9 or newer over there; it reads its program, as JSON, from the first line."""
+def remote_python(python: str = "", user: str = "") -> str:
+    """Return the command that starts a Python 3.9 or newer over there; it reads its program, as JSON, from the first line.
+
+    It runs as `user` if one is named, in that user's home. Raises LaunchError.
+    """
     if python and not _PLAIN.fullmatch(python):
         raise LaunchError(f"{python[:60]!r} cannot name a Python: give a path or a name without blanks and quotes.")
     script = _REMOTE.format(pythons=python or " ".join(_PYTHONS), no_python=NO_PYTHON)
-    return f"exec sh -c '{script}'"
+    if not user:
+        return f"exec sh -c '{script}'"
+    if not USER.fullmatch(user):
+        raise LaunchError(f"{user[:60]!r} cannot name a user of a host.")
+    return f"exec sh -c '{_AS_USER.format(user=user, no_user=NO_USER)}' sh '{script}'"
 
 
 def first_line(program: str) -> bytes:
@@ -163,9 +178,14 @@ def learn(login: Login) -> None:
             file.write(shown.read_text())
 
 
-def explain(login: Login, code: int | None, told: str) -> BackendError:
-    """Return what ssh's complaint means."""
+def explain(login: Login, code: int | None, told: str, user: str = "") -> BackendError:
+    """Return what ssh's complaint means, or that of whatever lets us be `user` there."""
     host, last = login.host, _last_line(told)
+    if user and code == NO_USER:
+        return LaunchError(f"{host} has no user {user} whose runs it may start.", hint=login.mend(f"sudo useradd -m {user}"))
+    if user and (last.startswith(("sudo:", "runuser:")) or "sudo: not found" in told):
+        line = f"{login.user or 'LOGIN'} ALL=({user}) NOPASSWD: ALL"
+        return LaunchError(f"{host} does not let us be {user}: {last}", hint=f"In its sudoers, by visudo: {line}")
     if code == NO_PYTHON:
         return LaunchError(
             f"There is no Python 3.9 or newer on {host}" + (f" named {login.python}." if login.python else "."),

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import granted_env
 from mainspring.backends.launches import exit_record, launch_record
+from mainspring.backends.openssh import USER
 from mainspring.backends.ssh.channel import Channel
 from mainspring.backends.ssh.hosts import Hosts, Told
 from mainspring.backends.ssh.nodes import node_of, notices_of, summary_of
-from mainspring.backends.ssh.options import OPTIONS, add_command, number
+from mainspring.backends.ssh.options import OPTIONS, add_command, number, wrong_as_owner
 from mainspring.core.backend import (
     Capabilities,
     Engine,
@@ -74,6 +75,9 @@ class SshBackend:
             targets = self.hosts.targets()
         except LaunchError as wrong:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
+        wrong_options = wrong_as_owner(self.cluster)
+        if wrong_options is not None:
+            return Probe(is_ready=False, notices=(wrong_options,))
         told = self.hosts.ask_all("inventory", {name: {} for name in targets}, PROBE_S, is_fresh=True)
         notices: list[Notice] = []
         shown: list[str] = []
@@ -116,7 +120,8 @@ class SshBackend:
         """Start the runner on its host unless it lives; see the contract."""
         if request.overrides:
             raise LaunchError(f"A host over SSH has no option {next(iter(request.overrides))[:60]!r} for a run.")
-        channel = self.hosts.channel(request.node.name)
+        seat = self._seat(request)
+        channel = self.hosts.channel(seat)
         socket = "" if self.capabilities.needs_network else self._tunnel(request.server_url, channel)
         record = launch_record(request, "", granted_env(request.granted), socket=socket)
         asked = {
@@ -127,7 +132,7 @@ class SshBackend:
             "memory_bytes": request.granted.memory_bytes,
             "min_free_bytes": int(number(self.cluster.config, "min_free_gib") * (1 << 30)),
         }
-        handle = _handle(request.attempt, request.replica, request.node.name)
+        handle = _handle(request.attempt, request.replica, seat)
         try:
             channel.ask("launch", asked)
         except UnreachableError:
@@ -163,7 +168,7 @@ class SshBackend:
 
         So is one whose launch a host has not answered, as long as that host is away: it may have begun.
         """
-        told = self.hosts.ask_all("owned", {name: {} for name in self.hosts.targets()}, LOOK_S)
+        told = self.hosts.ask_all("owned", {seat: {} for seat in self.hosts.seats()}, LOOK_S)
         answers = {name: one for name, one in told.items() if not isinstance(one, BackendError)}
         if not answers:
             raise _first_wrong(told)
@@ -192,6 +197,17 @@ class SshBackend:
     def close(self) -> None:
         """End the connections; runners live on."""
         self.hosts.close()
+
+    def _seat(self, request: LaunchRequest) -> str:
+        """Return the host that a run goes to, or the seat of its owner there. Raises LaunchError for one who can have none."""
+        if not self.cluster.config.get("as_owner"):
+            return request.node.name
+        if not USER.fullmatch(request.owner) or request.owner == "root":
+            raise LaunchError(
+                f"Runs in cluster {self.cluster.name} are their owners' unix users, and {request.owner[:60]!r} may be none.",
+                hint="Submit it as another user, or to another cluster: --label cluster=NAME",
+            )
+        return self.hosts.take_seat(request.owner, request.node.name)
 
     def _tunnel(self, server_url: str, channel: Channel) -> str:
         """Return the socket on the host that leads to the server."""

@@ -33,6 +33,7 @@ Answer = Mapping[str, Any]
 _BOOT = """
 import json, os, sys
 head = json.loads(sys.stdin.buffer.readline())
+os.environ.setdefault("HOME", os.path.expanduser("~"))
 path, size = os.path.expanduser(head["runner"]), head["size"]
 try:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -111,10 +112,11 @@ class _Link:
 
 @dataclass(slots=True)
 class Channel:
-    """The connection to a host. Thread safe."""
+    """The connection to a host, as `user` there if one is named. Thread safe."""
 
     login: Login
     agent: Callable[[], Agent]
+    user: str = ""
     _link: _Link | None = None
     _wrong: BackendError | None = None
     _failures: int = 0
@@ -242,7 +244,7 @@ class Channel:
         with complaints.open("wb") as log:
             try:
                 process = subprocess.Popen(
-                    [*words(login, *master), "--", login.host, remote_python(login.python)],
+                    [*words(login, *master), "--", login.host, remote_python(login.python, self.user)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -292,7 +294,7 @@ class Channel:
             link.control.unlink(missing_ok=True)
         told = complaints.read_text(errors="replace") if complaints.exists() else ""
         complaints.unlink(missing_ok=True)
-        wrong = explain(self.login, code, told)
+        wrong = explain(self.login, code, told, self.user)
         with link.counting:
             left = [link.hello, *link.waiting.values()]
             link.waiting.clear()

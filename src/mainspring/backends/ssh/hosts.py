@@ -1,11 +1,15 @@
 """The hosts of a cluster: one channel for each, and rounds in which all of them are asked at once.
 
+A *seat* is the name of a host, or `ann@gpu01`: an agent there that is the user ann, where runs are to be their owners'. Which
+seats there are is kept in a file: a server that begins anew looks for runs at all of them.
+
 A host that answers too late delays a round once; from then on it is waited for a moment only, and its answer counts in the round
 after.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +25,7 @@ from mainspring.core.errors import BackendError, UnreachableError
 from mainspring.core.records import Cluster
 
 MOMENT_S = 0.5
+SEATS = "seats.json"
 FRESH_S = 30.0  # an answer that was asked for longer ago tells nothing any more
 Told = Answer | BackendError
 Late = tuple[float, Future[Answer]]  # since when it is awaited
@@ -42,21 +47,39 @@ class Hosts:
         """Return the hosts that there are now. Raises LaunchError when what names them cannot be read."""
         return targets_of(self.cluster, self.folder)
 
-    def channel(self, name: str) -> Channel:
-        """Return the connection of a host. Raises UnreachableError for one that is not of this cluster any more."""
+    def seats(self) -> list[str]:
+        """Return the seats where something of ours may be: all hosts, and whom runs there were started as."""
+        targets = self.targets()
+        return [*targets, *(one for one in self._taken() if one.rpartition("@")[2] in targets)]
+
+    def take_seat(self, user: str, host: str) -> str:
+        """Return the seat of a user on a host; it is written down before anything is started there."""
+        seat = f"{user}@{host}"
         with self._lock:
-            found = self._channels.get(name)
+            taken = self._taken()
+            if seat not in taken:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                draft = self.folder / f"{SEATS}.draft"
+                draft.write_text(json.dumps([*taken, seat]))
+                draft.replace(self.folder / SEATS)
+        return seat
+
+    def channel(self, seat: str) -> Channel:
+        """Return the connection of a seat. Raises UnreachableError for a host that is not of this cluster any more."""
+        with self._lock:
+            found = self._channels.get(seat)
             if found is None:
+                user, _, name = seat.rpartition("@")
                 target = self.targets().get(name)
                 if target is None:
                     raise UnreachableError(f"{name or 'It'} is not among the hosts of cluster {self.cluster.name}.")
-                found = self._channels[name] = Channel(target.login, partial(self._agent, name))
+                found = self._channels[seat] = Channel(target.login, partial(self._agent, name), user)
             return found
 
     def ask_all(
         self, do: str, asked: Mapping[str, Mapping[str, object]], limit_s: float, *, is_fresh: bool = False
     ) -> dict[str, Told]:
-        """Ask each host that `asked` names, all at once; return the answer or what is wrong with each.
+        """Ask each seat that `asked` names, all at once; return the answer or what is wrong with each.
 
         `is_fresh`: also those that could not be reached just now.
         """
@@ -92,6 +115,13 @@ class Hosts:
             channels = list(self._channels.values())
         for channel in channels:
             channel.close()
+
+    def _taken(self) -> list[str]:
+        try:
+            found = json.loads((self.folder / SEATS).read_text())
+        except (OSError, ValueError):
+            return []
+        return [str(one) for one in found] if isinstance(found, list) else []
 
     def _take_late(self, name: str, do: str) -> Late | None:
         """Return what the host was asked in an earlier round and has not told in time."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mainspring.backends.openssh import Login
-from mainspring.core.backend import Option, OptionKind
+from mainspring.core.backend import Notice, Option, OptionKind
 from mainspring.core.errors import LaunchError
 from mainspring.core.records import Cluster
 
@@ -35,6 +35,11 @@ OPTIONS = (
     Option(
         name="direct",
         help="Hosts reach this server by its own address. Default: through the SSH connection.",
+        kind=OptionKind.FLAG,
+    ),
+    Option(
+        name="as_owner",
+        help="Runs are the unix user of their owner's name: log in as root, or with sudo's leave. Needs --direct.",
         kind=OptionKind.FLAG,
     ),
 )
@@ -89,7 +94,23 @@ def add_command(cluster: Cluster, host_keys: Sequence[str]) -> str:
             continue
         words.append(f"--{name.replace('_', '-')}")
         words += [] if value is True else [",".join(str(one) for one in value) if isinstance(value, list) else str(value)]
-    return shlex.join([*words, "--host-key", ",".join([*(str(one) for one in _list(cluster.config, "host_key")), *host_keys])])
+    keys = [*(str(one) for one in _list(cluster.config, "host_key")), *host_keys]
+    return shlex.join([*words, *(["--host-key", ",".join(keys)] if keys else [])])
+
+
+def wrong_as_owner(cluster: Cluster) -> Notice | None:
+    """Return what does not go with `--as-owner`; None where all is well, or it was not asked for."""
+    config = cluster.config
+    if not config.get("as_owner"):
+        return None
+    if not config.get("direct"):
+        told = "The way through the SSH connection is one user's: with --as-owner runs have to dial this server (--direct)."
+    elif not text(config, "folder").startswith("~/"):
+        told = "With --as-owner our folder is in the home of each user: --folder begins with ~/."
+    else:
+        return None
+    mended = {**config, "direct": True, "folder": "~/.mainspring"}
+    return Notice(text=told, command=add_command(replace(cluster, config=mended), []))
 
 
 def _target(config: Mapping[str, object], line: str, folder: Path) -> Target:
