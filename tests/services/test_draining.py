@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from mainspring.core.actors import SYSTEM
-from mainspring.core.records import NodeState
+from mainspring.core.errors import ConflictError
+from mainspring.core.records import Cluster, Node, NodeState
 from mainspring.core.resources import Device, Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import clusters, runs
@@ -75,3 +76,15 @@ def test_what_is_free_on_a_node_that_drains_is_not_counted_as_free(house, submit
     assert "all 1" in sentence, sentence
     clusters.resume(house.ctx, SYSTEM, "local.one")
     assert house.plan() == [second]
+
+
+def test_a_name_that_is_a_node_of_two_clusters_drains_neither(house) -> None:
+    house.ctx.store.clusters.add(Cluster(id="box", name="box", backend="docker", created_at=house.clock.now()))
+    house.ctx.store.nodes.upsert(
+        "box", [Node(id="box.one", cluster="box", name="one", cpu_milli=1000, memory_bytes=1)], now=house.clock.now()
+    )
+    for act in (clusters.drain, clusters.resume, clusters.declare_dead):
+        with pytest.raises(ConflictError, match="of several clusters") as refused:
+            act(house.ctx, SYSTEM, "one")
+        assert refused.value.hint == "Write which one: box.one, local.one"
+    assert clusters.drain(house.ctx, SYSTEM, "box.one").cluster == "box"

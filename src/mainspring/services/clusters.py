@@ -245,9 +245,14 @@ def _unknown(name: str) -> NotFoundError:
 
 
 def _node(ctx: Context, ref: str) -> Node:
-    for node in ctx.store.nodes.all():
-        if ref in (node.id, node.name):
-            return node
+    """Return the node with that id, or the one of that name: one machine is a node of several clusters by its name."""
+    nodes = ctx.store.nodes.all()
+    found = [node for node in nodes if node.id == ref] or [node for node in nodes if node.name == ref]
+    if len(found) > 1:
+        ids = ", ".join(node.id for node in found)
+        raise ConflictError(f"{ref[:80]!r} is a node of several clusters.", hint=f"Write which one: {ids}")
+    if found:
+        return found[0]
     raise NotFoundError(f"There is no node {ref[:80]!r}.", hint="mainspring cluster ls")
 
 
