@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -188,6 +190,18 @@ class Site:
         found = self.call("GET", f"/runs/{ref}/attempts").json()
         return list(found["items"] if isinstance(found, dict) else found)
 
+    def lose(self, run: str, attempt: str) -> None:
+        """Remove the rows of a run while the server is down, as a restored backup would that is older than it."""
+        with contextlib.closing(sqlite3.connect(self.home / "mainspring.db")) as rows, rows:
+            tables = [name for (name,) in rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                columns = {one[1] for one in rows.execute(f"PRAGMA table_info({table})")}
+                for column, value in (("attempt", attempt), ("run", run)):
+                    if column in columns:
+                        rows.execute(f"DELETE FROM {table} WHERE {column} = ?", (value,))  # noqa: S608 (names of the schema)
+            rows.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
+            rows.execute("DELETE FROM runs WHERE id = ?", (run,))
+
     def folder_of(self, ref: str) -> Path:
         """Return the folder of the newest attempt's first replica."""
         return self.home / "clusters" / "local" / "attempts" / f"{self.attempts(ref)[-1]['id']}.0"
@@ -265,7 +279,7 @@ def begin_fleet(request: pytest.FixtureRequest) -> Callable[..., None]:
 def add_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
     """Return a function that adds the cluster box, metal, hpc or pods as people type it; more words go behind."""
 
-    def words(name: str, hosts: slice) -> list[str]:
+    def words(name: str, hosts: slice, partition: str) -> list[str]:
         match name:
             case "box":
                 url = request.getfixturevalue("docker_engine").url
@@ -278,15 +292,15 @@ def add_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., 
                 return ["ssh", *(lab.addresses[one] for one in chosen), *rest]
             case "hpc":
                 shared = Path(request.getfixturevalue("slurm").folder) / "shared" / tmp_path.name
-                return ["slurm", "local", "--partition", "short", "--folder", str(shared)]
+                return ["slurm", "local", "--partition", partition, "--folder", str(shared)]
             case _:
                 space = request.getfixturevalue("team")
                 config = tmp_path / "kubeconfig"
                 config.write_text(Path(request.getfixturevalue("kubernetes").kubeconfig("team", space)).read_text())
                 return ["kubernetes", "--kubeconfig", str(config), "--image", POD, "--cpus", "1", "--memory", "1"]
 
-    def add(site: Site, name: str, *more: str, hosts: slice = slice(2, 3)) -> None:
-        added = site.cli("cluster", "add", *words(name, hosts), "--name", name, *more)
+    def add(site: Site, name: str, *more: str, hosts: slice = slice(2, 3), partition: str = "short") -> None:
+        added = site.cli("cluster", "add", *words(name, hosts, partition), "--name", name, *more)
         assert added.code == 0, added
 
     return add

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import socket
-import sqlite3
 import tarfile
 import tempfile
 import threading
@@ -188,15 +187,7 @@ def test_a_container_that_no_row_knows_is_found(box: Site, docker_engine: Any, u
     living = lambda: attempt in docker_engine.run("ps", "--format", "{{.Names}}")  # noqa: E731
     assert living()
     box.stop(9)
-    with contextlib.closing(sqlite3.connect(box.home / "mainspring.db")) as rows, rows:
-        tables = [name for (name,) in rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            columns = {one[1] for one in rows.execute(f"PRAGMA table_info({table})")}
-            for column, value in (("attempt", attempt), ("run", run)):
-                if column in columns:
-                    rows.execute(f"DELETE FROM {table} WHERE {column} = ?", (value,))  # noqa: S608 (names of the schema)
-        rows.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
-        rows.execute("DELETE FROM runs WHERE id = ?", (run,))
+    box.lose(run, attempt)
     box.start("--cpus", "1")
     until(lambda: attempt in box.cli("adopt").out, "the container among those that no row knows", timeout_s=90)
     assert living(), "an admin has a day to adopt it, as after a backup was restored"
