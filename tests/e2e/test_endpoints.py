@@ -1,7 +1,8 @@
-"""Endpoints whose replicas run where the server dials nobody: in a container on a network of its own, on a host behind ssh."""
+"""Endpoints whose replicas run where the server dials nobody: in a container or a pod of a network of its own, behind ssh."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,16 +36,26 @@ def ours() -> list[str]:
     return sorted(one for one in found if not any(one != other and Path(one).is_relative_to(other) for other in found))
 
 
-def serve(site: Site, cluster: str) -> None:
-    """Register a model, leave no other cluster to serve it, and deploy it."""
+def register(site: Site) -> None:
+    """Register a model, and leave the server's own machine out of what may serve it."""
     done = subprocess.run([sys.executable, "-c", REGISTER], env=site.environ(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (here,) = [one["name"] for one in site.call("GET", "/clusters/local").json()["nodes"]]
+    (here,) = [one["id"] for one in site.call("GET", "/clusters/local").json()["nodes"]]
     assert site.cli("cluster", "drain", here).code == 0
-    deployed = site.cli("deploy", "doubles", "--name", "doubles", timeout_s=240)
-    assert deployed.code == 0, (deployed, replica(site), site.server_log()[-3000:])
+
+
+def serve(site: Site, cluster: str, until: Callable[..., Any]) -> None:
+    """Deploy the model on the only cluster that there is for it."""
+    register(site)
+    assert site.cli("deploy", "doubles", "--name", "doubles", "-d").code == 0
+    shown = lambda: site.call("GET", "/endpoints/doubles").json()  # noqa: E731
+    try:
+        until(lambda: shown()["state"] == "ready" and shown()["addresses"], "the replica", timeout_s=240)
+    except BaseException:
+        print(shown(), replica(site), site.cli("why", "serve-doubles").out, site.server_log()[-3000:])
+        raise
     assert replica(site)[1]["cluster"] == cluster
-    assert "inside run_" in site.cli("endpoint", "show", "doubles").out
+    assert "inside run-" in site.cli("endpoint", "show", "doubles").out
 
 
 def replica(site: Site) -> tuple[bytes, dict[str, Any]]:
@@ -80,6 +91,14 @@ def check(site: Site, until: Callable[..., Any], *flags: str, **env: str) -> Non
     assert site.wait(run, timeout_s=120)["state"] == "cancelled"
 
 
+def test_who_waits_no_longer_for_an_endpoint_is_told_where_to_look(fresh: Site) -> None:
+    fresh.start("--cpus", "1")
+    register(fresh)
+    late = fresh.cli("deploy", "doubles", "--name", "doubles", "--timeout", "1s")
+    assert (late.code, "still starting after 1 s" in late.err, "why serve-doubles" in late.err) == (5, True, True), late
+    assert "draining" in fresh.cli("why", "serve-doubles").out
+
+
 def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
     fresh: Site, docker_engine: Any, until: Callable[..., Any]
 ) -> None:
@@ -89,7 +108,7 @@ def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
     words = ("--image", IMAGE, "--cpus", "2", "--memory", "2GiB", "--network", "bridge", "--mounts", mounts)
     added = fresh.cli("cluster", "add", "docker", "--name", "box", "--host", docker_engine.url, *words)
     assert added.code == 0, added
-    serve(fresh, "box")
+    serve(fresh, "box", until)
     check(fresh, until, *flags)
 
 
@@ -99,5 +118,30 @@ def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: A
     known = ("--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm3"), "--min-free-gib", "0.01")
     added = fresh.cli("cluster", "add", "ssh", ssh_hosts.addresses["bm3"], "--user", "root", "--name", "metal", *known)
     assert added.code == 0, added
-    serve(fresh, "metal")
+    serve(fresh, "metal", until)
     check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
+
+
+@pytest.mark.timeout(900)  # the first waits until the program of Kubernetes is built
+@pytest.mark.xdist_group("fleet")
+def test_a_pod_is_asked_through_its_tunnel(
+    fresh: Site,
+    kubernetes: Any,
+    begin_fleet: Callable[..., None],
+    add_engine: Callable[..., None],
+    tmp_path: Path,
+    until: Callable[..., Any],
+) -> None:
+    """Its image has no Mainspring: a template brings this machine's folders in, which only root can read."""
+    begin_fleet(fresh, "pods")
+    places = {f"ours{number}": folder for number, folder in enumerate(ours())}
+    mounts = [{"name": name, "mountPath": folder, "readOnly": True} for name, folder in places.items()]
+    template = {
+        "volumes": [{"name": name, "hostPath": {"path": folder}} for name, folder in places.items()],
+        "securityContext": {"runAsNonRoot": False, "runAsUser": 0},
+        "containers": [{"name": "run", "volumeMounts": mounts}],
+    }
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    add_engine(fresh, "pods", "--template", str(tmp_path / "template.json"))
+    serve(fresh, "pods", until)
+    check(fresh, until, "--cpus", "1", "--bind", kubernetes.address, MAINSPRING_QUIET_BEAT_S="1")

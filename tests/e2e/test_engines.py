@@ -65,3 +65,32 @@ def test_all_runs_are_there_after_the_server_was_killed(fleet: Site, begin_fleet
         assert fleet.wait(run, timeout_s=240)["state"] == "succeeded", run
         assert fleet.log(run) == b"1\n2\n3\n4\n5\n6\n7\n8\n"
     assert set(clusters_of(fleet, runs)) == ENGINES
+
+
+def test_what_no_row_knows_is_found_on_every_engine_and_taken_in_again(
+    fleet: Site, begin_fleet: Callable[..., None], until: Any
+) -> None:
+    """An older backup is restored: each engine shows what is ours by its name or tag, and the runner says whose it is."""
+    loop = ["sh", "-c", "n=0; while [ $n -lt 9000 ]; do n=$((n+1)); echo $n; sleep 0.1; done"]
+    runs = {one: fleet.submit(loop, resources={**SMALL, "labels": {"cluster": one}}, grace_s=1) for one in sorted(ENGINES)}
+    for run in runs.values():
+        until(lambda run=run: b"5\n" in fleet.log(run), f"the begin of {run}", timeout_s=240)
+    attempts = {one: fleet.attempts(run)[0]["id"] for one, run in runs.items()}
+    fleet.stop(signal.SIGKILL)
+    for one, run in runs.items():
+        fleet.lose(run, attempts[one])
+    begin_fleet(fleet, "hpc", "pods")
+
+    def told() -> dict[str, str]:
+        return {one["attempt"]: one["run"] for one in fleet.call("GET", "/unadopted").json()}
+
+    until(lambda: all(told().get(attempts[one]) == run for one, run in runs.items()), "the word of all runners", timeout_s=240)
+    for one, run in runs.items():
+        adopted = fleet.cli("adopt", attempts[one])
+        assert (adopted.code, "goes on as attempt 1" in adopted.out) == (0, True), (one, adopted)
+        until(lambda run=run: fleet.log(run).count(b"\n") > 50, f"more of the log of {one}", timeout_s=240)
+        assert fleet.log(run).startswith(b"1\n2\n3\n4\n5\n"), one
+        assert fleet.cli("cancel", run).code == 0
+    for one, run in runs.items():
+        assert fleet.wait(run, timeout_s=240)["state"] == "cancelled", (one, fleet.attempts(run))
+        assert len(fleet.attempts(run)) == 1, one

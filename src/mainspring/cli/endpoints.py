@@ -13,9 +13,10 @@ from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
 from mainspring.client.connection import connect
 from mainspring.core.codec import decode_any
-from mainspring.core.errors import UsageError
+from mainspring.core.errors import StateError, UsageError
 from mainspring.sdk.deploy import Endpoint
 from mainspring.sdk.deploy import deploy as deploy_model
+from mainspring.sdk.resources import to_seconds
 
 
 def deploy(
@@ -26,6 +27,7 @@ def deploy(
     replicas: int = 1,
     project: Project = "default",
     detach: Annotated[bool, Parameter(name=["--detach", "-d"], negative=())] = False,
+    timeout: str = "2m",
     as_json: Json = False,
 ) -> None:
     """Serve a model version under a name: `mainspring deploy delays@champion --name delays`.
@@ -38,10 +40,17 @@ def deploy(
         How many processes serve it.
     detach
         Do not wait until it is ready.
+    timeout
+        How long to wait until it is ready. It goes on afterwards.
     """
     called = name or model.partition("@")[0]
-    with busy(f"Deploying {called}"):
-        endpoint = deploy_model(model, name=called, replicas=replicas, project=project, wait=not detach)
+    limit_s = to_seconds(timeout, "--timeout")
+    try:
+        with busy(f"Deploying {called}"):
+            endpoint = deploy_model(model, name=called, replicas=replicas, project=project, wait=not detach, timeout=limit_s)
+    except TimeoutError as late:
+        told = f"mainspring endpoint show {called}; mainspring why serve-{called}"
+        raise StateError(str(late), hint=f"It is still being brought up: {told}") from late
     if as_json:
         emit_json(endpoint.view)
         return
