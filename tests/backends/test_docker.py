@@ -12,7 +12,7 @@ import pytest
 from engines.docker import BARE_IMAGE, IMAGE
 from engines.registry import PASSWORD, USER
 
-from mainspring.backends.docker import ENGINE, PODMAN
+from mainspring.backends.docker import ENGINE, PODMAN, container
 from mainspring.backends.docker.backend import DockerBackend
 from mainspring.backends.docker.container import device_env, host_config, make_handle, wishes_of
 from mainspring.core.backend import Backend, LaunchRequest, ObservedState
@@ -90,6 +90,22 @@ class Containers(BackendContract):
                 event = json.loads(server.of(request.attempt).events)
                 assert (event["kind"], "sha256:" in event["digest"]) == ("image", True)
                 assert PASSWORD not in str(asking.native(handle)) + told.log.decode()
+
+    def test_what_a_run_leaves_in_the_cache_reaches_its_own_project_alone(
+        self, backend: DockerBackend, server: RunnerServer
+    ) -> None:
+        look = f"ls {container.CACHE}/environments 2>/dev/null; echo seen"
+        leave = f"mkdir -p {container.CACHE}/environments/left"
+        for number, (project, code, says) in enumerate(
+            (
+                ("one", leave, b""),
+                ("two", look, b"seen\n"),
+                ("one", f"{look}; rm -r {container.CACHE}/environments/left", b"left\nseen\n"),
+            )
+        ):
+            request = dataclasses.replace(self.request(backend, server, ["sh", "-c", code], f"kept{number}"), project=project)
+            with self.launched(backend, request):
+                assert server.wait(request.attempt, "ended").log == says
 
     def test_what_a_run_overrides_holds(self, backend: DockerBackend, server: RunnerServer) -> None:
         script = "import os, resource as r; print(os.getuid(), r.getrlimit(r.RLIMIT_NOFILE)[0], os.statvfs('/dev/shm').f_blocks)"

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,6 +198,53 @@ def test_the_trials_of_a_sweep_share_one_environment(site: Site, project: Path) 
     here = ("--environment", "here", "--detach", "--json")
     done = site.cli("sweep", "task.py:tune", "x=uniform:0:1", "--maximize", "score", "-n", "1", *here, cwd=project)
     assert json.loads(done.out)["spec"]["template"]["environment"]["lock"] == ""
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """An index that has gamma alone, on loopback: its address, and what was asked of it."""
+    wheel = make_wheel(tmp_path / "index", "gamma", "4.0")
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            page = f'<a href="/files/{wheel.name}">{wheel.name}</a>'.encode()
+            known = {"/simple/gamma/": page, f"/files/{wheel.name}": wheel.read_bytes()}
+            data = known.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Type", "text/html" if data == page else "application/octet-stream")
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/simple", asked
+        server.shutdown()
+
+
+def test_wheels_are_fetched_here_for_a_node_without_an_index(site: Site, tmp_path: Path, index: tuple[str, list[str]]) -> None:
+    url, asked = index
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "requirements.txt").write_text("gamma==4.0\n")
+    (code / "go.py").write_text("import gamma, sys\nprint(gamma.version, sys.prefix)\n")
+    words = ("run", "go.py", "--environment", "lock", "--env", "UV_OFFLINE=1")
+    done = site.cli(*words, "--wheels", "fetch", cwd=code, timeout_s=120, PIP_INDEX_URL=url, PIP_RETRIES="0")
+    assert done.code == 0, done
+    assert "is built on this node" in done.out
+    assert done.out.splitlines()[-1].startswith("4.0 "), done
+    assert "/simple/gamma/" in asked
+    asked.clear()
+    again = site.cli(*words, "--wheels", "fetch", cwd=code, timeout_s=120, PIP_INDEX_URL=url, PIP_RETRIES="0")
+    assert (again.code, asked) == (0, []), again
+    (code / "requirements.txt").write_text("delta==1.0\n")
+    missing = site.cli(*words, "--wheels", "fetch", cwd=code, timeout_s=120, PIP_INDEX_URL=url, PIP_RETRIES="0")
+    assert (missing.code, "The wheels of requirements.txt cannot be fetched here" in missing.err) == (2, True), missing
 
 
 def repacked(name: str, folder: Path) -> None:

@@ -244,6 +244,7 @@ class Attempts:
             grace_s=spec.grace_s,
             name=run.name if run is not None else "",
             owner=run.owner if run is not None else "",
+            project=run.project if run is not None else "",
             image=spec.environment.image,
             overrides=secrets.reveal_overrides(self.ctx, spec, self.fleet.kind(attempt.cluster)),
             world_size=len(attempt.replicas),

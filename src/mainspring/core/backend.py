@@ -60,6 +60,7 @@ class LaunchRequest:
     server_fingerprint: str = ""
     name: str = ""  # the run's, for people who look at the engine
     owner: str = ""
+    project: str = ""  # the run's; what runs of one project leave on a node may be kept from those of others
     image: str = ""
     overrides: Mapping[str, object] = field(default_factory=dict)
     world_size: int = 1

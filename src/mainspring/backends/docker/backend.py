@@ -270,7 +270,7 @@ class DockerBackend:
             wishes,
             network=network,
             cpus=int(self._told().get("NCPU") or 1),
-            volume=self._cache_of(wishes.user, found),
+            volume=self._cache_of(request.project, wishes.user, found),
             is_cdi=self.door.program == "podman" or _has_cdi(),
         )
         env = {"MAINSPRING_INSTALLATION": self.installation, "MAINSPRING_ATTEMPT": request.attempt}
@@ -340,10 +340,13 @@ class DockerBackend:
         record = launch_record(request, container.CACHE, {**env, "MAINSPRING_IMAGE": digest_of(image)}, cgroup=group, cgroups=[])
         return {"launch.json": json.dumps(record), "token": request.token}
 
-    def _cache_of(self, user: str, image: Mapping[str, Any]) -> str:
-        """Return the volume of the blob cache: one for each user that containers run as, as none may write another's files."""
+    def _cache_of(self, project: str, user: str, image: Mapping[str, Any]) -> str:
+        """Return the volume of blobs and environments: one for each project and each user that its containers run as.
+
+        User code can write to it, as it is the runner's own user. What it leaves there reaches nobody but its own project.
+        """
         who = (user or str((image.get("Config") or {}).get("User") or "0")).partition(":")[0]
-        return f"mainspring-cache-{self.installation}-{_PLAIN.sub('_', who)}"
+        return f"mainspring-cache-{self.installation}-{_PLAIN.sub('_', who)}-{_PLAIN.sub('_', project) or 'default'}"
 
     def _owner(self, name: str, told: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[int, int]:
         """Return the user and group that a container runs as, as numbers."""
