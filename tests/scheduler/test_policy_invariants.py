@@ -392,7 +392,7 @@ def test_invariant_15_a_large_run_starts_though_small_ones_keep_coming(
     size: int, gap: int, scene: Any, make_node: Any, make_waiting: Any
 ) -> None:
     """Nobody knows any length; small runs of another share come before the last has ended."""
-    policy = Policy(order=OrderPolicy(aging_s=3600.0), preemption=PreemptionPolicy(mode="never"))
+    policy = Policy(backfill=BackfillPolicy(patience_s=3600.0), preemption=PreemptionPolicy(mode="never"))
     snapshot = scene([make_node("n", gpus=4)], [], policy=policy)
     began = snapshot.now
     small, large = 0, make_waiting(1, gpu_milli=1000 * size, cpu_milli=10, submitted_at=began)

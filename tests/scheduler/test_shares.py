@@ -114,7 +114,7 @@ def test_the_shortest_comes_first_until_the_longer_has_waited(scene: Any, make_n
     short, long = make_waiting(2, gpu_milli=1000, estimate_s=600.0), make_waiting(1, gpu_milli=1000, estimate_s=3600.0)
     snapshot = scene([node], [short, long])
     assert scheduler.plan(snapshot).decisions[0].run == short.id
-    old = make_waiting(1, gpu_milli=1000, estimate_s=3600.0, submitted_at=snapshot.now - timedelta(hours=48))
+    old = make_waiting(1, gpu_milli=1000, estimate_s=3600.0, submitted_at=snapshot.now - timedelta(days=6))
     assert scheduler.plan(scene([node], [short, old])).decisions[0].run == old.id
 
 

@@ -50,7 +50,8 @@ def _is_for_good(reason: Reason) -> bool:
 def test_invariant_15_every_run_starts_in_the_end(data: DataObject, seed: int, aging_s: float, worlds: Any) -> None:
     """Finitely many runs of lengths that nobody told rightly, from end to end, with evictions in between."""
     drawn = data.draw(worlds)
-    policy = replace(drawn.policy, order=replace(drawn.policy.order, aging_s=aging_s))
+    order, backfill = replace(drawn.policy.order, aging_s=aging_s), replace(drawn.policy.backfill, patience_s=aging_s)
+    policy = replace(drawn.policy, order=order, backfill=backfill)
     world: Snapshot = replace(drawn, policy=policy, reservations=(), sites=())
     ends: dict[tuple[RunId, datetime], datetime] = {}
     most = 20 * (len(world.waiting) + len(world.placed)) + 20

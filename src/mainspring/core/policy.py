@@ -34,17 +34,21 @@ class OrderPolicy:
     is_fair: bool = True
     is_shortest_first: bool = True  # inside a share, by estimated GPU-seconds; else by order of submission
     learns: bool = False  # until a play of the whole planner shows what a model of its order shows (docs/benchmarks.md)
-    aging_s: float = 21_600.0
+    aging_s: float = 86_400.0
     half_life_s: float = 604_800.0
     history: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillPolicy:
-    """Who may pass a blocked run. `reserved` blocked runs keep their time; `depth` runs behind them are tried."""
+    """Who may pass a blocked run. `reserved` blocked runs keep their time; `depth` runs behind them are tried.
+
+    `patience_s`: a blocked run that has waited so long keeps places even where nobody knows when they come free.
+    """
 
     reserved: int = 1
     depth: int = 1000
+    patience_s: float = 21_600.0
     safety: float = 1.0  # a running run is believed to end after `safety` times its estimate
 
 

@@ -81,7 +81,7 @@ class Backfill:
 
         `asks`: the requests that would do, of which the first is taken where two are met at the same moment.
         """
-        is_patient = (self.now - run.submitted_at).total_seconds() < self.policy.order.aging_s
+        is_patient = (self.now - run.submitted_at).total_seconds() < self.policy.backfill.patience_s
         if self._tries >= self.policy.backfill.reserved + MOST_TRIES or (is_patient and not self._is_any_end_known()):
             return False
         self._tries += 1
