@@ -11,6 +11,18 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], "resultTypes": ["violations"]}
+SETTLED_MS = 400  # a dialog fades in: half transparent its words have half the contrast
+# Every button that opens a dialog, by page; `picked` is the list of runs with two of them ticked.
+DIALOGS = {
+    "run": ("Cancel run", "Pause", "Run again", "Keys"),
+    "run-ended": ("Run again",),
+    "picked": ("Cancel 2", "Run again"),
+    "sweep": ("Stop sweep",),
+    "clusters": ("Drain",),
+    "model": ("Deploy v1", "Make v1 champion"),
+    "endpoint": ("Stop endpoint",),
+    "settings": ("New token", "New secret", "New project", "Add a member", "Add a person", "Revoke", "Replace", "Remove"),
+}
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
@@ -20,8 +32,37 @@ def test_no_page_is_hard_to_read(tab: Callable[..., Any], site: Any, theme: str,
     for name, path in site.full.pages().items():
         page = seen.open(path)
         expect(page.locator(".ms-main")).to_be_visible()
-        for one in Axe().run(page, options=RULES).response["violations"]:
-            places = [f"{node['target'][0]} {node['html'][:120]} {node['any'][:1]}" for node in one["nodes"][:3]]
-            wrong.append(f"{name}: {one['id']} ({one['impact']}): {one['help']}; {places}")
+        wrong += hard_to_read(page, name)
     assert not wrong, "\n".join(wrong)
     seen.close()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 400)])
+def test_no_dialog_is_hard_to_read(tab: Callable[..., Any], site: Any, theme: str, width: int) -> None:
+    seen = tab(theme=theme, width=width)
+    pages, wrong = site.full.pages(), []
+    for name, buttons in DIALOGS.items():
+        address = pages.get(name) or f"/runs?picked={site.full.ids['waiting']},{site.full.ids['running']}"
+        page = seen.open(address)
+        for button in buttons:
+            page.get_by_role("button", name=button, exact=True).first.click()
+            dialog = page.get_by_role("dialog")
+            expect(dialog).to_be_visible()
+            expect(dialog.get_by_role("button").first).to_be_visible()
+            page.wait_for_timeout(SETTLED_MS)
+            wrong += hard_to_read(page, f"{button} of {name}")
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            wrong += [f"{button} of {name} is {wide} px wide on a screen of {width}"] if wide > width else []
+            page.keyboard.press("Escape")
+            expect(dialog).to_have_count(0)
+    assert not wrong, "\n".join(wrong)
+    seen.close()
+
+
+def hard_to_read(page: Any, name: str) -> list[str]:
+    """Return a line for each rule that the page as it is now breaks."""
+    found = []
+    for one in Axe().run(page, options=RULES).response["violations"]:
+        places = [f"{node['target'][0]} {node['html'][:120]} {node['any'][:1]}" for node in one["nodes"][:3]]
+        found.append(f"{name}: {one['id']} ({one['impact']}): {one['help']}; {places}")
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from nicegui import run, ui
@@ -31,18 +32,26 @@ def listen(handlers: Mapping[str, Handler]) -> None:
 
 def ask(question: str, consequence: str, verb: str, act: Callable[[], Awaitable[None]], *, is_destructive: bool = True) -> None:
     """Open a dialog that says what will happen; `act` follows when it is confirmed."""
+    with asked(question, consequence) as dialog, ui.row().classes("ms-actions"):
+
+        async def confirmed() -> None:
+            dialog.close()
+            await act()
+
+        colour = "color=negative" if is_destructive else "color=primary"
+        ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
+        plain_button("Leave it", dialog.close)
+
+
+@contextmanager
+def asked(question: str, note: str = "") -> Iterator[ui.dialog]:
+    """Draw a dialog that asks `question` (its name for who cannot see it), with a `note` below; open it when it is filled."""
     with ui.dialog() as dialog, ui.card().classes("ms-dialog"):
+        dialog.props["aria-label"] = question
         ui.label(question).classes("ms-question")
-        ui.label(consequence)
-        with ui.row().classes("ms-actions"):
-
-            async def confirmed() -> None:
-                dialog.close()
-                await act()
-
-            colour = "color=negative" if is_destructive else "color=primary"
-            ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
-            plain_button("Leave it", dialog.close)
+        if note:
+            ui.label(note)
+        yield dialog
     dialog.on("hide", dialog.delete)
     dialog.open()
 

@@ -193,8 +193,7 @@ def _lineage(view: View, chosen: ModelVersion) -> dict[str, object]:
 
 async def _ask_deploy(view: View, number: str) -> None:
     known = await threads.io_bound(endpoints.all, view.ctx, view.actor, project=view.project) or []
-    with ui.dialog() as dialog, ui.card().classes("ms-dialog"):
-        ui.label(f"Deploy {view.ref} v{number}?").classes("ms-question")
+    with acts.asked(f"Deploy {view.ref} v{number}?") as dialog:
         ui.label(
             "An endpoint that exists gets it as its next revision: requests move over when it answers, and can be rolled back. "
             "A new name becomes a new endpoint."
@@ -213,8 +212,6 @@ async def _ask_deploy(view: View, number: str) -> None:
         with ui.row().classes("ms-actions"):
             ui.button("Deploy", on_click=deploy).props("no-caps unelevated color=primary")
             acts.plain_button("Leave it", dialog.close)
-    dialog.on("hide", dialog.delete)
-    dialog.open()
 
 
 def _ask_champion(view: View, number: str) -> None:

@@ -52,14 +52,17 @@
     const field = Object.assign(document.createElement("input"), { type: "hidden", name: "picked", value: picked });
     event.target.append(field);
   });
-  // what scrolls sideways can be reached by keys
+  // what scrolls sideways can be reached by keys, and shows on which side there is more
   const reach = () => {
     for (const one of document.querySelectorAll(".ms-scroll")) {
       if (one.scrollWidth > one.clientWidth) one.tabIndex = 0;
       else one.removeAttribute("tabindex");
+      one.classList.toggle("is-more-left", one.scrollLeft > 1);
+      one.classList.toggle("is-more-right", one.scrollLeft + one.clientWidth < one.scrollWidth - 1);
     }
   };
   addEventListener("resize", reach);
+  addEventListener("scroll", (event) => event.target.classList?.contains("ms-scroll") && reach(), true);
   // a list grows before its end is reached
   let grown = "";
   addEventListener("scroll", () => {

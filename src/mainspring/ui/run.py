@@ -128,8 +128,7 @@ async def _ask_rerun(view: View, ref: str) -> None:
     if one is None:
         return
     known = changeable(one)
-    with ui.dialog() as dialog, ui.card().classes("ms-dialog"):
-        ui.label(f"Run {one.name} again?").classes("ms-question")
+    with acts.asked(f"Run {one.name} again?") as dialog:
         ui.label(f"A new run of the same code is submitted in your name. It asks for {one.spec.resources.show()}.")
         fields: dict[str, ui.input] = {}
         for name, value in known.items():
@@ -147,8 +146,6 @@ async def _ask_rerun(view: View, ref: str) -> None:
         with ui.row().classes("ms-actions"):
             ui.button("Run again", on_click=submit).props("no-caps unelevated color=primary")
             acts.plain_button("Leave it", dialog.close)
-    dialog.on("hide", dialog.delete)
-    dialog.open()
 
 
 def changeable(one: Run) -> dict[str, str]:
@@ -199,7 +196,7 @@ async def _charts(live: Live, view: View, ref: str, name: str, seen: Zoom) -> Ca
 async def _usage(live: Live, view: View, ref: str) -> None:
     """Draw what the run used of processor, memory and GPU."""
     holder = ui.element("div").classes("ms-charts")
-    empty = ui.html(parts.note("Measured every few seconds while it runs."), sanitize=False)
+    empty = ui.html("", sanitize=False)
     drawn: dict[str, ui.echart] = {}
 
     async def refresh() -> None:
@@ -207,6 +204,10 @@ async def _usage(live: Live, view: View, ref: str) -> None:
         for number, (name, points) in enumerate(used(samples).items()):
             line = charts.Line(name=name, points=points, colour=SERIES[(number + 2) % len(SERIES)])
             zoom.show(drawn, name, charts.curves(name, [line], x_name="s", is_from_zero=True), holder, is_zoomed=False)
+        if not drawn:
+            one = await threads.io_bound(runs.get, view.ctx, view.actor, ref)
+            is_over = one is not None and one.state in TERMINAL_RUN
+            empty.set_content(parts.note("Nothing was measured." if is_over else "Measured every few seconds while it runs."))
         empty.set_visibility(not drawn)
 
     await live.add(refresh, "attempts", "runs")

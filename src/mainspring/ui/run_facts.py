@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, Cause, Run, RunState
 from mainspring.core.specs import Value, ValueKind
@@ -93,7 +94,8 @@ def outputs(view: View, ref: str) -> str:
     for name, value in one.outputs.items():
         rows.append((parts.text(name), parts.text(value.kind.value), _size(value), _content(value)))
         rows += _files(view, value)
-    return parts.table(("Name", "Kind", "Size", "Content"), rows, empty="Nothing yet.", label="Results", numeric=("Size",))
+    empty = "It gave nothing back." if one.state in TERMINAL_RUN else "Nothing yet."
+    return parts.table(("Name", "Kind", "Size", "Content"), rows, empty=empty, label="Results", numeric=("Size",))
 
 
 def attempts(view: View, ref: str) -> str:

@@ -191,14 +191,6 @@ def _do(button: str) -> str:
     return f'<div class="ms-actions" style="margin-top:8px">{button}</div>'
 
 
-def _asked(question: str, note: str) -> tuple[ui.dialog, ui.card]:
-    with ui.dialog() as dialog, ui.card().classes("ms-dialog") as card:
-        ui.label(question).classes("ms-question")
-        ui.label(note)
-    dialog.on("hide", dialog.delete)
-    return dialog, card
-
-
 def _field(label: str, value: str = "", *, is_hidden: bool = False) -> ui.input:
     return ui.input(label, value=value, password=is_hidden).props("dense outlined autocomplete=off").style("width:100%")
 
@@ -207,13 +199,11 @@ def _buttons(dialog: ui.dialog, verb: str, act: Callable[[], object]) -> None:
     with ui.row().classes("ms-actions"):
         ui.button(verb, on_click=act).props("no-caps unelevated color=primary")
         acts.plain_button("Leave it", dialog.close)
-    dialog.open()
 
 
 def _ask_token(view: View) -> None:
     client = ui.context.client
-    dialog, card = _asked("New token?", "A program that shows it acts as you. It is shown once and stored nowhere.")
-    with card:
+    with acts.asked("New token?", "A program that shows it acts as you. It is shown once and stored nowhere.") as dialog:
         name = _field("Name", "laptop")
         life = ui.select(list(LIVES), value="90 days", label="Good for").props("dense outlined").style("width:100%")
 
@@ -232,13 +222,11 @@ def _ask_token(view: View) -> None:
 
 
 def _show_token(plain: str) -> None:
-    dialog, card = _asked("Your token", "Copy it now: this is the only time that it is shown.")
-    with card:
+    with acts.asked("Your token", "Copy it now: this is the only time that it is shown.") as dialog:
         ui.html(f"<code>{parts.text(plain)}</code> {parts.short_id(plain, 6)}", sanitize=False)
         ui.html(parts.note("mainspring login asks for it; programs read it from MAINSPRING_TOKEN."), sanitize=False)
         with ui.row().classes("ms-actions"):
             acts.plain_button("I have it", dialog.close)
-    dialog.open()
 
 
 def _ask_revoke(view: View, id: str) -> None:
@@ -250,8 +238,7 @@ def _ask_revoke(view: View, id: str) -> None:
 
 def _ask_secret(view: View, known: str) -> None:
     note = "Runs that name it get the value as an environment variable. It is stored encrypted and never shown again."
-    dialog, card = _asked(f"Replace {known}?" if known else "New secret?", note)
-    with card:
+    with acts.asked(f"Replace {known}?" if known else "New secret?", note) as dialog:
         name = _field("Name", known)
         value = _field("Value", is_hidden=True)
 
@@ -272,8 +259,7 @@ def _ask_forget(view: View, name: str) -> None:
 
 def _ask_grant(view: View, known: str) -> None:
     note = "A viewer reads, an editor also submits and changes, an owner also manages members and secrets."
-    dialog, card = _asked(f"Change the role of {known}?" if known else "Add a member?", note)
-    with card:
+    with acts.asked(f"Change the role of {known}?" if known else "Add a member?", note) as dialog:
         name = _field("Person", known)
         role = ui.select([one.value for one in Role], value="editor", label="Role").props("dense outlined").style("width:100%")
 
@@ -293,8 +279,7 @@ def _ask_leave(view: View, name: str) -> None:
 
 
 def _ask_project(view: View) -> None:
-    dialog, card = _asked("New project?", "A project has runs, data sets, models, endpoints and secrets of its own.")
-    with card:
+    with acts.asked("New project?", "A project has runs, data sets, models, endpoints and secrets of its own.") as dialog:
         name, about = _field("Name"), _field("About")
 
         async def add() -> None:
@@ -308,8 +293,7 @@ def _ask_project(view: View) -> None:
 
 
 def _ask_user(view: View) -> None:
-    dialog, card = _asked("Add a person?", "Without a role in a project, a person sees nothing. Give one below Members.")
-    with card:
+    with acts.asked("Add a person?", "Without a role in a project, a person sees nothing. Give one below Members.") as dialog:
         name = _field("Name")
         is_admin = ui.checkbox("Administrator: every right everywhere")
 
