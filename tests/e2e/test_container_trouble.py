@@ -9,6 +9,8 @@ import io
 import json
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -101,7 +103,9 @@ def slow_registry() -> Iterator[tuple[str, threading.Event]]:
 
 def test_how_far_an_image_has_come_is_told_while_it_is_pulled(box: Site, docker_engine: Any, until: Callable[..., Any]) -> None:
     with slow_registry() as (image, hurry):
-        run = box.submit(["true"], environment={"image": image})
+        command = [sys.executable, "-m", "mainspring.cli.main", "run", "--image", image, "--name", "pulled", "--", "true"]
+        typed = subprocess.Popen(command, env=box.environ(), cwd=box.home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        run = str(until(lambda: (found := box.call("GET", "/runs/pulled")).status_code == 200 and found.json()["id"], "the run"))
         told = until(lambda: (said := box.call("GET", f"/runs/{run}/why").json())["sentence"].count(" of ") and said, "progress")
         assert f"box has not begun it yet: pulling its image {image}: " in told["sentence"]
         assert "MB of" in told["sentence"] or "MiB of" in told["sentence"]
@@ -111,6 +115,8 @@ def test_how_far_an_image_has_come_is_told_while_it_is_pulled(box: Site, docker_
         outcome = until(lambda: box.attempts(run)[0]["outcome"], "the first try's end", timeout_s=90)
     assert "has no Python" in outcome["message"], outcome
     assert box.cli("cancel", run).code == 0
+    said = typed.communicate(timeout=60)[1].decode()
+    assert f"box has not begun it yet: pulling its image {image}" in said, said
     docker_engine.run("rmi", "--force", image)
 
 

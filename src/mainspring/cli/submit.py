@@ -22,6 +22,7 @@ from mainspring.client.client import Client
 from mainspring.client.connection import connect
 from mainspring.core.environments import Wish
 from mainspring.core.errors import MainspringError, TooLargeError
+from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Cause, Run, RunState
 from mainspring.core.specs import Code, RunSpec, on_path
 from mainspring.sdk.code import send_code
@@ -29,6 +30,7 @@ from mainspring.sdk.locks import resolve
 
 INTERRUPTED = 130
 WHY_AFTER_S = 1.5
+QUIET_LOOKS = 15  # at a placed run that has written nothing, and of which nothing is told
 
 
 def run(
@@ -112,7 +114,8 @@ def follow(client: Client, run: Run, *, to: object = None, attempt: int | None =
     threading.Thread(target=_tell_why, args=(client, run.id, begun), daemon=True, name="why").start()
     try:
         for part in client.runs.follow(run.id, attempt=attempt, offset=offset):
-            begun.set()
+            if part.kind != "attempt":  # it is placed, and its engine may keep it waiting
+                begun.set()
             if part.kind == "attempt" and part.attempt > 1:
                 note(f"--- try {part.attempt} ---")
             elif part.data:
@@ -142,7 +145,7 @@ def conclude(run: Run) -> int:
 
 
 def _tell_why(client: Client, run: str, begun: threading.Event) -> None:
-    said, pause = "", WHY_AFTER_S
+    said, pause, quiet, was_kept = "", WHY_AFTER_S, 0, False
     while not begun.wait(pause):
         pause = 2.0
         try:
@@ -152,8 +155,13 @@ def _tell_why(client: Client, run: str, begun: threading.Event) -> None:
         sentence = str(told.get("sentence", ""))
         if told.get("state") not in ("queued", "running"):
             return
-        if told.get("state") == "running" and (told.get("reason") or {}).get("code") != "waiting_for_engine":
-            continue  # it is placed, and its engine begins it, or says in a moment what keeps it
+        is_kept = (told.get("reason") or {}).get("code") == ReasonCode.WAITING_FOR_ENGINE
+        if told.get("state") == "running" and not is_kept:
+            quiet += 1  # its engine begins it, or says in a moment what keeps it
+            if was_kept or quiet > QUIET_LOOKS:
+                return
+            continue
+        was_kept = is_kept
         if sentence and sentence != said and not begun.is_set():
             said = sentence
             note(sentence)
