@@ -37,17 +37,17 @@ def ours() -> list[str]:
 
 
 def register(site: Site) -> None:
-    """Register a model, and leave the server's own machine out of what may serve it."""
+    """Register a model."""
     done = subprocess.run([sys.executable, "-c", REGISTER], env=site.environ(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (here,) = [one["id"] for one in site.call("GET", "/clusters/local").json()["nodes"]]
-    assert site.cli("cluster", "drain", here).code == 0
 
 
 def serve(site: Site, cluster: str, until: Callable[..., Any]) -> None:
-    """Deploy the model on the only cluster that there is for it."""
+    """Deploy the model in the pool of a cluster."""
     register(site)
-    assert site.cli("deploy", "doubles", "--name", "doubles", "-d").code == 0
+    lost = site.cli("deploy", "doubles", "--name", "doubles", "--pool", "nowhere")
+    assert (lost.code, "nowhere" in lost.err) == (6, True), lost
+    assert site.cli("deploy", "doubles", "--name", "doubles", "--pool", "far", "-d").code == 0
     shown = lambda: site.call("GET", "/endpoints/doubles").json()  # noqa: E731
     try:
         until(lambda: shown()["state"] == "ready" and shown()["addresses"], "the replica", timeout_s=240)
@@ -94,6 +94,8 @@ def check(site: Site, until: Callable[..., Any], *flags: str, **env: str) -> Non
 def test_who_waits_no_longer_for_an_endpoint_is_told_where_to_look(fresh: Site) -> None:
     fresh.start("--cpus", "1")
     register(fresh)
+    (here,) = [one["id"] for one in fresh.call("GET", "/clusters/local").json()["nodes"]]
+    assert fresh.cli("cluster", "drain", here).code == 0
     late = fresh.cli("deploy", "doubles", "--name", "doubles", "--timeout", "1s")
     assert (late.code, "still starting after 1 s" in late.err, "why serve-doubles" in late.err) == (5, True, True), late
     assert "draining" in fresh.cli("why", "serve-doubles").out
@@ -105,7 +107,7 @@ def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
     flags = ("--cpus", "1", "--bind", docker_engine.address)
     fresh.start(*flags)
     mounts = ",".join(f"{one}:{one}:ro" for one in ours())
-    words = ("--image", IMAGE, "--cpus", "2", "--memory", "2GiB", "--network", "bridge", "--mounts", mounts)
+    words = ("--image", IMAGE, "--cpus", "2", "--memory", "2GiB", "--network", "bridge", "--mounts", mounts, "--pool", "far")
     added = fresh.cli("cluster", "add", "docker", "--name", "box", "--host", docker_engine.url, *words)
     assert added.code == 0, added
     serve(fresh, "box", until)
@@ -115,7 +117,7 @@ def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
 @pytest.mark.xdist_group("fleet")
 def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
     fresh.start("--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
-    known = ("--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm3"), "--min-free-gib", "0.01")
+    known = ("--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm3"), "--min-free-gib", "0.01", "--pool", "far")
     added = fresh.cli("cluster", "add", "ssh", ssh_hosts.addresses["bm3"], "--user", "root", "--name", "metal", *known)
     assert added.code == 0, added
     serve(fresh, "metal", until)
@@ -142,6 +144,6 @@ def test_a_pod_is_asked_through_its_tunnel(
         "containers": [{"name": "run", "volumeMounts": mounts}],
     }
     (tmp_path / "template.json").write_text(json.dumps(template))
-    add_engine(fresh, "pods", "--template", str(tmp_path / "template.json"))
+    add_engine(fresh, "pods", "--template", str(tmp_path / "template.json"), "--pool", "far")
     serve(fresh, "pods", until)
     check(fresh, until, "--cpus", "1", "--bind", kubernetes.address, MAINSPRING_QUIET_BEAT_S="1")

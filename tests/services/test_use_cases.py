@@ -20,7 +20,7 @@ from mainspring.core.errors import (
 from mainspring.core.objectives import Objective
 from mainspring.core.queries import RunFilter
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.records import Cause, Dimension, EndpointState, Role, RunState, SweepSpec
+from mainspring.core.records import Cause, Dimension, Endpoint, EndpointState, Node, Role, RunState, SweepSpec
 from mainspring.core.resources import CONTAINERS, Resources
 from mainspring.core.specs import Entry, Environment, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs, sweeps
@@ -248,6 +248,27 @@ def test_a_native_model_is_served_where_it_was_made_and_a_converted_one_anywhere
     assert house.ctx.blobs.get(grown).startswith(b"numpy==2.0\nuvicorn==")
     assert specs[0].environment == replace(made, packages="", lock=grown)
     assert specs[1].environment == Environment(interpreter=house.ctx.settings.python)
+
+
+def test_an_endpoint_stays_in_its_pool_until_it_is_told_otherwise(house) -> None:
+    lab = Node(id="local.lab", cluster="local", name="lab", cpu_milli=2000, memory_bytes=1 << 30, pool="lab")
+    house.ctx.store.nodes.upsert("local", [*house.ctx.store.nodes.all("local"), lab], now=house.clock.now())
+    for number in "12":
+        models.add_version(house.ctx, EDITOR, "delays", house.folder(m=number))
+
+    def pool_of(made: Endpoint) -> str:
+        revision = endpoints.revisions(house.ctx, EDITOR, "live")[-1]
+        asked = endpoints.serving_spec(house.ctx, made, revision).resources.pool
+        assert asked == revision.pool
+        return asked
+
+    assert pool_of(endpoints.deploy(house.ctx, EDITOR, "live", "delays@1", pool="lab")) == "lab"
+    assert pool_of(endpoints.deploy(house.ctx, EDITOR, "live", "delays@2")) == "lab"
+    assert pool_of(endpoints.deploy(house.ctx, EDITOR, "live", "delays@1", pool="")) == ""
+    assert pool_of(endpoints.rollback(house.ctx, EDITOR, "live")) == "lab"
+    with pytest.raises(CannotFitError, match="nowhere"):
+        endpoints.deploy(house.ctx, EDITOR, "live", "delays@1", pool="nowhere")
+    assert len(endpoints.revisions(house.ctx, EDITOR, "live")) == 4, "what is refused leaves no revision"
 
 
 def test_events_of_others_do_not_hold_up_ones_own(house) -> None:

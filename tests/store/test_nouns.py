@@ -209,10 +209,11 @@ def test_endpoints_have_revisions_and_counts(world):
     assert (ready.state, ready.message) == (EndpointState.READY, "up")
     assert endpoints.set_state(first.id, EndpointState.READY, message="up") == ready
     endpoints.count(first.id, 10, 2)
-    second = endpoints.deploy("p", "delays", "m", 2, replicas=1, created_by="bob")
+    second = endpoints.deploy("p", "delays", "m", 2, replicas=1, pool="lab", created_by="bob")
     assert (second.id, second.revision, second.state, second.requests) == (first.id, 2, EndpointState.STARTING, 10)
     endpoints.count(first.id, 5, 0)
-    assert [(r.number, r.model_version, r.created_by) for r in endpoints.revisions(first.id)] == [(1, 1, "ada"), (2, 2, "bob")]
+    history = [(one.number, one.model_version, one.pool, one.created_by) for one in endpoints.revisions(first.id)]
+    assert history == [(1, 1, "", "ada"), (2, 2, "lab", "bob")]
     back = endpoints.rollback(first.id)
     assert (back.revision, back.requests, back.errors) == (1, 15, 2)
     with pytest.raises(StateError):

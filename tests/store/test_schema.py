@@ -49,7 +49,7 @@ def fill(world):
     store.datasets.add_version("p", "d", "b" * 64, size_bytes=1, files=1, created_by="ada")
     store.models.add_version("p", "m", "c" * 64, format="onnx", created_by="ada")
     store.models.set_alias("p", "m", "champion", 1)
-    store.endpoints.deploy("p", "e", "m", 1, created_by="ada")
+    store.endpoints.deploy("p", "e", "m", 1, pool="lab", created_by="ada")
     spec = SweepSpec(template=RunSpec(command=("a",)), space=(), metric="m")
     store.sweeps.add(Sweep(id="sweep-1", project="p", name="s", owner="ada", spec=spec, created_at=now))
     store.key("secrets")
@@ -74,6 +74,11 @@ def facts(store, attempt, queued, version="now"):
         store.datasets.all("p"),
         store.models.versions("p", "m"),
         store.endpoints.all("p"),
+        [
+            one if version >= "0013" else replace(one, pool="")
+            for each in store.endpoints.all("p")
+            for one in store.endpoints.revisions(each.id)
+        ],
         store.sweeps.all("p"),
     )
 

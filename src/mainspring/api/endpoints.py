@@ -22,11 +22,12 @@ Project = Annotated[str, Query(max_length=128)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What to serve: `model` is NAME@ALIAS, NAME@3 or NAME."""
+    """What to serve: `model` is NAME@ALIAS, NAME@3 or NAME. `pool`: null for that of the revision before, empty for any."""
 
     name: str
     model: str
     replicas: int = 1
+    pool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,10 @@ def deploy(
     """Serve a model version: an endpoint's first revision, or its next one."""
     if len(body.model) > 300:
         raise UsageError("model is too long.", hint="NAME@ALIAS or NAME@3.")
-    return answer(endpoints.deploy(ctx, actor, body.name, body.model, project=project, replicas=body.replicas), status=201)
+    if len(body.pool or "") > 128:
+        raise UsageError("pool is too long.", hint="mainspring cluster ls shows the pools.")
+    made = endpoints.deploy(ctx, actor, body.name, body.model, project=project, replicas=body.replicas, pool=body.pool)
+    return answer(made, status=201)
 
 
 @router.get("/endpoints")

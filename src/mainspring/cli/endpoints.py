@@ -25,6 +25,7 @@ def deploy(
     *,
     name: str = "",
     replicas: int = 1,
+    pool: str | None = None,
     project: Project = "default",
     detach: Annotated[bool, Parameter(name=["--detach", "-d"], negative=())] = False,
     timeout: str = "2m",
@@ -38,6 +39,8 @@ def deploy(
         The endpoint's name; default the model's.
     replicas
         How many processes serve it.
+    pool
+        The pool whose nodes serve it; default where it is served now, "" for any.
     detach
         Do not wait until it is ready.
     timeout
@@ -47,7 +50,9 @@ def deploy(
     limit_s = to_seconds(timeout, "--timeout")
     try:
         with busy(f"Deploying {called}"):
-            endpoint = deploy_model(model, name=called, replicas=replicas, project=project, wait=not detach, timeout=limit_s)
+            endpoint = deploy_model(
+                model, name=called, replicas=replicas, pool=pool, project=project, wait=not detach, timeout=limit_s
+            )
     except TimeoutError as late:
         told = f"mainspring endpoint show {called}; mainspring why serve-{called}"
         raise StateError(str(late), hint=f"It is still being brought up: {told}") from late
@@ -112,9 +117,10 @@ def show(name: str, /, *, project: Project = "default", as_json: Json = False) -
     )
     say("")
     rows = [
-        (str(each.number), f"{each.model}@{each.model_version}", age(each.created_at), each.created_by) for each in view.revisions
+        (str(each.number), f"{each.model}@{each.model_version}", each.pool or "any", age(each.created_at), each.created_by)
+        for each in view.revisions
     ]
-    table(("revision", "model", "age", "by"), rows)
+    table(("revision", "model", "pool", "age", "by"), rows)
 
 
 def predict(name: str, records: str = "-", /, *, project: Project = "default") -> None:

@@ -27,9 +27,9 @@ class Endpoints:
 
     transport: Transport
 
-    def deploy(self, name: str, model: str, *, replicas: int = 1, project: str = "default") -> Endpoint:
-        """Serve a model version (`delays@champion`); returns before it is ready."""
-        body = {"name": name, "model": model, "replicas": replicas}
+    def deploy(self, name: str, model: str, *, replicas: int = 1, pool: str | None = None, project: str = "default") -> Endpoint:
+        """Serve a model version (`delays@champion`); returns before it is ready. `pool` None: that of the revision before."""
+        body = {"name": name, "model": model, "replicas": replicas, "pool": pool}
         return self.transport.post("/endpoints", body, query={"project": project}).record(Endpoint)
 
     def all(self, *, project: str = "default") -> list[Endpoint]:

@@ -490,7 +490,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """What an endpoint serves or served: one model version."""
+    """What an endpoint serves or served: one model version, on nodes of `pool` (empty: of any)."""
 
     endpoint: str
     number: int
@@ -498,6 +498,7 @@ class Revision:
     model_version: int
     created_by: str
     created_at: datetime
+    pool: str = ""
 
 
 class SweepState(StrEnum):

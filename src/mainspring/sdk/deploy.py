@@ -107,6 +107,7 @@ def deploy(
     *,
     name: str,
     replicas: int | tuple[int, int] = 1,
+    pool: str | None = None,
     canary: Sequence[int] | None = None,
     wait: bool = True,
     timeout: float = READY_S,
@@ -114,6 +115,7 @@ def deploy(
 ) -> Endpoint:
     """Serve a model (`delays@champion`, or a Model, which is registered first under the endpoint's name) and wait for it.
 
+    Replicas go to nodes of `pool`; None: where the endpoint's replicas are now, for a new one anywhere.
     Raises StateError when it does not come up; UnsupportedError for canaries and ranges of replicas.
     """
     if canary is not None:
@@ -133,7 +135,7 @@ def deploy(
         reference = (model if model.version else model.register(model.name or name, project=project)).reference
     if not isinstance(reference, str):
         raise UsageError(f"A {type(model).__name__} cannot be deployed.", hint="ms.Model(estimator, sample=X), or 'name@alias'")
-    client.endpoints.deploy(name, reference, replicas=replicas, project=project)
+    client.endpoints.deploy(name, reference, replicas=replicas, pool=pool, project=project)
     endpoint = Endpoint(client, name, project)
     return endpoint.wait(timeout) if wait else endpoint
 

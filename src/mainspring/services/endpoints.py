@@ -15,14 +15,26 @@ from mainspring.core.specs import Link, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import models, serving
 from mainspring.services.context import Context
 from mainspring.services.inside import Place
-from mainspring.services.runs import check_project, said
+from mainspring.services.runs import check_project, check_wanted, said
 from mainspring.workflows.rollout import revision_of
 
 MAX_REPLICAS = 64
 
 
-def deploy(ctx: Context, actor: Actor, name: str, model: str, *, project: str = "default", replicas: int = 1) -> Endpoint:
-    """Serve `model` ("delays@champion") as endpoint `name`: the next revision of it, or its first. Returns before it is ready."""
+def deploy(
+    ctx: Context,
+    actor: Actor,
+    name: str,
+    model: str,
+    *,
+    project: str = "default",
+    replicas: int = 1,
+    pool: str | None = None,
+) -> Endpoint:
+    """Serve `model` ("delays@champion") as endpoint `name`: the next revision of it, or its first. Returns before it is ready.
+
+    Replicas go to nodes of `pool`: None for that of the revision before, empty for any. Raises CannotFitError, as of a run.
+    """
     check_project(ctx, project)
     actor.need(project, Role.EDITOR)
     check_name(name, "endpoint")
@@ -30,6 +42,10 @@ def deploy(ctx: Context, actor: Actor, name: str, model: str, *, project: str = 
         raise UsageError(f"replicas is {replicas}; it must be between 1 and {MAX_REPLICAS}.")
     version = models.resolve(ctx, actor, *models.parse_ref(model), project=project)
     serving.told_of(ctx, version)  # refused before there is a revision that nothing can serve
+    if pool is None:
+        pool = _pool_of(ctx, project, name)
+    elif pool:
+        check_wanted(ctx, RunSpec(project=project, command=("serve",), resources=_asked(pool)))
     event = said(actor, "endpoint.deployed", name, project, model=version.model, version=version.number, replicas=replicas)
     return ctx.store.endpoints.deploy(
         project,
@@ -37,6 +53,7 @@ def deploy(ctx: Context, actor: Actor, name: str, model: str, *, project: str = 
         version.model,
         version.number,
         replicas=replicas,
+        pool=pool,
         created_by=actor.name,
         now=ctx.clock.now(),
         endpoint_id=ctx.ids.new("endpoint"),
@@ -86,7 +103,7 @@ def rollback(ctx: Context, actor: Actor, name: str, *, to: int | None = None, pr
     target = wanted[-1]
     actor.need(project, Role.EDITOR)
     model = f"{target.model}@{target.model_version}"
-    return deploy(ctx, actor, name, model, project=project, replicas=endpoint.replicas)
+    return deploy(ctx, actor, name, model, project=project, replicas=endpoint.replicas, pool=target.pool)
 
 
 def stop(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> Endpoint:
@@ -195,7 +212,19 @@ def serving_spec(ctx: Context, endpoint: Endpoint, revision: Revision) -> RunSpe
         env=place.env,
         secrets=place.secrets,
         args={"model": Value(kind=ValueKind.MODEL, digest=version.manifest)},
-        resources=Resources(cpu_milli=1000),
+        resources=_asked(revision.pool),
         is_preemptible=False,
         link=Link(kind="endpoint", id=endpoint.id, key=str(revision.number)),
     )
+
+
+def _asked(pool: str) -> Resources:
+    """Return what one replica asks for."""
+    return Resources(cpu_milli=1000, pool=pool)
+
+
+def _pool_of(ctx: Context, project: str, name: str) -> str:
+    """Return the pool of the endpoint's newest revision; empty for a new endpoint."""
+    endpoint = ctx.store.endpoints.get(project, name)
+    history = ctx.store.endpoints.revisions(endpoint.id) if endpoint is not None else []
+    return history[-1].pool if history else ""

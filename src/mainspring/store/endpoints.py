@@ -31,6 +31,7 @@ class Endpoints:
         model_version: int,
         *,
         replicas: int = 1,
+        pool: str = "",
         created_by: str,
         now: datetime | None = None,
         endpoint_id: str = "",
@@ -55,6 +56,7 @@ class Endpoints:
                 model_version=model_version,
                 created_by=created_by,
                 created_at=at,
+                pool=pool,
             )
             tx.conn.execute(revisions.insert(), values_of(revision, revisions))
 

@@ -516,6 +516,7 @@ revisions = Table(
     Column("model_version", BigInteger, nullable=False),
     Column("created_by", Plain, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("pool", Plain, nullable=False, server_default=""),
     PrimaryKeyConstraint("endpoint", "number"),
 )
 
