@@ -300,6 +300,15 @@ def test_a_runner_that_opens_no_tunnel_is_passed_over_and_not_waited_for_again(f
     assert (len(replicas[0].asked), len(replicas[1].asked)) == (0, 8)
 
 
+def test_a_replica_that_nobody_knows_anything_of_is_not_asked(far, replicas):
+    silent = far.add(replicas[0].address)
+    far.world.ctx.store.attempts.set_unknown(silent.launch["attempt"], 0, far.world.clock.now())
+    assert far.client.get("/endpoints/delays").json()["addresses"] == []
+    with dialling(far.add(replicas[1].address)):
+        assert [far.predict().status_code for _ in range(4)] == [200] * 4
+    assert (len(replicas[0].asked), len(replicas[1].asked)) == (0, 4)
+
+
 def test_a_tunnel_that_broke_is_dialled_again(far, replicas):
     inside = far.add(replicas[0].address)
     with dialling(inside):
