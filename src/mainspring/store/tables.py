@@ -66,6 +66,11 @@ def _int(name: str, default: int | None = 0) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=None if default is None else str(default))
 
 
+def _index(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that are so."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 meta = Table("meta", metadata, Column("name", Plain, primary_key=True), Column("value", Plain, nullable=False))
 
 # Counters hand out sequence numbers in commit order: the row stays locked until the transaction ends.
@@ -120,13 +125,7 @@ runs = Table(
     Index("ix_runs_project_seq", "project", "seq"),
     Index("ix_runs_project_name", "project", "name"),
     Index("ix_runs_link_id", "link_id"),
-    Index(
-        "ix_runs_seen",
-        "project",
-        "state",
-        sqlite_where=text("archived_at IS NULL"),
-        postgresql_where=text("archived_at IS NULL"),
-    ),
+    _index("ix_runs_seen", "project", "state", where="archived_at IS NULL"),
     Index(
         "ix_runs_queued",
         "project",
@@ -137,13 +136,7 @@ runs = Table(
         sqlite_where=text("state = 'queued'"),
         postgresql_where=text("state = 'queued'"),
     ),
-    Index(
-        "ix_runs_cache_key",
-        "project",
-        "cache_key",
-        sqlite_where=text("cache_key <> ''"),
-        postgresql_where=text("cache_key <> ''"),
-    ),
+    _index("ix_runs_cache_key", "project", "cache_key", where="cache_key <> ''"),
 )
 
 attempts = Table(
@@ -196,12 +189,7 @@ replicas = Table(
     Column("outcome", Json(Outcome)),
     Column("outputs", Json(Mapping[str, Value])),
     PrimaryKeyConstraint("attempt", "index"),
-    Index(
-        "ix_replicas_unknown",
-        "attempt",
-        sqlite_where=text("unknown_since IS NOT NULL"),
-        postgresql_where=text("unknown_since IS NOT NULL"),
-    ),
+    _index("ix_replicas_unknown", "attempt", where="unknown_since IS NOT NULL"),
 )
 
 unadopted = Table(
@@ -229,12 +217,7 @@ allocations = Table(
     _text("share"),  # the leaf that its use counts to
     Column("is_booked", Boolean, nullable=False, server_default=false()),  # it is in `usage`
     Column("granted", Json(Granted), nullable=False),
-    Index(
-        "ix_allocations_unbooked",
-        "freed_at",
-        sqlite_where=text("freed_at IS NOT NULL AND NOT is_booked"),
-        postgresql_where=text("freed_at IS NOT NULL AND NOT is_booked"),
-    ),
+    _index("ix_allocations_unbooked", "freed_at", where="freed_at IS NOT NULL AND NOT is_booked"),
     Index(
         "uq_allocations_open",
         "attempt",
