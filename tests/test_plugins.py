@@ -62,6 +62,9 @@ def test_the_built_in_ones_are_registered_as_all_are() -> None:
 def test_an_unknown_plug_in_names_the_known_ones() -> None:
     with pytest.raises(NotFoundError, match="local"):
         plugins.load("backends", "abacus")
+    with pytest.raises(NotFoundError) as typo:
+        plugins.load("backends", "locla")
+    assert "Did you mean local?" in typo.value.hint
     with pytest.raises(NotFoundError, match="samplers"):
         plugins.names("wheels")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -37,9 +38,11 @@ def load(kind: str, name: str) -> object:
     entry = _table(kind).get(name)
     if entry is None:
         known = ", ".join(names(kind)) or "none"
+        near = get_close_matches(name, names(kind), 1)
         raise NotFoundError(
             f"There is no plug-in {name[:60]!r} among the {kind}; known: {known}.",
-            hint=f"Install the package that registers it under mainspring.{kind}.",
+            hint=(f"Did you mean {near[0]}? Else install" if near else "Install")
+            + f" the package that registers it under mainspring.{kind}.",
         )
     try:
         return entry.load()

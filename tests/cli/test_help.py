@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -78,3 +79,9 @@ def test_what_newcomers_type_is_answered_in_our_words(words: list[str], told: st
 def test_what_is_called_otherwise_elsewhere_is_here() -> None:
     assert not set(dispatch.ELSEWHERE) & {name for name, *_ in (*dispatch.COMMANDS, *dispatch.GROUPS)}
     assert {words.removesuffix(" -f") for words in dispatch.ELSEWHERE.values()} <= set(COMMANDS)
+
+
+def test_a_token_that_was_not_given_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert dispatch.dispatch(["login", "http://127.0.0.1:9"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: Token: nothing was given."

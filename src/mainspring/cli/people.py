@@ -270,5 +270,6 @@ def _members(found: dict[str, str], as_json: bool) -> None:
 def _asked(question: str) -> str:
     value = getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     if not value:
-        raise UsageError("Nothing was given.", hint="Type it, or pass it by stdin.")
+        what = question.rstrip(": ")
+        raise UsageError(f"{what}: nothing was given.", hint="Type it when asked, or pass it by standard input.")
     return value

@@ -150,7 +150,9 @@ def _remote(home: Path | None) -> tuple[str, str, str] | None:
         token = os.environ.get("MAINSPRING_TOKEN", "")
         if not token:
             raise AuthError(
-                "MAINSPRING_URL is set and MAINSPRING_TOKEN is not.", hint="Ask for a token: mainspring token add NAME"
+                "MAINSPRING_URL is set and MAINSPRING_TOKEN is not.",
+                hint="Make a token where you are known (mainspring token add NAME, or the page's settings) and put it there, "
+                "or unset MAINSPRING_URL and keep both: mainspring login URL",
             )
         return url, token, _certificate(os.environ.get("MAINSPRING_CERTIFICATE", ""))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -65,7 +65,7 @@ def known(ctx: Context, name: str) -> User:
     """Return the user of that name, whoever asks. Raises NotFoundError with the names there are."""
     user = ctx.store.users.get(name)
     if user is None:
-        raise NotFoundError(f"There is no user {name[:60]!r}.", hint="mainspring user ls")
+        raise NotFoundError(f"There is no user {name[:60]!r}.", hint=f"mainspring user ls, or mainspring user add {name[:60]}")
     return user
 
 

@@ -61,7 +61,7 @@ class Projects:
             if tx.conn.execute(select(projects.c.name).where(projects.c.name == project)).first() is None:
                 raise NotFoundError(f"There is no project {project!r}.")
             if tx.conn.execute(select(users.c.name).where(users.c.name == user)).first() is None:
-                raise NotFoundError(f"There is no user {user!r}.")
+                raise NotFoundError(f"There is no user {user!r}.", hint=f"mainspring user ls, or mainspring user add {user[:60]}")
             tx.conn.execute(delete(members).where(members.c.project == project, members.c.user == user))
             tx.conn.execute(members.insert(), {"project": project, "user": user, "role": role})
             tx.tell(event)
