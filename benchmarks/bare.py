@@ -114,7 +114,7 @@ def kubernetes(folder: Path) -> Iterator[Engine]:
         def run(*command: str) -> str:
             name = f"bare-{next(numbers)}"
             words = f"{' '.join(command)} >/dev/termination-log"  # logs need a right of the kubelet's that tests do not have
-            kubectl("create", "job", name, f"--image={starter.IMAGE}", "--", "sh", "-c", words)
+            _words("kubectl", "--kubeconfig", config, "create", "-f", "-", text=json.dumps(_job(name, starter.IMAGE, words)))
             kubectl("wait", "--for=condition=complete", f"job/{name}", f"--timeout={LIMIT_S:g}s")
             last = "{.items[0].status.containerStatuses[0].state.terminated.message}"
             told = kubectl("get", "pods", "--selector", f"job-name={name}", "--output", f"jsonpath={last}")
@@ -153,6 +153,14 @@ def crowd(engine: Any, name: str, pods: int) -> None:
     engine.ask("PATCH", f"/api/v1/nodes/{name}/status", status, "application/strategic-merge-patch+json")
 
 
+def _job(name: str, image: str, words: str) -> dict[str, object]:
+    """Return what `kubectl create job` makes, with a folder for the token that a real cluster adds: kubelets wait for volumes."""
+    mount = {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
+    container = {"name": name, "image": image, "command": ["sh", "-c", words], "volumeMounts": [mount]}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [{"name": "token", "emptyDir": {}}]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": {"spec": pod}}}
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -163,8 +171,8 @@ def _starter(name: str) -> Any:
     return importlib.import_module(f"engines.{name}")
 
 
-def _words(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S, env={**os.environ})
+def _words(*command: str, text: str = "") -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=LIMIT_S, env={**os.environ})
     if done.returncode:
         raise RuntimeError(f"{json.dumps(command[:3])} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout

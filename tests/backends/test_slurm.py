@@ -117,6 +117,18 @@ class TestContract(BackendContract):
         with self.launched(backend, request):
             assert server.wait(request.attempt, "ended").log == b"a b\n"
 
+    def test_a_run_has_what_a_login_gives_and_nothing_of_the_servers(
+        self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after `ssh` to the login host, without a login on the node: that takes Slurm seconds for each job."""
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / ".profile").write_text("export SCRATCH='/big disk'\n")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("DATABASE_PASSWORD", "secret")
+        request = self.request(backend, server, ["sh", "-c", 'echo "$SCRATCH,$DATABASE_PASSWORD,$HOME"'], "login")
+        with self.launched(backend, request):
+            assert server.wait(request.attempt, "ended").log.decode() == f"/big disk,,{tmp_path / 'home'}\n"
+
     def test_equal_replicas_go_in_one_call(self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path) -> None:
         commands = [["sh", "-c", f"echo of {n}; exit {n}"] for n in range(6)] + [SLEEP] * 2
         requests = [self.request(backend, server, command, f"many{n}") for n, command in enumerate(commands)]

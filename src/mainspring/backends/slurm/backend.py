@@ -48,6 +48,7 @@ from mainspring.backends.slurm.options import OPTIONS, for_run, login_of
 from mainspring.backends.slurm.reasons import outcome_of, waiting
 from mainspring.backends.slurm.script import (
     JOB,
+    PASSED_ON,
     SIGNALS,
     array_name,
     batch_script,
@@ -332,7 +333,7 @@ class SlurmBackend:
             script = batch_script(first, folder_of_element(place), runner, config)
             words = words_of_array(name, place, len(crowd))
         shape = sbatch_words(first, config, nodes=nodes, each=each)
-        asked = Asked(write=files, kept={runner: data}, run=[[*shape, *words]], script=script)
+        asked = Asked(write=files, kept={runner: data}, run=[[*shape, *words]], script=script, passed=(*PASSED_ON, "SLURM_CONF"))
         (said,) = self.door.ask(asked).said
         return None if said.code == 0 else _refused(said, first)
 

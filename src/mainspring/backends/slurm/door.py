@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from mainspring.backends.slurm import far
 from mainspring.core.errors import UnreachableError
@@ -31,7 +31,8 @@ class Asked:
     write: Mapping[str, bytes] = field(default_factory=dict)
     kept: Mapping[str, bytes] = field(default_factory=dict)
     run: Sequence[Sequence[str]] = ()
-    script: str = ""  # standard input of the last command
+    script: str = ""  # standard input of the last command, whose environment is a login's and what is `passed` of the one there
+    passed: Sequence[str] = ()
     read: Sequence[str] = ()
     remove: Sequence[str] = ()
 
@@ -69,6 +70,13 @@ class Door:
     carry: Carry
     _program: str = ""
     _home: str = ""
+    _login: dict[str, str] | None = None
+
+    def login(self) -> dict[str, str]:
+        """Return the environment that whoever submits there finds after a login; asked once, as profiles may take seconds."""
+        if self._login is None:
+            self._login = self._told({"login": True})["login"]
+        return self._login
 
     def home(self) -> str:
         """Return the home folder of whoever submits there; asked once."""
@@ -82,20 +90,23 @@ class Door:
         write += [{"path": path, "data": _packed(data), "is_kept": True} for path, data in asked.kept.items()]
         run: list[dict[str, object]] = [{"words": list(words)} for words in asked.run]
         if asked.script:
-            run[-1]["input"] = asked.script
-        text = json.dumps({"write": write, "run": run, "read": list(asked.read), "remove": list(asked.remove)})
-        self._program = self._program or FAR.read_text()
-        printed = self.carry(self._program, text)
-        try:
-            told = json.loads(printed)
-        except ValueError as wrong:
-            raise UnreachableError(f"The login host answers with something else: {printed[:200]!r}.") from wrong
-        self._home = str(told["home"])
+            run[-1] |= {"input": asked.script, "passed": list(asked.passed), "env": self.login()}
+        told = self._told({"write": write, "run": run, "read": list(asked.read), "remove": list(asked.remove)})
         return Answer(
             said=tuple(Said(code=one["code"], out=one["out"], err=one["err"]) for one in told["run"]),
             read={path: None if data is None else base64.b64decode(data) for path, data in told["read"].items()},
             python=str(told["python"]),
         )
+
+    def _told(self, asked: Mapping[str, object]) -> dict[str, Any]:
+        self._program = self._program or FAR.read_text()
+        printed = self.carry(self._program, json.dumps(asked))
+        try:
+            told: dict[str, Any] = json.loads(printed)
+        except ValueError as wrong:
+            raise UnreachableError(f"The login host answers with something else: {printed[:200]!r}.") from wrong
+        self._home = str(told["home"])
+        return told
 
 
 def _packed(data: bytes) -> str:

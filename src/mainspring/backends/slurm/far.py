@@ -1,7 +1,8 @@
 """What runs where Slurm's commands are: writes files, runs commands, reads files; the standard library of Python 3.9 alone.
 
 One JSON object on standard input, {write, run, read, remove}, carried out in this order; one JSON object as the answer.
-A command may begin with NAME=VALUE, as in a shell.
+A command may begin with NAME=VALUE, as in a shell, and may have an environment of its own: `env`, over it those of this one whose
+names are in `passed`. `login` asks for the environment that its user finds after a login.
 Nothing of Slurm is known here.
 """
 
@@ -35,6 +36,8 @@ def carry_out(asked: dict[str, Any]) -> dict[str, Any]:
         "run": [_run(command) for command in asked.get("run", ())],
         "read": {path: _read(os.path.expanduser(path)) for path in asked.get("read", ())},
     }
+    if asked.get("login"):
+        answer["login"] = _login()
     for path in asked.get("remove", ()):
         shutil.rmtree(os.path.expanduser(path), ignore_errors=True)
     return answer
@@ -54,6 +57,9 @@ def _write(path: str, data: bytes, is_kept: bool) -> None:
 def _run(command: dict[str, Any]) -> dict[str, Any]:
     words = [os.path.expanduser(word) if word.startswith("~/") else word for word in command["words"]]
     env = dict(os.environ)
+    if "passed" in command:
+        passed = {name: value for name, value in env.items() if name in command["passed"]}
+        env = {**command.get("env", {}), **passed}
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         env[name] = value
@@ -71,6 +77,20 @@ def _run(command: dict[str, Any]) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as wrong:
         return {"code": 126, "out": "", "err": str(wrong)}
     return {"code": done.returncode, "out": done.stdout.decode("utf-8", "replace"), "err": done.stderr.decode("utf-8", "replace")}
+
+
+def _login() -> dict[str, str]:
+    """Return the environment that the profiles of this machine and of its user make; empty when they do not end."""
+    kept = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME", "LANG") if name in os.environ}
+    shell = shutil.which("bash") or "/bin/sh"
+    command = [shell, "-lc", "exec env -0"]
+    env = {"PATH": os.defpath, **kept, "SHELL": shell}
+    try:
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    words = [word.decode("utf-8", "replace").partition("=") for word in done.stdout.split(b"\0") if b"=" in word]
+    return {name: value for name, _, value in words if name.isidentifier() and name not in ("SHLVL", "PWD", "OLDPWD", "_")}
 
 
 def _read(path: str) -> str | None:

@@ -10,7 +10,20 @@ from collections.abc import Mapping, Sequence
 from mainspring.core.backend import LaunchRequest
 from mainspring.core.records import Cause
 
-PASSED_ON = "HOME,PATH,USER,LOGNAME,LANG,LC_ALL,TMPDIR,TZ,LD_LIBRARY_PATH,SSL_CERT_FILE,MODULEPATH"
+# What a job has of the environment that sbatch is called in, beside what its user's login gives.
+PASSED_ON = (
+    "HOME",
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "MODULEPATH",
+)
 WORDS = ("partition", "account", "qos", "constraint", "reservation", "time")  # options that sbatch takes as they are
 _SCRIPT = """#!/bin/sh
 trap '' USR1  # the end of the job's time is near: the runner takes it as that, once it is there
@@ -26,9 +39,8 @@ if [ ! -e "$folder/started" ]; then  # where the kernel counts what it ends for 
 fi
 {devices}{prolog}
 for python in {pythons}; do
-    if "$python" -S -E -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
-        exec "$python" -S -E {runner} "$folder"
-    fi
+    found=$("$python" -S -E -c 'import sys; sys.version_info >= (3, 9) and print(sys.executable)' 2>/dev/null)
+    [ -n "$found" ] && exec "$found" -S -E {runner} "$folder"  # itself: what leads to it (a shim) may take as long again
 done
 echo "[mainspring] No Python 3.9 or newer on $(hostname): name one with the option python, or load a module in prolog." >&2
 exit 69
@@ -100,7 +112,7 @@ def sbatch_words(request: LaunchRequest, config: Mapping[str, object], *, nodes:
         f"--mem={memory_mib(request) * each}M",
         "--no-requeue",
         "--open-mode=append",
-        f"--export={PASSED_ON}",
+        "--export=ALL",  # of what is passed on: a list would let Slurm log the user in on the node, which takes seconds
         "--signal=B:USR1@60",
     ]
     if nodes * each > 1:
