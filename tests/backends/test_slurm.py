@@ -500,15 +500,19 @@ class TestFaults:
         (tmp_path / "file").touch()
         backend.cluster = replace(backend.cluster, config={"folder": str(tmp_path / "file" / "runs")})
         probe = backend.probe()
-        assert (probe.is_ready, probe.notices[0].command) == (False, "mainspring cluster add slurm ... --folder FOLDER")
+        assert (probe.is_ready, probe.notices[0].command) == (False, "mainspring cluster add slurm --name lab --folder=FOLDER")
         assert f"{tmp_path / 'file' / 'runs'}" in probe.notices[0].text
 
     def test_options_that_slurm_would_refuse_are_told_before_a_run_is_lost(self, backend: SlurmBackend) -> None:
         plain = backend.cluster.config
-        for option, command in (({"reservation": "nobodys"}, "--reservation NAME"), ({"sbatch": ["--wrong"]}, "--sbatch NAME")):
+        for option, command in (
+            ({"reservation": "nobodys"}, "--reservation=RESERVATION"),
+            ({"sbatch": ["--wrong"]}, "--sbatch=SBATCH"),
+        ):
             backend.cluster = replace(backend.cluster, config={**plain, **option})
             probe = backend.probe()
-            assert (probe.is_ready, probe.notices[0].command) == (False, f"mainspring cluster add slurm ... {command}")
+            assert (probe.is_ready, command in probe.notices[0].command.split()) == (False, True)
+            assert f"--folder={plain['folder']}" in probe.notices[0].command, "what was right stays"
             assert "would not take a job of ours" in probe.notices[0].text
 
     def test_a_folder_that_a_node_does_not_see_is_told(self, backend: SlurmBackend, slurm: Any) -> None:

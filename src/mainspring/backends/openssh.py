@@ -203,7 +203,8 @@ def explain(login: Login, code: int | None, told: str, user: str = "") -> Backen
     if "Permission denied" in told or "Too many authentication failures" in told or "UNPROTECTED PRIVATE KEY" in told:
         who = f" for {login.user}" if login.user else ""
         return CredentialsError(f"{host} refuses the key{who}: {last}", hint=login.mend("", program="ssh-copy-id"))
-    return UnreachableError(f"{host} cannot be reached: {last or 'ssh ended without a word'}.".replace("..", "."))
+    sentence = f"{host} cannot be reached: {last or 'ssh ended without a word'}.".replace("..", ".")
+    return UnreachableError(sentence, hint=f"Try by hand: {login.mend('true')}")
 
 
 def sockets(folder: Path) -> Path:

@@ -118,7 +118,7 @@ def _told(place: Place) -> Iterator[None]:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise CredentialsError(
                     f"Kubernetes at {place.url} shows a certificate that is not trusted: {cause.verify_message}.",
-                    hint="Name the authority: kubectl config set-cluster NAME --certificate-authority=FILE",
+                    hint=f"Name the authority: {_name_authority(place)}",
                 ) from wrong
             cause = cause.__cause__ or cause.__context__
         raise UnreachableError(
@@ -127,6 +127,10 @@ def _told(place: Place) -> Iterator[None]:
         ) from wrong
     except OSError as wrong:
         raise CredentialsError(f"The credentials of context {place.context!r} cannot be had: {wrong}.") from wrong
+
+
+def _name_authority(place: Place) -> str:
+    return f"{kubectl(place, 'config', 'set-cluster', str(place.config.context.cluster))} --certificate-authority=FILE"
 
 
 def _refusal(answer: httpx2.Response, place: Place) -> Exception:

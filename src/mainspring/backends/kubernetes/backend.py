@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+from mainspring.backends.again import add_again
 from mainspring.backends.kubernetes import doors, manifests, nodes, options, pods, rights
 from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
@@ -208,7 +209,7 @@ class KubernetesBackend:
         found = self.inventory().nodes
         if not found:
             text = f"Neither nodes nor a quota of name space {namespace} tell what there is: say it with --cpus and --memory."
-            command = f"mainspring cluster add kubernetes --namespace {namespace} --cpus 64 --memory 256"
+            command = add_again(self.cluster, options.OPTIONS, namespace=namespace, cpus="64", memory="256")
             notices.append(Notice(text=text, command=command))
         elif not any(manifests.HOSTNAME in node.labels for node in found):
             text = "Nodes may not be read: the quota stands for all of them, and Kubernetes chooses the node."

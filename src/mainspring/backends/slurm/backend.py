@@ -132,7 +132,6 @@ class SlurmBackend:
 
     def probe(self) -> Probe:
         """Ask for the version, the controller, the partitions, and whether we may submit; see the contract."""
-        partition = str(self.cluster.config.get("partition") or "")
         try:
             answer = self.door.ask(
                 Asked(
@@ -156,12 +155,12 @@ class SlurmBackend:
         if notices:
             return Probe(is_ready=False, notices=notices)
         partitions = sorted(set(told.out.split()))
-        notices = (*unreachable(ping, queue), *unknown_partition(partition, partitions), *old_python(answer.python, where))
+        notices = (*unreachable(ping, queue), *unknown_partition(self.cluster, partitions), *old_python(answer.python, where))
         facts = {"commands": where, "partitions": ", ".join(partitions), "memory limits": limits_of(config.out)}
-        notices = (*notices, *unusable_folder(made, self._base(), where))
+        notices = (*notices, *unusable_folder(self.cluster, made, self._base(), where))
         is_ready = not notices
         if is_ready:
-            is_ready, notices = refused_job(tried)
+            is_ready, notices = refused_job(self.cluster, tried)
         if is_ready and not facts["memory limits"].startswith("kept"):
             text = "This Slurm does not keep runs within their memory: it has no control groups for tasks."
             notices = (*notices, Notice(text=text))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from mainspring.backends.again import add_again
 from mainspring.backends.slurm.door import Said
+from mainspring.backends.slurm.options import OPTIONS
 from mainspring.core.backend import Notice
-from mainspring.core.records import Cause, Outcome
+from mainspring.core.records import Cause, Cluster, Outcome
 
 MIN_PYTHON = (3, 9)
 _NOT_THERE = 127
@@ -43,13 +45,14 @@ def unreachable(ping: Said, queue: Said) -> tuple[Notice, ...]:
     return ()
 
 
-def unknown_partition(asked: str, there: Sequence[str]) -> tuple[Notice, ...]:
+def unknown_partition(cluster: Cluster, there: Sequence[str]) -> tuple[Notice, ...]:
     """Return the notice of partitions that were asked for and that Slurm does not have; several are joined by commas."""
+    asked = str(cluster.config.get("partition") or "")
     unknown = [name for name in asked.split(",") if name and name not in there]
     if not unknown or not there:
         return ()
     text = f"Slurm has no partition {', '.join(map(repr, unknown))}; it has {', '.join(there)}."
-    return (Notice(text=text, command=f"mainspring cluster add slurm ... --partition {there[0]}"),)
+    return (Notice(text=text, command=add_again(cluster, OPTIONS, partition=there[0])),)
 
 
 def old_python(version: str, where: str) -> tuple[Notice, ...]:
@@ -59,15 +62,15 @@ def old_python(version: str, where: str) -> tuple[Notice, ...]:
     return (Notice(text=f"Python {version} is {where}; 3.9 is needed.", command="module load python"),)
 
 
-def unusable_folder(made: Said, folder: str, where: str) -> tuple[Notice, ...]:
+def unusable_folder(cluster: Cluster, made: Said, folder: str, where: str) -> tuple[Notice, ...]:
     """Return the notice of a folder for runs that cannot be made there."""
     if made.code == 0:
         return ()
     text = f"The folder {folder}, which login host and nodes are to share, cannot be made {where}: {_line(made)}"
-    return (Notice(text=text, command="mainspring cluster add slurm ... --folder FOLDER"),)
+    return (Notice(text=text, command=add_again(cluster, OPTIONS, folder="FOLDER")),)
 
 
-def refused_job(tried: Said) -> tuple[bool, tuple[Notice, ...]]:
+def refused_job(cluster: Cluster, tried: Said) -> tuple[bool, tuple[Notice, ...]]:
     """Return whether jobs like ours can ever be taken, by what `sbatch --test-only` said, and the notice of what it refused."""
     if tried.code == 0:
         return True, ()
@@ -76,7 +79,7 @@ def refused_job(tried: Said) -> tuple[bool, tuple[Notice, ...]]:
     option = next(
         (word for word in ("account", "qos", "reservation", "constraint", "partition") if word in told.lower()), "sbatch"
     )
-    command = f"mainspring cluster add slurm ... --{option} NAME" if is_ours else "sinfo --list-reasons"
+    command = add_again(cluster, OPTIONS, **{option: option.upper()}) if is_ours else "sinfo --list-reasons"
     return not is_ours, (Notice(text=f"Slurm would not take a job of ours: {told}", command=command),)
 
 
