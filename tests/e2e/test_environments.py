@@ -176,6 +176,30 @@ def test_a_rerun_keeps_the_environment_and_can_change_it(site: Site, seen: dict[
     assert "from the project" in rebuilt.out, rebuilt
 
 
+def test_in_python_the_words_are_the_same(site: Site, project: Path) -> None:
+    (project / "tune.py").write_text(
+        "import os\nimport mainspring as ms\n"
+        "@ms.task(wheels=os.environ.get('WHEELS', ''), environment='lock')\n"
+        "def tune(x, python=1):\n    import alpha\n    ms.log_metric('score', x)\n    return [alpha.version, python]\n"
+        "if __name__ == '__main__':\n"
+        "    study = ms.sweep(tune, trials=1, maximize='score', x=ms.uniform(0, 1))\n"
+        "    first = study.best\n"
+        "    lock = first.record.spec.environment.lock\n"
+        "    kept = first.rerun(python=2)\n"  # the run has such a parameter: that is what is meant
+        "    assert (kept.result(), kept.record.spec.environment.lock) == (['1.2', 2], lock), kept.record\n"
+        "    back = first.rerun(environment='here')\n"
+        "    assert (back.record.spec.environment.lock, back.params['python']) == ('', 1), back.record\n"
+        "    again = back.rerun(environment=f'from:{first.id}')\n"
+        "    assert (again.result(), again.record.spec.environment.lock) == (['1.2', 1], lock), again.record\n"
+        "    print(lock)\n"
+    )
+    env = site.environ(WHEELS=str(project.parent / "wheelhouse"))
+    words = [sys.executable, "tune.py"]
+    done = subprocess.run(words, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 0, done
+    assert listed_of(site, done.stdout.splitlines()[-1])["uses"] >= 3
+
+
 def test_the_trials_of_a_sweep_share_one_environment(site: Site, project: Path) -> None:
     (project / "tune.py").write_text(
         "import argparse, alpha, mainspring as ms\n"
