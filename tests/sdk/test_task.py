@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,7 +12,7 @@ import mainspring as ms
 from mainspring.core.errors import SpecError, UnsupportedError, UsageError
 from mainspring.core.specs import RunSpec
 from mainspring.sdk.calls import module_of
-from mainspring.sdk.recording import Recorder, StepResult
+from mainspring.sdk.recording import Recorder, StepResult, active
 from mainspring.sdk.task import bind
 
 
@@ -78,6 +80,15 @@ def test_what_is_not_part_of_this_version_says_so():
             call()
 
 
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    token = active.set(recorder)
+    try:
+        yield
+    finally:
+        active.reset(token)
+
+
 def test_a_recorder_chains_steps_and_refuses_branches():
     recorder = Recorder("default", ms.Objective("goal", kpi="value", at_least=0))
     data = recorder.add_task(RunSpec(name="prepare"), {})
@@ -93,6 +104,8 @@ def test_a_recorder_chains_steps_and_refuses_branches():
         ("gate", {"figures": "evaluate", "model": "train"}, ()),
         ("deploy-live", {"model": "train"}, ("gate",)),
     ]
+    with recording(recorder), pytest.raises(UsageError, match="takes no pool"):
+        ms.deploy(model, name="live", pool="lab")
     branching = Recorder("default")
     branching.add_task(RunSpec(name="a"), {})
     with pytest.raises(UnsupportedError, match="parallel"):

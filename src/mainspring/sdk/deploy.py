@@ -126,6 +126,9 @@ def deploy(
     if recorder is not None:
         if not isinstance(model, StepResult):
             raise UsageError("Inside a pipeline ms.deploy takes the result of a step.", hint="ms.deploy(train(...), name=...)")
+        if pool is not None:
+            told = f"mainspring deploy MODEL --name {name} --pool POOL, once: the pipeline's revisions stay there"
+            raise UsageError("Inside a pipeline ms.deploy takes no pool.", hint=told)
         made: Any = recorder.add_deploy(model, name, replicas, "")
         result: Endpoint = made
         return result
