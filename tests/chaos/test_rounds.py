@@ -140,8 +140,14 @@ class ToyFleet:
     def backend(self, cluster: str) -> ToyBackend:
         return self.engine
 
+    def kind(self, cluster: str) -> str:
+        return "toy"
+
     def hears_ends(self, cluster: str) -> bool:
         return True
+
+    def may_wait(self, cluster: str) -> bool:
+        return False
 
     def note(self, cluster: str, message: str) -> None:
         raise AssertionError(message)
