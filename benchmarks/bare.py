@@ -148,8 +148,13 @@ def crowd(engine: Any, name: str, pods: int) -> None:
     """Give a Kubernetes a node that exists by our word only, with room for `pods` pods that never end."""
     engine.ask("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
     has = {"cpu": str(pods), "memory": f"{pods}Gi", "pods": str(pods + 10), "ephemeral-storage": "1Ti"}
-    beat = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "message": ""}
-    status = {"status": {"capacity": has, "allocatable": has, "conditions": [beat]}}
+    beat(engine, name, {"capacity": has, "allocatable": has})
+
+
+def beat(engine: Any, name: str, more: Mapping[str, object] | None = None) -> None:
+    """Say of such a node that it is well, as its kubelet would: one that is silent for a minute is given up with its pods."""
+    told = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now(), "message": ""}
+    status = {"status": {**(more or {}), "conditions": [told]}}
     engine.ask("PATCH", f"/api/v1/nodes/{name}/status", status, "application/strategic-merge-patch+json")
 
 

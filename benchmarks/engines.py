@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.bare import ENGINES, NOW, Engine, crowd
+from benchmarks.bare import ENGINES, NOW, Engine, beat, crowd
 from benchmarks.installation import PREFIX, Installation, command, installation, rss_mb
 from benchmarks.report import report
 
@@ -126,12 +126,15 @@ def measure_memory(folder: Path, pods: int) -> None:
         server.http.post(f"{PREFIX}/clusters/kubernetes/probe").raise_for_status()
         time.sleep(SETTLE_S)
         where = {"cluster": "kubernetes", "node": "kubernetes.crowd"}
-        for _ in range(pods):
+        for number in range(pods):
             server.submit("sleep", "3600", cpu_milli=1000, labels=where)
+            if number % 20 == 0:
+                beat(cluster, "crowd")
         seen = 0
         end = time.monotonic() + 300
         while seen < pods and time.monotonic() < end:
             time.sleep(2.0)
+            beat(cluster, "crowd")
             seen = len(cluster.ask("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dcrowd")["items"])
         time.sleep(SETTLE_S)
         conditions: dict[str, object] = {"clusters": 1 + len(names), "pods": seen}
