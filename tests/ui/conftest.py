@@ -20,7 +20,8 @@ from nicegui import app as nicegui_app
 from nicegui.testing import User
 from nicegui.testing.general import nicegui_reset_globals
 from nicegui.testing.user_simulation import user_simulation
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mainspring.api.app import build_api
@@ -38,6 +39,7 @@ from mainspring.ui.waking import attach_waking_ui
 
 ALICE = Actor(name="alice", is_admin=True)
 BOB = Actor(name="bob", roles={"theirs": Role.VIEWER})
+CUT = "ERR_NETWORK_CHANGED"
 ARGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 NASTY = "<img src=x onerror=alert(1)>"
 
@@ -258,10 +260,24 @@ class Watched:
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda wrong: self.complaints.append(str(wrong)))
         self.page.on("request", lambda asked: self._asked(asked.url))
-        self.page.goto(link)
+        self._cuts = 0
+        self.page.on("requestfailed", lambda asked: self._failed(str(asked.failure)))
+        self.go(link)
+
+    def go(self, url: str) -> Response | None:
+        """Load a page, again when the machine's links changed meanwhile: other tests make hosts and containers."""
+        while True:
+            cuts = self._cuts
+            try:
+                answer = self.page.goto(url)
+                if self._cuts == cuts:
+                    return answer
+            except PlaywrightError as wrong:
+                if CUT not in str(wrong):
+                    raise
 
     def open(self, path: str) -> Page:
-        self.page.goto(self.site.url + path)
+        self.go(self.site.url + path)
         self.page.wait_for_function("window.did_handshake === true || window.socket?.connected === true")
         return self.page
 
@@ -270,8 +286,11 @@ class Watched:
         assert self.complaints == []
         assert self.strangers == []
 
+    def _failed(self, why: str) -> None:
+        self._cuts += CUT in why
+
     def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if CUT not in message.text and message.type in ("error", "warning"):
             self.complaints.append(f"{message.text} {message.location.get('url', '')}")
 
     def _asked(self, url: str) -> None:

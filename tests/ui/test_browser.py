@@ -137,7 +137,7 @@ def test_an_address_of_the_interface_without_a_route_is_told_in_json(site: Any, 
 
 def test_answers_forbid_other_hosts(tab: Open, site: Any) -> None:
     seen = tab()
-    answer = seen.page.goto(site.url + "/queue")
+    answer = seen.go(site.url + "/queue")
     assert answer is not None
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "http" not in answer.headers["content-security-policy"]
