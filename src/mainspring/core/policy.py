@@ -33,7 +33,7 @@ class OrderPolicy:
 
     is_fair: bool = True
     is_shortest_first: bool = True  # inside a share, by estimated GPU-seconds; else by order of submission
-    learns: bool = False  # until a play of the whole planner shows what a model of its order shows (docs/benchmarks.md)
+    learns: bool = False  # a model of the order gained by it, plays of the whole planner did not (docs/benchmarks.md)
     aging_s: float = 86_400.0
     half_life_s: float = 604_800.0
     history: float = 0.2
