@@ -111,6 +111,14 @@ class Fleet:
         """Return the engine."""
         return self.engine
 
+    def kind(self, cluster: str) -> str:  # noqa: ARG002 the contract has it
+        """Return the name of no engine that is known."""
+        return "house"
+
+    def may_wait(self, cluster: str) -> bool:  # noqa: ARG002 the contract has it
+        """Say that what is launched begins at once."""
+        return False
+
     def hears_ends(self, cluster: str) -> bool:  # noqa: ARG002 the contract has it
         """Say that looking costs nothing."""
         return True
