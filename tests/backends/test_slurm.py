@@ -58,6 +58,13 @@ def sbatch_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     return lambda: log.read_text().splitlines() if log.exists() else []
 
 
+@pytest.fixture
+def server() -> Iterator[RunnerServer]:
+    made = RunnerServer()
+    yield made
+    made.close()
+
+
 class TestContract(BackendContract):
     @pytest.fixture(autouse=True)
     def _same_installation(self, backend: SlurmBackend) -> None:
@@ -156,12 +163,6 @@ class TestContract(BackendContract):
 
 class TestItsOwnWord:
     """What Slurm does to a job by itself, or at the word of somebody else."""
-
-    @pytest.fixture
-    def server(self) -> Iterator[RunnerServer]:
-        made = RunnerServer()
-        yield made
-        made.close()
 
     def running(
         self, backend: SlurmBackend, server: RunnerServer, name: str, **overrides: object
@@ -279,12 +280,6 @@ class TestItsOwnWord:
 
 class TestGangs:
     """A gang is one job of Slurm's with a step for each member."""
-
-    @pytest.fixture
-    def server(self) -> Iterator[RunnerServer]:
-        made = RunnerServer()
-        yield made
-        made.close()
 
     def members(
         self, backend: SlurmBackend, server: RunnerServer, command: list[str], name: str, granted: Granted | None = None
@@ -434,12 +429,6 @@ class TestLoginHost:
         return create(
             Cluster(id="far", name="far", backend="slurm", config=told), folder, f"far{os.getpid()}x{time.monotonic_ns():x}"
         )
-
-    @pytest.fixture
-    def server(self) -> Iterator[RunnerServer]:
-        made = RunnerServer()
-        yield made
-        made.close()
 
     def test_a_run_goes_through_it(self, slurm: Any, tmp_path: Path, server: RunnerServer) -> None:
         backend, suite = self.made(slurm, tmp_path), TestContract()
