@@ -246,7 +246,7 @@ class Attempts:
             owner=run.owner if run is not None else "",
             project=run.project if run is not None else "",
             image=spec.environment.image,
-            overrides=secrets.reveal_overrides(self.ctx, spec, self.fleet.kind(attempt.cluster)),
+            overrides=secrets.reveal_overrides(self.ctx, spec, self.fleet.kind(attempt.cluster)) if spec.overrides else {},
             world_size=len(attempt.replicas),
             timeout_s=spec.timeout_s,
         )

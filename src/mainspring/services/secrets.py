@@ -90,8 +90,8 @@ def reveal_overrides(ctx: Context, spec: RunSpec, kind: str) -> Mapping[str, obj
 
     A secret that was removed since stays a name, which the engine refuses.
     """
-    words = dict(overrides_of(spec, kind)) if spec.overrides else {}
-    for name in secret_names(kind) if words else ():
+    words = dict(overrides_of(spec, kind))
+    for name in secret_names(kind):
         wanted = str(words.get(name, ""))
         if wanted.startswith(MARK):
             try:
