@@ -167,10 +167,13 @@ class TestItsOwnWord:
     def running(
         self, backend: SlurmBackend, server: RunnerServer, name: str, **overrides: object
     ) -> tuple[LaunchRequest, Handle, str]:
-        """Return a run that tells when it is asked to end, its handle, and its job."""
+        """Return a run that tells when it is asked to end, its handle, and its job.
+
+        Slurm signals each process of a job by itself, in no order: the script waits on when only its `sleep` has heard.
+        """
         suite = TestContract()
         suite.installation = backend.installation
-        script = "trap 'echo told; exit 0' TERM; echo begun; sleep 300 & wait"
+        script = "trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 300 & wait; done"
         request = replace(suite.request(backend, server, ["bash", "-c", script], name), overrides=overrides)
         handle = backend.launch(request)
         server.wait(request.attempt, "running")
