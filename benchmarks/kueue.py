@@ -34,7 +34,7 @@ from time import monotonic, process_time, sleep
 from benchmarks.report import report
 from mainspring.app import build_context, rest_garbage
 from mainspring.controllers.loop import Loop, Loops
-from mainspring.controllers.schedule import Schedule
+from mainspring.controllers.schedule import REST, Schedule
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.beats import Beat
 from mainspring.core.records import Cause, Cluster, Node, Outcome
@@ -126,7 +126,7 @@ class Play:
         with ThreadPoolExecutor(THREADS) as pool:
             creator = threading.Thread(target=self.create, args=(due, begin, pool))
             creator.start()
-            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx).tick)
+            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx).tick, rest=REST)
             loops.start([planner, Loop(name="mimic", topics=("attempts",), tick=self.start_all)])
             while self.done < len(due):
                 with self.lock:

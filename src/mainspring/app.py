@@ -42,7 +42,7 @@ from mainspring.controllers.observations import note_strangers
 from mainspring.controllers.operations import Operations
 from mainspring.controllers.outbox import Outbox
 from mainspring.controllers.pipelines import Pipelines
-from mainspring.controllers.schedule import Schedule
+from mainspring.controllers.schedule import REST, Schedule
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
 from mainspring.core.errors import AuthError, PlannerError, ServerError, StoreError
@@ -187,7 +187,7 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
     attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, reach).tick)
     return [
         Loop(name="leader", topics=(), tick=leader.tick),
-        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx).tick)),
+        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx).tick), rest=REST),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
         Loop(name="operations", topics=("operations",), tick=operations),

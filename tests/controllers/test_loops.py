@@ -11,7 +11,7 @@ import pytest
 from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.pipelines import Pipelines
-from mainspring.controllers.schedule import WHOLE_S, WINDOW, Schedule
+from mainspring.controllers.schedule import NARROW, WHOLE_S, WINDOW, Schedule, window
 from mainspring.controllers.sweeps import Sweeps
 from mainspring.core.actors import SYSTEM
 from mainspring.core.graphs import Graph, PipelineState, Step, StepKind, StepState
@@ -204,6 +204,15 @@ def test_a_run_far_behind_that_fits_waits_a_second_at_most(house) -> None:
     assert house.ctx.store.runs.get(small.id).state is RunState.RUNNING
 
 
+def test_a_plan_looks_at_more_where_much_starts_and_at_less_where_little_does(house) -> None:
+    ids = [runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))[0].id for _ in range(2 * WINDOW)]
+    seen = house.ctx.store.snapshot(house.clock.now())
+    assert window(NARROW, ids[:NARROW], seen) == 2 * NARROW, "all that was looked at started: there may be room for more"
+    assert window(WINDOW, ids[:WINDOW], seen) == WINDOW
+    assert window(WINDOW, ids[:3], seen) == WINDOW // 2
+    assert window(NARROW, [], seen) == NARROW
+
+
 def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
     signals, seen = Signals(), []
     woken = threading.Event()
@@ -239,3 +248,22 @@ def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
         signals.hint("runs")
     loops.stop()
     assert ticks[4] - ticks[0] >= 3 * 0.05, "each rest is counted from the beginning of the tick before"
+
+
+def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took() -> None:
+    signals, ticks = Signals(), []
+    is_over, never = threading.Event(), threading.Event()
+
+    def tick() -> None:
+        ticks.append(time.monotonic())
+        never.wait(0.03)
+        if len(ticks) == 4:
+            is_over.set()
+
+    loops = Loops(signals)
+    loops.start([Loop(name="t", topics=("runs",), tick=tick, rest=2.0)])
+    deadline = time.monotonic() + 10
+    while not is_over.wait(0.001) and time.monotonic() < deadline:
+        signals.hint("runs")
+    loops.stop()
+    assert ticks[3] - ticks[0] >= 3 * 3 * 0.03, "two parts of three are not its own"

@@ -24,6 +24,7 @@ from mainspring.core.records import Cause, Dimension, Endpoint, EndpointState, N
 from mainspring.core.resources import CONTAINERS, Resources
 from mainspring.core.specs import Entry, Environment, RunKind, RunSpec, Value, ValueKind
 from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs, sweeps
+from mainspring.services.fitting import FRESH_S
 
 VIEWER = Actor(name="vera", roles={"default": Role.VIEWER})
 EDITOR = Actor(name="ed", roles={"default": Role.EDITOR})
@@ -72,6 +73,20 @@ def test_a_sweep_of_an_image_is_refused_where_no_container_runs_and_its_trials_a
 def test_a_request_that_can_never_fit_says_what_would(house) -> None:
     with pytest.raises(CannotFitError, match="2 GPUs"):
         runs.submit(house.ctx, EDITOR, RunSpec(command=("a",), resources=Resources(gpu_milli=8000)))
+
+
+def test_what_fitted_a_moment_ago_is_not_judged_again(house) -> None:
+    """Until then a node that lost its devices lets a run wait, which says why; nothing is refused by what was."""
+    spec = RunSpec(command=("a",), resources=Resources(gpu_milli=1000))
+    runs.submit(house.ctx, EDITOR, spec)
+    node = house.ctx.store.nodes.all()[0]
+    house.ctx.store.nodes.upsert("local", [replace(node, devices=())], now=house.clock.now())
+    runs.submit(house.ctx, EDITOR, spec)
+    house.clock.advance(FRESH_S)
+    with pytest.raises(CannotFitError):
+        runs.submit(house.ctx, EDITOR, spec)
+    house.ctx.store.nodes.upsert("local", [node], now=house.clock.now())
+    runs.submit(house.ctx, EDITOR, spec)
 
 
 def test_a_waiting_run_tells_why_and_who_is_ahead(house) -> None:

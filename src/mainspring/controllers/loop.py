@@ -18,13 +18,16 @@ from mainspring.services.signals import Signals
 log = logging.getLogger(__name__)
 MAX_BACKOFF_S = 30.0
 DEBOUNCE_S = 0.002
+MOST_REST_S = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
     """One background loop. `topics` wake it; `idle_s` is the longest sleep, `gap_s` the time from one tick to the next at least.
 
-    A tick that comes after a rest comes at once; of a storm of commits each loop sees a few moments only.
+    After a tick it rests `rest` times as long as that took (`MOST_REST_S` at most): so much of the processor is others' for
+    sure, and what happens meanwhile is seen at once by one tick. A tick that comes after a rest comes at once; of a storm of
+    commits each loop sees a few moments only.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Loop:
     tick: Callable[[], float | None]
     idle_s: float = 60.0
     gap_s: float = 0.02
+    rest: float = 0.0
     failures: int = 0
     ticks: int = 0
 
@@ -76,9 +80,11 @@ class Loops:
             seen = self.signals.version(*topics)
             began = time.monotonic()
             pause = self._once(loop)
+            took_s = time.monotonic() - began
+            gap_s = max(loop.gap_s, took_s + min(MOST_REST_S, loop.rest * took_s))
             if not self._stopping.is_set():
                 self.signals.wait(topics, seen, loop.idle_s if pause is None else pause)
-                self._stopping.wait(max(DEBOUNCE_S, loop.gap_s - (time.monotonic() - began)))
+                self._stopping.wait(max(DEBOUNCE_S, gap_s - (time.monotonic() - began)))
 
     def _once(self, loop: Loop) -> float | None:
         try:

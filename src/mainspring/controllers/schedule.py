@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from mainspring import scheduler
+from mainspring.core.ids import RunId
 from mainspring.core.snapshot import Snapshot
 from mainspring.plugins import reach
 from mainspring.services import adoption
 from mainspring.services.context import Context
 
 log = logging.getLogger(__name__)
-WINDOW = 32  # queued runs of each person that an ordinary plan looks at; fewer where that would be more than `SEEN`
+WINDOW = 32  # queued runs of each person that an ordinary plan looks at, at most; fewer where that would be more than `SEEN`
+NARROW = 8  # and where fewer start
 SEEN = 1024
 LEAST = 2
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
 WHOLE_PART = 10  # and so many times as seldom as it takes long
+REST = 2.0  # a third of a processor at most: where much ends and begins, more of it is seen by one plan
 CALM_S = 1.0  # how old what moves slowly may be, unless plans take so long that it would be read for each: past use, durations
 
 
@@ -29,8 +33,8 @@ class Schedule:
 
     whatever it decided is compared with the versions of the rows when it is carried out.
 
-    A long queue is not planned whole each time a run ends: an ordinary plan sees the first `WINDOW` runs of each person, and
-    now and then (`WHOLE_S`) one sees all of it, so that a run far behind that would fit now waits that long at most.
+    A long queue is not planned whole each time a run ends: an ordinary plan sees the first few runs of each person (`window`),
+    and now and then (`WHOLE_S`) one sees all of it, so that a run far behind that would fit now waits that long at most.
     """
 
     ctx: Context
@@ -77,7 +81,7 @@ class Schedule:
             return 0.01
         pauses = [_pause(snapshot)]
         lines = Counter((run.project, run.owner) for run in snapshot.waiting)
-        self._each = max(LEAST, min(WINDOW, SEEN // max(1, len(lines))))
+        self._each = window(each, applied.started, snapshot)
         if not is_whole and each in lines.values():
             pauses.append(self._whole_s - (ticks - self._whole_at))
         if applied.is_behind:
@@ -91,6 +95,18 @@ class Schedule:
         if ticks - self._booked_at >= self._calm_s:
             self._booked_at = ticks
             self.ctx.store.usage.book(self.ctx.clock.now(), self.ctx.store.policies.current().policy.order.half_life_s)
+
+
+def window(each: int, started: Sequence[RunId], snapshot: Snapshot) -> int:
+    """Return how many runs of each person the next plan looks at, after one that looked at `each` and started some.
+
+    Twice as many where all of one person's started; else it narrows to twice what started. A plan's cost is what it looks at.
+    """
+    gone = frozenset(started)
+    most = max(Counter((run.project, run.owner) for run in snapshot.waiting if run.id in gone).values(), default=0)
+    wanted = 2 * each if most >= each else max(NARROW, 2 * most, each // 2)
+    persons = len({(run.project, run.owner) for run in snapshot.waiting})
+    return max(LEAST, min(wanted, WINDOW, SEEN // max(1, persons)))
 
 
 def _of_rented(snapshot: Snapshot) -> list[float]:

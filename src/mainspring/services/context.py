@@ -8,6 +8,7 @@ from datetime import datetime
 from mainspring.blobs.store import BlobStore
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
+from mainspring.services.fitting import Fitting
 from mainspring.services.planned import Planned
 from mainspring.services.recent import Recent
 from mainspring.services.signals import Signals
@@ -28,3 +29,4 @@ class Context:
     started_at: datetime
     planned: Planned = field(default_factory=Planned)
     recent: Recent = field(default_factory=Recent)
+    fitting: Fitting = field(default_factory=Fitting)

@@ -76,15 +76,25 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     _check_secrets(ctx, spec)
     check_overrides(ctx, spec)
     _check_blobs(ctx, spec)
-    spec = in_containers(spec)
-    nodes, least = ctx.store.nodes.all(), spec.min_replicas or spec.replicas
-    misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in (spec.resources, *spec.alternatives)]
-    misfit = misfits[0]
-    if misfit is not None and all(one is not None and one.code is ReasonCode.CANNOT_FIT for one in misfits):
+    _check_fits(ctx, in_containers(spec))
+
+
+def _check_fits(ctx: Context, spec: RunSpec) -> None:
+    least, now_s = spec.min_replicas or spec.replicas, ctx.clock.monotonic()
+    choices = (spec.resources, *spec.alternatives)
+    if any(ctx.fitting.is_known(asked, least, spec.same, now_s=now_s) for asked in choices):
+        return
+    nodes = ctx.store.nodes.all()
+    misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in choices]
+    for asked, misfit in zip(choices, misfits, strict=True):
+        if misfit is None:
+            ctx.fitting.note(asked, least, spec.same, now_s=now_s)
+    first = misfits[0]
+    if first is not None and all(one is not None and one.code is ReasonCode.CANNOT_FIT for one in misfits):
         hint = "See what there is: mainspring cluster ls"
         if spec.resources.is_gpu() and not any(node.devices for node in nodes):
             hint += ". To try without a GPU, declare slots: mainspring down, then mainspring up --gpus 2"
-        raise CannotFitError(misfit.sentence, hint=hint, details=dict(misfit.facts))
+        raise CannotFitError(first.sentence, hint=hint, details=dict(first.facts))
 
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None, *, is_fresh: bool = False) -> Run:
