@@ -23,6 +23,7 @@ from mainspring.store.health import note_begin, note_failure
 from mainspring.store.logs import append_chunks, stream_ends
 from mainspring.store.nodes import free
 from mainspring.store.runs import need_run, save_run
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, attempts, replicas, runs
 
 _CAS_TRIES = 20
@@ -59,8 +60,7 @@ class Attempts:
 
     def of_run(self, run_id: str) -> list[Attempt]:
         """Return the attempts of a run, first to last."""
-        asked = select(attempts).where(attempts.c.run == run_id).order_by(attempts.c.number)
-        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(asked).mappings().all()))
+        return self._db.read(lambda conn: _attempts_of(conn, _OF_RUN.rows(conn, {"of": run_id})))
 
     def open(self) -> list[Attempt]:
         """Return the attempts whose end is not confirmed, oldest first."""
@@ -240,7 +240,10 @@ class Attempts:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
-_BY_ID = select(attempts).where(attempts.c.id == bindparam("of"))
+_BY_ID = Statement(select(attempts).where(attempts.c.id == bindparam("of")))
+_OF_RUN = Statement(select(attempts).where(attempts.c.run == bindparam("of")).order_by(attempts.c.number))
+_NEW = Statement(attempts.insert())
+_NEW_MEMBERS = Statement(replicas.insert())
 _HAS_NO_HANDLE = select(replicas.c.attempt).where(replicas.c.handle == {}, replicas.c.ended_at.is_(None))
 _IS_DUE = attempts.c.state.in_((AttemptState.ALLOCATED, AttemptState.LAUNCHING)) | attempts.c.stop_cause.is_not(None)
 _PENDING = (
@@ -248,18 +251,22 @@ _PENDING = (
     .where(attempts.c.state != AttemptState.ENDED, _IS_DUE | attempts.c.id.in_(_HAS_NO_HANDLE))
     .order_by(attempts.c.created_at, attempts.c.id)
 )
-_WHERE_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
-_TOUCH = (
+_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
+_WHERE_SAME = Statement(_SAME)
+_WHERE_HELD = Statement(_SAME.where(attempts.c.fence == bindparam("held"), attempts.c.lease_owner == bindparam("mine")))
+_TOUCH = Statement(
     update(attempts)
     .where(attempts.c.id == bindparam("of"))
     .values(version=attempts.c.version + bindparam("by"))
     .returning(*attempts.c)
 )
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
-_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
-_LIVING = _MEMBER.where(replicas.c.ended_at.is_(None))
+_MEMBERS_OF = Statement(select(replicas).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index))
+_IS_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
+_MEMBER = Statement(_IS_MEMBER)
+_LIVING = Statement(_IS_MEMBER.where(replicas.c.ended_at.is_(None)))
 _OUTPUTS = select(replicas.c.outputs).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index.desc())
-_FREE = (
+_FREE = Statement(
     update(allocations)
     .where(allocations.c.attempt == bindparam("of"), allocations.c.replica == bindparam("at"), allocations.c.freed_at.is_(None))
     .values(freed_at=bindparam("freed"))
@@ -286,15 +293,15 @@ def stop_attempt(
 
 def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
     """Write new attempts with their replicas."""
-    tx.conn.execute(attempts.insert(), [values_of(one, attempts) for one in new])
+    _NEW.many(tx.conn, [values_of(one, attempts) for one in new])
     members = [values_of(member, replicas) | {"attempt": one.id} for one in new for member in one.replicas]
-    tx.conn.execute(replicas.insert(), members)
+    _NEW_MEMBERS.many(tx.conn, members)
     tx.topics.add("attempts")
 
 
 def load_attempt(conn: Connection, id: str) -> Attempt | None:
     """Return the attempt with this id."""
-    found = _attempts_of(conn, conn.execute(_BY_ID, {"of": id}).mappings().all())
+    found = _attempts_of(conn, _BY_ID.rows(conn, {"of": id}))
     return found[0] if found else None
 
 
@@ -308,6 +315,9 @@ def _need_attempt(conn: Connection, id: str) -> Attempt:
 def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Attempt]:
     members: dict[str, list[Replica]] = {row["id"]: [] for row in rows}
     ids = list(members)
+    if len(ids) == 1:  # as a rule
+        found = (record_of(Replica, replicas, row) for row in _MEMBERS_OF.rows(conn, {"of": ids[0]}))
+        return [record_of(Attempt, attempts, rows[0], replicas=tuple(found))]
     for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
         for row in conn.execute(_MEMBERS, {"of": ids[start : start + 500]}).mappings():
             members[row["attempt"]].append(record_of(Replica, replicas, row))
@@ -320,9 +330,11 @@ def _held(lease: Lease) -> Any:
 
 def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None) -> bool:
     row = changes_of(old, new, attempts)
-    written = _WHERE_SAME if lease is None else _WHERE_SAME.where(_held(lease))
+    row |= {"of": old.id, "seen": old.version}
     tx.topics.add("attempts")
-    return tx.conn.execute(written, row | {"of": old.id, "seen": old.version}).rowcount == 1
+    if lease is None:
+        return _WHERE_SAME.run(tx.conn, row) == 1
+    return lease.attempt_id == old.id and _WHERE_HELD.run(tx.conn, row | {"held": lease.fence, "mine": lease.owner}) == 1
 
 
 def _change(tx: Transaction, id: str, change: Callable[[Attempt, datetime], Attempt], event: NewEvent | None) -> Attempt:
@@ -354,7 +366,7 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
         last_beat_at=now,
     )
     row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
-    if tx.conn.execute(_LIVING, row | {"of": id, "at": index}).rowcount == 0:
+    if _LIVING.run(tx.conn, row | {"of": id, "at": index}) == 0:
         return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
     if member.last_beat_at is None and all(one.last_beat_at for one in attempt.replicas if one.index != index):
         told = update(runs).where(runs.c.id == attempt.run, runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
@@ -397,19 +409,19 @@ def _finish(
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
     # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
-    row = tx.conn.execute(_TOUCH, {"of": id, "by": 1}).mappings().one_or_none()
+    row = _TOUCH.row(tx.conn, {"of": id, "by": 1})
     if row is None:
         raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
     (attempt,) = _attempts_of(tx.conn, [row])
     run = need_run(tx.conn, attempt.run, has_metrics=False)
     member = _member(attempt, index)
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
-        tx.conn.execute(_TOUCH, {"of": id, "by": -1})
+        _TOUCH.rows(tx.conn, {"of": id, "by": -1})
         return replace(attempt, version=attempt.version - 1), run
     since = None if is_seen else member.unknown_since
     ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
     told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
-    tx.conn.execute(_MEMBER, told | {"outputs": outputs, "of": id, "at": index})
+    _MEMBER.run(tx.conn, told | {"outputs": outputs, "of": id, "at": index})
     _free(tx, id, index, ending.at)
     if ending.outcome.cause is Cause.LAUNCH_FAILED and attempt.stop_cause is None:
         note_failure(tx, attempt, member, run, ending.outcome.message, ending.at)
@@ -441,8 +453,8 @@ def _first_failure(tx: Transaction, attempt: Attempt, outcome: Outcome) -> Outco
 
 
 def _free(tx: Transaction, attempt: str, index: int, at: datetime) -> None:
-    for node, granted in tx.conn.execute(_FREE, {"of": attempt, "at": index, "freed": at}).all():
-        free(tx, node, [granted])
+    for row in _FREE.rows(tx.conn, {"of": attempt, "at": index, "freed": at}):
+        free(tx, row["node"], [row["granted"]])
 
 
 def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, outputs: Mapping[str, Value], actor: str) -> Run:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, create_engine, event, exc, func, literal, update
+from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, create_engine, event, exc, func, literal, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql import ColumnElement
@@ -30,6 +30,7 @@ from mainspring.core.codec import encode
 from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
+from mainspring.store.statements import Statement
 from mainspring.store.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,14 @@ _READERS = 4
 # serialization failure, deadlock, unique violation (a number or a key that somebody took first: look again)
 _RETRIED = frozenset({"40001", "40P01", "23505"})
 _DISK_FULL_STATES = frozenset({"53100"})
-_COUNT = (
+_COUNT = Statement(
     update(tables.counters)
     .where(tables.counters.c.name == bindparam("of"))
     .values(value=tables.counters.c.value + bindparam("by"))
     .returning(tables.counters.c.value)
 )
-_EVENTS = tables.events.insert().values(data=bindparam("json", type_=Text))  # encoded when it was told
+_EVENTS = Statement(tables.events.insert().values(data=bindparam("json", type_=Text)))  # encoded when it was told
+_FENCE = Statement(select(tables.meta.c.value).where(tables.meta.c.name == "fence"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Transaction:
 
     def count(self, counter: str, by: int = 1) -> int:
         """Return the counter's value after adding `by`; its row stays locked until the commit, so values commit in order."""
-        return int(self.conn.execute(_COUNT, {"of": counter, "by": by}).scalar_one())
+        return int(_COUNT.rows(self.conn, {"of": counter, "by": by})[0]["value"])
 
     def flush_events(self) -> int:
         """Write the events; return the last number, 0 without any. Comes last, so that locks are always taken in one order."""
@@ -109,7 +111,7 @@ class Transaction:
     def write_events(self, rows: Sequence[dict[str, Any]]) -> int:
         """Number the events and write them; return the last number."""
         last = self.count("events", len(rows))
-        self.conn.execute(_EVENTS, [row | {"seq": seq} for seq, row in enumerate(rows, last - len(rows) + 1)])
+        _EVENTS.many(self.conn, [row | {"seq": seq} for seq, row in enumerate(rows, last - len(rows) + 1)])
         return last
 
 
@@ -294,7 +296,7 @@ class Database:
         return True
 
     def _check_fence(self, conn: Connection) -> None:
-        found = conn.exec_driver_sql("SELECT value FROM meta WHERE name = 'fence'").scalar_one()
+        found = _FENCE.rows(conn, {})[0]["value"]
         if int(found) != self._fence:
             raise StoreError(
                 "Another process took the database over while this one held it.",

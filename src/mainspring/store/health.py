@@ -12,6 +12,7 @@ from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, Transaction
 from mainspring.store.fleet_tables import launch_failures
 from mainspring.store.runs import need_run
+from mainspring.store.statements import Statement
 
 KEPT = timedelta(days=1)  # an older failure says nothing about a node of today
 MESSAGE_CHARS = 500
@@ -32,7 +33,7 @@ class Health:
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
-_ANY = select(launch_failures.c.attempt).limit(1)
+_ANY = Statement(select(launch_failures.c.attempt).limit(1))
 _HERE = delete(launch_failures).where(launch_failures.c.node == bindparam("of"))
 _OLD = delete(launch_failures).where(launch_failures.c.at < bindparam("before"))
 _ELSEWHERE = (
@@ -61,7 +62,7 @@ def note_failure(tx: Transaction, attempt: Attempt, replica: Replica, run: Run, 
 
 def note_begin(tx: Transaction, attempt: Attempt, node: str, at: datetime) -> None:
     """Forget what failed on a node where a launch has begun, and tell those of its kind elsewhere that it did."""
-    if tx.conn.execute(_ANY).first() is None:
+    if _ANY.row(tx.conn, {}) is None:
         return
     run = need_run(tx.conn, attempt.run, has_metrics=False)
     forget_failures(tx, node)

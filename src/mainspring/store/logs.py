@@ -13,6 +13,7 @@ from mainspring.store.checkpoints import add_checkpoints
 from mainspring.store.database import Database, Transaction
 from mainspring.store.environments import add_environments
 from mainspring.store.metrics import add_points
+from mainspring.store.statements import Statement
 from mainspring.store.streams import read_stream
 from mainspring.store.tables import attempts, chunks, replicas, runs, streams
 
@@ -45,15 +46,24 @@ class Logs:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 # Made once: to build such a statement costs more than to run it.
-_ENDS = select(streams.c.stream, streams.c.size_bytes).where(
-    streams.c.attempt == bindparam("of"), streams.c.replica == bindparam("at")
+_ENDS = Statement(
+    select(streams.c.stream, streams.c.size_bytes).where(
+        streams.c.attempt == bindparam("of"), streams.c.replica == bindparam("at")
+    )
 )
-_OF_ATTEMPT = (
+_OF_ATTEMPT = Statement(
     select(runs.c.id, runs.c.attempt, attempts.c.number)
     .join_from(attempts, runs, runs.c.id == attempts.c.run)
     .where(attempts.c.id == bindparam("of"))
 )
-_BEATEN = (
+_NEW = Statement(chunks.insert())
+_NEW_END = Statement(streams.insert())
+_END = Statement(
+    update(streams).where(
+        streams.c.attempt == bindparam("of"), streams.c.replica == bindparam("at"), streams.c.stream == bindparam("which")
+    )
+)
+_BEATEN = Statement(
     update(replicas)
     .where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
     .values(last_beat_at=bindparam("now"))
@@ -64,11 +74,11 @@ def append_chunks(
     tx: Transaction, attempt: str, replica: int, pieces: Sequence[tuple[str, int, bytes]], *, now: datetime
 ) -> dict[str, int]:
     """Store what is new of `pieces`; return the end of every stream of the replica."""
-    run = tx.conn.execute(_OF_ATTEMPT, {"of": attempt}).one_or_none()
+    run = _OF_ATTEMPT.row(tx.conn, {"of": attempt})
     if run is None:
         raise NotFoundError(f"There is no attempt {attempt}.", details={"attempt": attempt})
     # the replica's row is written first: of two beats that come at the same time, one waits for the other
-    if pieces and tx.conn.execute(_BEATEN, {"of": attempt, "at": replica, "now": now}).rowcount == 0:
+    if pieces and _BEATEN.run(tx.conn, {"of": attempt, "at": replica, "now": now}) == 0:
         raise NotFoundError(f"Attempt {attempt} has no replica {replica}.", details={"attempt": attempt})
     ends = stream_ends(tx.conn, attempt, replica)
     known = set(ends)
@@ -97,14 +107,15 @@ def append_chunks(
         grown.setdefault(stream, []).append(fresh)
     if not rows:
         return ends
-    tx.conn.execute(chunks.insert(), rows)
-    skipped = add_points(tx, run.id, b"".join(grown["metrics"]), is_newest=run.number == run.attempt) if "metrics" in grown else 0
+    _NEW.many(tx.conn, rows)
+    is_newest = run["number"] == run["attempt"]
+    skipped = add_points(tx, run["id"], b"".join(grown["metrics"]), is_newest=is_newest) if "metrics" in grown else 0
     if "events" in grown:
         told = b"".join(grown["events"])
         add_checkpoints(tx, attempt, replica, told, now=now)
         add_environments(tx, attempt, replica, told, now=now)
         if b'"packages_changed"' in told:  # what the run's key says is not what it ran with: nobody may take its outputs
-            tx.conn.execute(update(runs).where(runs.c.id == run.id).values(cache_key="", version=runs.c.version + 1))
+            tx.conn.execute(update(runs).where(runs.c.id == run["id"]).values(cache_key="", version=runs.c.version + 1))
     for stream in grown:
         _write_end(tx.conn, attempt, replica, stream, ends[stream], is_new=stream not in known)
     if skipped:
@@ -116,17 +127,14 @@ def append_chunks(
 
 def stream_ends(conn: Connection, attempt: str, replica: int) -> dict[str, int]:
     """Return the end of every stream of a replica."""
-    found = conn.execute(_ENDS, {"of": attempt, "at": replica}).tuples()
-    return {stream: int(size) for stream, size in found}
+    return {row["stream"]: int(row["size_bytes"]) for row in _ENDS.rows(conn, {"of": attempt, "at": replica})}
 
 
 def _write_end(conn: Connection, attempt: str, replica: int, stream: str, end: int, *, is_new: bool) -> None:
     if is_new:
-        row = {"attempt": attempt, "replica": replica, "stream": stream, "size_bytes": end}
-        conn.execute(streams.insert(), row)
-        return
-    of_stream = (streams.c.attempt == attempt) & (streams.c.replica == replica) & (streams.c.stream == stream)
-    conn.execute(update(streams).where(of_stream).values(size_bytes=end))
+        _NEW_END.run(conn, {"attempt": attempt, "replica": replica, "stream": stream, "size_bytes": end})
+    else:
+        _END.run(conn, {"size_bytes": end, "of": attempt, "at": replica, "which": stream})
 
 
 def _check(stream: str, offset: int) -> None:

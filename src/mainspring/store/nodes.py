@@ -18,6 +18,7 @@ from mainspring.core.silence import sighted
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.health import forget_failures
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, nodes, replicas
 
 _CAS_TRIES = 50
@@ -146,9 +147,10 @@ class Nodes:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
-_BY_ID = select(nodes).where(nodes.c.id == bindparam("of"))
-_WHERE_SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
-_GIVEN = (
+_BY_ID = Statement(select(nodes).where(nodes.c.id == bindparam("of")))
+_SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
+_WHERE_SAME = Statement(_SAME)
+_GIVEN = Statement(
     update(nodes)
     .where(nodes.c.id == bindparam("of"))
     .values(
@@ -159,18 +161,20 @@ _GIVEN = (
     )
 )
 _LOCKED = select(nodes).where(nodes.c.id.in_(bindparam("of", expanding=True))).order_by(nodes.c.id).with_for_update()
-_HELD = _WHERE_SAME.values(
-    version=bindparam("next"),
-    used_cpu_milli=bindparam("cpu"),
-    used_memory_bytes=bindparam("memory"),
-    used_disk_bytes=bindparam("disk"),
-    used_devices=bindparam("shares"),
+_HELD = Statement(
+    _SAME.values(
+        version=bindparam("next"),
+        used_cpu_milli=bindparam("cpu"),
+        used_memory_bytes=bindparam("memory"),
+        used_disk_bytes=bindparam("disk"),
+        used_devices=bindparam("shares"),
+    )
 )
 
 
 def load_node(conn: Connection, id: str) -> Node | None:
     """Return the node with this id."""
-    row = conn.execute(_BY_ID, {"of": id}).mappings().one_or_none()
+    row = _BY_ID.row(conn, {"of": id})
     return None if row is None else _node(row)
 
 
@@ -203,7 +207,7 @@ def save_held(tx: Transaction, changed: Sequence[tuple[Node, Node]]) -> None:
         }
         for old, new in changed
     ]
-    tx.conn.execute(_HELD, rows)
+    _HELD.many(tx.conn, rows)
     tx.topics.add("nodes")
 
 
@@ -227,7 +231,7 @@ def free(tx: Transaction, id: str, granted: Iterable[Granted]) -> None:
         "memory": sum(one.memory_bytes for one in given),
         "disk": sum(one.disk_bytes for one in given),
     }
-    tx.conn.execute(_GIVEN, {"of": id} | amounts)
+    _GIVEN.run(tx.conn, {"of": id} | amounts)
     tx.topics.add("nodes")
 
 
@@ -292,7 +296,7 @@ def _used(node: Node, cpu: int, memory: int, disk: int, devices: Mapping[int, in
 
 def _save(tx: Transaction, old: Node, new: Node) -> bool:
     row = changes_of(old, new, nodes)
-    return tx.conn.execute(_WHERE_SAME, row | {"of": old.id, "seen": old.version}).rowcount == 1
+    return _WHERE_SAME.run(tx.conn, row | {"of": old.id, "seen": old.version}) == 1
 
 
 def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None) -> Node:

@@ -8,9 +8,10 @@ from mainspring.core.errors import ConflictError, NotFoundError
 from mainspring.core.records import Project, Role
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import members, projects, users
 
-_BY_NAME = select(projects).where(projects.c.name == bindparam("of"))
+_BY_NAME = Statement(select(projects).where(projects.c.name == bindparam("of")))
 
 
 class Projects:
@@ -46,7 +47,7 @@ class Projects:
 
     def get(self, name: str) -> Project | None:
         """Return the project of this name."""
-        row = self._db.read(lambda conn: conn.execute(_BY_NAME, {"of": name}).mappings().one_or_none())
+        row = self._db.read(lambda conn: _BY_NAME.row(conn, {"of": name}))
         return None if row is None else record_of(Project, projects, row)
 
     def all(self) -> list[Project]:

@@ -20,6 +20,7 @@ from mainspring.core.records import Desired, Run, RunState
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.pages import page_of_runs
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, attempts, checkpoints, metrics, runs
 from mainspring.store.usage import book_of_runs
 
@@ -185,8 +186,9 @@ class Runs:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
-_BY_ID = select(runs).where(runs.c.id == bindparam("of"))
-_WHERE_SAME = update(runs).where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen"))
+_BY_ID = Statement(select(runs).where(runs.c.id == bindparam("of")))
+_NEW = Statement(runs.insert())
+_WHERE_SAME = Statement(update(runs).where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen")))
 _LAST = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
     metrics.c.run.in_(bindparam("of", expanding=True)), metrics.c.last.is_not(None), metrics.c.odd == ""
 )
@@ -217,7 +219,7 @@ def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -
         "search": _search_text(numbered),
         "avoid": (),
     }
-    tx.conn.execute(runs.insert(), row)
+    _NEW.run(tx.conn, row)
     tx.tell(event, "runs")
     if source is not None:
         _copy_metrics(tx.conn, source.id, numbered.id)
@@ -246,7 +248,7 @@ def _waiting(conn: Connection, wanted: ColumnElement[bool], limit: int | None) -
 
 def load_run(conn: Connection, id: str, *, has_metrics: bool = True) -> Run | None:
     """Return the run with this id, with the last values of its metrics if asked for."""
-    row = conn.execute(_BY_ID, {"of": id}).mappings().one_or_none()
+    row = _BY_ID.row(conn, {"of": id})
     if row is not None and not has_metrics:
         return record_of(Run, runs, row)
     return None if row is None else runs_of(conn, [row])[0]
@@ -266,7 +268,7 @@ def save_run(tx: Transaction, old: Run, new: Run, **more: Any) -> bool:
     if new.tags != old.tags:
         row["search"] = _search_text(new)
     tx.topics.add("runs")
-    return tx.conn.execute(_WHERE_SAME, row | {"of": old.id, "seen": old.version}).rowcount == 1
+    return _WHERE_SAME.run(tx.conn, row | {"of": old.id, "seen": old.version}) == 1
 
 
 def change_run(tx: Transaction, id: str, change: Callable[[Run, datetime], Run], *, event: NewEvent | None) -> Run:

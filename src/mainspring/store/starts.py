@@ -23,13 +23,14 @@ from mainspring.store.database import NewEvent, Transaction
 from mainspring.store.durations import medians_of
 from mainspring.store.nodes import lock_nodes, save_held, with_more
 from mainspring.store.shares import shares_of_projects
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, runs
 
 Refusal = ConflictError | CapacityError
 
 # The rows stay locked until the commit (on SQLite there is one writer), in order of id: nobody writes between look and write.
 _LOCKED = select(runs).where(runs.c.id.in_(bindparam("of", expanding=True))).order_by(runs.c.id).with_for_update()
-_PLACED = (
+_PLACED = Statement(
     update(runs)
     .where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen"))
     .values(
@@ -42,6 +43,7 @@ _PLACED = (
         not_before=null(),
     )
 )
+_NEW = Statement(allocations.insert())
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ def start_all(
             }
             for old, new, _, _ in batch.placed
         ]
-        tx.conn.execute(_PLACED, rows)
+        _PLACED.many(tx.conn, rows)
         save_held(tx, [(before[id], node) for id, node in sorted(batch.nodes.items()) if node is not before[id]])
         _begin_attempts(tx, batch, now, actor)
     return refusals
@@ -150,4 +152,4 @@ def _begin_attempts(tx: Transaction, batch: _Batch, now: datetime, actor: str) -
         tx.tell(NewEvent(actor, "run.placed", run.id, run.project, facts), "runs", "attempts", "nodes")
     insert_attempts(tx, begun)
     reach("inside-W2")
-    tx.conn.execute(allocations.insert(), held)
+    _NEW.many(tx.conn, held)
