@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
-import random
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any
 
 from .folder import Folder, read_json
 from .spool import LINE_STREAMS, MAX_BEAT_BYTES, Stream
-from .wire import AwayError, RefusedError, Wire, pause_after
+from .wire import AwayError, RefusedError, Wire, jitter, pause_after
 
 BEAT_BYTES = 256 * 1024
 FOLLOWED_S = 0.1
@@ -129,7 +127,7 @@ class Link:
             "state": self._state,
             "chunks": chunks,
             "address": self._address,
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "pid": os.getpid(),
         }
         if self.is_gone.is_set():
@@ -150,11 +148,11 @@ class Link:
             return 0.0
         if self._is_over or is_more:
             self._was_full = is_more
-            return random.uniform(0.01, 0.05) if is_late else 0.0  # noqa: S311  (paced, so that many runners may come back)
+            return jitter(0.01, 0.05) if is_late else 0.0  # paced, so that many runners may come back
         self._was_full = False
         if self._is_followed:
             return FOLLOWED_S
-        return FLOWING_S if chunks else self._beat_in_s * random.uniform(0.8, 1.0)  # noqa: S311  (jitter)
+        return FLOWING_S if chunks else self._beat_in_s * jitter(0.8, 1.0)  # jitter
 
     def _chunks(self, budget: int) -> tuple[list[dict[str, Any]], bool]:
         """Return what to send, small streams first, and whether there is more."""
@@ -166,7 +164,9 @@ class Link:
             data = stream.read(stream.acked, budget) if budget > 0 else b""
             if data:
                 budget -= len(data)
-                chunks.append({"stream": stream.name, "offset": stream.acked, "data": base64.b64encode(data).decode()})
+                chunks.append(
+                    {"stream": stream.name, "offset": stream.acked, "data": binascii.b2a_base64(data, newline=False).decode()}
+                )
             waiting = stream.size() > stream.acked + len(data)
             is_more = is_more or (waiting and (not stream.is_lines or budget <= 0 or self._is_over))
         return chunks, is_more

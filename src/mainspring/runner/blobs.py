@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
-import urllib.parse
 from typing import IO, Any
 
 from .cache import DamagedError, NoRoomError, Turn, cached, digest_of, is_there, keep, make_room
+from .exchange import Answer, Connection, split
 from .wire import AwayError, Wire
 
 SMALL_BYTES = 64 * 1024
@@ -57,7 +55,7 @@ def _fetch_frames(wire: Wire, cache: str, digests: list[str]) -> None:
                 raise DamagedError(f"The server sent another blob than {digest}.")  # noqa: TRY301
             keep(cache, digest, answer, int.from_bytes(head[32:], "big"))
         answer.read()
-    except (OSError, http.client.HTTPException) as broken:
+    except OSError as broken:
         wire.close()
         raise AwayError(f"{broken!r}") from broken
     except (DamagedError, NoRoomError):
@@ -70,14 +68,14 @@ def _fetch_one(wire: Wire, cache: str, digest: str) -> None:
     other = None
     try:
         if answer.status >= 300:
-            other = _elsewhere(answer.getheader("Location") or "")
+            other, path = _elsewhere(answer.getheader("location"))
             answer.read()
-            answer = other.getresponse()
+            answer = other.request("GET", path, None, {})
             if answer.status != 200:
                 raise AwayError(f"The object store answered {answer.status}.")
-        keep(cache, digest, answer, int(answer.getheader("Content-Length") or -1))
+        keep(cache, digest, answer, int(answer.getheader("content-length") or -1))
         answer.read()
-    except (OSError, http.client.HTTPException) as broken:
+    except OSError as broken:
         wire.close()
         raise AwayError(f"{broken!r}") from broken
     except NoRoomError:
@@ -88,18 +86,16 @@ def _fetch_one(wire: Wire, cache: str, digest: str) -> None:
             other.close()
 
 
-def _elsewhere(address: str) -> http.client.HTTPConnection:
-    """Ask an object store by a signed address, without our token."""
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ("http", "https"):
-        raise AwayError(f"The server sent us to {address[:80]!r}.")
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=120.0)
-    connection.request("GET", parts.path + ("?" + parts.query if parts.query else ""))
-    return connection
+def _elsewhere(address: str) -> tuple[Connection, str]:
+    """Return the way to an object store by a signed address, without our token."""
+    try:
+        scheme, host, port, path = split(address)
+    except ValueError as wrong:
+        raise AwayError(f"The server sent us to {address[:80]!r}.") from wrong
+    return Connection(scheme, host, port, 120.0), path or "/"
 
 
-def _exactly(source: IO[bytes] | http.client.HTTPResponse, size: int) -> bytes:
+def _exactly(source: IO[bytes] | Answer, size: int) -> bytes:
     data = b""
     while len(data) < size:
         piece = source.read(size - len(data))
@@ -149,10 +145,10 @@ def _put(wire: Wire, digest: str, path: str, size: int) -> None:
         _finish(wire, wire.open("PUT", f"/blobs/{digest}", file, headers, 300.0))
 
 
-def _finish(wire: Wire, answer: http.client.HTTPResponse) -> None:
+def _finish(wire: Wire, answer: Answer) -> None:
     try:
         answer.read()
-    except (OSError, http.client.HTTPException) as broken:
+    except OSError as broken:
         wire.close()
         raise AwayError(f"{broken!r}") from broken
 
@@ -190,6 +186,8 @@ def fetch_manifest(wire: Wire, cache: str, manifest: str) -> list[dict[str, Any]
     fetch(wire, cache, {manifest: -1})
     with open(cached(cache, manifest), "rb") as file:
         data = file.read()
+    import hashlib  # slow to load, and a run without code needs none
+
     if hashlib.sha256(data).hexdigest() != manifest:
         os.unlink(cached(cache, manifest))
         raise DamagedError(f"The manifest {manifest} in the cache is damaged.")

@@ -16,12 +16,13 @@ from types import CodeType
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-# Loaded once for each connection to a host, when somebody wants into an attempt, or beside a build or user code that takes
-# longer: not worth their size.
+# Loaded once for each server or connection to a host, when somebody wants into an attempt, or beside a build or user code that
+# takes longer: not worth their size.
 _NOT_COMPILED = frozenset(
     {
         "captures.py",
         "environments.py",
+        "forks.py",
         "gpus.py",
         "host.py",
         "installers.py",
@@ -123,13 +124,21 @@ def typeless(source: str) -> ast.Module:
 
 
 def bare(source: str) -> str:
-    """Return a module without its docstrings and comments, each line where it was: a traceback names lines of the real one."""
+    """Return a module without what only people and type checkers read, each line where it was: a traceback names lines of it.
+
+    Nobody asks for a type there, and to load `typing` takes a tenth of the start.
+    """
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             at = token.start[0] - 1
             lines[at] = lines[at][: token.start[1]].rstrip()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for one in tree.body:
+        is_name = isinstance(one, ast.ImportFrom) and one.module == "typing"
+        if is_name or (isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"):
+            lines[one.lineno - 1 : one.end_lineno] = [""] * ((one.end_lineno or one.lineno) - one.lineno + 1)
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or ast.get_docstring(node, clean=False) is None:
             continue
         said = node.body[0]

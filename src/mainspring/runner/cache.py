@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import http.client
 import os
 import time
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from .wire import AwayError
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from .exchange import Answer
+
 STAMP_S = 1_000_000_000  # no file that anybody writes has this time
 _FRESH_S = 300.0  # how exactly it is known when a blob was used last
 _DRAFT_S = 3600.0  # a draft that nobody has written to for so long is left from a crash
@@ -67,13 +67,15 @@ def _mark(path: str) -> None:
         pass  # another user's: it is whole all the same
 
 
-def keep(cache: str, digest: str, source: http.client.HTTPResponse | IO[bytes], size: int) -> None:
+def keep(cache: str, digest: str, source: Answer | IO[bytes], size: int) -> None:
     """Write one blob of `size` bytes (-1: to the end): whole, checked and read-only, or not at all.
 
     Raises DamagedError, NoRoomError, AwayError, and what reading raises.
     """
     target = cached(cache, digest)
     draft = f"{target}.{os.getpid()}"
+    import hashlib  # slow to load, and a run without code needs none
+
     seen = hashlib.sha256()
     left = size
     try:
@@ -107,7 +109,7 @@ def _create(path: str) -> IO[bytes]:
     return open(path, "wb", buffering=0)
 
 
-def _on_disk(act: Callable[..., _T], *args: Any) -> _T:
+def _on_disk(act: Callable[..., Any], *args: Any) -> Any:
     """Return what `act` does. What the disk refuses is no fault of the server's, and asking that again mends nothing."""
     try:
         return act(*args)
@@ -202,6 +204,8 @@ def is_short(folder: str, wanted_bytes: int = 0) -> bool:
 
 def digest_of(path: str) -> tuple[str, int]:
     """Return (sha256, size) of a file."""
+    import hashlib  # slow to load, and a run without code needs none
+
     seen = hashlib.sha256()
     size = 0
     with open(path, "rb") as file:

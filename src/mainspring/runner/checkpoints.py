@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import os
 import select
 import struct
@@ -198,6 +197,8 @@ class Checkpoints(threading.Thread):
             entries.append({"digest": digest, "mode": mode, "path": path, "size": seen[2]})
         self._digests = known
         data = blobs.pack_manifest(entries)
+        import hashlib  # slow to load, and most runs make no checkpoint
+
         manifest = hashlib.sha256(data).hexdigest()
         try:
             blobs.send(self._wire, wanted)

@@ -10,8 +10,9 @@ import json
 import os
 import socket
 import struct
-import urllib.parse
 from typing import Any
+
+from .exchange import split
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SIOCGIFADDR = 0x8915
@@ -56,7 +57,7 @@ def variables(rank: int, addresses: list[str], devices: str) -> dict[str, str]:
 
 def _host(server_url: str, is_tunnelled: bool) -> str:
     """Return the address of this machine by which it reaches the server; behind a tunnel that of its way out, or of a card."""
-    server = urllib.parse.urlsplit(server_url).hostname or "127.0.0.1"
+    server = split(server_url)[1]
     if server in LOOPBACK and not is_tunnelled:
         return "127.0.0.1"  # the whole gang is on this machine
     for goal in ("192.0.2.1",) if server in LOOPBACK else (server, "192.0.2.1"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import random
-import socket
-import urllib.parse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .exchange import Answer, Connection, split
+
+if TYPE_CHECKING:
+    import socket
 
 PREFIX = "/api/v1"
 MAX_PAUSE_S = 30.0
@@ -30,42 +31,6 @@ class AwayError(Exception):
         self.pause_s = pause_s
 
 
-class _Tunnel(http.client.HTTPConnection):
-    """A connection through a socket of this machine, whose other end is where the server is."""
-
-    path = ""
-
-    def connect(self) -> None:
-        """Open the socket; TLS, where there is any, is laid over it by whoever inherits."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.path.realpath(self.path))  # the link may be longer than an address can be; where it leads is not
-
-
-class _Pinned(http.client.HTTPSConnection):
-    """TLS to the one server whose certificate has this fingerprint: no authority and no name is asked."""
-
-    fingerprint = ""
-
-    def __init__(self, host: str, port: int | None = None, timeout: float = 30.0) -> None:
-        import ssl  # where there is TLS only
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # what vouches for it is its fingerprint, below
-        super().__init__(host, port, timeout=timeout, context=context)
-
-    def connect(self) -> None:
-        """Connect, and go away again from a stranger before anything was said."""
-        import hashlib
-
-        super().connect()
-        shown: Any = self.sock
-        if hashlib.sha256(shown.getpeercert(True) or b"").hexdigest() != self.fingerprint:
-            self.close()
-            raise OSError("the server's certificate is not the one that this runner was told of")
-
-
 class Wire:
     """One connection, for one thread. Whenever it is opened, `launch_file` is asked where the server is now."""
 
@@ -75,14 +40,11 @@ class Wire:
         self._fingerprint = ""
         self._aim(url)
         self._headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
 
     def _aim(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname or "127.0.0.1"
-        self._port = parts.port
-        self._path = parts.path.rstrip("/")
+        self._scheme, self._host, self._port, path = split(url)
+        self._path = path.rstrip("/")
         if not self._path.endswith(PREFIX):
             self._path += PREFIX
 
@@ -116,14 +78,14 @@ class Wire:
         answer = self.open(method, path, body, headers, timeout_s)
         try:
             found = json.loads(answer.read() or b"{}")
-        except (OSError, http.client.HTTPException, ValueError) as broken:
+        except (OSError, ValueError) as broken:
             self.close()
             raise AwayError(f"The answer broke off: {broken!r}") from broken
         return found if isinstance(found, dict) else {}
 
     def open(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout_s: float = 30.0
-    ) -> http.client.HTTPResponse:
+    ) -> Answer:
         """Return the answer, to be read to its end before the next request. Raises AwayError or RefusedError.
 
         A kept connection that the server closed meanwhile is opened again once, unless the body can be read only once.
@@ -131,13 +93,13 @@ class Wire:
         is_kept = self._connection is not None
         try:
             answer = self._send(method, path, body, headers or {}, timeout_s)
-        except (OSError, http.client.HTTPException) as broken:
+        except OSError as broken:
             self.close()
             if not is_kept or isinstance(broken, TimeoutError) or not (body is None or isinstance(body, bytes)):
                 raise AwayError(f"{broken!r}") from broken
             try:
                 answer = self._send(method, path, body, headers or {}, timeout_s)
-            except (OSError, http.client.HTTPException) as again:
+            except OSError as again:
                 self.close()
                 raise AwayError(f"{again!r}") from again
         if answer.status < 300 or answer.status in (302, 303, 307, 308):
@@ -152,8 +114,7 @@ class Wire:
         if self._launch_file:
             self._look_again()
         connection = self._fresh(timeout_s)
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        told = {"Host": host if self._port is None else f"{host}:{self._port}", **self._headers, **headers}
+        told = {"Host": connection.name, **self._headers, **headers}
         lines = [f"GET {self._path}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", ""]
         try:
             connection.connect()
@@ -184,42 +145,37 @@ class Wire:
             self._connection.close()
             self._connection = None
 
-    def _send(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> http.client.HTTPResponse:
-        if self._connection is None:
+    def _send(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> Answer:
+        if self._connection is None or self._connection.sock is None:
             if self._launch_file:
                 self._look_again()
             self._connection = self._fresh(timeout_s)
-        self._connection.timeout = timeout_s
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(timeout_s)
-        self._connection.request(method, self._path + path, body=body, headers={**self._headers, **headers})
-        return self._connection.getresponse()
+        self._connection.timeout_s = timeout_s
+        return self._connection.request(method, self._path + path, body, {**self._headers, **headers})
 
-    def _fresh(self, timeout_s: float) -> http.client.HTTPConnection:
-        kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
-        if self._secure:
-            kind = _Pinned if self._fingerprint else http.client.HTTPSConnection
-        bases = (kind, _Tunnel) if self._socket and self._secure else (_Tunnel if self._socket else kind,)
-        if self._socket or kind is _Pinned:
-            made = type("Connection", bases, {"path": self._socket, "fingerprint": self._fingerprint})
-            return made(self._host, self._port, timeout=timeout_s)  # type: ignore[no-any-return]
-        return kind(self._host, self._port, timeout=timeout_s)
+    def _fresh(self, timeout_s: float) -> Connection:
+        return Connection(self._scheme, self._host, self._port, timeout_s, self._socket, self._fingerprint)
 
-    def _wrong(self, answer: http.client.HTTPResponse) -> Exception:
+    def _wrong(self, answer: Answer) -> Exception:
         try:
             text = answer.read(65536).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException):
+        except OSError:
             text = ""
         self.close()
         if answer.status == 401 or answer.status == 429 or answer.status >= 500 or answer.status == 408:
-            return AwayError(f"{answer.status}: {text[:200]}", _seconds(answer.getheader("Retry-After") or ""))
+            return AwayError(f"{answer.status}: {text[:200]}", _seconds(answer.getheader("retry-after")))
         return RefusedError(answer.status, text)
 
 
 def pause_after(failures: int, asked_s: float = 0.0) -> float:
     """Return how long to wait after so many failures in a row: growing, jittered, at most 30 s, at least what was asked for."""
     grown = min(MAX_PAUSE_S, 0.1 * 2.0 ** min(failures, 12))
-    return asked_s * random.uniform(1.0, 1.2) + grown * random.uniform(0.5, 1.0)  # noqa: S311  (jitter)
+    return asked_s * jitter(1.0, 1.2) + grown * jitter(0.5, 1.0)
+
+
+def jitter(least: float, most: float) -> float:
+    """Return a number in between, so that many runners do not come at once."""
+    return least + (most - least) * int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def _seconds(text: str) -> float:
