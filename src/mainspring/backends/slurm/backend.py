@@ -59,6 +59,7 @@ from mainspring.backends.slurm.script import (
     memory_mib,
     option_words,
     owner_of,
+    pythons_of,
     sbatch_words,
     shape_of,
     words_of_array,
@@ -314,22 +315,22 @@ class SlurmBackend:
             record = self._record(request)
             files[f"{self._place(request)}/token"] = request.token.encode()
             files[f"{self._place(request)}/launch.json"] = json.dumps(record).encode()
-        nodes, each = 1, 1
+        nodes, each, known = 1, 1, self.door.python(pythons_of(config)[0])
         if len(crowd) == 1:
-            script = batch_script(first, shlex.quote(self._place(first)), runner, config)
+            script = batch_script(first, shlex.quote(self._place(first)), runner, config, known)
             words = words_of_one(first, self._place(first))
         elif first.world_size > 1:
             name = gang_name(self.installation, first.attempt)
             place = self._crowd_files(files, name, crowd)
             files[f"{place}/members"] = "".join(f"{one.node.name} {self._place(one)}\n" for one in crowd).encode()
-            files[f"{place}/member"] = member_script(first, runner, config).encode()
+            files[f"{place}/member"] = member_script(first, runner, config, known).encode()
             script = gang_script(crowd, place, cpus_of(first), memory_mib(first))
             words = words_of_gang(name, place, crowd)
             nodes, each = layout(crowd)
         else:
             name = array_name(self.installation, [f"{one.attempt}.{one.replica}" for one in crowd])
             place = self._crowd_files(files, name, crowd)
-            script = batch_script(first, folder_of_element(place), runner, config)
+            script = batch_script(first, folder_of_element(place), runner, config, known)
             words = words_of_array(name, place, len(crowd))
         shape = sbatch_words(first, config, nodes=nodes, each=each)
         asked = Asked(write=files, kept={runner: data}, run=[[*shape, *words]], script=script, passed=(*PASSED_ON, "SLURM_CONF"))

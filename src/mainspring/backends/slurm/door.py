@@ -71,6 +71,16 @@ class Door:
     _program: str = ""
     _home: str = ""
     _login: dict[str, str] | None = None
+    _pythons: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def python(self, word: str) -> tuple[str, ...]:
+        """Return where a word leads that names a Python after a login; asked once, as what leads to it may take long each time.
+
+        That is (what it is on the PATH, the Python behind it, that without links, the kind of machine), or nothing.
+        """
+        if word not in self._pythons:
+            self._pythons[word] = tuple(self._told({"python": word, "env": self.login()})["python_place"])
+        return self._pythons[word]
 
     def login(self) -> dict[str, str]:
         """Return the environment that whoever submits there finds after a login; asked once, as profiles may take seconds."""

@@ -2,7 +2,7 @@
 
 One JSON object on standard input, {write, run, read, remove}, carried out in this order; one JSON object as the answer.
 A command may begin with NAME=VALUE, as in a shell, and may have an environment of its own: `env`, over it those of this one whose
-names are in `passed`. `login` asks for the environment that its user finds after a login.
+names are in `passed`. `login` asks for the environment that its user finds after a login, `python` where a word leads in `env`.
 Nothing of Slurm is known here.
 """
 
@@ -38,6 +38,8 @@ def carry_out(asked: dict[str, Any]) -> dict[str, Any]:
     }
     if asked.get("login"):
         answer["login"] = _login()
+    if asked.get("python"):
+        answer["python_place"] = _python(asked["python"], asked["env"])
     for path in asked.get("remove", ()):
         shutil.rmtree(os.path.expanduser(path), ignore_errors=True)
     return answer
@@ -91,6 +93,19 @@ def _login() -> dict[str, str]:
         return {}
     words = [word.decode("utf-8", "replace").partition("=") for word in done.stdout.split(b"\0") if b"=" in word]
     return {name: value for name, _, value in words if name.isidentifier() and name not in ("SHLVL", "PWD", "OLDPWD", "_")}
+
+
+def _python(word: str, env: dict[str, str]) -> list[str]:
+    """Return [what the word is on the PATH, the Python behind it, that without links, this kind of machine], or nothing."""
+    found = shutil.which(word, path=env.get("PATH"))
+    told = "import os, sys; print(sys.executable, os.path.realpath(sys.executable), os.uname().machine, sep='\\0')"
+    try:
+        command = [found or word, "-S", "-E", "-c", told]
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    words = os.fsdecode(done.stdout).rstrip("\n").split("\0")
+    return [found, *words] if found and done.returncode == 0 and len(words) == 3 else []
 
 
 def _read(path: str) -> str | None:

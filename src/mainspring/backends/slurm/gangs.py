@@ -85,9 +85,9 @@ def gang_script(members: Sequence[LaunchRequest], place: str, cpus: int, memory_
     return _SCRIPT.format(shape=shlex.join(shape), place=shlex.quote(place))
 
 
-def member_script(member: LaunchRequest, runner: str, config: Mapping[str, object]) -> str:
+def member_script(member: LaunchRequest, runner: str, config: Mapping[str, object], known: Sequence[str] = ()) -> str:
     """Return what each step runs: it writes down which step and process it is, and the runner takes it over."""
-    return batch_script(member, _FOLDER, runner, config)
+    return batch_script(member, _FOLDER, runner, config, known)
 
 
 def step_of(told: bytes | None, job: str) -> Step | None:

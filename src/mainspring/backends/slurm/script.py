@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -30,24 +31,34 @@ trap '' USR1  # the end of the job's time is near: the runner takes it as that, 
 folder={folder}
 name=${{folder##*/}}
 export MAINSPRING_INSTALLATION={installation} MAINSPRING_ATTEMPT="${{name%.*}}" MAINSPRING_REPLICA="${{name##*.}}"
-rm -f "$folder/cgroup"
+[ ! -h "$folder/cgroup" ] || rm -f "$folder/cgroup"
 echo "$SLURM_JOB_ID" >"$folder/{job}"
 if [ ! -e "$folder/started" ]; then  # where the kernel counts what it ends for want of memory
-    group=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
-    [ -n "$group" ] && group="/memory$group" || group=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    group=
+    while IFS=: read -r number kind path; do
+        case "$kind" in memory) group="/memory$path"; break ;; "") group=$path ;; esac
+    done </proc/self/cgroup
     case "$group" in */job_*) ln -s "/sys/fs/cgroup$group" "$folder/cgroup" ;; esac
 fi
 {devices}{prolog}
-for python in {pythons}; do
+{known}for python in {pythons}; do
     found=$("$python" -S -E -c 'import sys; sys.version_info >= (3, 9) and print(sys.executable)' 2>/dev/null)
     [ -n "$found" ] && exec "$found" -S -E {runner} "$folder"  # itself: what leads to it (a shim) may take as long again
 done
 echo "[mainspring] No Python 3.9 or newer on $(hostname): name one with the option python, or load a module in prolog." >&2
 exit 69
 """
+# What leads to a Python (a shim of pyenv or asdf) may take longer than all the rest: where it led on the login host is taken if
+# this node is of that kind, and has both the same word and the Python that it leads to there.
+_KNOWN = """if [ "$(command -v {word})" = {found} ] && [ -x {real} ] && [ -x {python} ] && [ "$(uname -m)" = {machine} ]; then
+    exec {python} -S -E {runner} "$folder"
+fi
+"""
+_VERSIONED = re.compile(r"python3\.(\d+)\Z")
 ELSEWHERE = frozenset({"partition", "constraint", "reservation"})  # a run that asks for another is where Slurm has that
 JOB = "job"  # the file in a replica's folder that names its job
 SIGNALS = {"SIGUSR1": str(Cause.TIMEOUT)}  # what the runner concludes from a signal that Slurm sends on our behalf
+OLDEST = 9  # the minor version of Python 3 that the runner needs
 _PYTHONS = ("python3", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "/usr/bin/python3")
 
 
@@ -148,12 +159,14 @@ def words_of_array(name: str, place: str, count: int) -> list[str]:
     return [f"--job-name={name}", f"--array=0-{count - 1}", f"--output={place}/%a.out", f"--chdir={place}"]
 
 
-def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mapping[str, object]) -> str:
+def batch_script(
+    request: LaunchRequest, folder: str, runner: str, config: Mapping[str, object], known: Sequence[str] = ()
+) -> str:
     """Return the batch script: the runner takes its process over, so that Slurm's signals reach it.
 
-    `folder` is the replica's, or a line of shell that finds it for an array's element.
+    `folder` is the replica's, or a line of shell that finds it for an array's element. `known` is where the first of `pythons_of`
+    leads after a login, as `Door.python` tells.
     """
-    pythons: Sequence[str] = [str(config["python"])] if config.get("python") else _PYTHONS
     prolog = config.get("prolog")
     return _SCRIPT.format(
         folder=folder,
@@ -161,8 +174,25 @@ def batch_script(request: LaunchRequest, folder: str, runner: str, config: Mappi
         installation=shlex.quote(request.installation),
         devices="" if request.granted.devices else "export CUDA_VISIBLE_DEVICES= NVIDIA_VISIBLE_DEVICES=void\n",
         prolog="\n".join(str(line) for line in prolog) if isinstance(prolog, list) else str(prolog or ""),
-        pythons=" ".join(shlex.quote(one) for one in pythons),
+        known=_shortcut(pythons_of(config)[0], known, runner),
+        pythons=" ".join(shlex.quote(one) for one in pythons_of(config)),
         runner=shlex.quote(runner),
+    )
+
+
+def pythons_of(config: Mapping[str, object]) -> Sequence[str]:
+    """Return the words by which a Python is looked for, the likeliest first."""
+    return [str(config["python"])] if config.get("python") else _PYTHONS
+
+
+def _shortcut(word: str, known: Sequence[str], runner: str) -> str:
+    """Return the lines that take a Python without asking it for its version: only one whose file is named by that."""
+    version = _VERSIONED.search(known[2]) if len(known) == 4 else None
+    if version is None or int(version[1]) < OLDEST:
+        return ""
+    found, python, real, machine = map(shlex.quote, known)
+    return _KNOWN.format(
+        word=shlex.quote(word), found=found, python=python, real=real, machine=machine, runner=shlex.quote(runner)
     )
 
 
