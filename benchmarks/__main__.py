@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,8 +89,9 @@ def is_there(module: str) -> bool:
 
 def measured(module: str, rest: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield what the bench reports, as it comes; a last `{"exit_code"}` where it failed."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *rest]
+    command = [sys.executable, "-m", "benchmarks.one", module, *rest]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it ends what it has started, and we with it
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):

@@ -25,7 +25,7 @@ class Engine:
     """An engine that runs. `run` blocks until a command has ended there, and returns what it printed.
 
     `peer` is what people type to use it bare, `add` what stands behind `mainspring cluster add`; with `cpu_milli` each,
-    `at_once` runs fit. `up` and `env` are for `mainspring up`.
+    `at_once` runs fit. `up` and `env` are for `mainspring up`. `cycle_s` is how often its own scheduler begins runs, 0: at once.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Engine:
     up: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     handle: Any = None
+    cycle_s: float = 0.0
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def slurm(folder: Path) -> Iterator[Engine]:
             return out.read_text()
 
         add = ("slurm", "local", "--folder", str(shared / "ours"))
-        yield Engine(name="slurm", peer="sbatch", run=run, add=add, env=engine.env)
+        yield Engine(name="slurm", peer="sbatch", run=run, add=add, env=engine.env, cycle_s=1.0)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import statistics
 import tempfile
 import time
@@ -62,10 +63,12 @@ def joined(*engines: Engine) -> Iterator[Installation]:
 def measure_starts(engine: Engine, server: Installation, count: int) -> None:
     """Report the delay from submitting until user code runs, ours and the bare engine's in turns."""
     ours, bare = [], []
-    for number in range(count + WARM):
+    for number, (first, then) in enumerate(phases(engine, count + WARM)):
+        time.sleep(first)
         began = time.time()
         told = engine.run(*NOW)
         bare_ms = 1000 * (float(told.split()[0]) - began)
+        time.sleep(then)
         began = time.time()
         run = server.submit(*NOW, cpu_milli=START_MILLI, labels={"cluster": engine.name})
         found = server.wait(run, 120)
@@ -79,6 +82,17 @@ def measure_starts(engine: Engine, server: Installation, count: int) -> None:
     what = f"{engine.name}: submit to user code"
     report("engines", f"{what} p50", middle, "ms", peer=engine.peer, peer_value=peer, conditions=conditions)
     report("engines", f"{what}, more than bare", middle - peer, "ms", conditions=conditions)
+
+
+def phases(engine: Engine, count: int) -> list[tuple[float, float]]:
+    """Return how long to wait before each bare run and before ours.
+
+    An engine that begins runs once in `cycle_s` makes both wait up to that long: by when they happen to be submitted, unless
+    both meet each part of the cycle alike.
+    """
+    each = [engine.cycle_s * number / count for number in range(count)]
+    dice = random.Random(count)
+    return list(zip(dice.sample(each, count), dice.sample(each, count), strict=True))
 
 
 def measure_throughput(engine: Engine, server: Installation, count: int, seconds: float) -> None:

@@ -103,18 +103,17 @@ def installation(
     it starts.
     """
     home = Path(tempfile.mkdtemp(prefix="mainspring-bench-"))
-    if prepare is not None:
-        prepare(home)
-    began = time.perf_counter()
-    made = command(home, "up", *(["--gpus", str(gpus)] if gpus else []), *up, env=env)
-    ready_s = time.perf_counter() - began
-    if made.returncode != 0:
-        shutil.rmtree(home, ignore_errors=True)
-        raise RuntimeError(f"mainspring up: {made.stdout}{made.stderr}")
-    server = json.loads((home / "server.json").read_text(encoding="utf-8"))
-    token = (home / "token").read_text(encoding="utf-8").strip()
-    headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
     try:
+        if prepare is not None:
+            prepare(home)
+        began = time.perf_counter()
+        made = command(home, "up", *(["--gpus", str(gpus)] if gpus else []), *up, env=env)
+        ready_s = time.perf_counter() - began
+        if made.returncode != 0:
+            raise RuntimeError(f"mainspring up: {made.stdout}{made.stderr}")
+        server = json.loads((home / "server.json").read_text(encoding="utf-8"))
+        token = (home / "token").read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Mainspring-Protocol": "1"}
         with httpx2.Client(base_url=server["url"], headers=headers, timeout=40) as http:
             yield Installation(home=home, url=server["url"], pid=server["pid"], ready_s=ready_s, http=http)
             for run in http.get(f"{PREFIX}/runs", params={"state": "running", "limit": 200}).json().get("items", []):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SMALL = ("--", "--nodes", "20", "--runs", "40", "--distinct", "5")
@@ -51,3 +56,36 @@ def test_kueues_workloads_play_to_their_end(project_command: Callable[..., Any])
     assert 0 < rows["use of the quota"]["value"] <= 100
     assert rows["wall"]["value"] > 1  # a large one alone runs for a second
     assert {"time to admission, large", "time to admission, medium", "time to admission, small"} <= set(rows)
+
+
+def test_a_bench_that_is_told_to_end_leaves_nothing_behind(project: Path, tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAINSPRING_", "PYTEST_"))}
+    words = ["scripts/bench", "engines", "--engines", "local", "--starts", "5000", "--runs", "0", "--pods", "0"]
+    bench = subprocess.Popen(words, cwd=project, env={**env, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 90
+        while not any(tmp_path.glob("mainspring-bench-*/server.json")):
+            assert bench.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert len(_of(tmp_path)) > 1
+        bench.terminate()
+        assert bench.wait(90) == 1
+    finally:
+        bench.kill()
+        _, told = bench.communicate()
+    assert "engines ended with 143" in told
+    assert _of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _of(folder: Path) -> list[str]:
+    """Return the processes that were started with their files in that folder."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit() and int(place.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                words = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+                if os.fsencode(folder) in words:
+                    found.append(words.decode(errors="replace")[:200])
+    return found
