@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -267,8 +266,7 @@ def dial(transport: Transport, path: str, query: Mapping[str, object]) -> Connec
 
     scheme, _, rest = transport.url.partition("://")
     is_secure = scheme == "https"
-    vouched = verified(transport.certificate) if is_secure else None
-    context = vouched if isinstance(vouched, ssl.SSLContext) else (ssl.create_default_context() if is_secure else None)
+    context = verified(transport.certificate) if is_secure else None
     url = f"{'wss' if is_secure else 'ws'}://{rest}{PREFIX}{path}?{urlencode(query)}"
     headers = {"Authorization": f"Bearer {transport.token}", "Mainspring-Protocol": PROTOCOL}
 

@@ -7,6 +7,7 @@ A request is repeated only when that cannot do it twice: reads, deletes, puts, a
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 import ssl
@@ -265,9 +266,39 @@ def unreachable(url: str, wrong: Exception) -> ServerUnreachableError:
     return ServerUnreachableError(f"No server answers at {url}: {said}.", hint="mainspring status; mainspring up")
 
 
-def verified(certificate: str) -> ssl.SSLContext | bool:
+class Later(ssl.SSLContext):
+    """What `read` returns, read when the first handshake needs it: plain HTTP to this machine never does."""
+
+    _read: Callable[[], ssl.SSLContext]
+
+    def __new__(cls, read: Callable[[], ssl.SSLContext]) -> Later:
+        """Return one that has read nothing yet; trusts nobody by itself."""
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        made._read = read
+        return made
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """Pass on what is asked for before each handshake."""
+        self._read().set_alpn_protocols(alpn_protocols)
+
+    def wrap_socket(self, *args: Any, **named: Any) -> ssl.SSLSocket:
+        """Begin a handshake."""
+        return self._read().wrap_socket(*args, **named)
+
+    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+        """Begin a handshake of a coroutine."""
+        return self._read().wrap_bio(*args, **named)
+
+
+@functools.cache
+def authorities() -> ssl.SSLContext:
+    """Return what trusts the system's authorities. Reads them once: that takes 50 ms, a tenth of a short command."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def verified(certificate: str) -> ssl.SSLContext:
     """Return how the server is verified: by its own certificate (PEM), by the system's authorities without one."""
-    return ssl.create_default_context(cadata=certificate) if certificate else True
+    return ssl.create_default_context(cadata=certificate) if certificate else Later(authorities)
 
 
 def wrong_of(status: int, data: bytes) -> MainspringError:
