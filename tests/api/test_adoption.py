@@ -30,7 +30,8 @@ def beat(world, claim: str, attempt: str = LOST):
 
 
 def test_a_claim_that_was_signed_here_is_listed(world, claim):
-    assert beat(world, claim).status_code == 410
+    answer = beat(world, claim)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (410, "30"), "three quiet beats"
     (listed,) = world.client().get("/unadopted").json()
     assert (listed["attempt"], listed["claim"]) == (LOST, ""), "the claim itself is nobody's business"
 

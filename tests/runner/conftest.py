@@ -41,6 +41,8 @@ class Server:
         self.sent: list[str] = []  # digests of blobs that runners sent
         self.tokens: set[str] = set()
         self.status = 200
+        self.is_patient = False  # 410 says when to ask again
+        self.refusals = 0
         self.lose = 0
         self.beat_in_s = 0.5
         self.is_followed = False
@@ -101,7 +103,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
-            if status == 503:
+            if status == 503 or (status == 410 and server.is_patient):
                 self.send_header("Retry-After", "0.05")
             self.end_headers()
             self.wfile.write(data)
@@ -134,6 +136,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             data = self.body()
             if server.status != 200:
+                server.refusals += 1
                 return self.answer({"error": {}}, server.status)
             if self.path.endswith("/beat"):
                 answer = server.beat(json.loads(data))

@@ -139,6 +139,20 @@ def test_an_attempt_that_nobody_knows_runs_on_and_keeps_its_spool(site: Any, ser
     assert (site.root / "spool" / "log").read_bytes() == SPOKEN
 
 
+def test_an_attempt_that_is_adopted_is_heard_again_as_soon_as_the_server_asked_for(
+    site: Any, server: Any, until: Any, tmp_path: Path
+) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.is_patient, server.status = True, 410
+    (tmp_path / "go").touch()
+    until(lambda: server.refusals > 3, "the claim, again and again")
+    server.status = 200
+    assert runner.wait(20) == 0, "it waits for half a minute, as where nothing was asked for"
+    assert server.log == SPOKEN
+
+
 def test_an_attempt_that_nobody_knew_from_the_start_leaves(site: Any, server: Any) -> None:
     site.python_code("print('never')")
     server.status = 410

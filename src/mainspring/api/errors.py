@@ -19,6 +19,8 @@ _AUTH_STATUS = 401
 def answer_error(wrong: MainspringError) -> Response:
     """Return the answer that tells `wrong`."""
     headers = {"WWW-Authenticate": "Bearer"} if wrong.http_status == _AUTH_STATUS else {}
+    if isinstance(again_s := wrong.details.get("retry_after_s"), int):
+        headers["Retry-After"] = str(again_s)
     return Response(codec.encode(wrong.to_wire()), status_code=wrong.http_status, headers=headers, media_type="application/json")
 
 

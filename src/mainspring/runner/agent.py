@@ -349,7 +349,7 @@ class Agent:
                 failures += 1
                 if is_stoppable or (failures >= MAX_REFUSALS and refused.status != GONE):
                     raise
-                pause_s = GONE_PAUSE_S if refused.status == GONE else pause_after(failures)
+                pause_s = (refused.pause_s or GONE_PAUSE_S) if refused.status == GONE else pause_after(failures)
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not (is_stoppable and self._stop.cause):
                 time.sleep(0.05)

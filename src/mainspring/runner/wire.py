@@ -16,11 +16,12 @@ MAX_PAUSE_S = 30.0
 
 
 class RefusedError(Exception):
-    """The server answered, and will answer the same again. `status` tells what."""
+    """The server answered, and will answer the same again. `status` tells what; ask again in `pause_s` if that is above zero."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, pause_s: float = 0.0) -> None:
         super().__init__(f"{status}: {text[:500]}")
         self.status = status
+        self.pause_s = pause_s
 
 
 class AwayError(Exception):
@@ -162,9 +163,10 @@ class Wire:
         except OSError:
             text = ""
         self.close()
+        pause_s = _seconds(answer.getheader("retry-after"))
         if answer.status == 401 or answer.status == 429 or answer.status >= 500 or answer.status == 408:
-            return AwayError(f"{answer.status}: {text[:200]}", _seconds(answer.getheader("retry-after")))
-        return RefusedError(answer.status, text)
+            return AwayError(f"{answer.status}: {text[:200]}", pause_s)
+        return RefusedError(answer.status, text, pause_s)
 
 
 def pause_after(failures: int, asked_s: float = 0.0) -> float:

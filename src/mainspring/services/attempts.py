@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import logging
+import math
 from dataclasses import replace
 
 from mainspring.core.actors import SYSTEM
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 TOKENS = "attempt-tokens"
 STOP_NO = 1 << 30  # a runner applies growing numbers only: a stop comes after every checkpoint that was asked for
 SUPERSEDED_NO = STOP_NO + 1
+GONE_BEATS = 3  # an attempt that nobody knows asks so many times more seldom than a quiet one beats
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -55,7 +57,9 @@ def find(ctx: Context, attempt_id: str) -> Attempt:
     attempt = ctx.store.attempts.get(attempt_id)
     if attempt is None:
         raise GoneError(
-            f"Nobody here knows attempt {attempt_id}.", hint="The database may be older than the runner: keep the spool."
+            f"Nobody here knows attempt {attempt_id}.",
+            hint="The database may be older than the runner: keep the spool.",
+            details={"retry_after_s": math.ceil(GONE_BEATS * ctx.settings.quiet_beat_s)},
         )
     return attempt
 
