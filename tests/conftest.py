@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,30 @@ class House:
         return Value(kind=ValueKind.MODEL, digest=self.folder(**{"model.onnx": text}), meta={"format": "onnx"})
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file of the first day, to be copied: making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "mainspring.db"
+    Store.open(str(path), clock=FakeClock(), ids=FakeIds()).close()
+    return path
+
+
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def new_database(migrated_file: Path) -> Callable[[Path], str]:
+    """Return a function that puts a SQLite file of the first day at a path, and returns its address."""
+
+    def make(path: Path) -> str:
+        path.touch(0o600)
+        shutil.copyfile(migrated_file, path)
+        return f"sqlite:///{path}"
+
+    return make
+
+
+@pytest.fixture
+def house(tmp_path: Path, new_database: Callable[[Path], str]) -> Iterator[House]:
     clock, ids, signals = FakeClock(), FakeIds(), Signals()
-    store = Store.open(f"sqlite:///{tmp_path / 'house.db'}", clock=clock, ids=ids)
+    store = Store.open(new_database(tmp_path / "house.db"), clock=clock, ids=ids)
     store.on_commit(signals.hint_all)
     ctx = Context(
         store=store,

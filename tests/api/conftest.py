@@ -101,10 +101,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, new_database: Callable[[Path], str]) -> Iterator[World]:
     clock, ids = Clock(), Ids()
     settings = Settings(home=tmp_path, allowed_hosts=("lab.example",))
-    store = Store.open(f"sqlite:///{tmp_path / 'mainspring.db'}", clock=clock, ids=ids)
+    store = Store.open(new_database(tmp_path / "mainspring.db"), clock=clock, ids=ids)
     signals = Signals()
     store.on_commit(signals.hint_all)
     ctx = Context(

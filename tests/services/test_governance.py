@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,9 +58,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ctx(tmp_path: Path, clock: Clock) -> Iterator[Context]:
+def ctx(tmp_path: Path, clock: Clock, new_database: Callable[[Path], str]) -> Iterator[Context]:
     ids = Ids()
-    store = Store.open(f"sqlite:///{tmp_path / 'm.db'}", clock=clock, ids=ids)
+    store = Store.open(new_database(tmp_path / "m.db"), clock=clock, ids=ids)
     blobs = BlobStore.open(str(tmp_path / "blobs"), folder=tmp_path / "blobs")
     yield Context(
         store=store,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,21 +152,11 @@ class World:
         return run
 
 
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file of the first day, to be copied: making one takes longer than most tests."""
-    home = Home(str(tmp_path_factory.mktemp("migrated") / "mainspring.db"))
-    home.open()
-    home.close_all()
-    return home.path
-
-
 @pytest.fixture
-def sqlite_home(tmp_path: Path, migrated_file: Path) -> Iterator[Home]:
+def sqlite_home(tmp_path: Path, new_database: Callable[[Path], str]) -> Iterator[Home]:
     """A SQLite file as an installation finds it on its first day."""
     home = Home(str(tmp_path / "mainspring.db"))
-    home.path.touch(0o600)
-    shutil.copyfile(migrated_file, home.path)
+    new_database(home.path)
     yield home
     home.close_all()
 
