@@ -38,6 +38,7 @@ from mainspring.testing.ids import FakeIds
 # A test that forgets to name its home must fail, not start a server in the home of whoever runs it.
 os.environ["MAINSPRING_HOME"] = "/dev/null/the-test-names-no-home"
 KUBERNETES = pytest.StashKey[Any]()
+LONG = 100
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,6 +49,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and used and KUBERNETES in item.config.stash:
         report.sections.append(("Kubernetes", item.config.stash[KUBERNETES].told()))
     return report
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long value by its size: the name of a test travels between workers and into the log, again and again."""
+    return f"{argname}-of-{len(val)}" if isinstance(val, str | bytes) and len(val) > LONG else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
