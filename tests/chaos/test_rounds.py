@@ -6,7 +6,7 @@ import base64
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +27,7 @@ from mainspring.core.specs import RunSpec
 from mainspring.services import attempts, runs
 from mainspring.store import attempts as stored_attempts
 from mainspring.store import starts as stored_starts
+from mainspring.testing.engine import Fleet
 
 ROUNDS, SHARDS, RUNS, STEPS = 200, 4, 3, 60
 WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_attempts, stored_starts)
@@ -132,31 +133,6 @@ class ToyBackend:
 
 
 @dataclass
-class ToyFleet:
-    """The one engine, and loops that run what they are given at once."""
-
-    engine: ToyBackend
-
-    def backend(self, cluster: str) -> ToyBackend:
-        return self.engine
-
-    def kind(self, cluster: str) -> str:
-        return "toy"
-
-    def hears_ends(self, cluster: str) -> bool:
-        return True
-
-    def may_wait(self, cluster: str) -> bool:
-        return False
-
-    def note(self, cluster: str, message: str) -> None:
-        raise AssertionError(message)
-
-    def submit(self, work: Callable[[], None], *, lane: str) -> None:
-        work()
-
-
-@dataclass
 class Round:
     """One round: random acts with crashes, then peace, then the promises."""
 
@@ -174,7 +150,7 @@ class Round:
 
     def restart(self) -> None:
         """Begin again with rows alone, as a new server process does."""
-        fleet, owner = ToyFleet(self.engine), f"{self.name}-{next(self.owners)}"
+        fleet, owner = Fleet(self.engine), f"{self.name}-{next(self.owners)}"
         self.schedule = Schedule(self.ctx)
         self.attempts = Attempts(self.ctx, fleet, fleet, owner, Reach(url="http://127.0.0.1:1"))
 

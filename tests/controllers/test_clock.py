@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -10,13 +10,14 @@ from mainspring.controllers.attempts import Attempts
 from mainspring.controllers.fleet import Reach
 from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
-from mainspring.core.backend import Handle, LaunchRequest, Observation, ObservedState
+from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.queries import RunFilter
 from mainspring.core.records import Cause
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import runs
 from mainspring.testing.clock import FakeClock
+from mainspring.testing.engine import Fleet
 
 DAY_S = 86400.0
 
@@ -70,26 +71,17 @@ def test_who_came_first_goes_first(house, jump_s: float) -> None:
 
 
 class Graces:
-    """A fleet of one engine that notes when, and with which grace, it is told to stop."""
+    """An engine that notes when, and with which grace, it is told to stop."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.told: list[tuple[float, float]] = []
-
-    def backend(self, cluster: str) -> Graces:
-        return self
-
-    def hears_ends(self, cluster: str) -> bool:
-        return True
 
     def observe(self, handles):
         return [Observation(handle=handle, state=ObservedState.RUNNING) for handle in handles]
 
     def launch(self, request: LaunchRequest) -> Handle:
         return Handle(attempt=request.attempt, replica=request.replica)
-
-    def submit(self, work: Callable[[], None], *, lane: str) -> None:
-        work()
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         self.told.append((self.clock.monotonic(), grace_s))
@@ -100,15 +92,16 @@ def test_a_grace_is_neither_cut_nor_stretched(house, jump_s: float) -> None:
     house.plan()
     house.begin(house.attempt_of(run))
     runs.cancel(house.ctx, SYSTEM, run.id, grace_s=60)
-    fleet = Graces(house.clock)
-    loop = Attempts(house.ctx, fleet, fleet, "me", Reach(url="http://127.0.0.1:1"))  # type: ignore[arg-type]
+    engine = Graces(house.clock)
+    fleet = Fleet(cast(Backend, engine))
+    loop = Attempts(house.ctx, fleet, fleet, "me", Reach(url="http://127.0.0.1:1"))
     began = house.clock.monotonic()
     loop.tick()
     house.clock.jump(jump_s)
     for _ in range(8):
         house.clock.advance(10)
         loop.tick()
-    assert len(fleet.told) > 2
-    assert fleet.told[-1][1] == 0, "it is killed when the grace is over, whatever the wall clock says"
-    for at, grace_s in fleet.told:
+    assert len(engine.told) > 2
+    assert engine.told[-1][1] == 0, "it is killed when the grace is over, whatever the wall clock says"
+    for at, grace_s in engine.told:
         assert grace_s == max(0.0, 60 - (at - began))

@@ -14,8 +14,8 @@ from functools import partial
 from itertools import islice
 from typing import cast
 
-from mainspring.controllers.fleet import Fleet, Reach
-from mainspring.controllers.loop import Loops
+from mainspring.controllers.fleet import Engines, Reach
+from mainspring.controllers.loop import Lanes
 from mainspring.controllers.observations import Observations
 from mainspring.core.backend import Backend, Handle, LaunchesMany, LaunchRequest, ObservedState
 from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError, MainspringError, UnreachableError
@@ -40,8 +40,8 @@ class Attempts:
     """Drives open attempts. What is kept in memory here only saves work; losing it costs nothing but time."""
 
     ctx: Context
-    fleet: Fleet
-    loops: Loops
+    fleet: Engines
+    loops: Lanes
     owner: str
     reach: Reach
     _busy: set[str] = field(default_factory=set)

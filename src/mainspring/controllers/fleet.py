@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from mainspring import plugins
 from mainspring.controllers.loop import Loops
@@ -41,6 +42,30 @@ class Reach:
         if self.network_url and backend.capabilities.needs_network:
             return self.network_url, self.fingerprint
         return self.url, ""
+
+
+class Engines(Protocol):
+    """What the loops that drive attempts ask of a `Fleet`; `testing.engine.Fleet` is another."""
+
+    def backend(self, cluster_id: str, /) -> Backend:
+        """Return the backend of a cluster. Raises NotFoundError."""
+        ...
+
+    def kind(self, cluster_id: str, /) -> str:
+        """Return the engine kind of a cluster."""
+        ...
+
+    def hears_ends(self, cluster_id: str, /) -> bool:
+        """Say whether the cluster's ends are known without asking."""
+        ...
+
+    def may_wait(self, cluster_id: str, /) -> bool:
+        """Say whether the engine may keep what was launched."""
+        ...
+
+    def note(self, cluster_id: str, message: str, /) -> None:
+        """Keep the backend's last word."""
+        ...
 
 
 @dataclass(slots=True)

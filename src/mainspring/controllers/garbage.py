@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.fleet import Engines
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle
 from mainspring.core.errors import CredentialsError, UnreachableError
@@ -29,7 +29,7 @@ class Garbage:
     """Sweeps processes every minute, rows and blobs every hour. Counts by a clock that is never set, anew in each process."""
 
     ctx: Context
-    fleet: Fleet
+    fleet: Engines
     _seen_since: dict[Key, float] = field(default_factory=dict)  # replicas without a living row
     _gone_since: dict[str, tuple[datetime, float]] = field(default_factory=dict)  # unadopted attempts that no engine shows
     _collected_at: float | None = None

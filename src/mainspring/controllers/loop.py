@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mainspring.services.signals import Signals
 
@@ -38,6 +39,14 @@ class Loop:
     rest: float = 0.0
     failures: int = 0
     ticks: int = 0
+
+
+class Lanes(Protocol):
+    """What loops that ask engines need of `Loops`."""
+
+    def submit(self, work: Callable[[], None], *, lane: str) -> object:
+        """Run `work` in the pool of a lane."""
+        ...
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from mainspring.controllers.fleet import Fleet
-from mainspring.controllers.loop import Loops
+from mainspring.controllers.fleet import Engines
+from mainspring.controllers.loop import Lanes
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
@@ -45,8 +45,8 @@ class Observations:
     """Looks at launched attempts. One look at a cluster at a time."""
 
     ctx: Context
-    fleet: Fleet
-    loops: Loops
+    fleet: Engines
+    loops: Lanes
     request: Requests
     greeted: set[Key] = field(default_factory=set)  # replicas whose runner knows where this server is
     _looking: dict[str, float] = field(default_factory=dict)  # cluster: since when
@@ -280,7 +280,7 @@ def _meant(attempt: Attempt, outcome: Outcome) -> Outcome:
     return Outcome(cause=attempt.stop_cause, exit_code=outcome.exit_code, message=outcome.message)
 
 
-def note_strangers(ctx: Context, fleet: Fleet, cluster: str) -> int:
+def note_strangers(ctx: Context, fleet: Engines, cluster: str) -> int:
     """Note the living runners that no row knows (an older backup was restored); return how many. Before the first plan."""
     now, found = ctx.clock.now(), 0
     for one in fleet.backend(cluster).owned():

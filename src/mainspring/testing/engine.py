@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mainspring.core.backend import Capabilities, ExitRecord, Handle, Inventory, LaunchRequest, Observation, ObservedState, Probe
+from mainspring.core.backend import (
+    Backend,
+    Capabilities,
+    ExitRecord,
+    Handle,
+    Inventory,
+    LaunchRequest,
+    Observation,
+    ObservedState,
+    Probe,
+)
 from mainspring.core.beats import Beat
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cause, Outcome
@@ -103,11 +113,11 @@ class Engine:
 
 @dataclass(slots=True)
 class Fleet:
-    """The one engine, and a pool that does what it is given at once."""
+    """The one engine, and a pool that does what it is given at once: what loops get in place of a fleet and of lanes."""
 
-    engine: Engine
+    engine: Backend
 
-    def backend(self, cluster: str) -> Engine:  # noqa: ARG002 the contract has it
+    def backend(self, cluster: str) -> Backend:  # noqa: ARG002 the contract has it
         """Return the engine."""
         return self.engine
 
@@ -127,7 +137,7 @@ class Fleet:
         """Take no complaint: this engine has none."""
         raise AssertionError(f"{cluster}: {message}")
 
-    def submit(self, work: Callable[[], None], **_: object) -> None:
+    def submit(self, work: Callable[[], None], *, lane: str) -> None:  # noqa: ARG002 the contract has it
         """Do it now."""
         work()
 

@@ -174,8 +174,8 @@ class HouseSimulation:
         self._schedule = Schedule(self.ctx)
         self._attempts = Attempts(
             self.ctx,
-            fleet,  # type: ignore[arg-type]
-            fleet,  # type: ignore[arg-type]
+            fleet,
+            fleet,
             f"server-{self._servers}",
             Reach(url="http://127.0.0.1:1"),
         )
