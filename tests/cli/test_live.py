@@ -185,6 +185,15 @@ def test_up_and_down_are_idempotent(cli, tmp_path):
     raise AssertionError("the server is still there")
 
 
+def test_a_command_that_starts_a_server_says_so_once(cli, tmp_path):
+    first, second = (cli("ps", "--json", home=tmp_path / "own") for _ in range(2))
+    assert cli("down", home=tmp_path / "own").returncode == 0
+    assert (json.loads(first.stdout), first.stderr.count("\n")) == ([], 1), first
+    assert "Started a server for" in first.stderr
+    assert "mainspring down" in first.stderr
+    assert second.stderr == ""
+
+
 PIPELINE = """
 import os, mainspring as ms
 

@@ -12,11 +12,11 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from mainspring.cli.cluster_words import Words, read_words
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json, Project, Yes
 from mainspring.cli.output import age, done, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
 from mainspring.core.errors import ClusterRefusedError
 from mainspring.core.health import why_closed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json, Project
 from mainspring.cli.output import age, done, emit_json, facts, note, say, table
 from mainspring.cli.submit import busy
-from mainspring.client.connection import connect
 from mainspring.core.codec import parse_time
 from mainspring.core.ids import check_name
 from mainspring.core.units import counted, show_bytes

@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.text import Text
 
 import mainspring
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import emit_json, table
 from mainspring.client.client import Client
-from mainspring.client.connection import connect, home_folder
+from mainspring.client.connection import home_folder
 from mainspring.core.errors import MainspringError, ServerUnreachableError
 from mainspring.core.units import show_bytes
 

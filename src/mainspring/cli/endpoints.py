@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json, Project, Yes
 from mainspring.cli.output import age, done, emit_json, facts, note, say, state, table
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
-from mainspring.client.connection import connect
 from mainspring.core.codec import decode_any
 from mainspring.core.errors import StateError, UsageError
 from mainspring.sdk.deploy import Endpoint

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import age, emit_json, facts, note, say, short, table
-from mainspring.client.connection import connect
 from mainspring.core.environments import NodeEnvironment
 from mainspring.core.errors import NotFoundError
 from mainspring.core.units import show_bytes

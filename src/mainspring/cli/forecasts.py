@@ -11,10 +11,10 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.flags import SCRIPTS, Command, RunFlags, spec_of
 from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import emit_json, say, table
-from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.forecasts import Choice, Forecast, Prospect
 from mainspring.core.units import show_seconds

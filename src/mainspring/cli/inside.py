@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.output import note, say, short
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.client.inside import Shell
 from mainspring.core.errors import MainspringError, StateError
 from mainspring.core.lifecycle import TERMINAL_RUN

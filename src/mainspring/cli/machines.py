@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import done, emit_json, table
-from mainspring.client.connection import connect
 
 
 def machine_ls(*, as_json: Json = False) -> None:

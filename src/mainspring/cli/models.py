@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Flag, Json, Project
 from mainspring.cli.output import age, done, emit_json, facts, say, table
-from mainspring.client.connection import connect
 from mainspring.client.transport import to_record
 from mainspring.core.errors import UsageError
 from mainspring.core.records import ModelVersion

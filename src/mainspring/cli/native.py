@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import emit_json, facts, note
-from mainspring.client.connection import connect
 from mainspring.core.codec import encode
 
 

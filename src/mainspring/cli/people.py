@@ -8,10 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Flag, Json, Project
 from mainspring.cli.output import age, done, emit_json, note, say, table
 from mainspring.client.client import Client
-from mainspring.client.connection import connect, home_folder, save_login, shown_certificate
+from mainspring.client.connection import home_folder, save_login, shown_certificate
 from mainspring.core.errors import AuthError, ServerUnreachableError, UsageError
 from mainspring.core.records import Role
 from mainspring.sdk.resources import to_seconds

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json, Project
 from mainspring.cli.output import age, emit_json, say, short, state, table
-from mainspring.client.connection import connect
 from mainspring.core.graphs import PipelineRun, StepState
 from mainspring.core.units import counted
 

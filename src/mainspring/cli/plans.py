@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mainspring import scheduler
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import emit_json, say, short, table
-from mainspring.client.connection import connect
 from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ConflictError, SpecError, UsageError
 from mainspring.core.moments import parse_moment

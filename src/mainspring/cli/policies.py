@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.text import Text
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import age, emit_json, note, say, table
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.rehearsals import Outlook

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from mainspring.cli import output
+from mainspring.cli.connecting import connect
 from mainspring.cli.flags import active_python
 from mainspring.cli.options import Flag, Json, Project, Yes, values
 from mainspring.cli.output import age, emit_json, facts, note, run_state, say, short, table, took
@@ -18,7 +19,6 @@ from mainspring.cli.questions import confirm
 from mainspring.cli.submit import INTERRUPTED, busy, conclude
 from mainspring.cli.submit import follow as follow_run
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.core.codec import parse_time
 from mainspring.core.environments import Wish, sentence_of
 from mainspring.core.errors import UsageError

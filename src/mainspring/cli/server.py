@@ -12,11 +12,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mainspring.cli import foreground
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Flag, Json, Yes
 from mainspring.cli.output import age, done, emit_json, facts, note, say, state
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
-from mainspring.client.connection import connect, find, home_folder, start
+from mainspring.client.connection import find, home_folder, start
 from mainspring.core.codec import parse_time
 from mainspring.core.errors import ServerUnreachableError, StateError, UsageError
 from mainspring.core.units import show_bytes

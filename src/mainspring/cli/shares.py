@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.text import Text
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import done, emit_json, note, say, table
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.moments import parse_moment
 from mainspring.core.resources import GPU_MILLI, Resources

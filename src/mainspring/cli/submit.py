@@ -15,11 +15,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.prompt import Confirm
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.flags import Command, RunFlags, spec_of, wish_of
 from mainspring.cli.options import Json, Yes
 from mainspring.cli.output import emit_json, note, say, short
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.core.environments import Wish
 from mainspring.core.errors import MainspringError, TooLargeError
 from mainspring.core.reasons import ReasonCode

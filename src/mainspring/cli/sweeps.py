@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.flags import active_python, locate
 from mainspring.cli.options import Json, Project, Yes, scalar
 from mainspring.cli.output import emit_json, note, say, short, state, table
 from mainspring.cli.submit import busy, furnished, send
 from mainspring.client.client import Client
-from mainspring.client.connection import connect
 from mainspring.core.environments import Wish
 from mainspring.core.errors import SpecError, UsageError
 from mainspring.core.records import Dimension, Trial

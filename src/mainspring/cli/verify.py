@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mainspring.cli.connecting import connect
 from mainspring.cli.options import Json
 from mainspring.cli.output import emit_json, note, say, short, table
 from mainspring.cli.submit import busy
-from mainspring.client.connection import connect
 from mainspring.core.caching import compare_outputs
 from mainspring.core.errors import StateError
 from mainspring.core.records import RunState

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,10 +42,12 @@ def home_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(given).expanduser().absolute() if given else Path.home() / ".mainspring"
 
 
-def connect(home: Path | None = None, *, may_start: bool = True) -> Client:
+def connect(home: Path | None = None, *, may_start: bool = True, on_start: Callable[[Path, str], None] | None = None) -> Client:
     """Return a client of the server that is configured; starts the embedded one when there is none and `may_start`.
 
-    The same client is handed out again while its server lives. Raises ServerUnreachableError, AuthError.
+    `on_start(home, url)` is called when it did. The same client is handed out again while its server lives.
+
+    Raises ServerUnreachableError, AuthError.
     """
     remote = _remote(home)
     if remote is not None:
@@ -59,6 +61,8 @@ def connect(home: Path | None = None, *, may_start: bool = True) -> Client:
                 hint="Submit from outside the run; what a script submits belongs under: if __name__ == '__main__'",
             )
         found = start(folder)
+        if on_start is not None:
+            on_start(folder, str(found["url"]))
     if found is None:
         raise ServerUnreachableError(f"No server runs for {folder}.", hint="mainspring up")
     return _share(found["url"], read_token(folder), folder)
