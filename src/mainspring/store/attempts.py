@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, null, select, update
 
 from mainspring.core.checkpoints import lost_work
 from mainspring.core.errors import NotFoundError, StaleWriteError
@@ -69,7 +69,7 @@ class Attempts:
 
     def pending(self) -> list[Attempt]:
         """Return the open attempts that a controller has something to do for: to be launched, or to be stopped."""
-        return self._db.read(lambda conn: _attempts_of(conn, conn.execute(_PENDING).mappings().all()))
+        return self._db.read(lambda conn: _attempts_of(conn, _PENDING.rows(conn)))
 
     def given_up(self) -> list[Attempt]:
         """Return the ended attempts of which something may still be there: nobody has seen the end of a replica."""
@@ -110,8 +110,7 @@ class Attempts:
 
     def release(self, lease: Lease) -> None:
         """Give the lease up. Does nothing when another has it by now."""
-        given = update(attempts).where(_held(lease)).values(lease_owner="", lease_until_s=0.0)
-        self._db.write(lambda tx: tx.conn.execute(given).rowcount)
+        self._db.write(lambda tx: _GIVE_UP.run(tx.conn, _of(lease)))
 
     # --- W3, W4, W5 -----------------------------------------------------------------------------------------------------
 
@@ -126,11 +125,7 @@ class Attempts:
             new = replace(new, token_hash=token_hash, replicas=_moved_replicas(new.replicas, AttemptState.LAUNCHING))
             if not _save(tx, old, new, lease):
                 return None
-            tx.conn.execute(
-                update(replicas)
-                .where(replicas.c.attempt == new.id, replicas.c.state == AttemptState.ALLOCATED)
-                .values(state=AttemptState.LAUNCHING)
-            )
+            _LAUNCHING.run(tx.conn, {"of": new.id})
             tx.tell(event, "attempts")
             return new
 
@@ -140,9 +135,7 @@ class Attempts:
         """Record what the backend calls a replica (W4); False, and nothing written, when the lease is stale."""
 
         def work(tx: Transaction) -> bool:
-            held = select(attempts.c.id).where(_held(lease))
-            wanted = update(replicas).where(replicas.c.attempt.in_(held), replicas.c.index == replica)
-            return tx.conn.execute(wanted.values(handle=dict(handle))).rowcount == 1
+            return _HANDLE.run(tx.conn, _of(lease) | {"at": replica, "handle": dict(handle)}) == 1
 
         return self._db.write(work)
 
@@ -245,8 +238,12 @@ _OF_RUN = Statement(select(attempts).where(attempts.c.run == bindparam("of")).or
 _NEW = Statement(attempts.insert())
 _NEW_MEMBERS = Statement(replicas.insert())
 _HAS_NO_HANDLE = select(replicas.c.attempt).where(replicas.c.handle == {}, replicas.c.ended_at.is_(None))
-_IS_DUE = attempts.c.state.in_((AttemptState.ALLOCATED, AttemptState.LAUNCHING)) | attempts.c.stop_cause.is_not(None)
-_PENDING = (
+_IS_DUE = (
+    (attempts.c.state == AttemptState.ALLOCATED)
+    | (attempts.c.state == AttemptState.LAUNCHING)
+    | attempts.c.stop_cause.is_not(None)
+)
+_PENDING = Statement(
     select(attempts)
     .where(attempts.c.state != AttemptState.ENDED, _IS_DUE | attempts.c.id.in_(_HAS_NO_HANDLE))
     .order_by(attempts.c.created_at, attempts.c.id)
@@ -254,6 +251,25 @@ _PENDING = (
 _SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
 _WHERE_SAME = Statement(_SAME)
 _WHERE_HELD = Statement(_SAME.where(attempts.c.fence == bindparam("held"), attempts.c.lease_owner == bindparam("mine")))
+_IS_HELD = (
+    (attempts.c.id == bindparam("of")) & (attempts.c.fence == bindparam("held")) & (attempts.c.lease_owner == bindparam("mine"))
+)
+_GIVE_UP = Statement(update(attempts).where(_IS_HELD).values(lease_owner="", lease_until_s=0.0))
+_LAUNCHING = Statement(
+    update(replicas)
+    .where(replicas.c.attempt == bindparam("of"), replicas.c.state == AttemptState.ALLOCATED)
+    .values(state=AttemptState.LAUNCHING)
+)
+_HANDLE = Statement(
+    update(replicas).where(
+        replicas.c.attempt.in_(select(attempts.c.id).where(_IS_HELD).scalar_subquery()), replicas.c.index == bindparam("at")
+    )
+)
+_BEGAN = Statement(
+    update(runs)
+    .where(runs.c.id == bindparam("of"), runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
+    .values(reason=null())
+)
 _TOUCH = Statement(
     update(attempts)
     .where(attempts.c.id == bindparam("of"))
@@ -324,6 +340,10 @@ def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[At
     return [record_of(Attempt, attempts, row, replicas=tuple(members[row["id"]])) for row in rows]
 
 
+def _of(lease: Lease) -> dict[str, object]:
+    return {"of": lease.attempt_id, "held": lease.fence, "mine": lease.owner}
+
+
 def _held(lease: Lease) -> Any:
     return (attempts.c.id == lease.attempt_id) & (attempts.c.fence == lease.fence) & (attempts.c.lease_owner == lease.owner)
 
@@ -334,7 +354,7 @@ def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = Non
     tx.topics.add("attempts")
     if lease is None:
         return _WHERE_SAME.run(tx.conn, row) == 1
-    return lease.attempt_id == old.id and _WHERE_HELD.run(tx.conn, row | {"held": lease.fence, "mine": lease.owner}) == 1
+    return lease.attempt_id == old.id and _WHERE_HELD.run(tx.conn, row | _of(lease)) == 1
 
 
 def _change(tx: Transaction, id: str, change: Callable[[Attempt, datetime], Attempt], event: NewEvent | None) -> Attempt:
@@ -369,8 +389,7 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
     if _LIVING.run(tx.conn, row | {"of": id, "at": index}) == 0:
         return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
     if member.last_beat_at is None and all(one.last_beat_at for one in attempt.replicas if one.index != index):
-        told = update(runs).where(runs.c.id == attempt.run, runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
-        tx.conn.execute(told.values(reason=None))  # its engine kept it waiting until now
+        _BEGAN.run(tx.conn, {"of": attempt.run})  # its engine kept it waiting until now
 
     def advance(current: Attempt, at: datetime) -> Attempt:
         is_new = ATTEMPT.get((current.state, event)) is not current.state

@@ -5,15 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from mainspring.core.checkpoints import Checkpoint
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest
 from mainspring.store.columns import from_micros, record_of, values_of
 from mainspring.store.database import Database, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import attempts, checkpoints, runs
 
+_OF = Statement(
+    select(checkpoints)
+    .where(checkpoints.c.run == bindparam("of"), (checkpoints.c.replica == bindparam("at")) | (checkpoints.c.replica == 0))
+    .order_by(checkpoints.c.replica.desc(), checkpoints.c.number.desc())
+)
 KEPT = 2  # of each replica: the newest, and the one before it should a blob of the newest turn out to be gone
 
 
@@ -25,9 +31,8 @@ class Checkpoints:
 
     def newest(self, run: str, replica: int) -> list[Checkpoint]:
         """Return what is kept of a replica, newest first; of the first replica where this one never made any."""
-        asked = select(checkpoints).where(checkpoints.c.run == run, checkpoints.c.replica.in_((replica, 0)))
-        asked = asked.order_by(checkpoints.c.replica.desc(), checkpoints.c.number.desc())
-        found = self._db.read(lambda conn: [record_of(Checkpoint, checkpoints, row) for row in conn.execute(asked).mappings()])
+        rows = self._db.read(lambda conn: _OF.rows(conn, {"of": run, "at": replica}))
+        found = [record_of(Checkpoint, checkpoints, row) for row in rows]
         return [one for one in found if one.replica == found[0].replica]
 
 

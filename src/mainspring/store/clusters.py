@@ -9,7 +9,10 @@ from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.records import Cluster
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, clusters, nodes
+
+_ALL = Statement(select(clusters).order_by(clusters.c.name))
 
 
 class Clusters:
@@ -32,8 +35,7 @@ class Clusters:
 
     def all(self) -> list[Cluster]:
         """Return the clusters by name."""
-        asked = select(clusters).order_by(clusters.c.name)
-        return self._db.read(lambda conn: [record_of(Cluster, clusters, row) for row in conn.execute(asked).mappings()])
+        return self._db.read(lambda conn: [record_of(Cluster, clusters, row) for row in _ALL.rows(conn)])
 
     def get(self, ref: str) -> Cluster | None:
         """Return the cluster with this id or name."""

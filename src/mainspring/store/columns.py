@@ -6,14 +6,14 @@ Moments are whole microseconds since 1970 (exact, sortable, the same on every en
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, Dialect, Select, Table, Text, TextualSelect
+from sqlalchemy import BigInteger, Dialect, Table, Text
 from sqlalchemy.types import TypeDecorator
 
 from mainspring.core.codec import encode
@@ -113,27 +113,6 @@ def unpack(text: str | bytes, shape: Any) -> Any:
         return _decoder(shape).decode(text)
     except msgspec.MsgspecError as wrong:
         raise StoreError(f"A row of the database cannot be read: {wrong}.", hint="Restore a backup.") from wrong
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """A select whose rows come as they are stored: equal rows tell, without being decoded, that nothing changed."""
-
-    asked: Select[Any] | TextualSelect
-    _readers: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    def rows(self, conn: Connection, given: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """Return the rows as the driver gives them."""
-        with conn.execute(self.asked, given or {}) as result:
-            return [] if result.cursor is None else list(result.cursor.fetchall())
-
-    def values(self, conn: Connection, row: tuple[Any, ...]) -> dict[str, Any]:
-        """Return what a row means, by column."""
-        name = conn.dialect.name
-        if name not in self._readers:
-            columns = self.asked.selected_columns
-            self._readers[name] = tuple((one.key, one.type.result_processor(conn.dialect, None)) for one in columns)
-        return {key: value if read is None else read(value) for (key, read), value in zip(self._readers[name], row, strict=True)}
 
 
 @cache

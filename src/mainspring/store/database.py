@@ -30,7 +30,7 @@ from mainspring.core.codec import encode
 from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Statement, tell_driver
 from mainspring.store.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
@@ -326,8 +326,8 @@ def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     writer = create_engine(url, poolclass=NullPool)
     event.listen(readers, "connect", _prepare_reader)
     event.listen(writer, "connect", _prepare_writer)
-    event.listen(readers, "begin", lambda conn: conn.exec_driver_sql("BEGIN"))
-    event.listen(writer, "begin", lambda conn: conn.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(readers, "begin", lambda conn: tell_driver(conn, "BEGIN"))
+    event.listen(writer, "begin", lambda conn: tell_driver(conn, "BEGIN IMMEDIATE"))
     return readers, writer
 
 

@@ -9,18 +9,27 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, Select, delete, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select
 
 from mainspring.core.codec import encode
 from mainspring.core.snapshot import DecisionKind, Plan, Snapshot
 from mainspring.store.columns import unpack
 from mainspring.store.database import Database, Transaction
 from mainspring.store.deltas import Base, patched
+from mainspring.store.statements import Statement
 from mainspring.store.tables import decisions
 
 KEPT = timedelta(days=7)
 WHOLE_EACH = 64  # so many decisions are told against one whole snapshot
 WHOLE_AFTER = timedelta(minutes=10)
+_LAST = Statement(select(func.coalesce(func.max(decisions.c.id), 0)))
+_NEW = Statement(decisions.insert())
+_IS_THERE = Statement(select(decisions.c.id).where(decisions.c.id == bindparam("of")))
+_FORGET = Statement(
+    delete(decisions).where(
+        (decisions.c.at < bindparam("long_before")) | ((decisions.c.at < bindparam("before")) & decisions.c.base.is_not(None))
+    )
+)
 _ACTS = (DecisionKind.START, DecisionKind.EVICT, DecisionKind.BURST)
 
 
@@ -61,7 +70,7 @@ class Decisions:
         told = zlib.compress(base.rows.delta(snapshot), 1) if base is not None and is_fresh else None
 
         def work(tx: Transaction) -> int | None:
-            last = int(tx.conn.execute(select(func.coalesce(func.max(decisions.c.id), 0))).scalar_one())
+            last = int(_LAST.stored(tx.conn)[0][0])
             is_whole = base is None or told is None or last + 1 - base.number > WHOLE_EACH or not _is_there(tx.conn, base)
             row = {
                 "id": last + 1,
@@ -71,9 +80,8 @@ class Decisions:
                 "base": None if is_whole or base is None else base.number,
                 "snapshot": zlib.compress(encode(snapshot), 1) if is_whole or told is None else told,
             }
-            tx.conn.execute(decisions.insert(), row)
-            old = (decisions.c.at < at - kept - WHOLE_AFTER) | ((decisions.c.at < at - kept) & decisions.c.base.is_not(None))
-            tx.conn.execute(delete(decisions).where(old))
+            _NEW.run(tx.conn, row)
+            _FORGET.run(tx.conn, {"long_before": at - kept - WHOLE_AFTER, "before": at - kept})
             return last + 1 if is_whole else None
 
         number = self._db.write(work)
@@ -107,7 +115,7 @@ def _recorded(conn: Connection, row: Row[tuple[object, ...]]) -> Recorded:
 
 
 def _is_there(conn: Connection, base: _Base) -> bool:
-    return conn.execute(select(decisions.c.id).where(decisions.c.id == base.number)).first() is not None
+    return bool(_IS_THERE.stored(conn, {"of": base.number}))
 
 
 def _reasons(plan: Plan) -> dict[str, str]:

@@ -12,7 +12,10 @@ from mainspring.core.errors import NotFoundError, StaleWriteError, StateError
 from mainspring.core.records import Endpoint, EndpointState, Revision
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import endpoints, revisions
+
+_EVERY = Statement(select(endpoints).order_by(endpoints.c.created_at, endpoints.c.id))
 
 _CAS_TRIES = 20
 
@@ -82,8 +85,7 @@ class Endpoints:
 
     def every(self) -> list[Endpoint]:
         """Return the endpoints of all projects, oldest first."""
-        asked = select(endpoints).order_by(endpoints.c.created_at, endpoints.c.id)
-        return self._db.read(lambda conn: [record_of(Endpoint, endpoints, row) for row in conn.execute(asked).mappings()])
+        return self._db.read(lambda conn: [record_of(Endpoint, endpoints, row) for row in _EVERY.rows(conn)])
 
     def revisions(self, id: str) -> list[Revision]:
         """Return what the endpoint served, first to last."""

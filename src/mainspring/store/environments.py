@@ -16,6 +16,7 @@ from mainspring.core.records import AttemptState
 from mainspring.store.columns import from_micros, record_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.fleet_tables import environments
+from mainspring.store.statements import Statement
 from mainspring.store.tables import attempts, nodes, replicas
 
 MAX_TEXT = 200
@@ -27,7 +28,9 @@ _IN_USE = exists().where(
     replicas.c.attempt == attempts.c.id,
     attempts.c.state != AttemptState.ENDED,
 )
-_UNWANTED = select(environments.c.key).where(environments.c.node == bindparam("of"), environments.c.asked_to_go_at.is_not(None))
+_UNWANTED = Statement(
+    select(environments.c.key).where(environments.c.node == bindparam("of"), environments.c.asked_to_go_at.is_not(None))
+)
 
 
 class Environments:
@@ -42,7 +45,7 @@ class Environments:
 
     def unwanted(self, node: str) -> tuple[str, ...]:
         """Return the keys of those that are to go from a node."""
-        return self._db.read(lambda conn: tuple(conn.execute(_UNWANTED, {"of": node}).scalars()))
+        return self._db.read(lambda conn: tuple(key for (key,) in _UNWANTED.stored(conn, {"of": node})))
 
     def ask_to_go(self, wanted: Sequence[NodeEnvironment], *, now: datetime, event: NewEvent | None = None) -> None:
         """Write that environments are to go; a use from now on takes it back."""

@@ -38,11 +38,15 @@ from mainspring.store.nodes import load_node
 from mainspring.store.policies import current_policy
 from mainspring.store.runs import load_run
 from mainspring.store.shares import all_shares, shares_of_projects
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, nodes, runs
 from mainspring.store.usage import book_cost, spent_of
 
 TOPIC = "machines"
 _OPEN = machines.c.ended_at.is_(None)
+_ALL_OPEN = Statement(select(machines).where(_OPEN).order_by(machines.c.asked_at, machines.c.id))
+_ANY_READY = Statement(select(machines.c.id).where(_OPEN, machines.c.state == MachineState.READY).limit(1))
+_SITES = Statement(select(sites).order_by(sites.c.name))
 _COMING = (MachineState.ASKED, MachineState.RENTED)
 
 
@@ -182,7 +186,7 @@ def release_machine(tx: Transaction, node: str, *, actor: str) -> bool:
 
 def sites_of(conn: Connection) -> list[Site]:
     """Return what the planner sees of the sites, by name."""
-    rows = conn.execute(select(sites).order_by(sites.c.name)).mappings().all()
+    rows = _SITES.rows(conn)
     if not rows:
         return []
     counted = select(machines.c.site, func.count()).where(_OPEN).group_by(machines.c.site)
@@ -208,8 +212,7 @@ def machines_of(conn: Connection) -> list[Machine]:
 
 def is_renting(conn: Connection) -> bool:
     """Say whether any machine takes runs: sooner or later it is to go home."""
-    up = select(machines.c.id).where(_OPEN, machines.c.state == MachineState.READY).limit(1)
-    return conn.execute(up).first() is not None
+    return bool(_ANY_READY.stored(conn))
 
 
 def rented_of(found: Sequence[Machine]) -> tuple[Rented, ...]:
@@ -245,10 +248,8 @@ def reserved_of(found: Sequence[Machine], now: datetime) -> dict[str, Decimal]:
 
 
 def _open(conn: Connection, cluster: str) -> list[Machine]:
-    asked = select(machines).where(_OPEN).order_by(machines.c.asked_at, machines.c.id)
-    if cluster:
-        asked = asked.where(machines.c.cluster == cluster)
-    return [_machine(row) for row in conn.execute(asked).mappings()]
+    found = _ALL_OPEN.rows(conn)
+    return [_machine(row) for row in found if not cluster or row["cluster"] == cluster]
 
 
 def _wanted(tx: Transaction, decision: Decision, run: Run, site: Mapping[Any, Any], now: datetime) -> list[Machine]:

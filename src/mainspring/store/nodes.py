@@ -40,10 +40,7 @@ class Nodes:
 
     def all(self, cluster: str = "") -> list[Node]:
         """Return the nodes, by cluster and name."""
-        asked = select(nodes).order_by(nodes.c.cluster, nodes.c.name, nodes.c.id)
-        if cluster:
-            asked = asked.where(nodes.c.cluster == cluster)
-        return self._db.read(lambda conn: [_node(row) for row in conn.execute(asked).mappings()])
+        return [_node(row) for row in self._db.read(lambda conn: _OF.rows(conn, {"of": cluster}) if cluster else _ALL.rows(conn))]
 
     def get(self, id: str) -> Node | None:
         """Return the node with this id."""
@@ -148,6 +145,9 @@ class Nodes:
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = Statement(select(nodes).where(nodes.c.id == bindparam("of")))
+_IN_ORDER = select(nodes).order_by(nodes.c.cluster, nodes.c.name, nodes.c.id)
+_ALL = Statement(_IN_ORDER)
+_OF = Statement(_IN_ORDER.where(nodes.c.cluster == bindparam("of")))
 _SAME = update(nodes).where(nodes.c.id == bindparam("of"), nodes.c.version == bindparam("seen"))
 _WHERE_SAME = Statement(_SAME)
 _GIVEN = Statement(

@@ -14,7 +14,12 @@ from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.keys import known_by_key, remember_key
 from mainspring.store.runs import need_run, submit_run
+from mainspring.store.statements import Statement
 from mainspring.store.tables import pipeline_steps, pipelines
+
+_ACTIVE = Statement(
+    select(pipelines).where(pipelines.c.state == PipelineState.ACTIVE).order_by(pipelines.c.created_at, pipelines.c.id)
+)
 
 
 class Pipelines:
@@ -49,9 +54,7 @@ class Pipelines:
 
     def active(self) -> list[PipelineRun]:
         """Return the pipeline runs that are not over, oldest first."""
-        asked = select(pipelines).where(pipelines.c.state == PipelineState.ACTIVE)
-        oldest = asked.order_by(pipelines.c.created_at, pipelines.c.id)
-        return self._db.read(lambda conn: [record_of(PipelineRun, pipelines, row) for row in conn.execute(oldest).mappings()])
+        return self._db.read(lambda conn: [record_of(PipelineRun, pipelines, row) for row in _ACTIVE.rows(conn)])
 
     def update(self, pipeline: PipelineRun, *, event: NewEvent | None = None) -> PipelineRun:
         """Write `pipeline` where the row still has its version; return it with the next one. Raises StaleWriteError."""

@@ -192,6 +192,11 @@ _WHERE_SAME = Statement(update(runs).where(runs.c.id == bindparam("of"), runs.c.
 _LAST = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
     metrics.c.run.in_(bindparam("of", expanding=True)), metrics.c.last.is_not(None), metrics.c.odd == ""
 )
+_LAST_OF = Statement(
+    select(metrics.c.name, metrics.c.last).where(
+        metrics.c.run == bindparam("of"), metrics.c.last.is_not(None), metrics.c.odd == ""
+    )
+)
 
 
 def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -> tuple[Run, bool]:
@@ -290,6 +295,9 @@ def runs_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
         return []
     last: dict[str, dict[str, float]] = {}
     ids = [row["id"] for row in rows]
+    if len(ids) == 1:
+        metrics = {name: value for name, value in _LAST_OF.stored(conn, {"of": ids[0]})}
+        return [record_of(Run, runs, rows[0], metrics=metrics)]
     for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
         for run, name, value in conn.execute(_LAST, {"of": ids[start : start + 500]}).tuples():
             last.setdefault(run, {})[name] = value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import Connection, Table, delete, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.errors import ConflictError, NotFoundError, StaleWriteError
@@ -15,7 +15,13 @@ from mainspring.core.snapshot import Reservation
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.share_tables import past_use, reservations, shares
+from mainspring.store.statements import Statement
 from mainspring.store.tables import projects
+
+_SHARE_OF = Statement(select(projects.c.name, projects.c.share).where(projects.c.share != ""))
+_IN_TIME = select(reservations).order_by(reservations.c.begins_at, reservations.c.id)
+_RESERVATIONS = Statement(_IN_TIME)
+_LATER = Statement(_IN_TIME.where(reservations.c.ends_at > bindparam("after")))
 
 TOPIC = "nodes"  # a changed share may let somebody start: plan again
 
@@ -117,18 +123,14 @@ def all_shares(conn: Connection) -> list[Share]:
 
 def all_reservations(conn: Connection, after: datetime | None = None) -> list[Reservation]:
     """Return the advance reservations that have not ended at `after`."""
-    asked = select(reservations).order_by(reservations.c.begins_at, reservations.c.id)
-    if after is not None:
-        asked = asked.where(reservations.c.ends_at > after)
-    return [record_of(Reservation, reservations, row) for row in conn.execute(asked).mappings()]
+    rows = _RESERVATIONS.rows(conn) if after is None else _LATER.rows(conn, {"after": after})
+    return [record_of(Reservation, reservations, row) for row in rows]
 
 
 def shares_of_projects(conn: Connection, names: Sequence[str] = ()) -> dict[str, str]:
     """Return the share that each project belongs to, where it belongs to one; all projects without `names`."""
-    asked = select(projects.c.name, projects.c.share).where(projects.c.share != "")
-    if names:
-        asked = asked.where(projects.c.name.in_(names))
-    return {name: share for name, share in conn.execute(asked).tuples()}
+    found = dict(_SHARE_OF.stored(conn))
+    return {name: found[name] for name in names if name in found} if names else found
 
 
 def _below(table: Table, name: str, column: str = "name") -> ColumnElement[bool]:

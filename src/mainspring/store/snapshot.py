@@ -21,13 +21,14 @@ from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.core.specs import RunSpec, ValueKind
 from mainspring.core.waiting import expected_by_engine
-from mainspring.store.columns import Question, record_of
+from mainspring.store.columns import record_of
 from mainspring.store.database import Database
 from mainspring.store.durations import insteads_of, medians_of
 from mainspring.store.machines import bursting, is_renting, machines_of, opened, rented_of, reserved_of, sites_of
 from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import policies
 from mainspring.store.shares import all_reservations, shares_of_projects
+from mainspring.store.statements import Statement
 from mainspring.store.states import Past, States
 from mainspring.store.tables import allocations, attempts, dataset_versions, nodes, replicas, runs, unadopted
 
@@ -121,10 +122,10 @@ class Snapshots:
 
     def is_due(self) -> bool:
         """Say whether anything waits or is rented: if not there is nothing to plan, and no need to read the world."""
-        return self.db.read(lambda conn: conn.execute(_ANY_WAITS).first() is not None or is_renting(conn))
+        return self.db.read(lambda conn: bool(_ANY_WAITS.stored(conn)) or is_renting(conn))
 
     def _policy_now(self, conn: Connection) -> Policy:
-        rows = _POLICIES.rows(conn)
+        rows = _POLICIES.stored(conn)
         if self._policy.rows != rows:
             self._policy = _Kept(rows, None, current_policy(conn).policy)
         policy: Policy = self._policy.record
@@ -132,10 +133,10 @@ class Snapshots:
 
     def _nodes_now(self, conn: Connection) -> list[Node]:
         known, self._nodes = self._nodes, {}
-        for row in _NODES.rows(conn):
+        for row in _NODES.stored(conn):
             kept = known.get(row[0])
             if kept is None or kept.rows != row:
-                kept = _Kept(row, None, record_of(Node, nodes, _NODES.values(conn, row)))
+                kept = _Kept(row, None, record_of(Node, nodes, _NODES.read(conn, row)))
             self._nodes[row[0]] = kept
         return [kept.record for kept in self._nodes.values()]
 
@@ -149,7 +150,7 @@ class Snapshots:
     ) -> tuple[WaitingRun, ...]:
         self._ask(conn, rows)
         self._learn(conn, rows)
-        unconfirmed = {*conn.execute(_OPEN_RUNS).scalars(), *conn.execute(_UNADOPTED).scalars()}
+        unconfirmed = {run for one in (_OPEN_RUNS, _UNADOPTED) for (run,) in one.stored(conn)}
         leaves: dict[tuple[str, str], str] = {}
         found: list[WaitingRun] = []
         for row in rows:
@@ -166,7 +167,7 @@ class Snapshots:
             )
             kept = self._waits.get(id)
             if kept is None or kept.rows != row or kept.around != around:
-                run = self._wait(_QUEUED.values(conn, row), *around)
+                run = self._wait(_QUEUED.read(conn, row), *around)
                 kept = self._waits[id] = _Kept(row, around, run, self._medians)
             elif kept.medians is not self._medians:
                 estimate_s = self._estimate_s(self._known[id])
@@ -236,7 +237,7 @@ class Snapshots:
 
     def _placed(self, conn: Connection, share_of: Mapping[str, str], at_home: frozenset[str]) -> tuple[PlacedRun, ...]:
         grouped: dict[RunId, list[tuple[Any, ...]]] = defaultdict(list)
-        for row in _HELD.rows(conn):
+        for row in _HELD.stored(conn):
             grouped[row[0]].append(row)
         self._ask(conn, [rows[0] for rows in grouped.values()])
         known, self._places = self._places, {}
@@ -245,7 +246,7 @@ class Snapshots:
             sites = () if at_home and at_home & self._known[id].inputs else None
             kept = known.get(id)
             if kept is None or kept.rows != rows or kept.around != (leaf, sites):
-                held = _hold([_HELD.values(conn, row) for row in rows], self._known[id], leaf)
+                held = _hold([_HELD.read(conn, row) for row in rows], self._known[id], leaf)
                 kept = _Kept(rows, (leaf, sites), replace(held, sites=sites))
             told_s = rows[0][_TOLD]
             estimate_s = believed(told_s, self._insteads or {}, self._known[id].timeout_s)
@@ -312,7 +313,7 @@ _LINE = select(
     runs.c.nominated,
 ).where(runs.c.state == RunState.QUEUED)
 
-_HELD = Question(
+_HELD = Statement(
     select(
         runs.c.id,
         runs.c.owner,
@@ -342,10 +343,10 @@ _PLACE = func.row_number().over(partition_by=(runs.c.project, runs.c.owner), ord
 _EACH = select(runs.c.id, _PLACE.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
 
 
-_QUEUED = Question(_IN_LINE.limit(bindparam("most")))
-_FIRST = Question(_IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each")))
+_QUEUED = Statement(_IN_LINE.limit(bindparam("most")))
+_FIRST = Statement(_IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each")))
 # The same for SQLite, which numbers all rows before it looks at the numbers. CROSS JOIN: for each person, in this order.
-_FIRST_ON_SQLITE = Question(
+_FIRST_ON_SQLITE = Statement(
     text(
         f"""
         SELECT {", ".join(f"runs.{one.name}" for one in _LINE.selected_columns)}
@@ -368,17 +369,17 @@ _ENDED = (
     .order_by(runs.c.seq.desc())
     .limit(_LATELY)
 )
-_ANY_WAITS = select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1)
-_OPEN_RUNS = select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED)
-_UNADOPTED = select(unadopted.c.run)
-_NODES = Question(select(nodes).order_by(nodes.c.id))
-_POLICIES = Question(select(policies.c.number, policies.c.policy).order_by(policies.c.number.desc()).limit(8))
+_ANY_WAITS = Statement(select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1))
+_OPEN_RUNS = Statement(select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED))
+_UNADOPTED = Statement(select(unadopted.c.run))
+_NODES = Statement(select(nodes).order_by(nodes.c.id))
+_POLICIES = Statement(select(policies.c.number, policies.c.policy).order_by(policies.c.number.desc()).limit(8))
 
 
 def _queued(conn: Connection, limit: int | None, each: int | None) -> list[tuple[Any, ...]]:
     if each is None:
-        return _QUEUED.rows(conn, {"most": _ALL if limit is None else limit})
-    return (_FIRST_ON_SQLITE if conn.dialect.name == "sqlite" else _FIRST).rows(conn, {"each": each})
+        return _QUEUED.stored(conn, {"most": _ALL if limit is None else limit})
+    return (_FIRST_ON_SQLITE if conn.dialect.name == "sqlite" else _FIRST).stored(conn, {"each": each})
 
 
 def _sizes(conn: Connection, specs: Sequence[RunSpec]) -> dict[str, int]:

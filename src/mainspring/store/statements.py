@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update, exc
+from sqlalchemy import Connection, Delete, Dialect, Insert, Select, TextualSelect, Update, exc
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-Asked = Select[Any] | Insert | Update | Delete | ReturningInsert[Any] | ReturningUpdate[Any]
+Asked = Select[Any] | TextualSelect | Insert | Update | Delete | ReturningInsert[Any] | ReturningUpdate[Any]
 Turn = Callable[[Any], Any] | None
 Row = dict[str, Any]
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Statement:
     _readers: tuple[tuple[str, Turn], ...] | None = None
 
     def run(self, conn: Connection, given: Mapping[str, Any]) -> int:
-        """Run it once; return how many rows it changed."""
+        """Run it once; return how many rows an update or a delete changed."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.asked, dict(given)).rowcount
         laid = self._for(conn.dialect, given)
@@ -62,22 +63,28 @@ class Statement:
         laid = self._for(conn.dialect, rows[0])
         _execute(conn, laid.text, [laid.values(row) for row in rows], is_many=True)
 
-    def rows(self, conn: Connection, given: Mapping[str, Any]) -> list[Row]:
-        """Run it and return its rows, by name of column."""
+    def stored(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[tuple[Any, ...]]:
+        """Run it and return its rows as they are stored: equal ones tell, without being read, that nothing changed."""
         if conn.dialect.name != "sqlite":
-            return [dict(row) for row in conn.execute(self.asked, dict(given)).mappings()]
+            with conn.execute(self.asked, dict(given)) as result:
+                return [] if result.cursor is None else list(result.cursor.fetchall())
         laid = self._for(conn.dialect, given)
-        found = _execute(conn, laid.text, laid.values(given)).fetchall()
+        return _execute(conn, laid.text, laid.values(given)).fetchall()
+
+    def read(self, conn: Connection, row: Sequence[Any]) -> Row:
+        """Return what a row that is stored so means, by name of column."""
         if self._readers is None:
             columns = self.asked.exported_columns
             self._readers = tuple((str(one.key), _reading(one.type, conn.dialect)) for one in columns)
-        readers = self._readers
-        return [
-            {key: value if turn is None else turn(value) for (key, turn), value in zip(readers, row, strict=True)}
-            for row in found
-        ]
+        return {key: value if turn is None else turn(value) for (key, turn), value in zip(self._readers, row, strict=True)}
 
-    def row(self, conn: Connection, given: Mapping[str, Any]) -> Row | None:
+    def rows(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
+        """Run it and return its rows, by name of column."""
+        if conn.dialect.name != "sqlite":
+            return [dict(row) for row in conn.execute(self.asked, dict(given)).mappings()]
+        return [self.read(conn, row) for row in self.stored(conn, given)]
+
+    def row(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> Row | None:
         """Run it and return the one row that it has at most."""
         found = self.rows(conn, given)
         return found[0] if found else None
@@ -90,7 +97,7 @@ class Statement:
 
 
 def _lay(asked: Asked, dialect: Dialect, names: Sequence[str]) -> _Laid:
-    compiled: Any = asked.compile(dialect=dialect, column_keys=None if isinstance(asked, Select) else list(names))
+    compiled: Any = asked.compile(dialect=dialect, column_keys=list(names) if isinstance(asked, Insert | Update) else None)
     if compiled.insert_prefetch or compiled.update_prefetch or any(one.expanding for one in compiled.binds.values()):
         raise TypeError(f"not for a statement with values of its own making: {compiled}")
     marks = ((name, compiled.binds[name]) for name in compiled.positiontup)
@@ -102,12 +109,17 @@ def _binding(type: TypeEngine[Any], dialect: Dialect) -> Turn:
 
 
 def _reading(type: TypeEngine[Any], dialect: Dialect) -> Turn:
-    return type.dialect_impl(dialect).result_processor(dialect, None)
+    return type.result_processor(dialect, None)
 
 
 def _execute(conn: Connection, text: str, values: Sequence[Any], *, is_many: bool = False) -> sqlite3.Cursor:
     if not conn.in_transaction():
         conn.begin()  # as SQLAlchemy does by itself: all that one transaction reads is of one instant
+    return tell_driver(conn, text, values, is_many=is_many)
+
+
+def tell_driver(conn: Connection, text: str, values: Sequence[Any] = (), *, is_many: bool = False) -> sqlite3.Cursor:
+    """Give SQLite's driver a text. Raises what SQLAlchemy would."""
     driver: Any = conn.connection.driver_connection
     try:
         cursor: sqlite3.Cursor = driver.executemany(text, values) if is_many else driver.execute(text, values)

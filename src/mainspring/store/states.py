@@ -16,11 +16,12 @@ from mainspring.core.records import Node, NodeState
 from mainspring.core.shares import Share, with_ancestors
 from mainspring.core.snapshot import PlacedRun, ShareState
 from mainspring.core.usage import history_of, month_of, usd
-from mainspring.store.columns import Question, record_of
+from mainspring.store.columns import record_of
 from mainspring.store.share_tables import shares
+from mainspring.store.statements import Statement
 from mainspring.store.usage import part_of, past_of, spent_of
 
-_SHARES = Question(select(shares).order_by(shares.c.name))
+_SHARES = Statement(select(shares).order_by(shares.c.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class States:
 
         What costs money is never older than the moment.
         """
-        rows = _SHARES.rows(conn)
+        rows = _SHARES.stored(conn)
         ready = [node for node in nodes if node.state is NodeState.READY]
         capacity = (
             float(sum(len(node.devices) - len(node.out()) for node in ready)),
@@ -65,7 +66,7 @@ class States:
         is_free = not to_come and all(node.price_usd_per_hour in ("", "0") for node in nodes)
         is_kept = is_free and past.at_s - self._read_s < past.age_s and about == self._about
         if not (is_kept and self._serve(placed)):
-            configured = [record_of(Share, shares, _SHARES.values(conn, row)) for row in rows]
+            configured = [record_of(Share, shares, _SHARES.read(conn, row)) for row in rows]
             self._states = _read(conn, past.now, policy, configured, capacity, _to_come(past.now, policy, nodes, placed, to_come))
             self._place_of = {state.share.name: place for place, state in enumerate(self._states)}
             self._about, self._read_s = about, past.at_s

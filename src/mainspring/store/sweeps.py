@@ -15,7 +15,10 @@ from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.keys import known_by_key, remember_key
 from mainspring.store.runs import submit_run
+from mainspring.store.statements import Statement
 from mainspring.store.tables import runs, sweeps, trials
+
+_ACTIVE = Statement(select(sweeps).where(sweeps.c.state == SweepState.ACTIVE).order_by(sweeps.c.created_at, sweeps.c.id))
 
 
 class Sweeps:
@@ -52,8 +55,7 @@ class Sweeps:
 
     def active(self) -> list[Sweep]:
         """Return the sweeps that are not over, oldest first."""
-        asked = select(sweeps).where(sweeps.c.state == SweepState.ACTIVE).order_by(sweeps.c.created_at, sweeps.c.id)
-        return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in conn.execute(asked).mappings()])
+        return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in _ACTIVE.rows(conn)])
 
     def trials(self, sweep: str) -> list[Trial]:
         """Return the trials by number; one that is not told yet has the state of its run (FAILED when that was removed)."""

@@ -17,7 +17,10 @@ from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.nodes import hold
 from mainspring.store.runs import load_run, save_run, submit_run
 from mainspring.store.shares import shares_of_projects
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, unadopted
+
+_ALL = Statement(select(unadopted).order_by(unadopted.c.first_seen_at, unadopted.c.attempt))
 
 
 class UnadoptedAttempts:
@@ -28,8 +31,7 @@ class UnadoptedAttempts:
 
     def all(self) -> list[Unadopted]:
         """Return them, the first seen first."""
-        asked = select(unadopted).order_by(unadopted.c.first_seen_at, unadopted.c.attempt)
-        return self._db.read(lambda conn: [record_of(Unadopted, unadopted, row) for row in conn.execute(asked).mappings()])
+        return self._db.read(lambda conn: [record_of(Unadopted, unadopted, row) for row in _ALL.rows(conn)])
 
     def note(self, seen: Unadopted) -> None:
         """Record that the runner of an attempt was seen; what it told before is kept where it tells nothing now."""
