@@ -33,7 +33,7 @@ LAZY: tuple[tuple[str, str], ...] = (
     ("src/mainspring/cli/main.py", "mainspring.cli.*"),
     ("src/mainspring/cli/*.py", "mainspring.app"),  # the server is loaded by the commands that are the server
     ("src/mainspring/cli/foreground.py", "mainspring.cli.dispatch"),  # a server has no command line in its memory
-    ("src/mainspring/runner/agent.py", "mainspring.runner"),  # environments: only where a run has a lock
+    ("src/mainspring/runner/agent.py", "mainspring.runner"),  # a run with a lock, a gang: only there
     ("src/mainspring/runner/housekeeping.py", "mainspring.runner"),  # beside user code, where nothing waits for it
     ("src/mainspring/sdk/task.py", "mainspring.sdk"),  # a node only calls the function: the client would be most of its start
     ("src/mainspring/sdk/task.py", "mainspring.sdk.calls"),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import outputs, peers, process, setup
+from . import outputs, process, setup, trees
 from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import send
 from .cache import DamagedError, NoRoomError
@@ -76,6 +76,7 @@ class Agent:
         self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
         self._checkpoints: Checkpoints | None = None
         self._held: Held | None = None
+        self._code: tuple[str, str, str] | None = None  # cache, manifest, how the folder looked
 
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
@@ -127,6 +128,8 @@ class Agent:
         try:
             if not self._patiently(lambda: setup.lay_out(folder, self._wire, cache, work)):
                 return self._stopped(None)
+            if work.get("looks"):
+                self._code = (cache, str(work["spec"]["code"]["manifest"]), str(work["looks"]))
             cwd = setup.working_folder(folder, work)
             if not self._furnish(work, cache, cwd):
                 return self._stopped(None)
@@ -193,6 +196,7 @@ class Agent:
         """Wait until every member of the gang has told where it is; return whether that came before a stop."""
         if int(work.get("world_size", 1)) < 2 or work["spec"].get("kind") == "serving":
             return True
+        from . import peers
 
         mine = int(self._launch.get("replica", 0))
         self._link.tell(address=peers.my_address(self._launch))
@@ -301,6 +305,7 @@ class Agent:
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
         self._inside.close()
+        lifted = trees.lift(*self._code[:2], self._folder.work) if self._code else ""
         self._link.finish(done["outcome"], done.get("outputs") or {})
         while not self._link.is_acknowledged.wait(0.5):
             if self._link.is_gone.is_set() and not os.path.exists(self._folder.started):
@@ -317,6 +322,8 @@ class Agent:
             useless.append(self._folder.checkpoint)
         for path in useless:
             shutil.rmtree(path, ignore_errors=True)
+        if self._code and lifted:
+            trees.give(lifted, *self._code)
         return 0
 
     def _send_again(self) -> None:

@@ -184,6 +184,11 @@ def _is_fine(entry: dict[str, Any]) -> bool:
 def fetch_manifest(wire: Wire, cache: str, manifest: str) -> list[dict[str, Any]]:
     """Return the entries of a manifest, through the cache. Raises AwayError, RefusedError, DamagedError."""
     fetch(wire, cache, {manifest: -1})
+    return kept_manifest(cache, manifest)
+
+
+def kept_manifest(cache: str, manifest: str) -> list[dict[str, Any]]:
+    """Return the entries of a manifest that is in the cache. Raises OSError, DamagedError."""
     with open(cached(cache, manifest), "rb") as file:
         data = file.read()
     import hashlib  # slow to load, and a run without code needs none
@@ -198,14 +203,37 @@ def lay_out(wire: Wire, cache: str, manifest: str, target: str, is_linked: bool)
     """Write the files of a manifest below `target`: copies to work in, or (`is_linked`) read-only links into the cache."""
     files = fetch_manifest(wire, cache, manifest)
     fetch(wire, cache, {str(entry["digest"]): int(entry["size"]) for entry in files})
+    made = set()
     for entry in files:
         path = os.path.join(target, entry["path"])
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        parent = os.path.dirname(path)
+        if parent not in made:
+            os.makedirs(parent, exist_ok=True)
+            made.add(parent)
+        source = cached(cache, str(entry["digest"]))
+        mode = 0o444 if is_linked else int(entry.get("mode", 0o644))
         if os.path.lexists(path):
             os.unlink(path)  # left by a runner that died while it set up
-        if not (is_linked and _link(cached(cache, entry["digest"]), path)):
+        if not (_link(source, path) if is_linked else _copied(source, path, mode)):
             copy(wire, cache, str(entry["digest"]), int(entry["size"]), path)
-            os.chmod(path, 0o444 if is_linked else int(entry.get("mode", 0o644)))
+            os.chmod(path, mode)
+
+
+def _copied(source: str, path: str, mode: int) -> bool:
+    """Copy a file of the cache by as few calls as there can be, for code is many small files; say whether that went well."""
+    held: list[int] = []
+    try:
+        held.append(os.open(source, os.O_RDONLY | os.O_CLOEXEC))
+        held.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode))
+        os.fchmod(held[1], mode)
+        while os.sendfile(held[1], held[0], None, 1 << 30):
+            pass
+    except OSError:
+        return False  # gone for others' sake, or a file system that cannot do this
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    return True
 
 
 def _link(source: str, path: str) -> bool:

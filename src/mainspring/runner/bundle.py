@@ -16,8 +16,8 @@ from types import CodeType
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-# Loaded once for each server or connection to a host, when somebody wants into an attempt, or beside a build or user code that
-# takes longer: not worth their size.
+# Loaded once for each server or connection to a host, in a gang, when somebody wants into an attempt, or beside a build or user
+# code that takes longer: not worth their size.
 _NOT_COMPILED = frozenset(
     {
         "captures.py",
@@ -28,6 +28,7 @@ _NOT_COMPILED = frozenset(
         "installers.py",
         "limits.py",
         "members.py",
+        "peers.py",
         "tunnel.py",
         "websocket.py",
     }

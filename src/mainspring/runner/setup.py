@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import blobs, checkpoints
-from .cache import DamagedError
+from . import blobs, checkpoints, trees
+from .cache import DamagedError, NoRoomError
 from .folder import Folder, write_whole
 from .wire import Wire
 
@@ -28,11 +28,26 @@ class CannotStartError(Exception):
 
 
 def lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> None:
-    """Bring code, arguments and the last checkpoint. Raises AwayError, RefusedError, DamagedError, OSError. Repeatable."""
+    """Bring code, arguments and the last checkpoint. Raises AwayError, RefusedError, DamagedError, OSError. Repeatable.
+
+    `work["looks"]` then says how the code looks, for as long as nobody worked in it.
+    """
+    try:
+        _lay_out(folder, wire, cache, work)
+    except NoRoomError:
+        if not trees.clear(cache):
+            raise
+        _lay_out(folder, wire, cache, work)
+
+
+def _lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> None:
     spec = work["spec"]
     manifest = (spec.get("code") or {}).get("manifest")
-    if manifest:
+    if manifest and not work.get("looks"):
+        work["looks"] = trees.take(cache, manifest, folder.work)
+    if manifest and not work["looks"]:
         blobs.lay_out(wire, cache, manifest, folder.work, is_linked=False)
+        work["looks"] = trees.seal(folder.work, cache, manifest)
     for name, value in (spec.get("args") or {}).items():
         _lay_out_value(folder, wire, cache, name, value)
     pickled = (spec.get("entry") or {}).get("pickled")
