@@ -47,6 +47,43 @@ def test_json_goes_in_and_comes_out(call: Any, value: object) -> None:
     assert (result["kind"], result["json"]) == ("json", value)
 
 
+def test_a_short_call_of_a_task_loads_neither_the_client_nor_what_a_spec_needs(call: Any) -> None:
+    result = call(
+        "import sys, mainspring as ms\n"
+        "@ms.task(gpus=1, memory='2GiB')\n"
+        "def go():\n"
+        "    ms.log_metric('score', 1.0)\n"
+        "    return [ms.__file__.endswith('src/mainspring/__init__.py'), sorted(sys.modules)]\n"
+    )
+    is_installed, loaded = result["json"]
+    assert is_installed
+    assert "mainspring.sdk.tracking" in loaded
+    heavy = {
+        "mainspring.core.specs",
+        "mainspring.client.client",
+        "dataclasses",
+        "inspect",
+        "pathlib",
+        "pickle",
+        "shutil",
+        "traceback",
+    }
+    assert not heavy & set(loaded)
+
+
+def test_a_task_with_wrong_options_is_refused_where_it_is_submitted_from_a_call(call: Any) -> None:
+    result = call(
+        "import mainspring as ms\n"
+        "def go():\n"
+        "    wrong = ms.task(colour='red')(lambda: 1)\n"
+        "    try:\n"
+        "        wrong.submit()\n"
+        "    except ms.UsageError as told:\n"
+        "        return str(told)\n"
+    )
+    assert "no option 'colour'" in result["json"]
+
+
 def test_figures_of_numpy_come_out_as_json(call: Any) -> None:
     result = call("import numpy as np\ndef go(): return {'auc': np.float64(0.5), 'n': [np.int64(3)], 'ok': np.bool_(True)}")
     assert (result["kind"], result["json"]) == ("json", {"auc": 0.5, "n": [3], "ok": True})

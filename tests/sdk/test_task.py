@@ -13,7 +13,7 @@ from mainspring.core.errors import SpecError, UnsupportedError, UsageError
 from mainspring.core.specs import RunSpec
 from mainspring.sdk.calls import module_of
 from mainspring.sdk.recording import Recorder, StepResult, active
-from mainspring.sdk.task import bind
+from mainspring.sdk.templates import bind
 
 
 @ms.task(cpus=2, memory="4GiB", gpus=1, gpu_memory="8GiB", retries=2, timeout="2h", tags=["a"])

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-import traceback
 from typing import Any
 
 from . import values
@@ -18,6 +17,10 @@ def main(root: str) -> int:
         task = json.load(file)
     if task.get("packages"):
         _compare_packages(task["packages"])
+    shim = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "shim")
+    if shim in sys.path:  # last, as it would put itself: an installed Mainspring comes first, and is found without it
+        sys.path.remove(shim)
+        sys.path.append(shim)
     sys.path.insert(0, task["cwd"])
     sys.argv[:] = [str(task["entry"].get("function") or "task")]
     try:
@@ -73,6 +76,8 @@ def _plain(found: Any) -> Any:
 
 def _tell() -> None:
     """Print the traceback from user code's first line on."""
+    import traceback  # most calls return
+
     kind, wrong, trace = sys.exc_info()
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
         trace = trace.tb_next

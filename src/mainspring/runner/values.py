@@ -1,4 +1,7 @@
-"""Arguments and results of tasks as files, by kind: JSON, Parquet, npy, pickle last; data sets and models as folders."""
+"""Arguments and results of tasks as files, by kind: JSON, Parquet, npy, pickle last; data sets and models as folders.
+
+It loads little before that is needed: a short call is mostly the start of its interpreter.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import importlib
 import json
 import math
 import os
-import pickle
-import shutil
 from typing import Any
 
 MAX_JSON_BYTES = 1_000_000
@@ -51,14 +52,14 @@ def _by_folder(kind: str, path: str, value: dict[str, Any]) -> Any:
 
 def unpickle(data: bytes) -> Any:
     """Return what a pickle holds. It is the user's own, opened in the user's own process only."""
-    return pickle.loads(data)  # noqa: S301
+    return importlib.import_module("pickle").loads(data)
 
 
 def save(result: Any, out: str) -> None:
     """Write the result to `out/result` and its description to `out/result.json`."""
     target = os.path.join(out, "result")
     if os.path.isdir(target):
-        shutil.rmtree(target)
+        importlib.import_module("shutil").rmtree(target)
     told = _save(result, target)
     draft = os.path.join(out, "result.json.draft")
     with open(draft, "w", encoding="utf-8") as file:
@@ -106,7 +107,7 @@ def _pickled(result: Any) -> bytes:
     try:
         return bytes(importlib.import_module("cloudpickle").dumps(result))
     except ImportError:
-        return pickle.dumps(result)
+        return bytes(importlib.import_module("pickle").dumps(result))
 
 
 def _plain(value: Any) -> Any:

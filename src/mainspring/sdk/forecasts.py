@@ -9,7 +9,8 @@ from mainspring.client.connection import connect
 from mainspring.core.forecasts import Choice, Forecast, Prospect
 from mainspring.core.specs import check_spec
 from mainspring.sdk.runs import Run
-from mainspring.sdk.task import Task, bind
+from mainspring.sdk.task import Task
+from mainspring.sdk.templates import bind
 
 AS_IT_IS = "as it is"
 

@@ -18,7 +18,7 @@ from mainspring.core.objectives import Objective
 from mainspring.sdk.progress import Progress
 from mainspring.sdk.recording import Recorder, active
 from mainspring.sdk.runs import Run
-from mainspring.sdk.task import bind
+from mainspring.sdk.templates import bind
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,7 +17,8 @@ from mainspring.core.spaces import check_space, named
 from mainspring.core.specs import RunSpec
 from mainspring.sdk.progress import Progress
 from mainspring.sdk.runs import Run
-from mainspring.sdk.task import Options, Task, bind
+from mainspring.sdk.task import Task
+from mainspring.sdk.templates import Options, bind
 
 POLL_S = 0.3
 

@@ -10,13 +10,11 @@ import atexit
 import json
 import math
 import os
-import shutil
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 
 from mainspring.core.errors import UsageError
 from mainspring.core.paths import is_safe_path
@@ -60,6 +58,9 @@ def log_params(values: Mapping[str, object] | None = None, **more: object) -> No
 
 def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
     """Keep a copy of a file or folder as a result of the run, under `name` (default: its own)."""
+    import shutil  # metrics do without either, and a short run is mostly its imports
+    from pathlib import Path
+
     source = Path(path)
     folder = os.environ.get("MAINSPRING_OUT", "")
     if not folder:
