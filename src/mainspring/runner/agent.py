@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import outputs, process, setup, trees
+from . import outputs, process, setup
 from .beats import GONE_PAUSE_S, Link, boot_time
 from .blobs import send
 from .cache import DamagedError, NoRoomError
@@ -305,7 +305,7 @@ class Agent:
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
         self._inside.close()
-        lifted = trees.lift(*self._code[:2], self._folder.work) if self._code else ""
+        lifted = setup.lift_code(self._folder, self._code) if self._code else ""
         self._link.finish(done["outcome"], done.get("outputs") or {})
         while not self._link.is_acknowledged.wait(0.5):
             if self._link.is_gone.is_set() and not os.path.exists(self._folder.started):
@@ -323,7 +323,7 @@ class Agent:
         for path in useless:
             shutil.rmtree(path, ignore_errors=True)
         if self._code and lifted:
-            trees.give(lifted, *self._code)
+            setup.give_code(lifted, self._code)
         return 0
 
     def _send_again(self) -> None:

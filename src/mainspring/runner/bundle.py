@@ -16,8 +16,8 @@ from types import CodeType
 
 _HERE = Path(__file__).resolve().parent
 _LEFT_OUT = frozenset({"bundle.py"})
-# Loaded once for each server or connection to a host, in a gang, when somebody wants into an attempt, or beside a build or user
-# code that takes longer: not worth their size.
+# Loaded once for each server or connection to a host, in a gang, where there is code to lay out, when somebody wants into an
+# attempt, or beside a build or user code that takes longer: not worth their size.
 _NOT_COMPILED = frozenset(
     {
         "captures.py",
@@ -29,6 +29,7 @@ _NOT_COMPILED = frozenset(
         "limits.py",
         "members.py",
         "peers.py",
+        "trees.py",
         "tunnel.py",
         "websocket.py",
     }
@@ -135,6 +136,7 @@ def bare(source: str) -> str:
             at = token.start[0] - 1
             lines[at] = lines[at][: token.start[1]].rstrip()
     tree = ast.parse(source)
+    kept = {line for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.JoinedStr) for line in _inner_lines(node)}
     for one in tree.body:
         is_name = isinstance(one, ast.ImportFrom) and one.module == "typing"
         if is_name or (isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"):
@@ -145,7 +147,16 @@ def bare(source: str) -> str:
         said = node.body[0]
         if len(node.body) > 1:
             lines[said.lineno - 1 : said.end_lineno] = [""] * ((said.end_lineno or said.lineno) - said.lineno + 1)
+    for at, line in enumerate(lines):  # a space for each level
+        if at + 1 not in kept:
+            words = line.lstrip(" ")
+            lines[at] = " " * ((len(line) - len(words)) // 4) + words
     return "\n".join(lines) + "\n"
+
+
+def _inner_lines(text: ast.Constant | ast.JoinedStr) -> range:
+    """Return the lines that begin within a string."""
+    return range(text.lineno + 1, (text.end_lineno or text.lineno) + 1)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -20,10 +20,10 @@ import traceback
 import zlib
 from typing import Any
 
-from . import agent, captures
+from . import agent, captures, trees
 from .folder import stat_of
 
-_NEEDED_SOON = (captures, encodings.idna, shutil, zlib)  # loaded here once: each runner would load them itself
+_NEEDED_SOON = (captures, encodings.idna, shutil, trees, zlib)  # loaded here once: each runner would load them itself
 _MAX_REQUEST = 1 << 18
 _ARGUMENTS, _ENVIRONMENT = 45, 47  # where /proc/PID/stat tells the first and the last byte of either
 

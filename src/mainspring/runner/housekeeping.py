@@ -7,7 +7,6 @@ import threading
 import time
 from typing import Any
 
-from . import trees
 from .cache import make_room
 from .folder import Folder
 from .setup import CannotStartError, interpreter_of
@@ -51,6 +50,8 @@ class House(threading.Thread):
     def _make_room(self) -> None:
         os.makedirs(self._cache, mode=0o700, exist_ok=True)
         if self._is_due() and os.path.isdir(os.path.join(self._cache, "blobs")):
+            from . import trees
+
             trees.clear(self._cache, idle_s=trees.IDLE_S)
             make_room(self._cache, int(self._limits.get("blobs_bytes") or _NO_LIMIT))
         root = os.path.join(self._cache, "environments")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import blobs, checkpoints, trees
+from . import blobs, checkpoints
 from .cache import DamagedError, NoRoomError
 from .folder import Folder, write_whole
 from .wire import Wire
@@ -35,6 +35,8 @@ def lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> Non
     try:
         _lay_out(folder, wire, cache, work)
     except NoRoomError:
+        from . import trees
+
         if not trees.clear(cache):
             raise
         _lay_out(folder, wire, cache, work)
@@ -44,10 +46,12 @@ def _lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> No
     spec = work["spec"]
     manifest = (spec.get("code") or {}).get("manifest")
     if manifest and not work.get("looks"):
+        from . import trees  # a run without code needs none
+
         work["looks"] = trees.take(cache, manifest, folder.work)
-    if manifest and not work["looks"]:
-        blobs.lay_out(wire, cache, manifest, folder.work, is_linked=False)
-        work["looks"] = trees.seal(folder.work, cache, manifest)
+        if not work["looks"]:
+            blobs.lay_out(wire, cache, manifest, folder.work, is_linked=False)
+            work["looks"] = trees.seal(folder.work, cache, manifest)
     for name, value in (spec.get("args") or {}).items():
         _lay_out_value(folder, wire, cache, name, value)
     pickled = (spec.get("entry") or {}).get("pickled")
@@ -55,6 +59,20 @@ def _lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> No
         _copy(wire, cache, pickled, -1, folder.at("function.pickle"))
     if work.get("checkpoint"):
         checkpoints.restore(wire, cache, str(work["checkpoint"]), folder.checkpoint)
+
+
+def lift_code(folder: Folder, code: tuple[str, str, str]) -> str:
+    """Take the code out of the attempt's folder, before others may clear it; `code` is (cache, manifest, how it looked)."""
+    from . import trees
+
+    return trees.lift(code[0], code[1], folder.work)
+
+
+def give_code(lifted: str, code: tuple[str, str, str]) -> None:
+    """Leave the code that was lifted to the next run, if this one left it as it was."""
+    from . import trees
+
+    trees.give(lifted, *code)
 
 
 def _lay_out_value(folder: Folder, wire: Wire, cache: str, name: str, value: dict[str, Any]) -> None:

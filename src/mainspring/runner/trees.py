@@ -9,9 +9,7 @@ A run has the tree for itself and may do to it what it likes. Whatever a program
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterable
 
@@ -116,6 +114,8 @@ def _names(folder: str) -> list[str]:
 
 def _looks(folder: str, paths: list[str]) -> tuple[str, int]:
     """Return (digest of how files and folders look, newest change in nanoseconds). Raises OSError when one is not there."""
+    import hashlib  # slow to load, as is shutil
+
     seen = hashlib.sha256()
     newest = 0
     for path in sorted(paths):
@@ -142,6 +142,8 @@ def _parents(paths: Iterable[str]) -> list[str]:
 
 def _strip(folder: str, paths: set[str]) -> None:
     """Remove what is not of the manifest."""
+    import shutil
+
     parents = _parents(paths)
     wanted = paths.union(parents)
     for parent in parents:
@@ -166,6 +168,8 @@ def _remove(path: str) -> None:
             os.unlink(gone)
     except OSError:
         return
+    import shutil
+
     shutil.rmtree(gone, ignore_errors=True)
     try:
         os.rmdir(place)

@@ -74,7 +74,7 @@ class Watch(threading.Thread):
         """Look until the process has ended."""
         began = time.monotonic()
         looked = time.monotonic()
-        used, _ = process.usage_of(self._pid)
+        used = 0.0  # it has just begun; to ask would be to read all of /proc, which most short runs never need
         while not self.is_over.wait(TICK_S):
             try:
                 now = time.monotonic()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from mainspring.sdk.recording import Recorder
-
-active: ContextVar[Recorder | None] = ContextVar("mainspring_recorder", default=None)
+recorder: ContextVar[Any] = ContextVar("mainspring_recorder", default=None)  # `recording.active` says of what type

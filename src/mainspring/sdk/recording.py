@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from mainspring.core.errors import UnsupportedError, UsageError
 from mainspring.core.graphs import Graph, Step, StepKind
 from mainspring.core.objectives import Objective
 from mainspring.core.specs import RunSpec
-from mainspring.sdk.active import active as active
+from mainspring.sdk.active import recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,9 @@ class Recorder:
         after = (self.steps[-1].key,) if self.steps and self.steps[-1].key not in step.refs.values() else ()
         self.steps.append(replace(step, key=key, after=after))
         return StepResult(key, name)
+
+
+active: ContextVar[Recorder | None] = recorder
 
 
 def _keys(refs: dict[str, StepResult]) -> dict[str, str]:

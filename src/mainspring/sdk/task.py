@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from mainspring.core.errors import UsageError
-from mainspring.sdk.active import active
+from mainspring.sdk.active import recorder as recording_now
 
 if TYPE_CHECKING:
     from mainspring.client.client import Client
@@ -52,7 +52,7 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now; inside a pipeline function, record the call as a step."""
-        recorder = active.get()
+        recorder = recording_now.get()
         if recorder is None:
             return self.function(*args, **kwargs)
         from dataclasses import replace
