@@ -159,7 +159,10 @@ def test_an_address_is_taken_apart(url: str, parts: tuple[str, str, int, str]) -
     assert split(url) == parts
 
 
-@pytest.mark.parametrize("url", ["", "box:80", "ftp://box", "http://", "http://box:no", "http:///path"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/a b", "http://h/a\r\nX: y", "http://h\n/a", "", "box:80", "ftp://box", "http://", "http://box:no", "http:///path"],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"no address|invalid literal"):
         split(url)

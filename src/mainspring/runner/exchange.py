@@ -27,7 +27,8 @@ def split(url: str) -> tuple[str, str, int, str]:
     path = f"/{path}" if path.startswith("?") else path
     host, _, port = place[1:].partition("]") if place.startswith("[") else place.partition(":")
     scheme, port = scheme.lower(), port.lstrip(":")
-    if not colon or scheme not in _PORTS or not host:
+    is_line = all(part.isprintable() and " " not in part for part in (host, path)) and path.isascii()
+    if not colon or scheme not in _PORTS or not host or not is_line:
         raise ValueError(f"{url[:80]!r} is no address of a server.")
     return scheme, host, int(port) if port else _PORTS[scheme], path
 
