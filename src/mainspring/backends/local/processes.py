@@ -49,16 +49,32 @@ def read_record(path: Path) -> dict[str, object]:
 def marked(*marks: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (pid, environment) of each living process whose environment holds every one of `marks` ("NAME=value")."""
     wanted = [mark.encode() for mark in marks]
-    for entry in os.scandir(PROC):
-        if not entry.name.isdigit():
+    for name in os.listdir(PROC):
+        if not name.isdigit():
             continue
-        try:
-            words = (PROC / entry.name / "environ").read_bytes().split(b"\0")
-        except OSError:
+        found = _environ(name)  # all processes of the machine, often: a text is looked through before it is taken apart
+        if not all(mark in found for mark in wanted):
             continue
-        if all(mark in words for mark in wanted) and start_time(int(entry.name)) is not None:
+        words = found.split(b"\0")
+        if all(mark in words for mark in wanted) and start_time(int(name)) is not None:
             pairs = (word.decode("utf-8", "replace").partition("=") for word in words if word.startswith(b"MAINSPRING_"))
-            yield int(entry.name), {name: value for name, _, value in pairs}
+            yield int(name), {key: value for key, _, value in pairs}
+
+
+def _environ(pid: str) -> bytes:
+    try:
+        descriptor = os.open(f"{PROC}/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+        return b"".join(pieces)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def kill(pid: int, number: signal.Signals) -> None:
