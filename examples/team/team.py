@@ -21,6 +21,7 @@ from trial import STEP_S, trial
 import mainspring as ms
 from mainspring.client.client import Client
 from mainspring.client.connection import connect, forget
+from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Run
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
@@ -30,7 +31,7 @@ GPUS = 8
 TRIALS = int(os.environ.get("TEAM_TRIALS", "500"))
 SWEEPER = "alice"
 OTHERS = ("bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
-RUSH = int(os.environ.get("TEAM_RUSH", "14"))  # runs that each of the others submits at once, in the middle
+RUSH = int(os.environ.get("TEAM_RUSH", "20"))  # runs that each of the others submits at once, in the middle
 console = Console(highlight=False)
 
 
@@ -51,6 +52,8 @@ def main() -> None:
     with_token(scene.people[SWEEPER])
     study = ms.sweep(trial, trials=TRIALS, maximize="score", learning_rate=ms.loguniform(1e-3, 0.3), sampler="random", wait=False)
     console.print(f"{SWEEPER} started a sweep of {TRIALS} trials with one line; the others come and go.")
+    while not any(trial.state in TERMINAL_RUN for trial in study.trials):  # they come when it is in full swing
+        time.sleep(0.2)
     visitors = [threading.Thread(target=visit, args=(scene, name, number)) for number, name in enumerate(OTHERS)]
     for visitor in visitors:
         visitor.start()

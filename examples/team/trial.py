@@ -4,7 +4,7 @@ import time
 
 import mainspring as ms
 
-STEP_S = 0.8
+STEP_S = 1.2
 
 
 @ms.task(gpus=1)

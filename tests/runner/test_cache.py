@@ -144,3 +144,26 @@ def test_a_blob_of_an_older_cache_is_read_once_and_kept(tmp_path: Path) -> None:
     os.utime(cached(str(tmp_path), digest))
     assert is_there(str(tmp_path), digest, -1)
     assert os.stat(cached(str(tmp_path), digest)).st_mtime == STAMP_S
+
+
+def test_of_runs_that_begin_at_once_one_asks_their_interpreter_what_is_installed(site: Any, server: Any, tmp_path: Path) -> None:
+    ledger, python = tmp_path / "ledger", tmp_path / "python3"
+    asked = f"case $* in *importlib.metadata*) echo asked >> {ledger};; esac"
+    python.write_text(f'#!/bin/sh\n{asked}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    site.spec(str(python), "-S", "-c", "pass")
+    root = site.root
+    runners = []
+    for number in range(3):
+        site.root = root.with_name(f"beside-{number}")
+        site.root.mkdir()
+        for name in ("launch.json", "token"):
+            (site.root / name).write_text((root / name).read_text())
+        runners.append(site.start())
+    assert [runner.wait(30) for runner in runners] == [0, 0, 0]
+    assert ledger.read_text() == "asked\n"
+    assert len(server.sent) == 1
+    digest = server.sent[0]
+    for number in range(3):
+        events = (root.with_name(f"beside-{number}") / "spool/events").read_text()
+        assert f'{{"kind": "environment_seen", "digest": "{digest}"}}\n' in events

@@ -163,7 +163,14 @@ def test_without_parallel_tpe_stays_a_little_ahead_of_the_queue() -> None:
     assert sweeps.how_many_more(spec, []) == 10
     assert sweeps.how_many_more(spec, queued) == 0
     assert sweeps.how_many_more(spec, [replace(one, state=RunState.RUNNING) for one in queued]) == 10
-    assert sweeps.how_many_more(replace(spec, sampler="random"), queued) == 90
+
+
+def test_without_parallel_few_random_trials_wait_however_many_run() -> None:
+    spec = sweep(trials=500, parallel=0, sampler="random")
+    queued = [trial(n, {}, told=False) for n in range(1, sweeps.WAITING_AT_MOST + 1)]
+    assert sweeps.how_many_more(spec, queued[:10]) == sweeps.WAITING_AT_MOST - 10
+    assert sweeps.how_many_more(spec, queued) == 0
+    assert sweeps.how_many_more(spec, [replace(one, state=RunState.RUNNING) for one in queued]) == sweeps.WAITING_AT_MOST
 
 
 def test_best_is_the_earliest_of_the_best_finite_values() -> None:

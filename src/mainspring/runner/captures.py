@@ -5,15 +5,16 @@ The interpreter is asked once, while user code runs, and again only when it or a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import time
-from typing import Any
+from typing import IO, Any
 
 from .blobs import send_bytes
-from .folder import Folder, read_json
+from .folder import Folder, read_json, write_whole
 from .wire import AwayError, RefusedError, Wire
 
 _SENT_S = 3600.0  # for so long it is not asked whether the server still has it
@@ -52,23 +53,37 @@ print(json.dumps([{**told, "packages": found}, [one for one in sys.path if os.pa
 def capture(folder: Folder, wire: Wire, cache: str, python: str) -> None:
     """Tell the server what `python` has installed. Whatever goes wrong, the run goes on, and the next one tells it."""
     path = os.path.join(cache, "captures", hashlib.sha256(python.encode()).hexdigest()[:32] + ".json")
-    told = read_json(path)
     try:
-        if told is None or told.get("stamp") != _stamp(python, told["folders"]):
-            told = _ask(python)
-        if time.time() - float(told.get("sent_at", 0.0)) > _SENT_S:
-            data = str(told["text"]).encode()
-            send_bytes(wire, str(told["digest"]), data)
-            told["sent_at"] = time.time()
+        told = _known(path, python)
+        if told is None:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            draft = f"{path}.{os.getpid()}"
-            with open(draft, "w", encoding="utf-8") as file:
-                json.dump(told, file)
-            os.rename(draft, path)
+            with open(path + ".lock", "w") as turn:  # many runs begin at once: one asks and sends, the others find it told
+                _wait_for(turn)
+                told = _known(path, python)
+                if told is None:
+                    told = _ask(python)
+                    send_bytes(wire, str(told["digest"]), str(told["text"]).encode())
+                    told["sent_at"] = time.time()
+                    write_whole(path, told)
     except (AwayError, RefusedError, OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as wrong:
         folder.event("environment_unseen", message=repr(wrong)[:300])
         return
     folder.event("environment_seen", digest=told["digest"])
+
+
+def _known(path: str, python: str) -> dict[str, Any] | None:
+    """Return what was told of the interpreter, if nothing has changed since and the server has it."""
+    told = read_json(path)
+    if told is None or time.time() - float(told["sent_at"]) > _SENT_S or told["stamp"] != _stamp(python, told["folders"]):
+        return None
+    return told
+
+
+def _wait_for(turn: IO[str]) -> None:
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks: each asks
 
 
 def _ask(python: str) -> dict[str, Any]:

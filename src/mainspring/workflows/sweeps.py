@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # samplers bring Optuna with them: they are loaded by their e
     from mainspring.workflows.samplers import Sampler
 
 Factory = Callable[[SweepSpec], "Sampler"]
-PENDING_AT_MOST = 256  # asked and not told, when the user names no `parallel`
+WAITING_AT_MOST = 64  # in the queue, when the user names no `parallel`; what runs does not count
 
 
 def ask(spec: SweepSpec, trials: Sequence[Trial], number: int, factory: Factory) -> dict[str, object]:
@@ -33,7 +33,7 @@ def how_many_more(spec: SweepSpec, trials: Sequence[Trial]) -> int:
     """Return how many trials to ask for now.
 
     With `parallel` at most so many are untold at any time. Without it, TPE asks no more than a few ahead of the queue
-    (a suggestion made before the results are in is a guess), the others up to PENDING_AT_MOST.
+    (a suggestion made before the results are in is a guess), the others WAITING_AT_MOST.
     """
     left = limit(spec) - len(trials)
     untold = [trial for trial in trials if trial.told_at is None]
@@ -41,10 +41,14 @@ def how_many_more(spec: SweepSpec, trials: Sequence[Trial]) -> int:
         room = spec.parallel - len(untold)
     elif spec.sampler == "tpe":
         ahead = max(4, math.isqrt(max(0, spec.trials - 1)) + 1)
-        room = ahead - sum(trial.state is RunState.QUEUED for trial in untold)
+        room = ahead - _waiting(untold)
     else:
-        room = PENDING_AT_MOST - len(untold)
+        room = WAITING_AT_MOST - _waiting(untold)
     return max(0, min(left, room))
+
+
+def _waiting(trials: Sequence[Trial]) -> int:
+    return sum(trial.state is RunState.QUEUED for trial in trials)
 
 
 def is_over(spec: SweepSpec, trials: Sequence[Trial]) -> bool:
