@@ -383,6 +383,12 @@ class TestNodes:
             made.forget(handle)
 
 
+def test_the_bridge_of_the_pods_keeps_its_address_as_they_come_and_go(kubernetes: Any) -> None:
+    """It would take the lowest of its ports': a pod's connection then stood still for up to half a minute."""
+    told = Path(f"/sys/class/net/{kubernetes.bridge}/addr_assign_type").read_text()
+    assert told.strip() == "3", "it was not set by anybody"
+
+
 class TestAccess:
     """Who may not, and what he is told."""
 

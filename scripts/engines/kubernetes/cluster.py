@@ -240,7 +240,10 @@ def _bridge() -> tuple[str, str]:
         if any(network.overlaps(other) for other in taken):
             continue
         name, address = f"msk{number}", str(network[1])
-        if subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True).returncode != 0:
+        # With a hardware address of its own: otherwise it takes the lowest of its ports', which come and go with the pods, and
+        # the others do not find it for seconds each time.
+        made = ["ip", "link", "add", name, "address", f"02:00:0a:d5:{number:02x}:01", "type", "bridge"]
+        if subprocess.run(made, check=False, capture_output=True).returncode != 0:
             continue  # somebody was quicker
         subprocess.run(["ip", "address", "add", f"{address}/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
