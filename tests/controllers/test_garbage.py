@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from mainspring.controllers.garbage import Garbage
+from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle
 from mainspring.core.beats import Beat
@@ -77,10 +79,11 @@ class Yard:
 
 
 @pytest.fixture
-def yard(house) -> Yard:
-    engine = Engine()
-    garbage = Garbage(house.ctx, engine)  # type: ignore[arg-type]
-    return Yard(house, engine, garbage)
+def yard(house) -> Iterator[Yard]:
+    engine, loops = Engine(), Loops(house.ctx.signals)
+    garbage = Garbage(house.ctx, engine, loops)  # type: ignore[arg-type]
+    yield Yard(house, engine, garbage)
+    loops.stop()
 
 
 @pytest.fixture(params=[86400.0, -86400.0], ids=["forward", "back"])
@@ -155,3 +158,52 @@ def test_what_an_ended_attempt_left_is_ended_after_the_grace_and_a_living_one_is
     yard.pass_time(48 * HOUR_S)
     assert kept not in yard.engine.stopped
     assert attempts.find(yard.house.ctx, kept)
+
+
+class Slow(Engine):
+    """Answers when it is let; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.may_answer = threading.Event()
+
+    def owned(self) -> Sequence[Handle]:
+        self.asked += 1
+        self.may_answer.wait(60)
+        return super().owned()
+
+
+@dataclass
+class Fleet:
+    """Some engines by the name of their cluster."""
+
+    engines: dict[str, Engine]
+
+    def backend(self, cluster: str) -> Engine:
+        return self.engines[cluster]
+
+    def note(self, cluster: str, message: str) -> None:
+        return None
+
+
+def test_a_slow_engine_holds_up_no_other_and_is_asked_once(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mainspring.controllers.garbage.ANSWER_S", 0.05)
+    slow, quick, loops = Slow(), Engine(), Loops(house.ctx.signals)
+    for name in ("a-slow", "b-quick"):
+        house.ctx.store.clusters.add(Cluster(id=name, name=name, backend="local", created_at=house.clock.now()))
+    run, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("a",)))
+    house.plan()
+    known = house.attempt_of(run)
+    house.end(run)
+    quick.alive.append(known.id)
+    garbage = Garbage(house.ctx, Fleet({"a-slow": slow, "b-quick": quick, "local": Engine()}), loops)  # type: ignore[arg-type]
+    try:
+        garbage.tick()
+        house.clock.advance(house.ctx.settings.sweep_grace_s + 1)
+        garbage.tick()
+        assert quick.stopped == [known.id]
+        assert slow.asked == 1
+    finally:
+        slow.may_answer.set()
+        loops.stop()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from mainspring.controllers.fleet import Engines
+from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle
 from mainspring.core.errors import CredentialsError, UnreachableError
@@ -18,6 +21,7 @@ from mainspring.store.retention import Rules
 
 log = logging.getLogger(__name__)
 SWEEP_S = 60.0
+ANSWER_S = 15.0  # how long a sweep waits for its engines; what a slower one shows is judged when it comes
 COLLECT_S = 3600.0
 UNADOPTED_S = 86400.0  # how long an attempt that the database does not know may go on, for an admin to adopt it
 STOP_GRACE_S = 10.0
@@ -26,10 +30,15 @@ Key = tuple[str, int]
 
 @dataclass(slots=True)
 class Garbage:
-    """Sweeps processes every minute, rows and blobs every hour. Counts by a clock that is never set, anew in each process."""
+    """Sweeps processes every minute, rows and blobs every hour. Counts by a clock that is never set, anew in each process.
+
+    Each engine is asked in its own lane: one that is slow holds up nobody else, and is not asked again before it has answered.
+    """
 
     ctx: Context
     fleet: Engines
+    loops: Loops
+    _asking: set[str] = field(default_factory=set)
     _seen_since: dict[Key, float] = field(default_factory=dict)  # replicas without a living row
     _gone_since: dict[str, tuple[datetime, float]] = field(default_factory=dict)  # unadopted attempts that no engine shows
     _collected_at: float | None = None
@@ -50,20 +59,34 @@ class Garbage:
 
         An attempt that the database does not know at all (an older backup was restored) is left alone for a day.
         """
-        owned: set[Key] = set()
-        answered: set[str] = set()
         clusters = self.ctx.store.clusters.all()
+        shown: dict[str, set[Key]] = {}
+        asked = []
         for cluster in clusters:
-            try:
-                for handle in self.fleet.backend(cluster.id).owned():
-                    owned.add((handle.attempt, handle.replica))
-                    self._judge(cluster, handle)
-                answered.add(cluster.id)
-            except (UnreachableError, CredentialsError) as wrong:
-                self.fleet.note(cluster.id, wrong.message)
+            if cluster.id not in self._asking:
+                self._asking.add(cluster.id)
+                asked.append(self.loops.submit(partial(self._sweep_one, cluster, shown), lane=cluster.id))
+        wait(asked, ANSWER_S)
+        answered = dict(shown)
+        owned = {key for keys in answered.values() for key in keys}
         if len(answered) == len(clusters):
             self._seen_since = {key: since for key, since in self._seen_since.items() if key in owned}
-        self._forget_gone({attempt for attempt, _ in owned}, answered, is_all=len(answered) == len(clusters))
+        self._forget_gone({attempt for attempt, _ in owned}, set(answered), is_all=len(answered) == len(clusters))
+
+    def _sweep_one(self, cluster: Cluster, shown: dict[str, set[Key]]) -> None:
+        """Judge what an engine shows, and note that in `shown` if it answers."""
+        try:
+            keys: set[Key] = set()
+            for handle in self.fleet.backend(cluster.id).owned():
+                keys.add((handle.attempt, handle.replica))
+                self._judge(cluster, handle)
+            shown[cluster.id] = keys
+        except (UnreachableError, CredentialsError) as wrong:
+            self.fleet.note(cluster.id, wrong.message)
+        except Exception:  # the pool's top: the rows are unchanged, the next sweep asks again
+            log.exception("sweep failed", extra={"cluster": cluster.id})
+        finally:
+            self._asking.discard(cluster.id)
 
     def _judge(self, cluster: Cluster, handle: Handle) -> None:
         now = self.ctx.clock.monotonic()
