@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ LIMIT_S = 120.0
 class Engine:
     """An engine that runs. `run` blocks until a command has ended there, and returns what it printed.
 
+    `run_many` is how many commands are run at once where people do not wait for each by itself.
     `peer` is what people type to use it bare, `add` what stands behind `mainspring cluster add`; with `cpu_milli` each,
     `at_once` runs fit. `up` and `env` are for `mainspring up`. `cycle_s` is how often its own scheduler begins runs, 0: at once.
     """
@@ -38,6 +39,7 @@ class Engine:
     env: Mapping[str, str] = field(default_factory=dict)
     handle: Any = None
     cycle_s: float = 0.0
+    run_many: Callable[[int, Sequence[str]], None] | None = None
 
 
 @contextmanager
@@ -97,8 +99,15 @@ def slurm(folder: Path) -> Iterator[Engine]:
             engine.run("sbatch", "--wait", "--parsable", "--cpus-per-task=1", f"--output={out}", f"--wrap={' '.join(command)}")
             return out.read_text()
 
+        def run_many(count: int, command: Sequence[str]) -> None:
+            """Submit all of them and look until none is left: `sbatch --wait` looks once in ten seconds."""
+            for _ in range(count):
+                engine.run("sbatch", "--parsable", "--cpus-per-task=1", "--output=/dev/null", f"--wrap={' '.join(command)}")
+            while engine.run("squeue", "--noheader", "--format=%i").strip():
+                time.sleep(0.1)
+
         add = ("slurm", "local", "--folder", str(shared / "ours"))
-        yield Engine(name="slurm", peer="sbatch", run=run, add=add, env=engine.env, cycle_s=1.0)
+        yield Engine(name="slurm", peer="sbatch", run=run, run_many=run_many, add=add, env=engine.env, cycle_s=1.0)
 
 
 @contextmanager
