@@ -241,6 +241,12 @@ def short_id(whole: str, length: int = 12) -> str:
     )
 
 
+def command(words: str) -> str:
+    """Return a command line to be typed; a click copies it."""
+    told = escape(words, quote=True)
+    return f'<button type="button" class="ms-id ms-command" data-copy="{told}" title="Copy">{told}</button>'
+
+
 def tags(words: Sequence[str]) -> str:
     """Return words in small frames."""
     return " ".join(f'<span class="ms-tag">{escape(word)}</span>' for word in words)

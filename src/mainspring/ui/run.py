@@ -52,6 +52,7 @@ async def page(view: View) -> None:
                 ("Attempts", run_facts.attempts),
                 ("Command and code", run_facts.code),
                 ("Environment", run_facts.environment),
+                ("Inside", run_facts.inside),
             ):
                 with ui.element("section"):
                     parts.heading(title)

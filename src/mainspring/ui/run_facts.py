@@ -6,7 +6,7 @@ from datetime import datetime
 
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import read_manifest
-from mainspring.core.records import Attempt, Cause, Run, RunState
+from mainspring.core.records import Attempt, Cause, Role, Run, RunState
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import counted, show_bytes, show_seconds
 from mainspring.services import caching, environments, lineage, logs, metrics, runs
@@ -144,6 +144,21 @@ def code(view: View, ref: str) -> str:
         ("At most", show_seconds(spec.timeout_s) if spec.timeout_s else "no limit"),
     ]
     return parts.pairs(told)
+
+
+def inside(view: View, ref: str) -> str:
+    """Return what to type for a shell or a port inside the run, while it runs."""
+    one = runs.get(view.ctx, view.actor, ref)
+    if one.state in TERMINAL_RUN:
+        return parts.note("It has ended.")
+    if not view.actor.may(one.project, Role.EDITOR):
+        return parts.note("Whoever may cancel this run may go inside.")
+    if one.state is not RunState.RUNNING:
+        return parts.note("Once it runs, a shell and its ports can be reached from your machine.")
+    told = [("A shell", parts.command(f"mainspring shell {one.id}")), ("A port", parts.command(f"mainspring port {one.id} 6006"))]
+    return parts.pairs(told) + parts.note(
+        "6006 is TensorBoard, 8888 Jupyter. The command prints where on your machine the port is."
+    )
 
 
 def environment(view: View, ref: str) -> str:
