@@ -116,12 +116,16 @@ def play(admin: Client, home: Path) -> dict[str, str]:
     for number in range(40):
         admin.endpoints.predict("delays", [{"distance": float(number)}])
     program(sys.executable, str(ROOT / "examples" / "pipeline" / "weather.py"))
-    bert = submit(people["bob"], "bert-base", 2.0, [sys.executable, "-c", TRAIN])
-    runs = {name: submit(people[owner], name, gpus, ["sh", "-c", does]) for owner, name, gpus, does in QUEUE}
     space = (Dimension(name="rate", kind="log", low=0.01, high=1.0), Dimension(name="depth", kind="choice", choices=(2, 4, 8)))
     template = RunSpec(command=(sys.executable, "-c", TRIAL), name="trial", resources=Resources(cpu_milli=500))
     sweep = people["alice"].sweeps.start(SweepSpec(template=template, space=space, metric="score", trials=24, name="rates"))
     until(lambda: admin.sweeps.get(sweep.id).state == "done", "the sweep")
+    (home / "bert").mkdir()
+    (home / "bert" / "train.py").write_text(TRAIN)
+    as_bob = {"MAINSPRING_URL": admin.url, "MAINSPRING_TOKEN": people["bob"].transport.token}
+    words = ("run", "--detach", "--gpus", "2", "--name", "bert-base", "train.py")
+    bert = typed(*words, cwd=home / "bert", **as_bob).split()[-1]
+    runs = {name: submit(people[owner], name, gpus, ["sh", "-c", does]) for owner, name, gpus, does in QUEUE}
     until(lambda: admin.runs.get(runs["tokenise"]).state == "failed", "the failed run")
     until(lambda: admin.runs.points(bert, "loss")[150:], "the curve")
     pipeline = admin.pipelines.all()[0].id
@@ -176,16 +180,17 @@ def submit(client: Client, name: str, gpus: float, command: list[str]) -> str:
     return str(client.runs.submit(RunSpec(name=name, command=tuple(command), resources=asked, grace_s=1)).id)
 
 
-def typed(*words: str) -> None:
-    """Type a command."""
-    program(sys.executable, "-m", "mainspring.cli.main", *words)
+def typed(*words: str, cwd: Path = ROOT, **env: str) -> str:
+    """Type a command; return what it printed."""
+    return program(sys.executable, "-m", "mainspring.cli.main", *words, cwd=cwd, **env)
 
 
-def program(*words: str) -> None:
-    """Run a program to its end. Raises with what it said when it fails."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+def program(*words: str, cwd: Path = ROOT, **env: str) -> str:
+    """Run a program to its end; return what it printed. Raises with what it said when it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **env})
     if done.returncode:
         raise RuntimeError(f"{words[:4]} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def until(check: Callable[[], object], what: str) -> None:

@@ -13,6 +13,7 @@ from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
 from mainspring.core.standings import Standing
 from mainspring.services.lineage import LineageNode
 from mainspring.ui import graph, parts, run, run_log, shares, sweeps
+from mainspring.ui.models import verified_words
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 NASTY = "<script>alert('1')</script>&\""
@@ -160,3 +161,14 @@ def test_many_files_are_counted_rather_than_drawn(full: Any) -> None:
     drawn = graph.picture(full.view(), {"nodes": nodes, "edges": [["dataset:x", f"file:{n}"] for n in range(50)]})
     assert drawn.count("<rect") == 1 + graph.MAX_FILES
     assert "46 more files" in drawn
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"is_verified": False, "max_abs_difference": None, "rows": 0, "note": "no sample was given"}, "no: no sample was given"),
+        ({"is_verified": True, "max_abs_difference": 0.5e-7, "rows": 200, "note": ""}, "yes, on 200 rows, 5e-08 apart at most"),
+    ],
+)
+def test_how_a_model_was_verified_is_told_in_words(told: dict[str, object], words: str) -> None:
+    assert verified_words(told) == words

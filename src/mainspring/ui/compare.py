@@ -25,6 +25,7 @@ from mainspring.ui.zoom import Zoom
 DASHES = ("solid", "dashed", "dotted", "solid", "dashed", "dotted")
 COLOURS = (SERIES[0], SERIES[1], SERIES[2], SERIES[3], SERIES[4], SERIES[5])
 MAX_SHOWN = 80
+MOST_OPEN = 20  # rows that are the same in all are folded beyond that
 NOTHING = '<span class="ms-soft">none</span>'
 
 
@@ -137,7 +138,8 @@ def table(view: View, ids: Sequence[str], draw: Callable[[View, Sequence[Run]], 
         ("Name", "The same in all"), [(parts.text(row.name), row.cells[0]) for row in same], empty="", label=f"{title} alike"
     )
     words = f"{len(same)} {'is' if len(same) == 1 else 'are'} the same in all"
-    return f"{shown}<details{'' if differing else ' open'}><summary>{words}</summary>{folded}</details>"
+    is_open = not differing and len(same) <= MOST_OPEN
+    return f"{shown}<details{' open' if is_open else ''}><summary>{words}</summary>{folded}</details>"
 
 
 def parameters(view: View, found: Sequence[Run]) -> list[Row]:

@@ -22,6 +22,7 @@ from mainspring.ui.view import View
 
 KEPT = 60
 COUNTED_S = 2.0
+MOST_ROWS = 16
 
 
 async def page(view: View) -> None:
@@ -161,7 +162,8 @@ def try_it(view: View, one: Endpoint) -> str:
         path += "?" + urlencode({"project": view.project})
     body = json.dumps(example(view), indent=1)
     return (
-        f'<textarea class="ms-field" id="try-body" aria-label="Request" spellcheck="false">{parts.text(body)}</textarea>'
+        f'<textarea class="ms-field" id="try-body" aria-label="Request" spellcheck="false" '
+        f'rows="{min(MOST_ROWS, body.count(chr(10)) + 2)}" style="height:auto">{parts.text(body)}</textarea>'
         f'<div class="ms-actions"><button type="button" class="ms-btn" data-try="{parts.text(path)}" data-name="try">Ask</button>'
         f'<code class="ms-soft">POST {parts.text(path)}</code></div>'
         '<pre class="ms-pre" id="try-answer" aria-live="polite" style="margin-top:8px;max-height:240px">Nothing asked yet.</pre>'
@@ -191,7 +193,8 @@ def _rate(rates: deque[tuple[float, int]]) -> str:
     ]
     if not steps:
         return ""
-    return f'{parts.spark(steps)} <span class="ms-soft">{steps[-1]:,.1f} a second when last counted</span>'
+    curve = parts.spark(steps) if len(steps) > 1 else "·"
+    return f'{curve} <span class="ms-soft">{steps[-1]:,.1f} a second when last counted</span>'
 
 
 def _ask_rollback(view: View, number: str) -> None:

@@ -8,6 +8,7 @@ from nicegui import run as threads
 from nicegui import ui
 
 from mainspring.core.records import GateResult, ModelVersion
+from mainspring.core.units import counted
 from mainspring.services import endpoints, gates, lineage, models
 from mainspring.ui import acts, graph, parts
 from mainspring.ui.live import Live
@@ -171,10 +172,18 @@ def described(chosen: ModelVersion) -> str:
     """Return figures, signature and verification of a version."""
     told = [(name, parts.figure(value)) for name, value in chosen.metrics.items()]
     told += [(name, _columns(value)) for name, value in chosen.signature.items()]
-    checked = {name.replace("_", " "): value for name, value in chosen.verification.items() if value != ""}
-    told += [(f"verified: {name}", parts.figure(value)) for name, value in checked.items()]
+    told += [("Verified", parts.text(verified_words(chosen.verification)))] if chosen.verification else []
     told.append(("Digest", parts.short_id(chosen.manifest, 16)))
     return parts.pairs(told)
+
+
+def verified_words(told: Mapping[str, object]) -> str:
+    """Return in words how the stored model compared with the one that was trained."""
+    note, rows, most = told.get("note") or "", told.get("rows") or 0, told.get("max_abs_difference")
+    words = "yes" if told.get("is_verified") else "no"
+    words += f", on {counted(int(str(rows)), 'row')}" if rows else ""
+    words += f", {parts.figure(most)} apart at most" if most is not None else ""
+    return f"{words}: {note}" if note else words
 
 
 def _columns(value: object) -> str:

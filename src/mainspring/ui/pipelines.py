@@ -139,7 +139,7 @@ def schedule(view: View, ref: str) -> str:
         end = run.ended_at or now
         begun = run.started_at or end
         kind = "bad" if run.state.value == "failed" else "run"
-        told = f"waited {show_seconds((begun - run.created_at).total_seconds())}"
+        told = f"waited {show_seconds(max(0.0, (begun - run.created_at).total_seconds()))}"
         told += f", ran {show_seconds((end - begun).total_seconds())}" if run.started_at else ""
         out.append(
             f"<div>{parts.text(key)}</div><div>"

@@ -23,7 +23,7 @@ from mainspring.ui.zoom import Zoom
 MAX_CHARTS = 12
 POINTS = 1000
 USAGE_POINTS = 300
-NO_METRIC = parts.note('No metric yet. In your code: ms.log_metric("loss", value, step=n)')
+NO_METRIC = parts.note('No metric. In your code: ms.log_metric("loss", value, step=n)')
 
 
 async def page(view: View) -> None:

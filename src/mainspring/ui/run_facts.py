@@ -81,7 +81,7 @@ def latest(view: View, ref: str) -> str:
             )
             for name, one in found.items()
         ],
-        empty="No metric yet.",
+        empty="No metric.",
         label="Metrics",
         numeric=("Last", "Smallest", "Largest", "Points", "Step"),
     )

@@ -88,7 +88,7 @@ class Tail:
         if self.begin and "\n" in text:
             text = text.partition("\n")[2]
         if not text:
-            return '<span class="ms-soft">Nothing printed yet.</span>'
+            return '<span class="ms-soft">Nothing printed.</span>'
         if not self.wanted:
             return coloured(text)
         sought = self.wanted.lower()
