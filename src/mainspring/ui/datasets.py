@@ -7,7 +7,7 @@ from nicegui import ui
 
 from mainspring.core.manifests import FileEntry
 from mainspring.core.records import DatasetVersion
-from mainspring.core.units import show_bytes
+from mainspring.core.units import counted, show_bytes
 from mainspring.services import datasets
 from mainspring.ui import parts
 from mainspring.ui.live import Live
@@ -59,7 +59,7 @@ async def one_page(view: View) -> None:
     with page_frame(view.ref, view, "/datasets"):
         with ui.element("section"):
             ui.html(f'<h2 class="ms-title">{parts.text(view.ref)}</h2>', sanitize=False)
-            size = f"{chosen.files:,} files, {show_bytes(chosen.size_bytes)}"
+            size = f"{counted(chosen.files, 'file')}, {show_bytes(chosen.size_bytes)}"
             parts.sentence(f'Version {chosen.number} of {len(found)}: {size}. In code: ms.dataset("{view.ref}@v{chosen.number}")')
         with ui.element("section"):
             parts.heading("Versions")

@@ -24,7 +24,7 @@ async def page(view: View) -> None:
         ui.html(standing(view), sanitize=False)
         with ui.element("div").classes("ms-cols"):
             with ui.element("div").classes("ms-stack"):
-                await _block(live, "Your tokens", lambda: own_tokens(view))
+                await _block(live, "Everybody's tokens" if view.actor.is_admin else "Your tokens", lambda: own_tokens(view))
                 if view.actor.may(view.project, Role.EDITOR):
                     await _block(live, f"Secrets of {view.project}", lambda: named_secrets(view))
                 await _block(live, "Projects", lambda: known_projects(view))
