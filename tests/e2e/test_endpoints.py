@@ -124,6 +124,16 @@ def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: A
     check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
 
 
+@pytest.mark.xdist_group("fleet")
+def test_a_job_of_slurm_is_asked_through_its_tunnel(
+    fresh: Site, slurm: Any, begin_fleet: Callable[..., None], add_engine: Callable[..., None], until: Callable[..., Any]
+) -> None:
+    begin_fleet(fresh, "hpc")
+    add_engine(fresh, "hpc", "--pool", "far", partition="main")
+    serve(fresh, "hpc", until)
+    check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1", **slurm.env)
+
+
 @pytest.mark.timeout(900)  # the first waits until the program of Kubernetes is built
 @pytest.mark.xdist_group("fleet")
 def test_a_pod_is_asked_through_its_tunnel(

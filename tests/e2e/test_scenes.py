@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engines.docker import IMAGE as CONTAINER
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -133,16 +135,20 @@ def test_a_machine_that_was_switched_off_goes_on_from_its_checkpoints(fresh: Sit
     went_on(fresh, run)
 
 
+@pytest.mark.parametrize("kind", ["docker", "podman"])
 def test_a_container_that_is_removed_goes_on_from_its_checkpoint(
-    fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], docker_engine: Any
+    kind: str, fresh: Site, begin_fleet: Callable[..., None], request: pytest.FixtureRequest
 ) -> None:
-    """Scene (d) on Docker: the container is gone with all that it wrote, as when its machine was set up anew."""
+    """Scene (d) in containers: one is gone with all that it wrote, as when its machine was set up anew."""
+    engine = request.getfixturevalue(f"{kind}_engine")
     begin_fleet(fresh, "box")
-    add_engine(fresh, "box")
+    words = ("--host", engine.url, "--image", CONTAINER, "--cpus", "1", "--memory", "1GiB")
+    added = fresh.cli("cluster", "add", kind, "--name", "box", *words)
+    assert added.code == 0, added
     run = fresh.submit(program("count.py"), resources=on("box"))
     attempt = checkpointed(fresh, run)["id"]
-    (mine,) = [name for name in docker_engine.run("ps", "--format", "{{.Names}}").split() if attempt in name]
-    docker_engine.run("rm", "-f", mine)
+    (mine,) = [name for name in engine.run("ps", "--format", "{{.Names}}").split() if attempt in name]
+    engine.run("rm", "-f", mine)
     went_on(fresh, run)
 
 
@@ -217,3 +223,47 @@ def test_credentials_that_expire_keep_new_runs_away_and_no_old_one(
     config.write_text(good)
     assert ended(fresh, later)["state"] == "succeeded", fresh.attempts(later)
     assert fresh.log(later) == b"later\n"
+
+
+def test_a_key_that_is_taken_back_keeps_new_runs_away_and_no_old_one(
+    fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], ssh_hosts: Any
+) -> None:
+    """Scene (e) over SSH: what runs there ends well and is told of once the key is back; nobody is sent there meanwhile."""
+    begin_fleet(fresh, "metal")
+    add_engine(fresh, "metal")
+    run = fresh.submit(["sh", "-c", "for n in $(seq 10); do echo $n; sleep 1; done"], resources=on("metal"))
+    soon(fresh, run, lambda: b"2\n" in fresh.log(run), "its begin")
+    keys = Path(ssh_hosts.folder) / "key.pub"  # what each host lets in
+    good = keys.read_text()
+    try:
+        keys.write_text("")
+        for pid in logins(fresh):
+            os.kill(pid, signal.SIGKILL)  # whoever is in stays in: a key is asked for at the door
+        soon(fresh, run, lambda: look(fresh, "metal") or states(fresh, "metal") == {"unreachable"}, "that it is out of reach")
+        later = fresh.submit(["echo", "later"], resources=on("metal"))
+        soon(fresh, later, lambda: "refuses the key" in fresh.cli("why", later).out, "why it waits")
+        other = fresh.submit(["true"], resources=SMALL)
+        assert ended(fresh, other)["state"] == "succeeded", "another cluster is held up"
+        assert (fresh.run(later)["state"], fresh.attempts(later)) == ("queued", [])
+        assert (fresh.run(run)["state"], len(fresh.attempts(run))) == ("running", 1)
+    finally:
+        keys.write_text(good)
+    told = ended(fresh, run)
+    assert (told["state"], len(fresh.attempts(run))) == ("succeeded", 1), fresh.attempts(run)
+    assert fresh.log(run) == b"".join(b"%d\n" % number for number in range(1, 11))
+    assert ended(fresh, later)["state"] == "succeeded", fresh.attempts(later)
+    assert fresh.log(later) == b"later\n"
+
+
+def logins(site: Site) -> list[int]:
+    """Return the connections that a server has to its hosts."""
+    assert site.process is not None
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == site.process.pid and (place / "comm").read_text().strip() == "ssh":
+                    found.append(int(place.name))
+    assert found
+    return found

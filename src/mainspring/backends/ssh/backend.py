@@ -110,8 +110,8 @@ class SshBackend:
         for name, one in told.items():
             answer = self._remembered(name, one)
             if answer is not None:
-                is_here = not isinstance(one, BackendError)
-                nodes.append(node_of(self.cluster, targets[name], answer, is_here=is_here))
+                wrong = one.message if isinstance(one, BackendError) else None
+                nodes.append(node_of(self.cluster, targets[name], answer, wrong=wrong))
         if not nodes:
             raise _first_wrong(told)
         return Inventory(nodes=tuple(nodes))

@@ -9,13 +9,13 @@ from mainspring.backends.ssh.options import Target, number, text
 from mainspring.core.backend import Notice
 from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import Device
-from mainspring.core.symptoms import of_gpus
+from mainspring.core.symptoms import MAX_CHARS, of_gpus
 
 GIB = 1 << 30
 
 
-def node_of(cluster: Cluster, target: Target, told: Mapping[str, Any], *, is_here: bool) -> Node:
-    """Return a host as a node. One without room on its disk takes nothing until it has some."""
+def node_of(cluster: Cluster, target: Target, told: Mapping[str, Any], *, wrong: str | None = None) -> Node:
+    """Return a host as a node; `wrong` is why it does not answer. Without room on its disk it takes nothing until it has some."""
     has_room = told["disk_free"] >= number(cluster.config, "min_free_gib") * GIB
     return Node(
         id=f"{cluster.id}.{target.name}",
@@ -27,9 +27,9 @@ def node_of(cluster: Cluster, target: Target, told: Mapping[str, Any], *, is_her
         devices=_devices(cluster, target, told),
         pool=text(cluster.config, "pool") or "default",
         labels={"host": str(told["name"])},
-        state=NodeState.READY if is_here and has_room else NodeState.UNREACHABLE,
+        state=NodeState.READY if wrong is None and has_room else NodeState.UNREACHABLE,
         boot=str(told.get("boot_id") or ""),
-        symptoms=_symptoms(cluster, target, told, has_room),
+        symptoms=_symptoms(cluster, target, told, has_room, wrong or ""),
     )
 
 
@@ -59,8 +59,8 @@ def summary_of(count: int, answers: Mapping[str, Mapping[str, Any]]) -> dict[str
     return facts
 
 
-def _symptoms(cluster: Cluster, target: Target, told: Mapping[str, Any], has_room: bool) -> tuple[Symptom, ...]:
-    found: list[Symptom] = []
+def _symptoms(cluster: Cluster, target: Target, told: Mapping[str, Any], has_room: bool, wrong: str) -> tuple[Symptom, ...]:
+    found = [Symptom(kind=SymptomKind.ENGINE, detail=wrong[:MAX_CHARS])] if wrong else []
     errors = told.get("gpu_errors")
     if target.gpus is None and isinstance(errors, dict):
         found += of_gpus(str(errors.get("table") or ""), str(errors.get("kernel") or ""))
