@@ -5,6 +5,8 @@ Which overrides are secret is the engine kind's to say. In the spec, in logs and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mainspring import plugins
 from mainspring.core.errors import MainspringError, NotFoundError, SpecError
 from mainspring.core.specs import RunSpec, overrides_of
@@ -27,12 +29,23 @@ def check_overrides(ctx: Context, spec: RunSpec) -> None:
                     hint=f"mainspring secret set NAME; then --override {kind}.{name}={MARK}NAME",
                     details={"path": f"overrides.{kind}.{name}"},
                 )
-            wanted = value.removeprefix(MARK)
-            if wanted not in {secret.name for secret in ctx.store.secrets.all(spec.project)}:
-                raise NotFoundError(
-                    f"Project {spec.project!r} has no secret {wanted[:60]!r}.",
-                    hint=f"mainspring secret set NAME --project {spec.project}",
-                )
+            need_secrets(ctx, spec.project, [value.removeprefix(MARK)])
+
+
+def need_secrets(ctx: Context, project: str, names: Sequence[str]) -> None:
+    """Refuse a name that is no secret of the project. Raises NotFoundError."""
+    known = {secret.name for secret in ctx.store.secrets.all(project)} if names else set()
+    for name in names:
+        if name not in known:
+            raise unknown_secret(name, project)
+
+
+def unknown_secret(name: str, project: str) -> NotFoundError:
+    """Return the error that names a secret which is not there."""
+    told = name[:60] or "NAME"
+    return NotFoundError(
+        f"Project {project!r} has no secret {name[:60]!r}.", hint=f"mainspring secret set {told} --project {project}"
+    )
 
 
 def secret_names(kind: str) -> tuple[str, ...]:

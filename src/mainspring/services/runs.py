@@ -36,7 +36,7 @@ from mainspring.core.whys import Why
 from mainspring.plugins import reach
 from mainspring.services import caching, plans
 from mainspring.services.context import Context
-from mainspring.services.overrides import check_overrides
+from mainspring.services.overrides import check_overrides, need_secrets
 from mainspring.store.events import NewEvent
 
 _UNNAMEABLE = re.compile(r"[^a-zA-Z0-9._-]+")
@@ -73,7 +73,7 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
     Raises SpecError, NotFoundError (secret, blob), ArchiveError (hostile code), CannotFitError.
     """
     check_spec(spec)
-    _check_secrets(ctx, spec)
+    need_secrets(ctx, spec.project, spec.secrets)
     check_overrides(ctx, spec)
     _check_blobs(ctx, spec)
     _check_fits(ctx, in_containers(spec))
@@ -398,17 +398,6 @@ def stop_attempt(ctx: Context, actor: Actor, attempt: Attempt, cause: Cause, gra
     stopped = ctx.store.attempts.ask_stop(attempt.id, cause, stop_by=ctx.clock.now() + timedelta(seconds=grace_s), event=event)
     ctx.signals.hint(f"attempt:{attempt.id}", "attempts")
     return stopped
-
-
-def _check_secrets(ctx: Context, spec: RunSpec) -> None:
-    if not spec.secrets:
-        return
-    known = {secret.name for secret in ctx.store.secrets.all(spec.project)}
-    for name in spec.secrets:
-        if name not in known:
-            raise NotFoundError(
-                f"Project {spec.project!r} has no secret {name!r}.", hint=f"mainspring secret set {name} --project {spec.project}"
-            )
 
 
 def _check_blobs(ctx: Context, spec: RunSpec) -> None:

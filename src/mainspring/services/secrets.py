@@ -15,11 +15,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mainspring.core.actors import Actor
-from mainspring.core.errors import MainspringError, NotFoundError, StoreError, TooLargeError, UsageError
+from mainspring.core.errors import MainspringError, StoreError, TooLargeError, UsageError
 from mainspring.core.records import Role, Secret
 from mainspring.core.specs import RunSpec, overrides_of
 from mainspring.services.context import Context
-from mainspring.services.overrides import MARK, secret_names
+from mainspring.services.overrides import MARK, need_secrets, secret_names, unknown_secret
 from mainspring.services.runs import check_project, said
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -52,7 +52,7 @@ def get(ctx: Context, actor: Actor, name: str, *, project: str = "default") -> S
     for secret in all(ctx, actor, project=project):
         if secret.name == name:
             return secret
-    raise _unknown(name, project)
+    raise unknown_secret(name, project)
 
 
 def all(ctx: Context, actor: Actor, *, project: str = "default") -> list[Secret]:
@@ -66,8 +66,7 @@ def remove(ctx: Context, actor: Actor, name: str, *, project: str = "default") -
     """Forget the secret. Raises NotFoundError."""
     check_project(ctx, project)
     actor.need(project, Role.OWNER)
-    if not any(secret.name == name for secret in ctx.store.secrets.all(project)):
-        raise _unknown(name, project)
+    need_secrets(ctx, project, [name])
     ctx.store.secrets.remove(project, name, event=said(actor, "secret.removed", name, project))
 
 
@@ -80,7 +79,7 @@ def reveal(ctx: Context, project: str, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         sealed = ctx.store.secrets.get_ciphertext(project, name)
         if sealed is None:
-            raise _unknown(name, project)
+            raise unknown_secret(name, project)
         revealed[name] = _decrypt(ctx, sealed, _place(project, name), name).decode("utf-8", "surrogatepass")
     return revealed
 
@@ -172,7 +171,3 @@ def _place(project: str, name: str) -> bytes:
 
 def _option(cluster: str, name: str) -> bytes:
     return f"cluster:{cluster}/{name}".encode()
-
-
-def _unknown(name: str, project: str) -> NotFoundError:
-    return NotFoundError(f"Project {project!r} has no secret {name[:60]!r}.", hint=f"mainspring secret set {name[:60]}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mainspring.core.actors import SYSTEM, Actor
-from mainspring.core.errors import ConflictError, NotFoundError, StateError
+from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.ids import check_name
 from mainspring.core.records import User
 from mainspring.services import tokens
 from mainspring.services.context import Context
 from mainspring.services.runs import said
+from mainspring.store.projects import unknown_user
 
 
 def add(ctx: Context, actor: Actor, name: str, *, is_admin: bool = False) -> User:
@@ -65,7 +66,7 @@ def known(ctx: Context, name: str) -> User:
     """Return the user of that name, whoever asks. Raises NotFoundError with the names there are."""
     user = ctx.store.users.get(name)
     if user is None:
-        raise NotFoundError(f"There is no user {name[:60]!r}.", hint=f"mainspring user ls, or mainspring user add {name[:60]}")
+        raise unknown_user(name)
     return user
 
 

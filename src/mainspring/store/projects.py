@@ -62,7 +62,7 @@ class Projects:
             if tx.conn.execute(select(projects.c.name).where(projects.c.name == project)).first() is None:
                 raise NotFoundError(f"There is no project {project!r}.")
             if tx.conn.execute(select(users.c.name).where(users.c.name == user)).first() is None:
-                raise NotFoundError(f"There is no user {user!r}.", hint=f"mainspring user ls, or mainspring user add {user[:60]}")
+                raise unknown_user(user)
             tx.conn.execute(delete(members).where(members.c.project == project, members.c.user == user))
             tx.conn.execute(members.insert(), {"project": project, "user": user, "role": role})
             tx.tell(event)
@@ -89,3 +89,8 @@ class Projects:
         """Return the rights in a project by user."""
         asked = select(members.c.user, members.c.role).where(members.c.project == project).order_by(members.c.user)
         return self._db.read(lambda conn: {user: role for user, role in conn.execute(asked).tuples()})
+
+
+def unknown_user(name: str) -> NotFoundError:
+    """Return the error that names a user who is not there."""
+    return NotFoundError(f"There is no user {name[:60]!r}.", hint=f"mainspring user ls, or mainspring user add {name[:60]}")
