@@ -38,6 +38,15 @@ def test_run_follows_the_log_and_takes_the_exit_code(cli, server, script):
     assert "exit code 3" in bad.stderr
 
 
+def test_the_log_of_a_run_that_waits_says_so(cli, server):
+    assert cli("run", "--gpus", "2", "--detach", "--name", "holds-all", "--", "sleep", "600", home=server).returncode == 0
+    assert cli("run", "--gpus", "2", "--detach", "--name", "waits", "--", "true", home=server).returncode == 0
+    told = cli("logs", "waits", home=server)
+    assert (told.returncode, told.stdout) == (0, "")
+    assert "waits has not begun: mainspring why waits" in told.stderr
+    assert cli("cancel", "waits", "holds-all", home=server).returncode == 0
+
+
 def test_an_empty_list_says_where_the_runs_are(cli, server, script):
     script("print(1)")
     assert cli("project", "add", "quiet", home=server).returncode == 0

@@ -23,7 +23,7 @@ from mainspring.core.codec import parse_time
 from mainspring.core.environments import Wish, sentence_of
 from mainspring.core.errors import UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
-from mainspring.core.records import Attempt, Run
+from mainspring.core.records import Attempt, Run, RunState
 from mainspring.core.specs import Environment, Value, ValueKind, asks_for
 from mainspring.core.units import show_bytes, show_seconds
 from mainspring.sdk.locks import changed
@@ -147,6 +147,8 @@ def logs(
         sys.stdout.buffer.write(part.data)
         offset = part.next_offset
     sys.stdout.flush()
+    if offset == 0 and found.state == RunState.QUEUED and attempt is None:
+        note(f"{found.name} has not begun: mainspring why {found.name}, or mainspring logs -f {found.name} to wait for it")
     return 0
 
 
