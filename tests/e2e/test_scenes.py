@@ -207,7 +207,7 @@ def test_credentials_that_expire_keep_new_runs_away_and_no_old_one(
     add_engine(fresh, "pods")
     config = tmp_path / "kubeconfig"
     good = config.read_text()
-    run = fresh.submit(["sh", "-c", "for n in $(seq 40); do echo $n; sleep 0.5; done"], resources=on("pods"))
+    run = fresh.submit(["sh", "-c", "for n in $(seq 40); do echo $n; sleep 1; done"], resources=on("pods"))
     soon(fresh, run, lambda: b"2\n" in fresh.log(run), "its begin")
     config.write_text(good.replace(kubernetes.tokens["team"], "0" * 32))
     look(fresh, "pods")
