@@ -61,6 +61,22 @@ def test_two_controllers_never_submit_a_trial_twice(house) -> None:
     assert house.ctx.store.runs.counts("default").get("queued") == 3
 
 
+def test_two_controllers_that_take_turns_tell_trials_that_end_in_any_order(house) -> None:
+    sweep = sweeps.start(house.ctx, SYSTEM, make_sweep(trials=6, parallel=3))
+    loops = (Sweeps(house.ctx), Sweeps(house.ctx))
+    for turn in range(12):
+        loops[turn % 2].tick()
+        house.plan()
+        waiting = [one for one in sweeps.trials(house.ctx, SYSTEM, sweep.id) if one.told_at is None]
+        if waiting:
+            house.end(waiting[-1].run, auc=waiting[-1].number / 10)  # the newest first
+    loops[0].tick()
+    done, trials = sweeps.get(house.ctx, SYSTEM, sweep.id), sweeps.trials(house.ctx, SYSTEM, sweep.id)
+    assert (done.state, done.best_trial) == (SweepState.DONE, 6)
+    assert [(one.number, one.value) for one in trials] == [(n, n / 10) for n in range(1, 7)]
+    assert [one.number for one in house.ctx.store.sweeps.trials(sweep.id, after=4)] == [5, 6]
+
+
 def test_a_failed_trial_does_not_end_the_sweep(house) -> None:
     sweep = sweeps.start(house.ctx, SYSTEM, make_sweep(trials=2, parallel=1))
     loop = Sweeps(house.ctx)

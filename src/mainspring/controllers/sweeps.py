@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import cast
 
 from mainspring import plugins
@@ -24,15 +25,19 @@ class Sweeps:
     """Drives active sweeps from their rows."""
 
     ctx: Context
+    _told_first: dict[str, list[Trial]] = field(default_factory=dict)  # of each sweep, up to the first that is not told yet
 
     def tick(self) -> float | None:
         """Drive each active sweep one step; woken by runs that start or end."""
-        for sweep in self.ctx.store.sweeps.active():
+        active = self.ctx.store.sweeps.active()
+        for sweep in active:
             self._step(sweep)
+        ids = {sweep.id for sweep in active}
+        self._told_first = {sweep: told for sweep, told in self._told_first.items() if sweep in ids}
         return None
 
     def _step(self, sweep: Sweep) -> None:
-        trials = [self._told(sweep, trial) for trial in self.ctx.store.sweeps.trials(sweep.id)]
+        trials = self._trials(sweep)
         due = decide.how_many_more(sweep.spec, trials)
         factory = cast("decide.Factory", plugins.load("samplers", sweep.spec.sampler))
         for _ in range(due):
@@ -52,6 +57,14 @@ class Sweeps:
             best = decide.best(sweep.spec, trials)
             event = said(SYSTEM, "sweep.done", sweep.id, sweep.project, best=best.number if best else None)
             self.ctx.store.sweeps.finish(sweep.id, SweepState.DONE, now=self.ctx.clock.now(), event=event)
+
+    def _trials(self, sweep: Sweep) -> list[Trial]:
+        """Return the trials, told as far as they can be. What was told never changes: it is read once."""
+        done = self._told_first.setdefault(sweep.id, [])
+        found = self.ctx.store.sweeps.trials(sweep.id, after=len(done))
+        told = list(takewhile(lambda trial: trial.told_at is not None, found))
+        done += told
+        return [*done, *(self._told(sweep, trial) for trial in found[len(told) :])]
 
     def _told(self, sweep: Sweep, trial: Trial) -> Trial:
         """Return `trial` after its result, if there is one, was written down."""

@@ -57,12 +57,15 @@ class Sweeps:
         """Return the sweeps that are not over, oldest first."""
         return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in _ACTIVE.rows(conn)])
 
-    def trials(self, sweep: str) -> list[Trial]:
-        """Return the trials by number; one that is not told yet has the state of its run (FAILED when that was removed)."""
+    def trials(self, sweep: str, *, after: int = 0) -> list[Trial]:
+        """Return the trials by number, those after number `after`.
+
+        One that is not told yet has the state of its run (FAILED when that was removed).
+        """
         asked = (
             select(trials, runs.c.state.label("run_state"))
             .outerjoin(runs, runs.c.id == trials.c.run)
-            .where(trials.c.sweep == sweep)
+            .where(trials.c.sweep == sweep, trials.c.number > after)
             .order_by(trials.c.number)
         )
         return self._db.read(lambda conn: [_trial(row) for row in conn.execute(asked).mappings()])
