@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mainspring.core.health import (
@@ -246,6 +246,9 @@ _steps = st.lists(
 @pytest.mark.property
 @settings(max_examples=300, deadline=None)
 @given(steps=_steps)
+@example(
+    steps=[("look", (Symptom(kind=SymptomKind.XID, device=0, code=79),), 1), ("look", (), 1), ("boot", (), 1), ("resume", (), 1)]
+)
 def test_whatever_happens_a_resume_opens_and_nothing_is_judged_twice(steps: list[tuple[str, Any, int]]) -> None:
     node, now = NODE, NOW
     for number, (what, symptoms, pause) in enumerate(steps):
@@ -263,7 +266,8 @@ def test_whatever_happens_a_resume_opens_and_nothing_is_judged_twice(steps: list
                 device = 3 if what == "resume3" else -1
                 node = resumed(node, now=now, device=device)
                 assert device not in {one.device for one in node.closures if one.state is not ClosureState.LIFTED}
-                assert judged(node, [], RULES, now).out() == node.out(), "what was told is forgiven"
+                later = judged(node, [], RULES, now)  # a reboot since may have let another device back
+                assert later.out() <= node.out(), "what was told is forgiven"
                 assert what == "resume3" or (node.state, judged(node, [], RULES, now).state) == (NodeState.READY, NodeState.READY)
             case "probe" | "probe_bad":
                 node = after_probe(probed(node, "r"), has_begun=what == "probe", rules=RULES, now=now)
