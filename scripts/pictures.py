@@ -93,12 +93,19 @@ def main(words: list[str]) -> None:
                 take(browser, admin, {name: found[name] for name in DOCUMENTS}, into)
             browser.close()
     finally:
-        for run in admin.runs.page(states=("queued", "running"), limit=200).items:
-            admin.runs.cancel(run.id, grace_s=0)
-        until(lambda: not admin.runs.page(states=("queued", "running")).items, "the end of all runs")
-        admin.clusters.shut_down()
-        until(lambda: connection.find(home) is None, "the end of the server")
-        shutil.rmtree(home, ignore_errors=True)
+        end(admin, home)
+
+
+def end(admin: Client, home: Path) -> None:
+    """End the endpoint, which would be served anew, then every run, then the server."""
+    for one in admin.endpoints.all():
+        admin.endpoints.stop(one.name)
+    for run in admin.runs.page(states=("queued", "running"), limit=200).items:
+        admin.runs.cancel(run.id, grace_s=0)
+    until(lambda: not admin.runs.page(states=("queued", "running")).items, "the end of all runs")
+    admin.clusters.shut_down()
+    until(lambda: connection.find(home) is None, "the end of the server")
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def play(admin: Client, home: Path) -> dict[str, str]:
