@@ -88,9 +88,9 @@ def phases(engine: Engine, count: int) -> list[tuple[float, float]]:
     """Return how long to wait before each bare run and before ours.
 
     An engine that begins runs once in `cycle_s` makes both wait up to that long: by when they happen to be submitted, unless
-    both meet each part of the cycle alike.
+    both meet each part of the cycle alike. A whole one is waited out before: as a job ends, whatever waits is begun at once.
     """
-    each = [engine.cycle_s * number / count for number in range(count)]
+    each = [engine.cycle_s * (1 + number / count) for number in range(count)]
     dice = random.Random(count)
     return list(zip(dice.sample(each, count), dice.sample(each, count), strict=True))
 
