@@ -44,7 +44,7 @@ def test_which_trial_was_best_and_why(tab: Open) -> None:
     who = Newcomer(seen.open("/"))
     who.follow("Sweeps")
     who.follow("search")
-    expect(who.page.locator(".ms-sentence")).to_contain_text("the best auc is 0.62, trial 2 with depth 2, rate 0.06")
+    expect(who.page.locator(".ms-sentence")).to_contain_text("the best auc is 0.62, trial 3 with depth 2, rate 0.06")
     expect(who.page.locator(".ms-chart canvas").first).to_be_visible()
     who.follow(re.compile("the best auc is"))
     expect(who.page.locator(".ms-title")).to_contain_text("search")

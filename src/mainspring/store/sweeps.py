@@ -58,7 +58,7 @@ class Sweeps:
         return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in _ACTIVE.rows(conn)])
 
     def trials(self, sweep: str, *, after: int = 0) -> list[Trial]:
-        """Return the trials by number, those after number `after`.
+        """Return the trials by number, which is from 1 on; those after number `after`.
 
         One that is not told yet has the state of its run (FAILED when that was removed).
         """
