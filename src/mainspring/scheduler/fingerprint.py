@@ -17,6 +17,7 @@ from mainspring.core.snapshot import PlacedRun, Snapshot, WaitingRun
 
 Row: TypeAlias = Node | WaitingRun | PlacedRun
 SIZE = 32  # bytes
+KEPT = 10_000  # rows whose digests are remembered
 
 
 def fingerprint(snapshot: Snapshot, rows: int | None = None) -> str:
@@ -29,4 +30,27 @@ def fingerprint(snapshot: Snapshot, rows: int | None = None) -> str:
 
 def digest(rows: Iterable[Row]) -> int:
     """Return the sum of the rows' digests: of rows that are gone it is taken away again."""
-    return sum(int.from_bytes(hashlib.sha256(type(row).__name__.encode() + encode(row)).digest(), "big") for row in rows)
+    return sum(map(_number, rows))
+
+
+def _number(row: Row) -> int:
+    return int.from_bytes(hashlib.sha256(type(row).__name__.encode() + encode(row)).digest(), "big")
+
+
+class Digests:
+    """Digests of rows by identity: who stands far back in a long queue is seen by one plan, not by the next, and seen again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Row, int]] = {}  # the row with it, so that no other is given its place in memory
+
+    def sum(self, rows: Iterable[Row]) -> int:
+        """Return what `digest` does."""
+        total = 0
+        for row in rows:
+            known = self._known.get(id(row))
+            if known is None:
+                if len(self._known) >= KEPT:
+                    self._known = {}
+                known = self._known[id(row)] = (row, _number(row))
+            total += known[1]
+        return total

@@ -18,7 +18,7 @@ from mainspring.core.snapshot import PlacedRun, Snapshot, WaitingRun
 from mainspring.core.snapshot import Typical as TypicalRun
 from mainspring.scheduler.cluster import Cluster, build
 from mainspring.scheduler.demand import Demand, Typical, make_demand
-from mainspring.scheduler.fingerprint import digest
+from mainspring.scheduler.fingerprint import Digests
 from mainspring.scheduler.holdings import Holdings
 from mainspring.scheduler.order import Kind
 from mainspring.scheduler.placement import Placement
@@ -136,6 +136,7 @@ class Reading:
     def __init__(self, *, is_digested: bool = True) -> None:
         self.rows = 0
         self._is_digested = is_digested
+        self._digests = Digests()
         self._nodes: Rows[Node] = Rows()
         self._waiting: Rows[WaitingRun] = Rows()
         self._placed: Rows[PlacedRun] = Rows()
@@ -146,7 +147,7 @@ class Reading:
         nodes, waiting = self._nodes.turn(snapshot.nodes), self._waiting.turn(snapshot.waiting)
         placed = self._placed.turn(snapshot.placed)
         if self._is_digested:
-            self.rows += sum(digest(came) - digest(gone) for gone, came in (nodes, waiting, placed))
+            self.rows += sum(self._digests.sum(came) - self._digests.sum(gone) for gone, came in (nodes, waiting, placed))
         state = self.state
         if state is None or not _is_same_state(state, snapshot) or not _renew(state.cluster, *nodes):
             state = self.state = State.of(snapshot)
