@@ -248,6 +248,16 @@ def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
     loops.stop()
 
 
+def storm(signals: Signals, loop: Loop, is_over: threading.Event) -> None:
+    """Let a loop run while its topic moves all the time, until it is over; for ten seconds at most."""
+    loops = Loops(signals)
+    loops.start([loop])
+    deadline = time.monotonic() + 10
+    while not is_over.wait(0.001) and time.monotonic() < deadline:
+        signals.hint("runs")
+    loops.stop()
+
+
 def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
     signals, ticks = Signals(), []
     is_over = threading.Event()
@@ -257,12 +267,7 @@ def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
         if len(ticks) == 5:
             is_over.set()
 
-    loops = Loops(signals)
-    loops.start([Loop(name="t", topics=("runs",), tick=tick, gap_s=0.05)])
-    deadline = time.monotonic() + 10
-    while not is_over.wait(0.001) and time.monotonic() < deadline:
-        signals.hint("runs")
-    loops.stop()
+    storm(signals, Loop(name="t", topics=("runs",), tick=tick, gap_s=0.05), is_over)
     assert ticks[4] - ticks[0] >= 3 * 0.05, "each rest is counted from the beginning of the tick before"
 
 
@@ -276,10 +281,5 @@ def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took() -> No
         if len(ticks) == 4:
             is_over.set()
 
-    loops = Loops(signals)
-    loops.start([Loop(name="t", topics=("runs",), tick=tick, rest=2.0)])
-    deadline = time.monotonic() + 10
-    while not is_over.wait(0.001) and time.monotonic() < deadline:
-        signals.hint("runs")
-    loops.stop()
+    storm(signals, Loop(name="t", topics=("runs",), tick=tick, rest=2.0), is_over)
     assert ticks[3] - ticks[0] >= 3 * 3 * 0.03, "two parts of three are not its own"

@@ -59,12 +59,8 @@ def test_a_data_set_is_linked_and_what_a_run_writes_through_the_link_is_not_serv
     assert server.log == rows
 
 
-def test_two_runners_that_want_the_same_blob_fetch_it_once(site: Any, server: Any, tmp_path: Path) -> None:
-    large, small = b"L" * 3_000_000, b"s" * 100
-    asked: list[str] = []
-    server.on_blob = asked.append
-    asks(site, server, large)
-    server.work["spec"]["args"]["note"] = {"kind": "file", "digest": server.put(small), "size_bytes": 100, "meta": {}}
+def begin_three(site: Any) -> None:
+    """Let three runners of the site's work, each in a folder of its own beside it, begin at once and come to their ends."""
     root = site.root
     runners = []
     for number in range(3):
@@ -74,6 +70,15 @@ def test_two_runners_that_want_the_same_blob_fetch_it_once(site: Any, server: An
             (site.root / name).write_text((root / name).read_text())
         runners.append(site.start())
     assert [runner.wait(30) for runner in runners] == [0, 0, 0]
+
+
+def test_two_runners_that_want_the_same_blob_fetch_it_once(site: Any, server: Any, tmp_path: Path) -> None:
+    large, small = b"L" * 3_000_000, b"s" * 100
+    asked: list[str] = []
+    server.on_blob = asked.append
+    asks(site, server, large)
+    server.work["spec"]["args"]["note"] = {"kind": "file", "digest": server.put(small), "size_bytes": 100, "meta": {}}
+    begin_three(site)
     for data in (large, small):
         assert asked.count(hashlib.sha256(data).hexdigest()) == 1
 
@@ -153,14 +158,7 @@ def test_of_runs_that_begin_at_once_one_asks_their_interpreter_what_is_installed
     python.chmod(0o755)
     site.spec(str(python), "-S", "-c", "pass")
     root = site.root
-    runners = []
-    for number in range(3):
-        site.root = root.with_name(f"beside-{number}")
-        site.root.mkdir()
-        for name in ("launch.json", "token"):
-            (site.root / name).write_text((root / name).read_text())
-        runners.append(site.start())
-    assert [runner.wait(30) for runner in runners] == [0, 0, 0]
+    begin_three(site)
     assert ledger.read_text() == "asked\n"
     assert len(server.sent) == 1
     digest = server.sent[0]

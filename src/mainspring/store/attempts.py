@@ -103,8 +103,8 @@ class Attempts:
         """Hold the lease for `ttl_s` from now; False when another has it by now, or it ran out."""
 
         def work(tx: Transaction) -> bool:
-            kept = update(attempts).where(_held(lease), attempts.c.lease_until_s > tx.lease_now)
-            return tx.conn.execute(kept.values(lease_until_s=tx.lease_now + ttl_s)).rowcount == 1
+            kept = update(attempts).where(_IS_HELD, attempts.c.lease_until_s > tx.lease_now)
+            return tx.conn.execute(kept.values(lease_until_s=tx.lease_now + ttl_s), _of(lease)).rowcount == 1
 
         return self._db.write(work)
 
@@ -250,10 +250,10 @@ _PENDING = Statement(
 )
 _SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
 _WHERE_SAME = Statement(_SAME)
-_WHERE_HELD = Statement(_SAME.where(attempts.c.fence == bindparam("held"), attempts.c.lease_owner == bindparam("mine")))
 _IS_HELD = (
     (attempts.c.id == bindparam("of")) & (attempts.c.fence == bindparam("held")) & (attempts.c.lease_owner == bindparam("mine"))
 )
+_WHERE_HELD = Statement(_SAME.where(_IS_HELD))
 _GIVE_UP = Statement(update(attempts).where(_IS_HELD).values(lease_owner="", lease_until_s=0.0))
 _LAUNCHING = Statement(
     update(replicas)
@@ -342,10 +342,6 @@ def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[At
 
 def _of(lease: Lease) -> dict[str, object]:
     return {"of": lease.attempt_id, "held": lease.fence, "mine": lease.owner}
-
-
-def _held(lease: Lease) -> Any:
-    return (attempts.c.id == lease.attempt_id) & (attempts.c.fence == lease.fence) & (attempts.c.lease_owner == lease.owner)
 
 
 def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = None) -> bool:
