@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import outputs, process, setup
-from .beats import GONE_PAUSE_S, Link, boot_time
+from .beats import Link, boot_time, pause_of_gone
 from .blobs import send
 from .cache import DamagedError, NoRoomError
 from .checkpoints import LIMIT_BYTES, Checkpoints
@@ -356,7 +356,7 @@ class Agent:
                 failures += 1
                 if is_stoppable or (failures >= MAX_REFUSALS and refused.status != GONE):
                     raise
-                pause_s = (refused.pause_s or GONE_PAUSE_S) if refused.status == GONE else pause_after(failures)
+                pause_s = pause_of_gone(refused) if refused.status == GONE else pause_after(failures)
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not (is_stoppable and self._stop.cause):
                 time.sleep(0.05)

@@ -18,10 +18,15 @@ FOLLOWED_S = 0.1
 FLOWING_S = 1.0
 LOOK_S = 0.25
 HOLD_S = 20
-GONE_PAUSE_S = 30.0  # unless the server says when to ask again
+GONE_PAUSE_S = 30.0
 POLL_GAP_S = 0.2
 LISTEN_AFTER_S = 0.5  # the first beats bring commands too: most short runs need no listener at all
 SPOOL_LIMIT_BYTES = 1 << 30
+
+
+def pause_of_gone(refused: RefusedError) -> float:
+    """Return in how many seconds to ask again a server that does not know the attempt: when it says, else `GONE_PAUSE_S`."""
+    return refused.pause_s or GONE_PAUSE_S
 
 
 class Link:
@@ -110,9 +115,8 @@ class Link:
             was_gone = self.is_gone.is_set()
             self.is_gone.set()
             self._is_synced = False
-            return (
-                (refused.pause_s or GONE_PAUSE_S) if was_gone else 0.5
-            )  # it is told at once what the server signed, in case it is to be adopted
+            # the first time it is told at once what the server signed, in case it is to be adopted
+            return pause_of_gone(refused) if was_gone else 0.5
         if refused.status == 409 and self._exit is not None:
             self.wants_outputs.set()
         self._is_synced = False  # ask again where to resume
@@ -241,7 +245,7 @@ class Link:
                 pause_s = pause_after(failures, away.pause_s)
             except RefusedError as refused:
                 failures += 1
-                pause_s = (refused.pause_s or GONE_PAUSE_S) if refused.status == 410 else pause_after(failures + 4)
+                pause_s = pause_of_gone(refused) if refused.status == 410 else pause_after(failures + 4)
             except Exception as wrong:  # the loop's top: a malformed answer must not end the way by which a stop comes
                 failures += 1
                 pause_s = pause_after(failures)
