@@ -240,3 +240,17 @@ def test_a_mark_that_was_set_while_the_writer_held_the_lock_is_taken(trainer: Tr
     trainer.wait(1)
     assert trainer.files() == {"a": b"1"}
     trainer.let("end")
+
+
+def test_who_always_writes_again_before_a_quarter_second_is_over_is_taken_too(trainer: Trainer) -> None:
+    """The word is said while the lock is held: who looked only then, and at the next word, saw the lock held for ever."""
+    runner = trainer.start(
+        "import fcntl\nlock = open(spool / 'checkpoint.lock', 'w')\n"
+        "for step in range(60):\n"
+        "    fcntl.flock(lock, fcntl.LOCK_EX); (folder / 'a').write_text(str(step))\n"
+        "    (spool / 'draft').touch(); (spool / 'draft').rename(spool / 'checkpoint_complete'); time.sleep(0.03)\n"
+        "    fcntl.flock(lock, fcntl.LOCK_UN); time.sleep(0.08)"
+    )
+    trainer.wait(3)
+    assert {one["kind"] for one in trainer.told} == {"checkpoint"}, trainer.told
+    assert runner.wait(30) == 0

@@ -28,6 +28,7 @@ LOCK = "checkpoint.lock"
 LIMIT_BYTES = 64 << 30
 MAX_FILES = 100_000
 LOOK_S = 0.25  # where the kernel tells nothing
+_BARRED_S = 0.002  # the first pause while somebody writes, doubled from look to look: a block that ends says its word inside
 _IN_CREATE, _IN_MOVED_TO = 0x100, 0x80
 _EVENT = struct.Struct("iIII")
 Signature = tuple[int, int, int]  # inode, moment of change (ns), bytes
@@ -55,7 +56,7 @@ class Checkpoints(threading.Thread):
         self._groups: dict[str, dict[str, Signature]] = {}
         self._digests: dict[Signature, str] = {}
         self._is_due = False
-        self._is_barred = False  # somebody was writing at the last look: no event tells when that ends
+        self._barred = 0  # looks in a row at which somebody was writing: no event tells when that ends
         self._made_at = 0.0
         self._is_useless = False
         self._not_before = 0.0
@@ -74,10 +75,10 @@ class Checkpoints(threading.Thread):
             if descriptor >= 0:
                 waited.register(descriptor, select.POLLIN)
         while not self._is_over.is_set():
-            is_quiet = self._events >= 0 and not self._is_due and not self._is_barred
-            waited.poll(None if is_quiet else int(LOOK_S * 1000))
-            if time.monotonic() < self._not_before:
-                continue
+            if waited.poll(self._pause_ms()):
+                self._barred = 0
+            if self._is_over.wait(max(0.0, self._not_before - time.monotonic())):
+                return
             try:
                 self.look()
                 self._failures = 0
@@ -87,6 +88,11 @@ class Checkpoints(threading.Thread):
             except Exception as wrong:  # the loop's top: a checkpoint that cannot be taken must not end the next one's chance
                 self._is_due = False
                 self._folder.event("checkpoint_failed", code="failed", message=repr(wrong)[:300])
+
+    def _pause_ms(self) -> int | None:
+        if self._barred:
+            return int(min(LOOK_S, _BARRED_S * 2.0 ** min(self._barred - 1, 10)) * 1000)
+        return None if self._events >= 0 and not self._is_due else int(LOOK_S * 1000)
 
     def finish(self, *, is_useful: bool) -> None:
         """End the thread: user code is over. `look` may be called for what it left last, if that `is_useful`."""
@@ -100,9 +106,10 @@ class Checkpoints(threading.Thread):
         """Take what became complete, unless it is being written. Raises AwayError: it is still due then."""
         self._note_renamed()
         lock = _lock(self._folder)
-        self._is_barred = lock < 0
-        if self._is_barred:
+        if lock < 0:
+            self._barred += 1
             return
+        self._barred = 0
         try:
             self._note_marked()
             if self._is_due:

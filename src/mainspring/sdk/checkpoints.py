@@ -35,6 +35,7 @@ def checkpoint() -> None:
         tell_outside()
         return
     _mark(spool)
+    time.sleep(TICK_S)
 
 
 @contextmanager
@@ -58,6 +59,7 @@ def writing_checkpoint() -> Iterator[Path]:
         _mark(spool)
     finally:
         os.close(descriptor)
+    time.sleep(TICK_S)  # with the lock given back: what is complete may be taken
 
 
 def should_checkpoint() -> bool:
@@ -93,7 +95,6 @@ def _mark(spool: str) -> None:
     with open(draft, "w"):
         pass
     os.rename(draft, os.path.join(spool, COMPLETE))
-    time.sleep(TICK_S)
 
 
 def _take(descriptor: int) -> None:

@@ -26,10 +26,7 @@ def checkpoint() -> None:
     if not _spool:
         notice()
         return
-    draft = os.path.join(_spool, f"{_COMPLETE}.{os.getpid()}")
-    with open(draft, "w"):
-        pass
-    os.rename(draft, os.path.join(_spool, _COMPLETE))
+    _mark()
     time.sleep(_TICK_S)
 
 
@@ -47,9 +44,10 @@ def writing_checkpoint() -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(_spool, _COMPLETE))
         yield Path(checkpoint_dir)
-        checkpoint()
+        _mark()
     finally:
         os.close(descriptor)
+    time.sleep(_TICK_S)  # with the lock given back: what is complete may be taken
 
 
 def should_checkpoint() -> bool:
@@ -66,6 +64,13 @@ def should_checkpoint() -> bool:
 def is_resumed() -> bool:
     """Say whether an earlier try of this run left a checkpoint, which is in `checkpoint_dir` now."""
     return os.environ.get("MAINSPRING_RESUME", "") == "1"
+
+
+def _mark() -> None:
+    draft = os.path.join(_spool, f"{_COMPLETE}.{os.getpid()}")
+    with open(draft, "w"):
+        pass
+    os.rename(draft, os.path.join(_spool, _COMPLETE))
 
 
 def _take(descriptor: int) -> None:
