@@ -112,9 +112,54 @@ def test_writes_that_wait_together_share_one_commit_and_fail_alone(sqlite_home, 
             wrong.result()
     wait_until(lambda: len(commits) == 2)
     assert commits[1] == {"runs", "events"}
+    assert sorted(one.subject for one in world.store.events.since(0)) == sorted(run.id for run in runs)
     end()
     world.run()
     assert len(commits) == 2
+
+
+def test_a_read_that_fails_leaves_nothing_to_the_next_one(world):
+    def fail(conn):
+        conn.execute(text("SELECT count(*) FROM runs"))  # from now on this transaction sees what is there now
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        world.store._db.read(fail)
+    run = world.run()
+    assert world.store.runs.get(run.id) == run
+
+
+def test_readers_that_wait_are_few_however_many_read_at_once(sqlite_home, world_of):
+    world = world_of(sqlite_home.open())
+    run = world.run()
+    together = threading.Barrier(40, timeout=20)
+
+    def read(_):
+        return world.store._db.read(lambda _conn: together.wait() is not None) and world.store.runs.get(run.id)
+
+    with ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(read, range(40))) == [run] * 40
+    assert len(world.store._db._resting) == 16
+    world.store.close()
+    assert world.store._db._resting == []
+
+
+def test_writer_and_who_stays_near_it_keep_to_one_processor_and_nobody_else(store):
+    before, found = os.sched_getaffinity(0), []
+
+    def near():
+        store.stay_near_writer()
+        found.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=near)
+    thread.start()
+    thread.join()
+    if store._db.is_postgres:
+        assert found == [before]
+    else:
+        assert found == [os.sched_getaffinity(store._db._writer.native_id)]
+        assert len(found[0]) == 1
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_failing_listener_does_not_fail_the_write(world):

@@ -56,7 +56,13 @@ class Attempts:
 
     def get(self, id: str) -> Attempt | None:
         """Return the attempt with this id."""
-        return self._db.read(lambda conn: load_attempt(conn, id))
+        rows = self._db.ask(_WHOLE, {"of": id})
+        if not rows:
+            return None
+        cut = len(_OF_MEMBER)
+        members = ({key[cut:]: value for key, value in row.items() if key.startswith(_OF_MEMBER)} for row in rows)
+        found = tuple(record_of(Replica, replicas, member) for member in members)
+        return record_of(Attempt, attempts, rows[0], replicas=found)
 
     def of_run(self, run_id: str) -> list[Attempt]:
         """Return the attempts of a run, first to last."""
@@ -173,7 +179,7 @@ class Attempts:
         Each chunk is (stream, offset, bytes). Return the end of every stream of the replica. Raises NotFoundError.
         """
         if not chunks:
-            return self._db.read(lambda conn: stream_ends(conn, id, replica))
+            return stream_ends(self._db, id, replica)
         return self._db.write(lambda tx: append_chunks(tx, id, replica, chunks, now=now))
 
     # --- the end --------------------------------------------------------------------------------------------------------
@@ -270,11 +276,13 @@ _BEGAN = Statement(
     .where(runs.c.id == bindparam("of"), runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
     .values(reason=null())
 )
-_TOUCH = Statement(
-    update(attempts)
+_LOCKED = Statement(select(attempts).where(attempts.c.id == bindparam("of")).with_for_update())
+_OF_MEMBER = "member_"
+_WHOLE = Statement(
+    select(*attempts.c, *(one.label(_OF_MEMBER + one.name) for one in replicas.c))
+    .join(replicas, replicas.c.attempt == attempts.c.id)
     .where(attempts.c.id == bindparam("of"))
-    .values(version=attempts.c.version + bindparam("by"))
-    .returning(*attempts.c)
+    .order_by(replicas.c.index)
 )
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
 _MEMBERS_OF = Statement(select(replicas).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index))
@@ -423,16 +431,15 @@ def _finish(
     *,
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
-    # The attempt's row is written first: replicas of a gang that end at the same time come one after the other.
-    row = _TOUCH.row(tx.conn, {"of": id, "by": 1})
+    # The attempt's row is locked first: replicas of a gang that end at the same time come one after the other.
+    row = _LOCKED.row(tx.conn, {"of": id})
     if row is None:
         raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
     (attempt,) = _attempts_of(tx.conn, [row])
     run = need_run(tx.conn, attempt.run, has_metrics=False)
     member = _member(attempt, index)
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
-        _TOUCH.rows(tx.conn, {"of": id, "by": -1})
-        return replace(attempt, version=attempt.version - 1), run
+        return attempt, run
     since = None if is_seen else member.unknown_since
     ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
     told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}

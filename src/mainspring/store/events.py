@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, select
 
 from mainspring.core.records import Event
 from mainspring.store.columns import record_of
 from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import counters, events
+
+_AFTER = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq).limit(bindparam("most"))
+_SINCE = {
+    (by_project, by_subject): Statement(
+        _AFTER.where(*[events.c.project == bindparam("of")] * by_project, *[events.c.subject == bindparam("on")] * by_subject)
+    )
+    for by_project in (False, True)
+    for by_subject in (False, True)
+}
+_LAST = Statement(select(counters.c.value).where(counters.c.name == "events"))
 
 __all__ = ["Events", "NewEvent"]
 
@@ -33,17 +44,14 @@ class Events:
 
     def since(self, seq: int, *, limit: int = 500, project: str = "", subject: str = "") -> list[Event]:
         """Return events after number `seq`, oldest first, at most `limit`."""
-        asked = select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit)
-        if project:
-            asked = asked.where(events.c.project == project)
-        if subject:
-            asked = asked.where(events.c.subject == subject)
-        return self._db.read(lambda conn: [_event(row) for row in conn.execute(asked).mappings()])
+        asked = _SINCE[bool(project), bool(subject)]
+        given = {"after": seq, "most": limit, "of": project, "on": subject}
+        return [_event(row) for row in self._db.ask(asked, given)]
 
     def last_seq(self) -> int:
         """Return the number of the newest event, 0 before the first."""
-        asked = select(func.coalesce(func.max(counters.c.value), 0)).where(counters.c.name == "events")
-        return self._db.read(lambda conn: int(conn.execute(asked).scalar_one()))
+        found = self._db.ask(_LAST)
+        return int(found[0]["value"]) if found else 0
 
 
 def _event(row: Mapping[Any, Any]) -> Event:

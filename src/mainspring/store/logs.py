@@ -13,7 +13,7 @@ from mainspring.store.checkpoints import add_checkpoints
 from mainspring.store.database import Database, Transaction
 from mainspring.store.environments import add_environments
 from mainspring.store.metrics import add_points
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Row, Statement
 from mainspring.store.streams import read_stream
 from mainspring.store.tables import attempts, chunks, replicas, runs, streams
 
@@ -40,7 +40,7 @@ class Logs:
 
     def sizes(self, attempt: str, replica: int) -> dict[str, int]:
         """Return the end of every stream of a replica."""
-        return self._db.read(lambda conn: stream_ends(conn, attempt, replica))
+        return stream_ends(self._db, attempt, replica)
 
 
 # --- within a transaction -----------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def append_chunks(
     # the replica's row is written first: of two beats that come at the same time, one waits for the other
     if pieces and _BEATEN.run(tx.conn, {"of": attempt, "at": replica, "now": now}) == 0:
         raise NotFoundError(f"Attempt {attempt} has no replica {replica}.", details={"attempt": attempt})
-    ends = stream_ends(tx.conn, attempt, replica)
+    ends = _ends_of(_ENDS.rows(tx.conn, {"of": attempt, "at": replica}))
     known = set(ends)
     grown: dict[str, list[bytes]] = {}
     rows = []
@@ -125,9 +125,13 @@ def append_chunks(
     return ends
 
 
-def stream_ends(conn: Connection, attempt: str, replica: int) -> dict[str, int]:
+def stream_ends(db: Database, attempt: str, replica: int) -> dict[str, int]:
     """Return the end of every stream of a replica."""
-    return {row["stream"]: int(row["size_bytes"]) for row in _ENDS.rows(conn, {"of": attempt, "at": replica})}
+    return _ends_of(db.ask(_ENDS, {"of": attempt, "at": replica}))
+
+
+def _ends_of(rows: Sequence[Row]) -> dict[str, int]:
+    return {row["stream"]: int(row["size_bytes"]) for row in rows}
 
 
 def _write_end(conn: Connection, attempt: str, replica: int, stream: str, end: int, *, is_new: bool) -> None:

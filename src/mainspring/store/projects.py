@@ -47,8 +47,8 @@ class Projects:
 
     def get(self, name: str) -> Project | None:
         """Return the project of this name."""
-        row = self._db.read(lambda conn: _BY_NAME.row(conn, {"of": name}))
-        return None if row is None else record_of(Project, projects, row)
+        found = self._db.ask(_BY_NAME, {"of": name})
+        return record_of(Project, projects, found[0]) if found else None
 
     def all(self) -> list[Project]:
         """Return the projects by name."""

@@ -84,6 +84,11 @@ class Statement:
             return [dict(row) for row in conn.execute(self.asked, dict(given)).mappings()]
         return [self.read(conn, row) for row in self.stored(conn, given)]
 
+    def alone(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
+        """As `rows`, on a connection to SQLite that is in no transaction, without one."""
+        laid = self._for(conn.dialect, given)
+        return [self.read(conn, row) for row in tell_driver(conn, laid.text, laid.values(given)).fetchall()]
+
     def row(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> Row | None:
         """Run it and return the one row that it has at most."""
         found = self.rows(conn, given)

@@ -154,6 +154,10 @@ class Store:
         """Forget what was remembered of earlier plans: another process may have planned since."""
         self._plans.reasons.forget()
 
+    def stay_near_writer(self) -> None:
+        """Keep the calling thread, which starts no program and no thread, where the writer runs: they hand over all the time."""
+        self._db.stay_near_writer()
+
     def backup(self, path: str | os.PathLike[str]) -> int:
         """Copy the database to the new file `path` while it runs; return its size. Raises UnsupportedError on PostgreSQL."""
         return back_up(self._db, path)

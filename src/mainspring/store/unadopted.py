@@ -31,7 +31,7 @@ class UnadoptedAttempts:
 
     def all(self) -> list[Unadopted]:
         """Return them, the first seen first."""
-        return self._db.read(lambda conn: [record_of(Unadopted, unadopted, row) for row in _ALL.rows(conn)])
+        return [record_of(Unadopted, unadopted, row) for row in self._db.ask(_ALL)]
 
     def note(self, seen: Unadopted) -> None:
         """Record that the runner of an attempt was seen; what it told before is kept where it tells nothing now."""
