@@ -209,7 +209,13 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
     attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, reach).tick)
     return [
         Loop(name="leader", topics=(), tick=leader.tick),
-        Loop(name="schedule", topics=("runs", "nodes"), tick=led(lambda: Schedule(ctx).tick), rest=REST),
+        Loop(
+            name="schedule",
+            topics=("runs", "nodes"),
+            tick=led(lambda: Schedule(ctx).tick),
+            begin=ctx.store.stay_near_writer,
+            rest=REST,
+        ),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
         Loop(name="operations", topics=("operations",), tick=operations),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mainspring.controllers import loop
 from mainspring.controllers.endpoints import Endpoints
 from mainspring.controllers.loop import Loop, Loops
 from mainspring.controllers.pipelines import Pipelines
@@ -248,9 +250,9 @@ def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
     loops.stop()
 
 
-def storm(signals: Signals, loop: Loop, is_over: threading.Event) -> None:
+def storm(signals: Signals, loop: Loop, is_over: threading.Event, others_s: Callable[[], float] = time.monotonic) -> None:
     """Let a loop run while its topic moves all the time, until it is over; for ten seconds at most."""
-    loops = Loops(signals)
+    loops = Loops(signals, others_s=others_s)
     loops.start([loop])
     deadline = time.monotonic() + 10
     while not is_over.wait(0.001) and time.monotonic() < deadline:
@@ -271,7 +273,11 @@ def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
     assert ticks[4] - ticks[0] >= 3 * 0.05, "each rest is counted from the beginning of the tick before"
 
 
-def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took() -> None:
+@pytest.mark.parametrize(("others_s", "is_resting"), [(time.monotonic, True), (lambda: 0.0, False)], ids=["busy", "idle"])
+def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took_to_who_wants_it(
+    others_s: Callable[[], float], is_resting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MOST_REST_S", 0.5)
     signals, ticks = Signals(), []
     is_over, never = threading.Event(), threading.Event()
 
@@ -281,5 +287,6 @@ def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took() -> No
         if len(ticks) == 4:
             is_over.set()
 
-    storm(signals, Loop(name="t", topics=("runs",), tick=tick, rest=2.0), is_over)
-    assert ticks[3] - ticks[0] >= 3 * 3 * 0.03, "two parts of three are not its own"
+    storm(signals, Loop(name="t", topics=("runs",), tick=tick, rest=50.0), is_over, others_s)
+    took_s = ticks[3] - ticks[0]
+    assert took_s >= 3 * (0.03 + 0.5) if is_resting else took_s < 3 * 0.5, took_s

@@ -106,6 +106,13 @@ def test_archive_and_rm(site: Site) -> None:
     site.wait(running)
 
 
+def test_a_run_may_use_every_processor_that_its_server_may(site: Site) -> None:
+    """Some threads of the server keep to one: what it starts must not inherit that."""
+    run = site.submit([sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"])
+    assert site.wait(run)["state"] == "succeeded"
+    assert site.log(run).decode().strip() == str(sorted(os.sched_getaffinity(0)))
+
+
 def test_a_gang_has_one_fate(site: Site) -> None:
     code = "import os; print('member', os.environ['MAINSPRING_REPLICA'], 'of', os.environ['MAINSPRING_WORLD_SIZE'])"
     ref = site.python(code, replicas=2)

@@ -22,18 +22,24 @@ DEBOUNCE_S = 0.002
 MOST_REST_S = 0.25
 
 
+def _nothing() -> None:
+    """Begin without more."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Loop:
-    """One background loop. `topics` wake it; `idle_s` is the longest sleep, `gap_s` the time from one tick to the next at least.
+    """One background loop.
 
-    After a tick it rests `rest` times as long as that took (`MOST_REST_S` at most): so much of the processor is others' for
-    sure, and what happens meanwhile is seen at once by one tick. A tick that comes after a rest comes at once; of a storm of
-    commits each loop sees a few moments only.
+    `begin` is called first, in its thread. `topics` wake it; `idle_s` is the longest sleep, `gap_s` the time from one tick to
+    the next at least. After a tick it rests `rest` times as long as that took (`MOST_REST_S` at most) where the process's other
+    threads are busy, less where they are not: so much of the processor is others' for sure, and what happens meanwhile is seen
+    at once by one tick. A tick that comes after a rest comes at once; of a storm of commits each loop sees a few moments only.
     """
 
     name: str
     topics: tuple[str, ...]
     tick: Callable[[], float | None]
+    begin: Callable[[], None] = _nothing
     idle_s: float = 60.0
     gap_s: float = 0.02
     rest: float = 0.0
@@ -49,12 +55,18 @@ class Lanes(Protocol):
         ...
 
 
+def _others_s() -> float:
+    """Return the processor time that the other threads of this process have used."""
+    return time.process_time() - time.thread_time()
+
+
 @dataclass(slots=True)
 class Loops:
     """Runs loops in threads of its own and hands out bounded pools for slow calls to engines: a lane for each cluster."""
 
     signals: Signals
     lane_size: int = 8
+    others_s: Callable[[], float] = _others_s
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _lanes: dict[str, ThreadPoolExecutor] = field(default_factory=dict)
@@ -85,12 +97,17 @@ class Loops:
 
     def _run(self, loop: Loop) -> None:
         topics = (*loop.topics, "stop")
+        loop.begin()
+        ended, used = time.monotonic(), self.others_s()
         while not self._stopping.is_set():
             seen = self.signals.version(*topics)
             began = time.monotonic()
             pause = self._once(loop)
-            took_s = time.monotonic() - began
-            gap_s = max(loop.gap_s, took_s + min(MOST_REST_S, loop.rest * took_s))
+            now, used_now = time.monotonic(), self.others_s()
+            took_s = now - began
+            rest = loop.rest * _crowding((used_now - used) / max(1e-6, now - ended))
+            ended, used = now, used_now
+            gap_s = max(loop.gap_s, took_s + min(MOST_REST_S, rest * took_s))
             if not self._stopping.is_set():
                 self.signals.wait(topics, seen, loop.idle_s if pause is None else pause)
                 self._stopping.wait(max(DEBOUNCE_S, gap_s - (time.monotonic() - began)))
@@ -106,3 +123,11 @@ class Loops:
         loop.failures = 0
         loop.ticks += 1
         return pause
+
+
+def _crowding(busy: float) -> float:
+    """Return how much of its rest a loop takes while the others use `busy` processors: none up to 0.4, all of it from 0.8 on.
+
+    Together they can hardly use more than one: threads take turns at the interpreter.
+    """
+    return max(0.0, min(1.0, (busy - 0.4) / 0.4))

@@ -22,7 +22,7 @@ NARROW = 8  # and where fewer start
 SEEN = 1024
 LEAST = 2
 WHOLE_S = 1.0  # how often, at most, the whole queue is planned while somebody's is longer than the window
-WHOLE_PART = 10  # and so many times as seldom as it takes long
+WHOLE_PART = 20  # and so many times as seldom as it takes long
 REST = 2.0  # a third of a processor at most: where much ends and begins, more of it is seen by one plan
 CALM_S = 1.0  # how old what moves slowly may be, unless plans take so long that it would be read for each: past use, durations
 
