@@ -1,6 +1,6 @@
 """Kueue's own performance workloads through our store, with durable commits, in real time (B7, B8).
 
-python -m benchmarks.kueue [--config baseline|large] [--database sqlite|postgresql] [--part 1.0]
+python -m benchmarks.kueue [--config baseline|large] [--database sqlite|postgresql] [--cores N] [--part 1.0]
 
 The generators are those of kubernetes-sigs/kueue, test/performance/scheduler/configs (baseline; large-scale as it was with
 50,000 workloads): cohorts are shares with a pool of their own, queues are people with a guarantee (nominal quota) and a limit
@@ -19,6 +19,7 @@ import argparse
 import heapq
 import importlib
 import logging
+import os
 import sys
 import tempfile
 import threading
@@ -46,7 +47,7 @@ from mainspring.services.context import Context
 from mainspring.settings import Settings
 
 QUOTA, BORROWED, THREADS = 20, 100, 8
-PAUSE_S = 0.002
+PAUSE_S, LOOK_S = 0.002, 0.01
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 COMPARED = "a database-backed planner with a Kubernetes control plane"
 
@@ -123,19 +124,22 @@ class Play:
         self.heard = self.ctx.store.events.last_seq()
         loops = Loops(self.ctx.signals)
         begin = monotonic()
-        with ThreadPoolExecutor(THREADS) as pool:
-            creator = threading.Thread(target=self.create, args=(due, begin, pool))
+        # who submits and what runs are strangers to each other: an end does not wait behind submissions that nobody took yet
+        with ThreadPoolExecutor(THREADS) as people, ThreadPoolExecutor(THREADS) as runners:
+            creator = threading.Thread(target=self.create, args=(due, begin, people))
             creator.start()
-            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx).tick, rest=REST)
-            loops.start([planner, Loop(name="mimic", topics=("attempts",), tick=self.start_all)])
+            near = self.ctx.store.stay_near_writer  # as the server's own loop
+            planner = Loop(name="schedule", topics=("runs", "nodes"), tick=Schedule(self.ctx).tick, begin=near, rest=REST)
+            loops.start([planner, Loop(name="mimic", topics=("attempts",), tick=self.start_all, gap_s=PAUSE_S)])
             while self.done < len(due):
                 with self.lock:
                     ready = []
                     while self.ends and self.ends[0][0] <= monotonic():
                         ready.append(heapq.heappop(self.ends)[1])
+                    pause_s = self.ends[0][0] - monotonic() if self.ends else LOOK_S
                 for attempt in ready:
-                    pool.submit(self.end, attempt)
-                sleep(PAUSE_S)
+                    runners.submit(self.end, attempt)
+                sleep(max(PAUSE_S, min(LOOK_S, pause_s)))
             creator.join()
         took_s = monotonic() - begin
         loops.stop()
@@ -208,13 +212,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="baseline")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--cores", type=int, default=0, metavar="N", help="keep the process to so many processors")
     parser.add_argument("--part", type=float, default=1.0)
     given = parser.parse_args()
+    if given.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores :])
     with tempfile.TemporaryDirectory() as folder, database(given.database, Path(folder)) as url:
         ctx = build_context(Settings(home=Path(folder) / "home", database_url=url))
         rest_garbage()
         try:
-            tell(Play(ctx, CONFIGS[given.config], given.part), f"{given.config}, {given.database}")
+            kept = f", kept to {given.cores} of the processors" if given.cores else ""
+            tell(Play(ctx, CONFIGS[given.config], given.part), f"{given.config}, {given.database}{kept}")
         finally:
             ctx.store.close()
 
