@@ -135,7 +135,8 @@ class _Job:
     """A piece of work that its caller waits for, at a lock: a future takes several times as long to be waited for."""
 
     work: Work[Any]
-    door: threading.Lock = field(default_factory=_closed_door)  # open once it ended
+    door: threading.Lock = field(default_factory=_closed_door)  # its caller goes through once it is over
+    is_over: bool = False
     error: Exception | None = None
     topics: set[str] = field(default_factory=set)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -143,7 +144,7 @@ class _Job:
 
     def end(self, error: Exception | None = None) -> None:
         """Let the caller have the result, or the error."""
-        self.error = error
+        self.error, self.is_over = error, True
         self.door.release()
 
     def outcome(self) -> Any:
@@ -518,7 +519,7 @@ def _abandon(conn: Connection) -> None:
 
 def _refuse_all(batch: list[_Job], wrong: Exception) -> None:
     for job in batch:
-        if job.door.locked():
+        if not job.is_over:
             job.end(wrong)
 
 
