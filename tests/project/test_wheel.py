@@ -101,6 +101,8 @@ def test_up_run_ps_logs_why_down(installed: Callable[..., Any], tmp_path: Path) 
     assert "six times seven" in installed("logs", "first").stdout
     assert "GPU" in _until(lambda: installed("why", "waiter").stdout, "GPU")
 
+    assert installed("cancel", "holder", "waiter").returncode == 0  # else its runner waits for a server that is gone for good
+    assert "cancelled" in _until(lambda: installed("show", holder, "--json").stdout, "cancelled")
     down = installed("down")
     assert down.returncode == 0, down.stderr
     assert not _alive_within(status["pid"], 15)
