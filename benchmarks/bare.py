@@ -93,16 +93,17 @@ def slurm(folder: Path) -> Iterator[Engine]:
         shared = Path(engine.folder) / "shared" / "bench"
         shared.mkdir(parents=True)
         numbers = itertools.count()
+        asked = ("--cpus-per-task=1", "--mem=64M")  # a job that names no memory takes all of its node's
 
         def run(*command: str) -> str:
             out = shared / f"{next(numbers)}.out"
-            engine.run("sbatch", "--wait", "--parsable", "--cpus-per-task=1", f"--output={out}", f"--wrap={' '.join(command)}")
+            engine.run("sbatch", "--wait", "--parsable", *asked, f"--output={out}", f"--wrap={' '.join(command)}")
             return out.read_text()
 
         def run_many(count: int, command: Sequence[str]) -> None:
             """Submit all of them and look until none is left: `sbatch --wait` looks once in ten seconds."""
             for _ in range(count):
-                engine.run("sbatch", "--parsable", "--cpus-per-task=1", "--output=/dev/null", f"--wrap={' '.join(command)}")
+                engine.run("sbatch", "--parsable", *asked, "--output=/dev/null", f"--wrap={' '.join(command)}")
             while engine.run("squeue", "--noheader", "--format=%i").strip():
                 time.sleep(0.1)
 
