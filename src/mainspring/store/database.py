@@ -223,18 +223,12 @@ class Database:
 
     def read(self, ask: Callable[[Connection], T]) -> T:
         """Return `ask(conn)`, run in one read transaction: all that it sees is of one instant."""
-        _refuse_event_loop()
-        self._check_open()
-        with _translated(), self._reader() as conn:
+        with self._reader() as conn:
             return ask(conn)
 
     def ask(self, statement: Statement, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
         """Return the rows of one statement, which needs no transaction: it is of one instant by itself."""
-        if self.is_postgres:
-            return self.read(lambda conn: statement.rows(conn, given))
-        _refuse_event_loop()
-        self._check_open()
-        with _translated(), self._reader() as conn:
+        with self._reader() as conn:
             return statement.alone(conn, given)
 
     def write(self, work: Work[T]) -> T:
@@ -261,21 +255,23 @@ class Database:
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:
-        try:
-            conn = self._resting.pop()  # the one used last: one at a time needs one
-        except IndexError:
-            conn = self.engine.connect()
-        is_well = False
-        try:
-            yield conn
-            if conn.in_transaction():
-                conn.rollback()
-            is_well = True
-        finally:
-            if is_well and not self.is_postgres and not self._is_closed and len(self._resting) < _READERS:
-                self._resting.append(conn)
-            else:
-                conn.close()
+        _refuse_event_loop()
+        self._check_open()
+        with _translated():
+            try:
+                conn = self._resting.pop()  # the one used last: one at a time needs one
+            except IndexError:
+                conn = self.engine.connect()
+            is_well = False
+            try:
+                yield conn
+                conn.rollback()  # nothing where no transaction was begun
+                is_well = True
+            finally:
+                if is_well and not self.is_postgres and not self._is_closed and len(self._resting) < _READERS:
+                    self._resting.append(conn)
+                else:
+                    conn.close()
 
     # --- PostgreSQL -----------------------------------------------------------------------------------------------------
 

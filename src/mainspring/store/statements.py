@@ -85,7 +85,9 @@ class Statement:
         return [self.read(conn, row) for row in self.stored(conn, given)]
 
     def alone(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
-        """As `rows`, on a connection to SQLite that is in no transaction, without one."""
+        """As `rows`, on a connection that is in no transaction, and on SQLite without beginning one."""
+        if conn.dialect.name != "sqlite":
+            return self.rows(conn, given)
         laid = self._for(conn.dialect, given)
         return [self.read(conn, row) for row in tell_driver(conn, laid.text, laid.values(given)).fetchall()]
 
