@@ -31,8 +31,7 @@ class Checkpoints:
 
     def newest(self, run: str, replica: int) -> list[Checkpoint]:
         """Return what is kept of a replica, newest first; of the first replica where this one never made any."""
-        rows = self._db.read(lambda conn: _OF.rows(conn, {"of": run, "at": replica}))
-        found = [record_of(Checkpoint, checkpoints, row) for row in rows]
+        found = [record_of(Checkpoint, checkpoints, row) for row in self._db.ask(_OF, {"of": run, "at": replica})]
         return [one for one in found if one.replica == found[0].replica]
 
 

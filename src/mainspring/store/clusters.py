@@ -35,7 +35,7 @@ class Clusters:
 
     def all(self) -> list[Cluster]:
         """Return the clusters by name."""
-        return self._db.read(lambda conn: [record_of(Cluster, clusters, row) for row in _ALL.rows(conn)])
+        return [record_of(Cluster, clusters, row) for row in self._db.ask(_ALL)]
 
     def get(self, ref: str) -> Cluster | None:
         """Return the cluster with this id or name."""

@@ -85,7 +85,7 @@ class Endpoints:
 
     def every(self) -> list[Endpoint]:
         """Return the endpoints of all projects, oldest first."""
-        return self._db.read(lambda conn: [record_of(Endpoint, endpoints, row) for row in _EVERY.rows(conn)])
+        return [record_of(Endpoint, endpoints, row) for row in self._db.ask(_EVERY)]
 
     def revisions(self, id: str) -> list[Revision]:
         """Return what the endpoint served, first to last."""

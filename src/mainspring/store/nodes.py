@@ -40,7 +40,7 @@ class Nodes:
 
     def all(self, cluster: str = "") -> list[Node]:
         """Return the nodes, by cluster and name."""
-        return [_node(row) for row in self._db.read(lambda conn: _OF.rows(conn, {"of": cluster}) if cluster else _ALL.rows(conn))]
+        return [_node(row) for row in (self._db.ask(_OF, {"of": cluster}) if cluster else self._db.ask(_ALL))]
 
     def get(self, id: str) -> Node | None:
         """Return the node with this id."""

@@ -54,7 +54,7 @@ class Pipelines:
 
     def active(self) -> list[PipelineRun]:
         """Return the pipeline runs that are not over, oldest first."""
-        return self._db.read(lambda conn: [record_of(PipelineRun, pipelines, row) for row in _ACTIVE.rows(conn)])
+        return [record_of(PipelineRun, pipelines, row) for row in self._db.ask(_ACTIVE)]
 
     def update(self, pipeline: PipelineRun, *, event: NewEvent | None = None) -> PipelineRun:
         """Write `pipeline` where the row still has its version; return it with the next one. Raises StaleWriteError."""

@@ -55,7 +55,7 @@ class Sweeps:
 
     def active(self) -> list[Sweep]:
         """Return the sweeps that are not over, oldest first."""
-        return self._db.read(lambda conn: [record_of(Sweep, sweeps, row) for row in _ACTIVE.rows(conn)])
+        return [record_of(Sweep, sweeps, row) for row in self._db.ask(_ACTIVE)]
 
     def trials(self, sweep: str, *, after: int = 0) -> list[Trial]:
         """Return the trials by number, which is from 1 on; those after number `after`.
