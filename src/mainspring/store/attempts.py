@@ -23,7 +23,7 @@ from mainspring.store.health import note_begin, note_failure
 from mainspring.store.logs import append_chunks, stream_ends
 from mainspring.store.nodes import free
 from mainspring.store.runs import need_run, save_run
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Row, Statement
 from mainspring.store.tables import allocations, attempts, replicas, runs
 
 _CAS_TRIES = 20
@@ -56,13 +56,7 @@ class Attempts:
 
     def get(self, id: str) -> Attempt | None:
         """Return the attempt with this id."""
-        rows = self._db.ask(_WHOLE, {"of": id})
-        if not rows:
-            return None
-        cut = len(_OF_MEMBER)
-        members = ({key[cut:]: value for key, value in row.items() if key.startswith(_OF_MEMBER)} for row in rows)
-        found = tuple(record_of(Replica, replicas, member) for member in members)
-        return record_of(Attempt, attempts, rows[0], replicas=found)
+        return _whole(self._db.ask(_WHOLE, {"of": id}))
 
     def of_run(self, run_id: str) -> list[Attempt]:
         """Return the attempts of a run, first to last."""
@@ -239,7 +233,6 @@ class Attempts:
 # --- within a transaction -----------------------------------------------------------------------------------------------
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
-_BY_ID = Statement(select(attempts).where(attempts.c.id == bindparam("of")))
 _OF_RUN = Statement(select(attempts).where(attempts.c.run == bindparam("of")).order_by(attempts.c.number))
 _NEW = Statement(attempts.insert())
 _NEW_MEMBERS = Statement(replicas.insert())
@@ -276,7 +269,6 @@ _BEGAN = Statement(
     .where(runs.c.id == bindparam("of"), runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
     .values(reason=null())
 )
-_LOCKED = Statement(select(attempts).where(attempts.c.id == bindparam("of")).with_for_update())
 _OF_MEMBER = "member_"
 _WHOLE = Statement(
     select(*attempts.c, *(one.label(_OF_MEMBER + one.name) for one in replicas.c))
@@ -325,8 +317,16 @@ def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
 
 def load_attempt(conn: Connection, id: str) -> Attempt | None:
     """Return the attempt with this id."""
-    found = _attempts_of(conn, _BY_ID.rows(conn, {"of": id}))
-    return found[0] if found else None
+    return _whole(_WHOLE.rows(conn, {"of": id}))
+
+
+def _whole(rows: Sequence[Row]) -> Attempt | None:
+    """Return the attempt that stands in these rows, one for each of its replicas."""
+    if not rows:
+        return None
+    cut = len(_OF_MEMBER)
+    members = ({key[cut:]: value for key, value in row.items() if key.startswith(_OF_MEMBER)} for row in rows)
+    return record_of(Attempt, attempts, rows[0], replicas=tuple(record_of(Replica, replicas, one) for one in members))
 
 
 def _need_attempt(conn: Connection, id: str) -> Attempt:
@@ -431,11 +431,11 @@ def _finish(
     *,
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
-    # The attempt's row is locked first: replicas of a gang that end at the same time come one after the other.
-    row = _LOCKED.row(tx.conn, {"of": id})
-    if row is None:
+    # Replicas of a gang that end at the same time come one after the other: there is one writer.
+    rows = _WHOLE.rows(tx.conn, {"of": id})
+    attempt = _whole(rows)
+    if attempt is None:
         raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
-    (attempt,) = _attempts_of(tx.conn, [row])
     run = need_run(tx.conn, attempt.run, has_metrics=False)
     member = _member(attempt, index)
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
@@ -451,7 +451,7 @@ def _finish(
         note_begin(tx, attempt, member.node, ending.at)
     reach("inside-W7")
     attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
-    first = row["first_failure"] or _first_failure(tx, attempt, ending.outcome)
+    first = rows[0]["first_failure"] or _first_failure(tx, attempt, ending.outcome)
     tx.topics.update({"attempts", "nodes"})
     if any(one.ended_at is None for one in attempt.replicas):
         return attempt, run

@@ -1,8 +1,9 @@
-"""Transactions: one writer thread with group commit on SQLite, direct transactions with retries on PostgreSQL.
+"""Transactions: one writer thread a process, whose callers share commits.
 
 `Database.write(work)` runs `work(tx)` in a transaction and returns after the commit. What `work` leaves in `tx.events` is
 numbered and written last, what it leaves in `tx.topics` is told to the listeners after the commit. `work` may run more than
-once (PostgreSQL after a conflict, SQLite after another's error), so it must not act on anything but `tx`.
+once (after another's error, after a connection that was lost), so it must not act on anything but `tx`. Processes that share a
+PostgreSQL take turns: a transaction that writes has the database's writers to itself, as on SQLite, so none meets a deadlock.
 """
 
 from __future__ import annotations
@@ -11,26 +12,24 @@ import asyncio
 import logging
 import os
 import queue
-import random
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, create_engine, event, exc, func, literal, select, update
+from sqlalchemy import Connection, Float, Text, bindparam, cast, exc, func, literal, select, update
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement
 
 from mainspring.core.clock import Clock
 from mainspring.core.codec import encode
-from mainspring.core.errors import ConflictError, DiskFullError, MainspringError, StaleWriteError, StoreError, UsageError
+from mainspring.core.errors import MainspringError, StoreError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
-from mainspring.store.statements import Row, Statement, tell_driver
+from mainspring.store.engines import open_engines
+from mainspring.store.failures import is_lost, is_undone, translate
+from mainspring.store.statements import Row, Statement
 from mainspring.store.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
@@ -39,11 +38,7 @@ Listener = Callable[[set[str]], None]
 
 _NOTHING: Mapping[str, Any] = {}
 _MAX_BATCH = 256
-_MAX_TRIES = 12
 _READERS = 16  # connections that wait for the next read, at most
-# serialization failure, deadlock, unique violation (a number or a key that somebody took first: look again)
-_RETRIED = frozenset({"40001", "40P01", "23505"})
-_DISK_FULL_STATES = frozenset({"53100"})
 _COUNT = Statement(
     update(tables.counters)
     .where(tables.counters.c.name == bindparam("of"))
@@ -166,21 +161,20 @@ class Database:
         self._listeners: list[Listener] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._resting: list[Connection] = []  # of SQLite: a pool's locks and signs of life take longer than most reads
+        self._writing: Connection | None = None  # the writer's own
+        self._resting: list[Connection] = []  # for reads: a pool's locks and signs of life take longer than most of them
         self._door = threading.Lock()  # nothing is queued behind the farewell
         self._fence = 0
         self._core: int | None = None
         self._is_closed = False
-        self.engine, self.write_engine = _postgres_engines(url) if self.is_postgres else _sqlite_engines(url)
+        self.engine, self.write_engine = open_engines(url)
         self._wakeups = Wakeups(self.write_engine, self._wake) if self.is_postgres else None
 
     def start(self, fence: int) -> None:
         """Begin to accept writes; on SQLite as the owner with number `fence`."""
-        self._fence = fence
-        if not self.is_postgres:
-            self._core = _a_core()
-            self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
-            self._writer.start()
+        self._fence, self._core = fence, None if self.is_postgres else _a_core()
+        self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._writer.start()
 
     def close(self) -> None:
         """Finish what is queued, then refuse. Idempotent."""
@@ -198,7 +192,7 @@ class Database:
         self.write_engine.dispose()
 
     def stay_near_writer(self) -> None:
-        """Keep the calling thread on the one processor that the writer keeps to; nothing where there is no writer, or no choice.
+        """Keep the calling thread on the one processor that SQLite's writer keeps to; nothing where there is no choice.
 
         Each step of a statement gives the interpreter's lock away and takes it again. Between threads of one processor that is
         a third of what it is across two, where each has to wake up: the writer gets half as much done otherwise. For threads
@@ -222,14 +216,33 @@ class Database:
         return literal(self.clock.monotonic())
 
     def read(self, ask: Callable[[Connection], T]) -> T:
-        """Return `ask(conn)`, run in one read transaction: all that it sees is of one instant."""
-        with self._reader() as conn:
-            return ask(conn)
+        """Return `ask(conn)`, run in one read transaction: all that it sees is of one instant.
+
+        It may run more than once: a connection that rested may have died meanwhile.
+        """
+        _refuse_event_loop()
+        self._check_open()
+        with _translated():
+            while True:
+                resting = self._rested()
+                conn = resting or self.engine.connect()
+                try:
+                    found = ask(conn)
+                    conn.commit()  # psycopg forgets what it prepared at a ROLLBACK; nothing where no transaction was begun
+                except exc.DBAPIError as wrong:
+                    conn.close()
+                    if resting is None or not is_lost(wrong):
+                        raise
+                except BaseException:
+                    conn.close()
+                    raise
+                else:
+                    self._rest(conn)
+                    return found
 
     def ask(self, statement: Statement, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
         """Return the rows of one statement, which needs no transaction: it is of one instant by itself."""
-        with self._reader() as conn:
-            return statement.alone(conn, given)
+        return self.read(lambda conn: statement.alone(conn, given))
 
     def write(self, work: Work[T]) -> T:
         """Return `work(tx)` after its commit. Raises what `work` raised, then nothing of it was written."""
@@ -239,11 +252,9 @@ class Database:
         return found
 
     def write_all(self, works: Sequence[Work[T]]) -> list[T | BaseException]:
-        """Run each of `works` all or nothing and return results or errors in order; on SQLite they share commits."""
+        """Run each of `works` all or nothing and return results or errors in order; they share commits."""
         _refuse_event_loop()
         self._check_open()
-        if self.is_postgres:
-            return [self._write_direct(work) for work in works]
         if threading.current_thread() is self._writer:
             raise RuntimeError("The store was called from within a transaction or a commit listener.")
         jobs = [_Job(work) for work in works]
@@ -253,67 +264,33 @@ class Database:
                 self._jobs.put(job)
         return [job.outcome() for job in jobs]
 
-    @contextmanager
-    def _reader(self) -> Iterator[Connection]:
-        _refuse_event_loop()
-        self._check_open()
-        with _translated():
-            try:
-                conn = self._resting.pop()  # the one used last: one at a time needs one
-            except IndexError:
-                conn = self.engine.connect()
-            is_well = False
-            try:
-                yield conn
-                conn.rollback()  # nothing where no transaction was begun
-                is_well = True
-            finally:
-                if is_well and not self.is_postgres and not self._is_closed and len(self._resting) < _READERS:
-                    self._resting.append(conn)
-                else:
-                    conn.close()
+    def _rested(self) -> Connection | None:
+        try:
+            return self._resting.pop()  # the one used last: one reader at a time needs one
+        except IndexError:
+            return None
 
-    # --- PostgreSQL -----------------------------------------------------------------------------------------------------
+    def _rest(self, conn: Connection) -> None:
+        if self._is_closed or len(self._resting) >= _READERS:
+            conn.close()
+        else:
+            self._resting.append(conn)
 
-    def _write_direct(self, work: Work[T]) -> T | BaseException:
-        for turn in range(_MAX_TRIES):
-            try:
-                with self.write_engine.begin() as conn:
-                    tx = self._transaction(conn)
-                    result = work(tx)
-                    tx.flush_events()
-                    if tx.topics and self._wakeups is not None:
-                        self._wakeups.tell(conn, tx.topics)
-            except exc.DBAPIError as wrong:
-                if _sqlstate(wrong) in _RETRIED and turn + 1 < _MAX_TRIES:
-                    time.sleep(random.uniform(0, 0.002 * 2 ** min(turn, 6)))  # noqa: S311
-                    continue
-                return translate(wrong)
-            except Exception as wrong:  # the caller's own error: the transaction is rolled back, the error is its answer
-                return translate(wrong)
-            self._wake(tx.topics)
-            return result
-        return StaleWriteError("Too many others write the same rows.", hint="Try again.")
-
-    def _transaction(self, conn: Connection) -> Transaction:
-        return Transaction(conn=conn, clock=self.clock, ids=self.ids, lease_clock=self.lease_now)
-
-    # --- SQLite ---------------------------------------------------------------------------------------------------------
+    # --- the writer -----------------------------------------------------------------------------------------------------
 
     def _write_loop(self) -> None:
         self.stay_near_writer()
-        with self.write_engine.connect() as conn:
-            while True:
-                batch, is_last = self._next_batch()
+        is_last = False
+        while not is_last:
+            batch, is_last = self._next_batch()
+            try:
                 if batch:
-                    try:
-                        self._write_batch(conn, batch)
-                    except Exception as wrong:  # top of a loop: the writer must outlive whatever one batch meets
-                        logger.exception("a batch of writes failed", extra={"jobs": len(batch)})
-                        _abandon(conn)
-                        _refuse_all(batch, translate(wrong))
-                if is_last:
-                    return
+                    self._write_batch(batch)
+            except Exception as wrong:  # top of a loop: the writer must outlive whatever one batch meets
+                logger.exception("a batch of writes failed", extra={"jobs": len(batch)})
+                self._hang_up()
+                _refuse_all(batch, translate(wrong))
+        self._hang_up()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
         batch: list[_Job] = []
@@ -328,14 +305,11 @@ class Database:
                 return batch, False
         return batch, True
 
-    def _write_batch(self, conn: Connection, batch: list[_Job]) -> None:
+    def _write_batch(self, batch: list[_Job]) -> None:
         try:
-            try:
-                done = self._commit(conn, batch, self._run_bare)
-            except _JobFailedError:  # one caller's error is its own: once more, each in a savepoint
-                done = self._commit(conn, batch, self._run_guarded)
-        except (exc.DBAPIError, StoreError) as wrong:
-            _abandon(conn)
+            done = self._commit_again(batch)
+        except (exc.DBAPIError, MainspringError) as wrong:
+            self._hang_up()
             return _refuse_all(batch, translate(wrong))
         topics: set[str] = set()
         for job in done:
@@ -344,14 +318,34 @@ class Database:
         self._wake(topics)
         return None
 
-    def _commit(self, conn: Connection, batch: list[_Job], run: Callable[[Connection, _Job], bool]) -> list[_Job]:
-        """Run a batch in one transaction; return the jobs that were written."""
-        with conn.begin():
+    def _commit_again(self, batch: list[_Job]) -> list[_Job]:
+        """Commit a batch; once more where the connection had died before, or where one caller's error undid it."""
+        try:
+            return self._commit(batch, self._run_bare)
+        except _JobFailedError:  # the error is its own: each in a savepoint
+            return self._commit(batch, self._run_guarded)
+        except exc.DBAPIError as wrong:
+            if not is_lost(wrong):
+                raise
+            self._hang_up()
+            return self._commit(batch, self._run_guarded)
+
+    def _commit(self, batch: list[_Job], run: Callable[[Connection, _Job], bool]) -> list[_Job]:
+        """Run a batch in one transaction; return the jobs that were written. Raises StoreError where the commit failed."""
+        conn = self._writing = self._writing or self.write_engine.connect()
+        with conn.begin() as transaction:
             self._check_fence(conn)
-            done = [job for job in batch if run(conn, job)]
+            done = [job for job in batch if not job.is_over and run(conn, job)]
             events = [event for job in done for event in job.events]
             if events:  # of all jobs at once, in their order
                 self._transaction(conn).write_events(events)
+            topics = {topic for job in done for topic in job.topics}
+            if topics and self._wakeups is not None:
+                self._wakeups.tell(conn, topics)
+            try:
+                transaction.commit()
+            except exc.DBAPIError as wrong:
+                raise translate(wrong) from wrong
         return done
 
     def _run_bare(self, conn: Connection, job: _Job) -> bool:
@@ -359,7 +353,7 @@ class Database:
         try:
             self._run(conn, job)
         except Exception as wrong:
-            if _is_whole_batch_lost(conn, wrong):
+            if is_undone(conn, wrong):
                 raise
             raise _JobFailedError from wrong
         return True
@@ -371,7 +365,7 @@ class Database:
         try:
             self._run(conn, job)
         except Exception as wrong:  # its savepoint is undone, the batch goes on
-            if _is_whole_batch_lost(conn, wrong):
+            if is_undone(conn, wrong):
                 raise
             driver.execute("ROLLBACK TO job")
             driver.execute("RELEASE job")
@@ -386,7 +380,21 @@ class Database:
         job.events = tx.take_events()
         job.topics = tx.topics
 
+    def _transaction(self, conn: Connection) -> Transaction:
+        return Transaction(conn=conn, clock=self.clock, ids=self.ids, lease_clock=self.lease_now)
+
+    def _hang_up(self) -> None:
+        """Leave nothing open on the writer's connection, whatever state a failure left it in."""
+        conn, self._writing = self._writing, None
+        if conn is not None:
+            try:
+                conn.close()
+            except exc.SQLAlchemyError:
+                logger.warning("a connection was not closed", exc_info=True)
+
     def _check_fence(self, conn: Connection) -> None:
+        if self.is_postgres:
+            return
         found = _FENCE.rows(conn, {})[0]["value"]
         if int(found) != self._fence:
             raise StoreError(
@@ -415,102 +423,12 @@ def _a_core() -> int | None:
     return cores[os.getpid() % len(cores)] if len(cores) > 1 else None
 
 
-# --- engines ------------------------------------------------------------------------------------------------------------
-
-
-def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
-    readers = create_engine(url, poolclass=NullPool)
-    writer = create_engine(url, poolclass=NullPool)
-    event.listen(readers, "connect", _prepare_reader)
-    event.listen(writer, "connect", _prepare_writer)
-    event.listen(readers, "begin", lambda conn: tell_driver(conn, "BEGIN"))
-    event.listen(writer, "begin", lambda conn: tell_driver(conn, "BEGIN IMMEDIATE"))
-    return readers, writer
-
-
-def _prepare_writer(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by hand: the driver would commit before a SAVEPOINT
-    # foreign keys are enforced by the writer; a killed process loses nothing with FULL
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _prepare_reader(connection: Any, _record: object) -> None:
-    connection.isolation_level = None
-    for pragma in ("query_only=ON", "busy_timeout=10000", "temp_store=MEMORY", "cache_size=-1000"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _postgres_engines(url: URL) -> tuple[Engine, Engine]:
-    engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
-    return engine.execution_options(isolation_level="REPEATABLE READ"), engine.execution_options(isolation_level="READ COMMITTED")
-
-
-# --- errors -------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except (exc.SQLAlchemyError, OverflowError) as wrong:
         raise translate(wrong) from wrong
-
-
-def translate(wrong: Exception) -> Exception:
-    """Return the error of ours that tells a database error; any other comes back as it is."""
-    if isinstance(wrong, OverflowError | exc.DataError):
-        refused = UsageError("A value is larger than the database can hold.", hint="Numbers have 64 bits.")
-        refused.__cause__ = wrong
-        return refused
-    if not isinstance(wrong, exc.SQLAlchemyError):
-        return wrong
-    cause = wrong.orig if isinstance(wrong, exc.DBAPIError) else None
-    text = str(cause or wrong).strip().splitlines()[0] if str(cause or wrong).strip() else type(wrong).__name__
-    made: MainspringError
-    if _is_disk_full(wrong):
-        made = DiskFullError("No space is left on the disk of the database.", hint="Free some space; nothing was written.")
-    elif isinstance(wrong, exc.IntegrityError):
-        made = ConflictError(f"The database refused the write: {text}.", hint="The record exists, or what it names does not.")
-    elif isinstance(wrong, exc.OperationalError | exc.DatabaseError) and ("malformed" in text or "not a database" in text):
-        made = StoreError(f"The database is damaged: {text}.", hint="Restore a backup: mainspring restore PATH")
-    else:
-        made = StoreError(f"The database failed: {text}.", hint="Look at the server's log.")
-    made.__cause__ = wrong
-    return made
-
-
-def _is_disk_full(wrong: exc.SQLAlchemyError) -> bool:
-    if not isinstance(wrong, exc.DBAPIError):
-        return False
-    code = getattr(wrong.orig, "sqlite_errorcode", None)
-    if code is not None:
-        return bool(code & 0xFF == sqlite3.SQLITE_FULL)
-    return _sqlstate(wrong) in _DISK_FULL_STATES
-
-
-def _sqlstate(wrong: exc.DBAPIError) -> str:
-    return str(getattr(wrong.orig, "sqlstate", "") or "")
-
-
-def _is_whole_batch_lost(conn: Connection, wrong: Exception) -> bool:
-    """Say whether SQLite itself rolled everything back (disk full, I/O error), not only the statement."""
-    if not isinstance(wrong, exc.DBAPIError):
-        return False
-    driver = conn.connection.driver_connection
-    return _is_disk_full(wrong) or not getattr(driver, "in_transaction", True)
-
-
-def _abandon(conn: Connection) -> None:
-    """Leave no transaction open on the writer's connection, whatever state the failure left it in."""
-    try:
-        if conn.in_transaction():
-            conn.rollback()
-    except exc.SQLAlchemyError:
-        logger.warning("a rollback failed", exc_info=True)
-    driver = conn.connection.driver_connection
-    if getattr(driver, "in_transaction", False):
-        driver.rollback()  # type: ignore[union-attr]
 
 
 def _refuse_all(batch: list[_Job], wrong: Exception) -> None:

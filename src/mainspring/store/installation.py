@@ -16,7 +16,8 @@ from mainspring.core.clock import Clock
 from mainspring.core.errors import DiskFullError, StoreError, UsageError
 from mainspring.core.ids import Ids
 from mainspring.store.backup import check_healthy
-from mainspring.store.database import Database, Transaction, translate
+from mainspring.store.database import Database, Transaction
+from mainspring.store.failures import translate
 from mainspring.store.ownership import Ownership, own, refuse_network_folder
 from mainspring.store.schema import migrate, stand_in_line
 from mainspring.store.tables import attempts, leases, meta

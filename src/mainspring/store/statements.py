@@ -1,13 +1,12 @@
-"""Statements that are run all the time: laid out once, then given to SQLite's driver as they are.
+"""Statements that are run all the time: laid out once, then given to the database's driver as they are.
 
 To have SQLAlchemy find what it compiled, lay out the values and wrap the answer costs several times what SQLite takes to answer
-(75 against 10 µs for a counter, 130 against 25 for a run). Types, errors and transactions are as with `Connection.execute`, which
-other databases are asked through: there the way to the server is most of the time.
+(75 against 10 µs for a counter, 130 against 25 for a run), and more than PostgreSQL takes. Types, errors and transactions are as
+with `Connection.execute`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,63 +42,59 @@ class Statement:
     """A statement made once, with named values. Columns of inserts and updates are those that are given, as in SQLAlchemy."""
 
     asked: Asked
-    _laid: dict[tuple[str, ...], _Laid] = field(default_factory=dict)
-    _readers: tuple[tuple[str, Turn], ...] | None = None
+    _laid: dict[tuple[str, ...], _Laid] = field(default_factory=dict)  # by dialect, then names
+    _readers: dict[str, tuple[tuple[str, Turn], ...]] = field(default_factory=dict)  # by dialect
 
     def run(self, conn: Connection, given: Mapping[str, Any]) -> int:
         """Run it once; return how many rows an update or a delete changed."""
-        if conn.dialect.name != "sqlite":
-            return conn.execute(self.asked, dict(given)).rowcount
         laid = self._for(conn.dialect, given)
         return int(_execute(conn, laid.text, laid.values(given)).rowcount)
 
     def many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run it for each of `rows`, which name the same columns. No rows: nothing."""
-        if not rows:
-            return
-        if conn.dialect.name != "sqlite":
-            conn.execute(self.asked, [dict(row) for row in rows])
-            return
-        laid = self._for(conn.dialect, rows[0])
-        _execute(conn, laid.text, [laid.values(row) for row in rows], is_many=True)
+        if rows:
+            laid = self._for(conn.dialect, rows[0])
+            _execute(conn, laid.text, [laid.values(row) for row in rows], is_many=True)
 
     def stored(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[tuple[Any, ...]]:
         """Run it and return its rows as they are stored: equal ones tell, without being read, that nothing changed."""
-        if conn.dialect.name != "sqlite":
-            with conn.execute(self.asked, dict(given)) as result:
-                return [] if result.cursor is None else list(result.cursor.fetchall())
         laid = self._for(conn.dialect, given)
-        return _execute(conn, laid.text, laid.values(given)).fetchall()
+        return self._fetch(conn, _execute(conn, laid.text, laid.values(given)))
 
     def read(self, conn: Connection, row: Sequence[Any]) -> Row:
-        """Return what a row that is stored so means, by name of column."""
-        if self._readers is None:
-            columns = self.asked.exported_columns
-            self._readers = tuple((str(one.key), _reading(one.type, conn.dialect)) for one in columns)
-        return {key: value if turn is None else turn(value) for (key, turn), value in zip(self._readers, row, strict=True)}
+        """Return what a row that `stored` gave means, by name of column."""
+        readers = self._readers[conn.dialect.name]
+        return {key: value if turn is None else turn(value) for (key, turn), value in zip(readers, row, strict=True)}
 
     def rows(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
         """Run it and return its rows, by name of column."""
-        if conn.dialect.name != "sqlite":
-            return [dict(row) for row in conn.execute(self.asked, dict(given)).mappings()]
         return [self.read(conn, row) for row in self.stored(conn, given)]
 
     def alone(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
-        """As `rows`, on a connection that is in no transaction, and on SQLite without beginning one."""
-        if conn.dialect.name != "sqlite":
-            return self.rows(conn, given)
+        """As `rows`, on a connection that is in no transaction, without beginning one."""
         laid = self._for(conn.dialect, given)
-        return [self.read(conn, row) for row in tell_driver(conn, laid.text, laid.values(given)).fetchall()]
+        found = self._fetch(conn, tell_driver(conn, laid.text, laid.values(given)))
+        return [self.read(conn, row) for row in found]
 
     def row(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> Row | None:
         """Run it and return the one row that it has at most."""
         found = self.rows(conn, given)
         return found[0] if found else None
 
+    def _fetch(self, conn: Connection, cursor: Any) -> list[tuple[Any, ...]]:
+        if cursor.description is None:
+            return []
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        if found and conn.dialect.name not in self._readers:  # what a number is, PostgreSQL says with the answer
+            columns = zip(self.asked.exported_columns, cursor.description, strict=True)
+            readers = ((str(one.key), _reading(one.type, conn.dialect, told[1])) for one, told in columns)
+            self._readers[conn.dialect.name] = tuple(readers)
+        return found
+
     def _for(self, dialect: Dialect, given: Mapping[str, Any]) -> _Laid:
-        names = tuple(given)
+        names = (dialect.name, *given)
         if names not in self._laid:
-            self._laid[names] = _lay(self.asked, dialect, names)
+            self._laid[names] = _lay(self.asked, dialect, names[1:])
         return self._laid[names]
 
 
@@ -115,21 +110,29 @@ def _binding(type: TypeEngine[Any], dialect: Dialect) -> Turn:
     return type.dialect_impl(dialect).bind_processor(dialect)
 
 
-def _reading(type: TypeEngine[Any], dialect: Dialect) -> Turn:
-    return type.result_processor(dialect, None)
+def _reading(type: TypeEngine[Any], dialect: Dialect, told: object) -> Turn:
+    return type.result_processor(dialect, told)
 
 
-def _execute(conn: Connection, text: str, values: Sequence[Any], *, is_many: bool = False) -> sqlite3.Cursor:
+def _execute(conn: Connection, text: str, values: Sequence[Any], *, is_many: bool = False) -> Any:
     if not conn.in_transaction():
         conn.begin()  # as SQLAlchemy does by itself: all that one transaction reads is of one instant
     return tell_driver(conn, text, values, is_many=is_many)
 
 
-def tell_driver(conn: Connection, text: str, values: Sequence[Any] = (), *, is_many: bool = False) -> sqlite3.Cursor:
-    """Give SQLite's driver a text. Raises what SQLAlchemy would."""
+def tell_driver(conn: Connection, text: str, values: Sequence[Any] = (), *, is_many: bool = False) -> Any:
+    """Give the database's driver a text; return its cursor. Raises what SQLAlchemy would; a dead connection is let go."""
     driver: Any = conn.connection.driver_connection
+    errors = conn.dialect.loaded_dbapi.Error
+    cursor: Any = None
     try:
-        cursor: sqlite3.Cursor = driver.executemany(text, values) if is_many else driver.execute(text, values)
-    except sqlite3.Error as wrong:
-        raise exc.DBAPIError.instance(text, values, wrong, sqlite3.Error, dialect=conn.dialect, ismulti=is_many) from wrong
+        cursor = driver.cursor()
+        (cursor.executemany if is_many else cursor.execute)(text, values)
+    except errors as wrong:
+        is_lost = conn.dialect.is_disconnect(wrong, driver, cursor)
+        if is_lost:
+            conn.invalidate(wrong)
+        raise exc.DBAPIError.instance(
+            text, values, wrong, errors, dialect=conn.dialect, ismulti=is_many, connection_invalidated=is_lost
+        ) from wrong
     return cursor

@@ -20,12 +20,13 @@ from mainspring.core.errors import StaleWriteError
 from mainspring.core.machines import Machine, costs
 from mainspring.core.resources import Granted
 from mainspring.core.usage import PastUse, Used, decayed, month_of, used, with_use
-from mainspring.store.columns import record_of
+from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, Transaction
 from mainspring.store.durations import learn
 from mainspring.store.machine_tables import machines
 from mainspring.store.share_tables import past_use
 from mainspring.store.share_tables import usage as booked
+from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, attempts, nodes, runs
 
 AT_ONCE = 1000  # allocations booked in one transaction: others want to write too
@@ -196,35 +197,36 @@ def part_of(granted: Granted, devices: Sequence[object], cpu_milli: int) -> Deci
 
 _NAMES = ("month", "share", "project", "owner")
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
-_MORE = (
+_MORE = Statement(
     update(booked)
     .where(*(booked.c[name] == bindparam(f"of_{name}") for name in _NAMES))
     .values({one.name: booked.c[one.name] + bindparam(f"more_{one.name}") for one in fields(Used)})
 )
-_PAST = update(past_use).where(past_use.c.leaf == bindparam("of"))
+_PAST = Statement(update(past_use).where(past_use.c.leaf == bindparam("of")))
+_FIRST = Statement(past_use.insert())
 
 
 def _add(conn: Connection, line: Line, amount: Used) -> None:
     here, more = dict(zip(_NAMES, line, strict=True)), asdict(amount)
     given = {f"of_{name}": value for name, value in here.items()} | {f"more_{name}": value for name, value in more.items()}
-    if conn.execute(_MORE, given).rowcount == 0:
+    if _MORE.run(conn, given) == 0:
         conn.execute(booked.insert(), here | more)
 
 
 def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime, half_life_s: float) -> None:
-    leaves = sorted({row["share"] for row in rows})
-    asked = select(past_use).where(past_use.c.leaf.in_(leaves))
+    of_leaf: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
+    for row in rows:
+        of_leaf[row["share"]].append(row)
+    asked = select(past_use).where(past_use.c.leaf.in_(sorted(of_leaf)))
     known = {row["leaf"]: record_of(PastUse, past_use, row) for row in conn.execute(asked).mappings()}
-    for leaf in leaves:
+    is_new: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for leaf, mine in sorted(of_leaf.items()):
         past = known.get(leaf, PastUse(at=now))
-        for row in rows:
-            if row["share"] == leaf:
-                past = with_use(past, row["granted"], row["opened_at"], row["freed_at"], half_life_s)
-        values = asdict(past)
-        if leaf in known:
-            conn.execute(_PAST, values | {"of": leaf})
-        else:
-            conn.execute(past_use.insert(), {"leaf": leaf} | values)
+        for row in mine:
+            past = with_use(past, row["granted"], row["opened_at"], row["freed_at"], half_life_s)
+        is_new[leaf not in known].append({"of" if leaf in known else "leaf": leaf} | values_of(past, past_use))
+    _PAST.many(conn, is_new[False])
+    _FIRST.many(conn, is_new[True])
 
 
 def _line(row: Mapping[Any, Any]) -> Line:

@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from mainspring.core.codec import decode_any, encode
 from mainspring.core.errors import SpecError
+from mainspring.store.statements import tell_driver
 
 logger = logging.getLogger(__name__)
 _CHANNEL = "mainspring"
@@ -35,11 +36,11 @@ class Wakeups:
         self._thread: threading.Thread | None = None
 
     def tell(self, conn: Connection, topics: Iterable[str]) -> None:
-        """Announce `topics` to the other processes when the transaction of `conn` commits."""
+        """Announce `topics` to the other processes when the transaction of `conn` commits; now where it is in none."""
         payload = encode([self._me, *sorted(topics)]).decode()
         if len(payload) > _MAX_PAYLOAD:
             payload = encode([self._me, *sorted(_EVERYTHING)]).decode()
-        conn.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": _CHANNEL, "payload": payload})
+        tell_driver(conn, "SELECT pg_notify(%s, %s)", (_CHANNEL, payload))
 
     def listen(self) -> None:
         """Begin to hear. Idempotent; blocks until nothing is missed any more, a few seconds at most."""
@@ -54,7 +55,7 @@ class Wakeups:
         self._is_over.set()
         if self._thread is not None and self._thread.is_alive():
             try:
-                with self._engine.begin() as conn:
+                with self._engine.connect() as conn:
                     self.tell(conn, ())  # ends the wait of the thread
             except Exception:  # the server is gone, and the thread with it
                 logger.info("nobody left to tell of the end", exc_info=True)
@@ -69,11 +70,9 @@ class Wakeups:
                 self._is_over.wait(_AGAIN_S)
 
     def _hear(self, is_hearing: threading.Event) -> None:
-        with self._engine.connect() as pooled:
-            conn = pooled.execution_options(isolation_level="AUTOCOMMIT")
+        with self._engine.connect() as conn:
             driver: Any = conn.connection.driver_connection
-            conn.detach()  # it listens: nobody else may get it from the pool
-            conn.exec_driver_sql(f"LISTEN {_CHANNEL}")
+            driver.execute(f"LISTEN {_CHANNEL}")  # in no transaction, from the driver on
             if is_hearing.is_set():
                 self._wake(set(_EVERYTHING))  # heard before, deaf since: anything may have happened
             is_hearing.set()
@@ -82,7 +81,7 @@ class Wakeups:
                     self._heard(str(note.payload))
                     if self._is_over.is_set():
                         return
-                conn.exec_driver_sql("SELECT 1")
+                driver.execute("SELECT 1")
 
     def _heard(self, payload: str) -> None:
         try:
