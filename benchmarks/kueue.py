@@ -46,7 +46,7 @@ from mainspring.services import attempts, projects, runs
 from mainspring.services.context import Context
 from mainspring.settings import Settings
 
-QUOTA, BORROWED, THREADS = 20, 100, 8
+QUOTA, BORROWED = 20, 100
 PAUSE_S, LOOK_S = 0.002, 0.01
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 COMPARED = "a database-backed planner with a Kubernetes control plane"
@@ -74,6 +74,7 @@ class Config:
     wall_s: float
     use: float
     waits_s: dict[str, float]
+    at_once: int  # requests of those who submit that are under way together, and as many of runners
 
 
 CONFIGS = {
@@ -88,6 +89,7 @@ CONFIGS = {
         351.1,
         55.9,
         {"large": 16.5, "medium": 76.8, "small": 215.5},
+        8,
     ),
     "large": Config(
         10,
@@ -100,6 +102,7 @@ CONFIGS = {
         1179.0,
         38.6,
         {"large": 105.6, "medium": 256.4, "small": 700.4},
+        32,
     ),
 }
 
@@ -125,7 +128,8 @@ class Play:
         loops = Loops(self.ctx.signals)
         begin = monotonic()
         # who submits and what runs are strangers to each other: an end does not wait behind submissions that nobody took yet
-        with ThreadPoolExecutor(THREADS) as people, ThreadPoolExecutor(THREADS) as runners:
+        at_once = self.config.at_once
+        with ThreadPoolExecutor(at_once) as people, ThreadPoolExecutor(at_once) as runners:
             creator = threading.Thread(target=self.create, args=(due, begin, people))
             creator.start()
             near = self.ctx.store.stay_near_writer  # as the server's own loop
@@ -247,7 +251,7 @@ def tell(play: Play, name: str) -> None:
     config = play.config
     quota = QUOTA * config.queues * config.cohorts * wall_s
     work = sum(len(play.waits[kind.name]) * kind.lasts_s * kind.cpus for kind in config.kinds)
-    told: dict[str, object] = {"workloads": total, "part": play.part, "compared": COMPARED}
+    told: dict[str, object] = {"workloads": total, "part": play.part, "at_once": config.at_once, "compared": COMPARED}
     rows: list[tuple[str, float, str, float | None]] = [
         ("wall", wall_s, "s", config.wall_s),
         ("workloads", total / wall_s, "/s", total / config.wall_s),
