@@ -114,6 +114,11 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "a limit of the account, somebody's job with a higher priority, an image that is pulled. The sentence has its words.",
         "What the words ask for. `mainspring native RUN` shows the engine's object, `mainspring cancel RUN` takes it back.",
     ),
+    "foreign_work": (
+        "Jobs of Slurm or pods of Kubernetes that came past this queue hold what the run needs, on nodes that are shared with "
+        "them. They are seen, counted and never touched; the sentence says how much they hold where.",
+        "Wait until they end, ask for less, or for another pool. `mainspring cluster show NAME` shows what is left there.",
+    ),
     "quarantined": (
         "Only nodes or GPUs that were taken out could hold the run: by the server, which saw errors or launches that fail, "
         "or by an operator.",

@@ -32,7 +32,7 @@ from mainspring.api.streams import drain
 from mainspring.blobs.store import BlobStore
 from mainspring.controllers.attempts import Attempts
 from mainspring.controllers.endpoints import Endpoints
-from mainspring.controllers.fleet import Fleet, Reach
+from mainspring.controllers.fleet import SHARED_S, Fleet, Reach
 from mainspring.controllers.forecasts import Forecasts
 from mainspring.controllers.garbage import Garbage
 from mainspring.controllers.health import Health
@@ -203,7 +203,7 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
     """Return the background loops of a server. Only those of the one that leads act."""
     ctx, fleet, leader = running.ctx, running.fleet, running.leader
     owner, led = leader.owner, leader.led
-    ask_all = partial(fleet.ask_all, running.loops)
+    ask_all, ask_shared = partial(fleet.ask_all, running.loops), partial(fleet.ask_shared, running.loops)
     machines = led(lambda: Machines(ctx, fleet, running.loops).tick)
     operations = led(lambda: Operations(ctx, fleet, running.loops, reach).tick)
     attempts = led(lambda: Attempts(ctx, fleet, running.loops, owner, reach).tick)
@@ -218,6 +218,7 @@ def loops_of(running: Running, *, reach: Reach) -> list[Loop]:
         ),
         Loop(name="attempts", topics=("placed", "attempts", "nodes"), tick=attempts),
         Loop(name="fleet", topics=("clusters",), tick=led(lambda: ask_all)),
+        Loop(name="shared", topics=("shared",), tick=led(lambda: ask_shared), gap_s=SHARED_S),
         Loop(name="operations", topics=("operations",), tick=operations),
         Loop(name="sweeps", topics=("runs", "sweeps"), tick=led(lambda: Sweeps(ctx).tick), gap_s=0.1),
         Loop(name="pipelines", topics=("runs", "pipelines", "endpoints"), tick=led(lambda: Pipelines(ctx).tick), gap_s=0.1),

@@ -254,6 +254,21 @@ def test_what_starts_before_others_is_counted_once() -> None:
     assert node.cpu_milli == 1500
 
 
+def test_what_others_hold_is_told_apart_and_what_belongs_to_a_node_is_not() -> None:
+    def pod(name: str, kind: str, **asked: str) -> Holder:
+        spec = {"nodeName": "a", "containers": [{"resources": {"requests": asked}}]}
+        owned = {"metadata": {"name": name, "ownerReferences": [{"kind": kind}]}, "spec": spec, "status": {"phase": "Running"}}
+        return msgspec.convert(owned, Holder)
+
+    pods = [pod("proxy", "DaemonSet", cpu="500m"), pod("etcd", "Node", memory="1Gi"), pod("theirs", "Job", cpu="2")]
+    pods.append(pod("more", "ReplicaSet", **{"memory": "2Gi", "nvidia.com/gpu": "3"}))
+    (node,) = from_machines(Cluster(id="k", name="k", backend="kubernetes"), [machine("a")], pods, "inst")
+    assert (node.cpu_milli, node.memory_bytes, [one.index for one in node.devices]) == (1500, 5 << 30, [0])
+    assert (node.foreign.cpu_milli, node.foreign.memory_bytes) == (2000, 2 << 30)
+    alone = node.emptied()
+    assert (alone.cpu_milli, alone.memory_bytes, [one.index for one in alone.devices]) == (3500, 7 << 30, [0, 1, 2, 3])
+
+
 def test_the_least_of_quotas_counts_and_an_operators_word() -> None:
     cluster = Cluster(id="k", name="k", backend="kubernetes", config={"gpus": 2})
     quotas = [{"requests.cpu": "8", "limits.cpu": "6"}, {"cpu": "10", "requests.memory": "4Gi"}]

@@ -25,3 +25,13 @@ def test_the_reason_of_a_drained_node_is_kept_whole() -> None:
         ["Slurm says DOWN*: Not responding [slurm@2026-01-01T12:00:00]"],
     ]
     assert all(node.cpu_milli == 4000 for node in nodes)
+
+
+def test_what_others_hold_is_told_apart() -> None:
+    (fields,) = parse_nodes(
+        "NodeName=n1 CPUTot=4 CPUAlloc=3 RealMemory=1000 AllocMem=600 State=MIXED Gres=gpu:h100:2 GresUsed=gpu:h100:1(IDX:0)"
+    )
+    node = node_of(Cluster(id="h", name="h", backend="slurm"), fields, [])
+    assert (node.cpu_milli, node.memory_bytes, len(node.devices)) == (1000, 400 << 20, 1)
+    assert (node.foreign.cpu_milli, node.foreign.memory_bytes, len(node.foreign.devices)) == (3000, 600 << 20, 1)
+    assert (node.emptied().cpu_milli, len(node.emptied().devices)) == (4000, 2)

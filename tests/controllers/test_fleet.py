@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from mainspring.backends.kubernetes.backend import CAPABILITIES as KUBERNETES
-from mainspring.controllers.fleet import Fleet
+from mainspring.controllers.fleet import SHARED_S, Fleet
+from mainspring.controllers.schedule import Schedule
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Capabilities, Inventory, Probe
-from mainspring.core.records import Cluster, Node
-from mainspring.core.resources import Device, DeviceShare, Resources
+from mainspring.core.reasons import ReasonCode
+from mainspring.core.records import Cluster, Node, RunState
+from mainspring.core.resources import ALONE, Device, DeviceShare, Foreign, Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import runs
 
@@ -22,16 +24,19 @@ CLUSTER = Cluster(id="c9", name="hpc", backend="memory", config={"pool": "hpc"})
 
 @dataclass
 class MemoryEngine:
-    """An engine of one node with one GPU."""
+    """An engine of one node with one GPU. `foreign` is what others hold of its 8 CPUs, `looks` how often it was asked."""
 
     capabilities: Capabilities
+    foreign: Foreign = ALONE
+    looks: int = 0
 
     def probe(self) -> Probe:
         return Probe(is_ready=True)
 
     def inventory(self) -> Inventory:
+        self.looks += 1
         node = Node(id="c9.n", cluster="c9", name="n", cpu_milli=8000, memory_bytes=1 << 34, devices=(Device(index=0),))
-        return Inventory(nodes=(node,))
+        return Inventory(nodes=(replace(node, cpu_milli=8000 - self.foreign.cpu_milli, foreign=self.foreign),))
 
 
 @pytest.mark.parametrize("can", [KUBERNETES, Capabilities()], ids=["kubernetes", "a plug-in that says nothing"])
@@ -49,6 +54,39 @@ def test_an_engine_with_parts_puts_two_on_one_gpu(house: Any, tmp_path: Path) ->
     assert [device.whole for device in node.devices] == [False]
     assert len(started) == 2
     assert node.used_devices == (DeviceShare(index=0, milli=1000),)
+
+
+class AtOnce:
+    """Lanes where work is done by who brings it."""
+
+    def submit(self, work: Any, *, lane: str) -> None:
+        assert lane
+        work()
+
+
+def test_a_run_waits_for_others_work_to_end_and_is_not_refused(house: Any, tmp_path: Path) -> None:
+    fleet, lanes, schedule = Fleet(house.ctx, tmp_path / "clusters"), cast(Any, AtOnce()), Schedule(house.ctx)
+    engine = MemoryEngine(Capabilities(), Foreign(cpu_milli=8000))
+    house.ctx.store.clusters.add(CLUSTER)
+    fleet.keep(CLUSTER, cast(Any, engine))
+    fleet.take_inventory(CLUSTER)
+    fleet.ask_shared(lanes)
+    assert engine.looks == 1, "before it was seen that others are there"
+    fleet._ask(CLUSTER)
+    run, _ = runs.submit(house.ctx, SYSTEM, RunSpec(command=("x",), resources=Resources(cpu_milli=4000, pool="hpc")))
+    before = house.ctx.signals.version("shared")
+    pause = schedule.tick()
+    assert pause is not None
+    assert pause <= SHARED_S, "nobody tells when others' work ends"
+    assert house.ctx.signals.version("shared") != before
+    assert house.ctx.store.runs.get(run.id).reason.code is ReasonCode.FOREIGN_WORK
+    engine.foreign = ALONE
+    fleet.ask_shared(lanes)
+    assert engine.looks == 3
+    schedule.tick()
+    assert house.ctx.store.runs.get(run.id).state is RunState.RUNNING
+    fleet.ask_shared(lanes)
+    assert engine.looks == 3, "nobody else is there any more"
 
 
 def _two_halves(house: Any, folder: Path, can: Capabilities) -> tuple[list[str], Node]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mainspring import scheduler
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.resources import DeviceShare
+from mainspring.core.resources import Device, DeviceShare, Foreign
 from mainspring.core.snapshot import DecisionKind
 
 
@@ -55,6 +55,22 @@ def test_who_is_ahead_and_by_which_rule(scene: Any, make_node: Any, make_waiting
     assert said.position == 4
     assert {one.run: one.rule for one in said.ahead} == {"run_001": "share", "run_002": "priority", "run_003": "earlier"}
     assert scheduler.why(scene(full, runs), "run_nobody") is None
+
+
+def test_work_that_came_past_the_queue_is_waited_for(scene: Any, make_node: Any, make_waiting: Any) -> None:
+    """It is no reason to refuse a run: the node is as large as before once that work has ended."""
+    theirs = Foreign(cpu_milli=3000, devices=(Device(index=1),))
+    shared = make_node("n", gpus=1, cpu_milli=1000, foreign=theirs)
+    runs = [make_waiting(1, cpu_milli=2000), make_waiting(2, gpu_milli=2000, cpu_milli=10), make_waiting(3, cpu_milli=5000)]
+    plan = scheduler.plan(scene([shared], runs))
+    said = {one.run: one.reason for one in plan.decisions}
+    assert [said[one.id].code for one in runs] == [ReasonCode.FOREIGN_WORK, ReasonCode.FOREIGN_WORK, ReasonCode.CANNOT_FIT]
+    assert said["run_001"].sentence == "Waits for 2 CPUs: work that came past this queue holds 1 GPU and 3 CPUs of n."
+    assert said["run_001"].facts == {"nodes": {"n": {"cpu_milli": 3000, "gpus": 1}}}
+    assert "has 2 GPUs, 4 CPUs" in said["run_003"].sentence
+    assert [scheduler.would_fit([shared], one.resources) is None for one in runs] == [True, True, False]
+    alone = scheduler.plan(scene([shared.emptied()], runs[:2]))
+    assert [one.kind for one in alone.decisions] == [DecisionKind.START, DecisionKind.START]
 
 
 def test_a_run_that_starts_needs_no_answer(scene: Any, make_node: Any, make_waiting: Any) -> None:

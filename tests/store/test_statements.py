@@ -105,3 +105,10 @@ def test_none_has_a_list_of_unknown_length_in_it():
                 assert not lists, f"{module.name}.{name}"
                 found += 1
     assert found > 40
+
+
+def test_a_row_is_read_by_any_statement_that_has_its_columns(store):
+    """What one statement found, another one reads, though it never asked itself."""
+    store._db.write(lambda tx: NEW.run(tx.conn, row("a")))
+    other = Statement(select(projects).where(projects.c.name != ""))
+    assert store._db.read(lambda conn: [other.read(conn, one) for one in ALL.stored(conn)]) == store._db.read(ALL.rows)

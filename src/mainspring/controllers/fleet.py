@@ -15,7 +15,7 @@ from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Backend, Closes, Probe
 from mainspring.core.errors import BackendError, NotFoundError
 from mainspring.core.records import Cluster, Node, NodeState
-from mainspring.core.resources import CONTAINERS, Device
+from mainspring.core.resources import ALONE, CONTAINERS, Device
 from mainspring.core.silence import is_removable
 from mainspring.services import secrets
 from mainspring.services.context import Context
@@ -24,6 +24,7 @@ from mainspring.services.runs import said
 log = logging.getLogger(__name__)
 INVENTORY_S = 60.0
 AGAIN_S = 5.0  # while an engine does not answer
+SHARED_S = 10.0  # while a run waits for work of others to end there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class Fleet:
     _kinds: dict[str, str] = field(default_factory=dict)
     _asking: set[str] = field(default_factory=set)
     _troubled: set[str] = field(default_factory=set)  # clusters with nodes that are out of reach: asked more often
+    _shared: set[str] = field(default_factory=set)  # clusters where others' work held something the last time
     _probes: dict[str, Probe] = field(default_factory=dict)
     _unlisted: dict[str, float] = field(default_factory=dict)  # node: since when, by a clock that is never set
 
@@ -140,11 +142,19 @@ class Fleet:
             close(self._backends.pop(gone, None))
             self._kinds.pop(gone, None)
             self._troubled.discard(gone)
-        for cluster in registered:
+            self._shared.discard(gone)
+        self._look(registered, loops)
+        return AGAIN_S if self._troubled else INVENTORY_S
+
+    def ask_shared(self, loops: Loops) -> None:
+        """Ask the engines again where others' work held something the last time: a run waits for its end."""
+        self._look([cluster for cluster in self.ctx.store.clusters.all() if cluster.id in self._shared], loops)
+
+    def _look(self, clusters: Sequence[Cluster], loops: Loops) -> None:
+        for cluster in clusters:
             if cluster.id not in self._asking:  # a slow one is asked again when it has answered
                 self._asking.add(cluster.id)
                 loops.submit(partial(self._ask, cluster), lane=cluster.id)
-        return AGAIN_S if self._troubled else INVENTORY_S
 
     def take_inventory(self, cluster: Cluster) -> None:
         """Write what there is in a cluster into the rows; blocks for as long as the engine does."""
@@ -174,7 +184,9 @@ class Fleet:
             log.exception("inventory failed", extra={"cluster": cluster.id})
         finally:
             self._asking.discard(cluster.id)
-        is_troubled = any(node.state is NodeState.UNREACHABLE for node in self.ctx.store.nodes.all(cluster.id))
+        nodes = self.ctx.store.nodes.all(cluster.id)
+        (self._shared.add if any(node.foreign != ALONE for node in nodes) else self._shared.discard)(cluster.id)
+        is_troubled = any(node.state is NodeState.UNREACHABLE for node in nodes)
         if is_troubled and cluster.id not in self._troubled:
             self._troubled.add(cluster.id)
             self.ctx.signals.hint("clusters")  # the loop thinks that it may sleep long
@@ -210,7 +222,13 @@ def dressed(cluster: Cluster, backend: Backend) -> list[Node]:
     if backend.capabilities.images:
         labels |= CONTAINERS
     return [
-        replace(node, pool=pool or node.pool, labels={**node.labels, **labels}, devices=as_given(node.devices, backend))
+        replace(
+            node,
+            pool=pool or node.pool,
+            labels={**node.labels, **labels},
+            devices=as_given(node.devices, backend),
+            foreign=replace(node.foreign, devices=as_given(node.foreign.devices, backend)),
+        )
         for node in backend.inventory().nodes
     ]
 

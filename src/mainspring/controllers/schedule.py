@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from mainspring import scheduler
+from mainspring.controllers.fleet import SHARED_S
 from mainspring.core.ids import RunId
+from mainspring.core.reasons import ReasonCode
 from mainspring.core.snapshot import Snapshot
 from mainspring.plugins import reach
 from mainspring.services import adoption
@@ -86,6 +88,9 @@ class Schedule:
             pauses.append(self._whole_s - (ticks - self._whole_at))
         if applied.is_behind:
             pauses.append(WHOLE_S)
+        if any(one.reason is not None and one.reason.code is ReasonCode.FOREIGN_WORK for one in plan.decisions):
+            ctx.signals.hint("shared")  # nobody tells when others' work ends
+            pauses.append(SHARED_S)
         soonest = min(pauses)
         return max(0.01, soonest) if soonest < math.inf else None
 

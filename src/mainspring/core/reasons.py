@@ -15,6 +15,7 @@ class ReasonCode(StrEnum):
     BACKING_OFF = "backing_off"  # a failed launch is retried at `not_before`
     NO_CLUSTER = "no_cluster"  # no ready node is registered at all
     CANNOT_FIT = "cannot_fit"  # no node could hold it even if it were empty
+    FOREIGN_WORK = "foreign_work"  # work that came past this queue holds, on shared nodes, what it needs
     NO_FREE_GPU = "no_free_gpu"
     NO_FREE_CPU = "no_free_cpu"
     NO_FREE_MEMORY = "no_free_memory"

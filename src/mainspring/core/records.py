@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.reasons import Reason
-from mainspring.core.resources import Device, DeviceShare, Granted
+from mainspring.core.resources import ALONE, Device, DeviceShare, Foreign, Granted
 from mainspring.core.specs import RunSpec, Value
 
 
@@ -297,7 +297,8 @@ class LaunchFailure:
 class Node:
     """One machine of a cluster, and what its open allocations hold. `version` is the guard of every placement.
 
-    `symptoms` are what the last look at it told, `closures` why it or a device takes nothing; `boot` changes as it boots.
+    `symptoms` are what the last look at it told, `closures` why it or a device takes nothing; `boot` changes as it boots. The
+    capacity (`cpu_milli` and so on) is what is left to us: `foreign` comes on top of it.
     """
 
     id: str
@@ -319,7 +320,21 @@ class Node:
     boot: str = ""
     symptoms: tuple[Symptom, ...] = ()
     closures: tuple[Closure, ...] = ()
+    foreign: Foreign = ALONE
     version: int = 1
+
+    def emptied(self) -> Node:
+        """Return the node as it is once all work that is not ours has ended."""
+        if self.foreign == ALONE:
+            return self
+        return replace(
+            self,
+            cpu_milli=self.cpu_milli + self.foreign.cpu_milli,
+            memory_bytes=self.memory_bytes + self.foreign.memory_bytes,
+            disk_bytes=self.disk_bytes + self.foreign.disk_bytes,
+            devices=tuple(sorted((*self.devices, *self.foreign.devices), key=lambda one: one.index)),
+            foreign=ALONE,
+        )
 
     def out(self) -> frozenset[int]:
         """Return the devices that take nothing new."""

@@ -107,6 +107,19 @@ class DeviceShare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """What work that is not ours holds on a node: no part of the node's capacity until that work ends."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    devices: tuple[Device, ...] = ()
+
+
+ALONE = Foreign()  # nobody else works there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
     """What one replica was given on one node: exactly what its allocation holds."""
 

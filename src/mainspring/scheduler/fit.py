@@ -22,10 +22,10 @@ SHOWN = 6  # names listed in a sentence
 def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, same: str = "") -> Reason | None:
     """Return None if the empty nodes could hold it, else why not: CANNOT_FIT, or NO_CLUSTER when no node is known.
 
-    Nodes that drain, are in quarantine or out of reach count, and devices that were taken out (they may come back); dead nodes
-    do not. All replicas go to one cluster.
+    Nodes that drain, are in quarantine or out of reach count, devices that were taken out (they may come back), and what work
+    that is not ours holds now; dead nodes do not. All replicas go to one cluster.
     """
-    cluster = build([replace(node, closures=()) if node.closures else node for node in nodes])
+    cluster = build([replace(node, closures=()).emptied() if node.closures else node.emptied() for node in nodes])
     if not cluster.nodes:
         return no_cluster(cluster)
     request = make_request(cluster, resources)

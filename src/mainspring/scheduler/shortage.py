@@ -9,8 +9,8 @@ import numpy as np
 from mainspring.core.health import why_closed
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
-from mainspring.core.records import NodeState
-from mainspring.core.resources import GPU_MILLI
+from mainspring.core.records import Node, NodeState
+from mainspring.core.resources import ALONE, GPU_MILLI, Foreign
 from mainspring.core.snapshot import Place
 from mainspring.core.units import is_or_are, show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
@@ -107,14 +107,17 @@ def not_ready(cluster: Cluster, request: Request, empty: Ints) -> Reason:
 
 
 def misfit_or_out(cluster: Cluster, request: Request, never: Reason, replicas: int, same: str) -> Reason:
-    """Return why it fits nowhere: `never`, unless devices that were taken out could hold it, or matter for how much could."""
+    """Return why it fits nowhere: `never`, unless devices that were taken out, or what others hold, change the answer."""
     nodes = [cluster.nodes[row] for row in np.flatnonzero(request.allowed(cluster)).tolist()]
-    out = {node.name: sorted(node.out()) for node in sorted(nodes, key=lambda node: node.name) if node.out()}
-    if not out or not request.devices:
+    out = {node.name: sorted(node.out()) for node in sorted(nodes, key=lambda node: node.name) if node.out() and request.devices}
+    shared = [node for node in nodes if node.foreign != ALONE]
+    if not out and not shared:
         return never
     whole = would_fit(nodes, request.asked, replicas, same)
     if whole is not None:
         return whole
+    if not out:
+        return _foreign_work(request, shared)
     listed = ", ".join(f"{', '.join(map(str, devices))} of {name}" for name, devices in list(out.items())[:SHOWN_HOLDERS])
     told = next((f" {node.name}, {words}." for node in nodes if node.out() for words in why_closed(node)), "")
     return Reason(
@@ -122,6 +125,29 @@ def misfit_or_out(cluster: Cluster, request: Request, never: Reason, replicas: i
         sentence=f"Waits for GPUs that were taken out and could hold {request.asked.show()}: {listed}.{told}",
         facts={"devices": out},
     )
+
+
+def _foreign_work(request: Request, nodes: Sequence[Node]) -> Reason:
+    held = {}
+    for node in sorted(nodes, key=lambda node: node.name):
+        theirs = node.foreign
+        amounts = {"cpu_milli": theirs.cpu_milli, "memory_bytes": theirs.memory_bytes, "gpus": len(theirs.devices)}
+        held[node.name] = {name: amount for name, amount in amounts.items() if amount}
+    told = [f"{_amounts(node.foreign)} of {node.name}" for node in sorted(nodes, key=lambda node: node.name)[:SHOWN_HOLDERS]]
+    more = f" and more on {len(nodes) - SHOWN_HOLDERS} others" if len(nodes) > SHOWN_HOLDERS else ""
+    return Reason(
+        code=ReasonCode.FOREIGN_WORK,
+        sentence=f"Waits for {request.asked.show()}: work that came past this queue holds {', '.join(told)}{more}.",
+        facts={"nodes": held},
+    )
+
+
+def _amounts(held: Foreign) -> str:
+    gpus = len(held.devices)
+    told = [f"{gpus} GPU{'' if gpus == 1 else 's'}"] if gpus else []
+    told += [show_cpus(held.cpu_milli)] if held.cpu_milli else []
+    told += [show_bytes(held.memory_bytes)] if held.memory_bytes else []
+    return " and ".join(told) or _show_disk(held.disk_bytes)
 
 
 class Holders:

@@ -19,6 +19,7 @@ Asked = Select[Any] | TextualSelect | Insert | Update | Delete | ReturningInsert
 Turn = Callable[[Any], Any] | None
 Row = dict[str, Any]
 _NOTHING: Mapping[str, Any] = {}
+_FLOAT8 = 701  # PostgreSQL's number for the only kind of numbers whose way depends on what it says of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,16 @@ class Statement:
     def stored(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[tuple[Any, ...]]:
         """Run it and return its rows as they are stored: equal ones tell, without being read, that nothing changed."""
         laid = self._for(conn.dialect, given)
-        return self._fetch(conn, _execute(conn, laid.text, laid.values(given)))
+        return _all(_execute(conn, laid.text, laid.values(given)))
 
     def read(self, conn: Connection, row: Sequence[Any]) -> Row:
-        """Return what a row that `stored` gave means, by name of column."""
-        readers = self._readers[conn.dialect.name]
+        """Return what a row that is stored so means, by name of column."""
+        dialect = conn.dialect
+        readers = self._readers.get(dialect.name)
+        if readers is None:
+            columns = self.asked.exported_columns
+            readers = tuple((str(one.key), one.type.result_processor(dialect, _FLOAT8)) for one in columns)
+            self._readers[dialect.name] = readers
         return {key: value if turn is None else turn(value) for (key, turn), value in zip(readers, row, strict=True)}
 
     def rows(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
@@ -73,23 +79,12 @@ class Statement:
     def alone(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
         """As `rows`, on a connection that is in no transaction, without beginning one."""
         laid = self._for(conn.dialect, given)
-        found = self._fetch(conn, tell_driver(conn, laid.text, laid.values(given)))
-        return [self.read(conn, row) for row in found]
+        return [self.read(conn, row) for row in _all(tell_driver(conn, laid.text, laid.values(given)))]
 
     def row(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> Row | None:
         """Run it and return the one row that it has at most."""
         found = self.rows(conn, given)
         return found[0] if found else None
-
-    def _fetch(self, conn: Connection, cursor: Any) -> list[tuple[Any, ...]]:
-        if cursor.description is None:
-            return []
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-        if found and conn.dialect.name not in self._readers:  # what a number is, PostgreSQL says with the answer
-            columns = zip(self.asked.exported_columns, cursor.description, strict=True)
-            readers = ((str(one.key), _reading(one.type, conn.dialect, told[1])) for one, told in columns)
-            self._readers[conn.dialect.name] = tuple(readers)
-        return found
 
     def _for(self, dialect: Dialect, given: Mapping[str, Any]) -> _Laid:
         names = (dialect.name, *given)
@@ -110,8 +105,9 @@ def _binding(type: TypeEngine[Any], dialect: Dialect) -> Turn:
     return type.dialect_impl(dialect).bind_processor(dialect)
 
 
-def _reading(type: TypeEngine[Any], dialect: Dialect, told: object) -> Turn:
-    return type.result_processor(dialect, told)
+def _all(cursor: Any) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = [] if cursor.description is None else cursor.fetchall()
+    return found
 
 
 def _execute(conn: Connection, text: str, values: Sequence[Any], *, is_many: bool = False) -> Any:

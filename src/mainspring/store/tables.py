@@ -41,7 +41,7 @@ from mainspring.core.records import (
     SweepState,
     Symptom,
 )
-from mainspring.core.resources import Device, DeviceShare, Granted
+from mainspring.core.resources import Device, DeviceShare, Foreign, Granted
 from mainspring.core.snapshot import Place
 from mainspring.core.specs import RunSpec, Value
 from mainspring.store.columns import Choice, Json, Moment, Plain
@@ -321,6 +321,7 @@ nodes = Table(
     _text("boot"),
     Column("symptoms", Json(tuple[Symptom, ...]), nullable=False, server_default="[]"),
     Column("closures", Json(tuple[Closure, ...]), nullable=False, server_default="[]"),
+    Column("foreign", Json(Foreign), nullable=False, server_default="{}"),
 )
 
 events = Table(

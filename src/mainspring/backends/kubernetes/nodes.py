@@ -13,10 +13,11 @@ from mainspring.backends.kubernetes.manifests import GPUS, HOSTNAME, INSTALLATIO
 from mainspring.backends.kubernetes.options import GPU, is_tolerated, selected, tolerations
 from mainspring.backends.kubernetes.pods import Condition
 from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
-from mainspring.core.resources import Device
+from mainspring.core.resources import Device, Foreign
 
 _UNITS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+_LASTING = ("DaemonSet", "Node")  # whose pods are part of a node
 _SILENT = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"})
 _CORDONED = "node.kubernetes.io/unschedulable"
 MAX_CHARS = 300
@@ -45,12 +46,19 @@ class HolderSpec(msgspec.Struct, frozen=True):
     overhead: dict[str, str] = {}
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """What keeps an object there."""
+
+    kind: str = ""
+
+
 class Marks(msgspec.Struct, frozen=True):
     """Names and marks."""
 
     name: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    ownerReferences: list[Owner] = []
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -105,7 +113,7 @@ def from_machines(
 ) -> tuple[Node, ...]:
     """Return the nodes that take our pods; those with a taint that is not tolerated, or without a wanted label, are left out."""
     tolerated, wanted = tolerations(cluster.config), selected(cluster.config)
-    foreign, held = _held(holders, installation)
+    lasting, foreign, held = _held(holders, installation)
     found = []
     for machine in sorted(machines, key=lambda one: one.metadata.name):
         labels = {HOSTNAME: machine.metadata.name, **machine.metadata.labels}
@@ -114,7 +122,7 @@ def from_machines(
         hard = [one for one in machine.spec.taints if one.get("key") not in (*_SILENT, _CORDONED)]
         if all(is_tolerated(taint, tolerated) for taint in hard):
             name = machine.metadata.name
-            has = {key: quantity(value) for key, value in machine.status.allocatable.items()}
+            has = _less({key: quantity(value) for key, value in machine.status.allocatable.items()}, lasting[name])
             node = _node(cluster, name, has, foreign[name], held[name], labels, state_of(machine))
             found.append(replace(node, symptoms=symptoms_of(machine, _gpu(cluster))))
     return tuple(found)
@@ -138,7 +146,8 @@ def from_quota(
             has[name] = min(limits)
     if not has.get("cpu") or not has.get("memory"):
         return ()
-    foreign, held = _held(holders, installation)
+    lasting, foreign, held = _held(holders, installation)
+    has = _less(has, _sum(lasting.values()))
     others, ours = _sum(foreign.values()), frozenset(index for one in held.values() for index in one)
     return (_node(cluster, namespace, has, others, ours, {}, NodeState.READY),)
 
@@ -174,7 +183,7 @@ def _node(
     cluster: Cluster, name: str, has: Amounts, others: Amounts, ours: Iterable[int], labels: Mapping[str, str], state: NodeState
 ) -> Node:
     gpu = _gpu(cluster)
-    left = {key: max(Decimal(0), amount - others.get(key, Decimal(0))) for key, amount in has.items()}
+    left = _less(has, others)
     model = labels.get(f"{gpu}.product") or labels.get("cloud.google.com/gke-accelerator") or gpu.rpartition("/")[2]
     memory = labels.get(f"{gpu}.memory", "")
     bytes_each = int(memory) << 20 if memory.isdecimal() else 0
@@ -192,11 +201,20 @@ def _node(
         pool=str(cluster.config.get("pool") or cluster.name),
         labels=dict(labels),
         state=state,
+        foreign=Foreign(
+            cpu_milli=int(has.get("cpu", 0) * 1000) - int(left.get("cpu", 0) * 1000),
+            memory_bytes=int(has.get("memory", 0)) - int(left.get("memory", 0)),
+            disk_bytes=int(has.get("ephemeral-storage", 0)) - int(left.get("ephemeral-storage", 0)),
+            devices=tuple(device for device in devices if device.index in taken),
+        ),
     )
 
 
-def _held(holders: Iterable[Holder], installation: str) -> tuple[dict[str, Amounts], dict[str, frozenset[int]]]:
-    """Return what others' pods hold on each node, and which devices ours do."""
+def _held(
+    holders: Iterable[Holder], installation: str
+) -> tuple[dict[str, Amounts], dict[str, Amounts], dict[str, frozenset[int]]]:
+    """Return what belongs to each node for good, what others' pods hold there until they end, and which devices ours do."""
+    lasting: defaultdict[str, Amounts] = defaultdict(dict)
     foreign: defaultdict[str, Amounts] = defaultdict(dict)
     held: defaultdict[str, frozenset[int]] = defaultdict(frozenset)
     for holder in holders:
@@ -206,9 +224,14 @@ def _held(holders: Iterable[Holder], installation: str) -> tuple[dict[str, Amoun
         if holder.metadata.labels.get(INSTALLATION) == installation:
             told = holder.metadata.annotations.get(GPUS, "")
             held[node] |= {int(word) for word in told.split(".") if word.isdecimal()}
-        else:
-            foreign[node] = _sum([foreign[node], _asked(holder.spec)])
-    return foreign, held
+            continue
+        of = lasting if any(one.kind in _LASTING for one in holder.metadata.ownerReferences) else foreign
+        of[node] = _sum([of[node], _asked(holder.spec)])
+    return lasting, foreign, held
+
+
+def _less(has: Amounts, taken: Amounts) -> dict[str, Decimal]:
+    return {key: max(Decimal(0), amount - taken.get(key, Decimal(0))) for key, amount in has.items()}
 
 
 def _asked(spec: HolderSpec) -> Amounts:

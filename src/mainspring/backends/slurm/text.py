@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mainspring.core.records import Cluster, Node, NodeState, Symptom, SymptomKind
-from mainspring.core.resources import Device
+from mainspring.core.resources import Device, Foreign
 
 JOB_FORMAT = "%i|%T|%n|%N|%C|%m|%b|%S|%k|%r|%j"  # the name last: it may hold anything; times in seconds (SLURM_TIME_FORMAT)
 MAX_CHARS = 300
@@ -122,7 +122,7 @@ def gpu_models(word: str) -> list[tuple[str, int]]:
 
 
 def node_of(cluster: Cluster, fields: dict[str, str], ours: Sequence[Job]) -> Node:
-    """Return a node with the capacity that is left to us: what others' jobs hold there is taken off.
+    """Return a node with the capacity that is left to us: what others' jobs hold there is told apart.
 
     `ours` are our own jobs on it; the devices that they hold are named in their comments and are not taken off.
     """
@@ -148,6 +148,11 @@ def node_of(cluster: Cluster, fields: dict[str, str], ours: Sequence[Job]) -> No
         labels={"slurm.partition": fields.get("Partitions", ""), **{f"slurm.feature.{word}": "true" for word in features}},
         state=state_of(fields.get("State", "")),
         symptoms=_symptoms(fields),
+        foreign=Foreign(
+            cpu_milli=foreign_cpus * 1000,
+            memory_bytes=foreign_memory,
+            devices=tuple(device for device in devices if device.index in taken),
+        ),
     )
 
 
