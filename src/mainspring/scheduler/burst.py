@@ -23,7 +23,8 @@ from mainspring.core.snapshot import Rented, Site, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill
 from mainspring.scheduler.cluster import Bools, build
 from mainspring.scheduler.order import Entry
-from mainspring.scheduler.requests import NEVER, make_request
+from mainspring.scheduler.requests import NEVER, Key, Request, make_request
+from mainspring.scheduler.timeline import Kept
 
 CENT = Decimal("0.01")
 HOUR = Decimal(3600)
@@ -59,6 +60,9 @@ class Burst:
     asked: dict[str, int] = field(default_factory=dict)  # machines by site
     gpus: int = 0  # rented, over all sites
     _left: dict[str, Decimal] = field(default_factory=dict)  # of each budget, by share
+    _waits: dict[tuple[Key, int], float | None] = field(default_factory=dict)  # nothing is placed here: equal ones wait alike
+    _gates: dict[Key, bool] = field(default_factory=dict)
+    _each: dict[tuple[str, Key], int] = field(default_factory=dict)  # replicas on one machine of a site
     _owned: Bools = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,12 +77,15 @@ class Burst:
         if not run.owner or run.is_bursting or not self.is_gate_open(run):
             return None
         policy = self.snapshot.policy.burst
+        offers = sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name))
+        if not offers:
+            return None
         wait_s = self._expected_wait_s(run)
         if wait_s is None:  # nobody knows: who has waited for long is expected to wait as long again
             wait_s = (self.snapshot.now - run.submitted_at).total_seconds()
             if wait_s < policy.min_wait_s:
                 return None
-        for offer in sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name)):
+        for offer in offers:
             if wait_s - offer.ready_s < policy.min_gain_s:
                 continue
             if self.gpus + offer.gpus > policy.max_gpus:
@@ -103,21 +110,26 @@ class Burst:
             return False
         if mode is BurstMode.NO_FIT:
             return True
-        cluster = self.room.placement.cluster
-        for asked in (run.resources, *run.alternatives):
-            request = self.room.placement.request(asked, run.sites)
+        asked = (self.room.placement.request(one, run.sites) for one in (run.resources, *run.alternatives))
+        return all(self._is_full(request) for request in asked)
+
+    def _is_full(self, request: Request) -> bool:
+        if request.key not in self._gates:
+            cluster = self.room.placement.cluster
             usable = (cluster.is_ready & request.allowed(cluster) & self._owned)[:, None] & (request.milli(cluster) < NEVER)
-            if (cluster.gpu_free[usable] > 0).any():
-                return False
-        return True
+            self._gates[request.key] = not bool((cluster.gpu_free[usable] > 0).any())
+        return self._gates[request.key]
 
     def _expected_wait_s(self, run: WaitingRun) -> float | None:
         """Return in how many seconds the run is expected to start here; None if nobody knows."""
         kept = self.room.kept.get(run.id)
-        if kept is None:
-            request = self.room.placement.request(run.resources, run.sites)
-            kept = self.room.timeline().earliest(request, run.replicas, is_patient=True)
-        return float(kept.at_s) if kept is not None and np.isfinite(kept.at_s) else None
+        if kept is not None:
+            return _known_s(kept)
+        request = self.room.placement.request(run.resources, run.sites)
+        alike = request.key, run.replicas
+        if alike not in self._waits:
+            self._waits[alike] = _known_s(self.room.timeline().earliest(request, run.replicas, is_patient=True))
+        return self._waits[alike]
 
     def _offers(self, run: WaitingRun) -> Iterator[Offer]:
         policy, now = self.snapshot.policy.burst, self.snapshot.now
@@ -146,11 +158,12 @@ class Burst:
 
     def _replicas_on(self, site: Site, run: WaitingRun) -> int:
         """Return how many replicas one machine of a site holds."""
-        machine = build([site.machine])
-        if not machine.nodes:
-            return 0
-        counts = make_request(machine, run.resources).counts(machine, machine.free, machine.gpu_free)
-        return int(counts[0])
+        alike = site.name, self.room.placement.request(run.resources, run.sites).key
+        if alike not in self._each:
+            machine = build([site.machine])
+            request = make_request(machine, run.resources)
+            self._each[alike] = int(request.counts(machine, machine.free, machine.gpu_free).sum())
+        return self._each[alike]
 
     def _reserve(self, run: WaitingRun, offer: Offer) -> Unpaid | None:
         """Take the cost from every budget on the run's path; or return the one that has the least left, and take nothing."""
@@ -162,6 +175,10 @@ class Burst:
         for name in steps:
             self._left[name] -= offer.cost
         return None
+
+
+def _known_s(kept: Kept | None) -> float | None:
+    return float(kept.at_s) if kept is not None and np.isfinite(kept.at_s) else None
 
 
 def budgets(snapshot: Snapshot) -> dict[str, Decimal]:
