@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from nicegui.testing import User
 
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
+from mainspring.core.resources import Device, Foreign
 from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
 from mainspring.ui import compare, queue, run_facts, zoom
@@ -170,6 +172,14 @@ def test_a_viewer_is_offered_nothing_that_is_refused(full: Any) -> None:
 def _node_cells(full: Any) -> tuple[str, ...]:
     one = clusters.all(full.ctx, full.actor)[0]
     return clusters_page.row(full.view("/clusters"), one, one.nodes[0])
+
+
+def test_a_node_tells_what_others_work_holds(full: Any) -> None:
+    assert "Others" not in "".join(_node_cells(full))
+    one = clusters.all(full.ctx, full.actor)[0]
+    node = replace(one.nodes[0], foreign=Foreign(cpu_milli=2500, memory_bytes=3 << 30, devices=(Device(index=7),)))
+    cells = "".join(clusters_page.row(full.view("/clusters"), one, node))
+    assert "work holds 1 GPU, 2.5 CPUs and 3 GiB." in cells
 
 
 async def test_fewer_than_two_runs_are_not_compared(full: Any, simulated: Any) -> None:

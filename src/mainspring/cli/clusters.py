@@ -22,6 +22,7 @@ from mainspring.core.errors import ClusterRefusedError
 from mainspring.core.health import why_closed
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import WHOLE, Cause, Cluster, Node, Run, RunState
+from mainspring.core.resources import ALONE
 from mainspring.core.units import MILLI, show_bytes, show_milli
 
 CHECK_S = 300.0
@@ -219,6 +220,8 @@ def _row(cluster: Cluster, node: Node, holders: list[dict[str, Any]]) -> tuple[T
     who: dict[str, int] = {}
     for one in holders:
         who[str(one.get("owner", ""))] = who.get(str(one.get("owner", "")), 0) + 1
+    told = [f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(who.items())]
+    told += [f"others' work ({node.foreign.show()})"] if node.foreign != ALONE else []
     return (
         state(node.state),
         cluster.name,
@@ -226,7 +229,7 @@ def _row(cluster: Cluster, node: Node, holders: list[dict[str, Any]]) -> tuple[T
         f"{show_milli(node.used_cpu_milli)}/{show_milli(node.cpu_milli)}",
         f"{show_bytes(node.used_memory_bytes)}/{show_bytes(node.memory_bytes)}",
         gpus + (f" {', '.join(models)}" if models else ""),
-        ", ".join(f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(who.items())),
+        ", ".join(told),
     )
 
 

@@ -115,6 +115,15 @@ class Foreign:
     disk_bytes: int = 0
     devices: tuple[Device, ...] = ()
 
+    def show(self) -> str:
+        """Return it as people read it: `1 GPU, 3 CPUs and 2 GiB`; disk only where it is all there is."""
+        gpus = len(self.devices)
+        told = [f"{gpus} GPU{'' if gpus == 1 else 's'}"] if gpus else []
+        told += [f"{show_milli(self.cpu_milli)} CPU{'' if self.cpu_milli == MILLI else 's'}"] if self.cpu_milli else []
+        told += [show_bytes(self.memory_bytes)] if self.memory_bytes else []
+        *first, last = told or [f"{show_bytes(self.disk_bytes)} of disk"]
+        return f"{', '.join(first)} and {last}" if first else last
+
 
 ALONE = Foreign()  # nobody else works there
 

@@ -10,7 +10,7 @@ from mainspring.core.health import why_closed
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import Node, NodeState
-from mainspring.core.resources import ALONE, GPU_MILLI, Foreign
+from mainspring.core.resources import ALONE, GPU_MILLI
 from mainspring.core.snapshot import Place
 from mainspring.core.units import is_or_are, show_bytes, show_milli
 from mainspring.scheduler.cluster import Bools, Cluster, Ints
@@ -133,21 +133,13 @@ def _foreign_work(request: Request, nodes: Sequence[Node]) -> Reason:
         theirs = node.foreign
         amounts = {"cpu_milli": theirs.cpu_milli, "memory_bytes": theirs.memory_bytes, "gpus": len(theirs.devices)}
         held[node.name] = {name: amount for name, amount in amounts.items() if amount}
-    told = [f"{_amounts(node.foreign)} of {node.name}" for node in sorted(nodes, key=lambda node: node.name)[:SHOWN_HOLDERS]]
+    told = [f"{node.foreign.show()} of {node.name}" for node in sorted(nodes, key=lambda node: node.name)[:SHOWN_HOLDERS]]
     more = f" and more on {len(nodes) - SHOWN_HOLDERS} others" if len(nodes) > SHOWN_HOLDERS else ""
     return Reason(
         code=ReasonCode.FOREIGN_WORK,
         sentence=f"Waits for {request.asked.show()}: work that came past this queue holds {', '.join(told)}{more}.",
         facts={"nodes": held},
     )
-
-
-def _amounts(held: Foreign) -> str:
-    gpus = len(held.devices)
-    told = [f"{gpus} GPU{'' if gpus == 1 else 's'}"] if gpus else []
-    told += [show_cpus(held.cpu_milli)] if held.cpu_milli else []
-    told += [show_bytes(held.memory_bytes)] if held.memory_bytes else []
-    return " and ".join(told) or _show_disk(held.disk_bytes)
 
 
 class Holders:

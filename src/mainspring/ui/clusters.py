@@ -6,6 +6,7 @@ from nicegui import ui
 
 from mainspring.core.health import why_closed
 from mainspring.core.records import Node, NodeState
+from mainspring.core.resources import ALONE
 from mainspring.core.units import show_bytes
 from mainspring.services import clusters
 from mainspring.services.clusters import ClusterView
@@ -69,13 +70,14 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
     memory = parts.meter(
         node.used_memory_bytes, node.memory_bytes, f"{show_bytes(node.used_memory_bytes)} of {show_bytes(node.memory_bytes)}"
     )
+    health = why_closed(node) + ([f"Others' work holds {node.foreign.show()}."] if node.foreign != ALONE else [])
     price = f"{parts.text(node.price_usd_per_hour)} USD/h" if node.price_usd_per_hour not in ("0", "") else ""
     return (
         parts.text(node.name),
         parts.text(
             one.cluster.name if one.cluster.name == one.cluster.backend else f"{one.cluster.name} ({one.cluster.backend})"
         ),
-        parts.state(node.state.value) + "".join(parts.why(told) for told in why_closed(node)),
+        parts.state(node.state.value) + "".join(parts.why(told) for told in health),
         cpus,
         memory,
         parts.squares(node, one.holders.get(node.id, ()), people(one), view.url),
