@@ -270,12 +270,14 @@ _BEGAN = Statement(
     .values(reason=null())
 )
 _OF_MEMBER = "member_"
-_WHOLE = Statement(
+_WITH_MEMBERS = (
     select(*attempts.c, *(one.label(_OF_MEMBER + one.name) for one in replicas.c))
     .join(replicas, replicas.c.attempt == attempts.c.id)
     .where(attempts.c.id == bindparam("of"))
     .order_by(replicas.c.index)
 )
+_WHOLE = Statement(_WITH_MEMBERS)
+_LOCKED = Statement(_WITH_MEMBERS.with_for_update(of=attempts))
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
 _MEMBERS_OF = Statement(select(replicas).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index))
 _IS_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
@@ -431,8 +433,8 @@ def _finish(
     *,
     is_seen: bool = True,
 ) -> tuple[Attempt, Run]:
-    # Replicas of a gang that end at the same time come one after the other: there is one writer.
-    rows = _WHOLE.rows(tx.conn, {"of": id})
+    # Replicas of a gang that end at the same time come one after the other, also beside a server of an older version.
+    rows = _LOCKED.rows(tx.conn, {"of": id})
     attempt = _whole(rows)
     if attempt is None:
         raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
