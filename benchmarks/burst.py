@@ -8,18 +8,22 @@ Reported: the mean wait, and GPU-hours rented (used or idle) as a part of all th
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from time import perf_counter
 
 from benchmarks import philly
 from benchmarks.report import report
 from mainspring.core.policy import BurstMode, BurstPolicy, Policy
 from mainspring.core.resources import Device
-from mainspring.core.snapshot import Site
+from mainspring.core.snapshot import Plan, Site, Snapshot
+from mainspring.scheduler import Planner
 from mainspring.simulator import Setting, figures, simulate, with_noise
 
 USD_PER_GPU_HOUR = 2.0
-READY_S = 300.0
+READY_S, SAY_S = 300.0, 30.0
 RULES = {
     "never": BurstPolicy(mode=BurstMode.NEVER),
     "default": BurstPolicy(),
@@ -45,7 +49,7 @@ def main() -> None:
         setting = Setting(
             nodes=philly.machines(count), policy=Policy(burst=RULES[name]), shares=philly.guarantees(), sites=sites()
         )
-        history = simulate(jobs, setting)
+        history = simulate(jobs, setting, following(name, jobs[-1].submit_s))
         found = figures(history, gpus=count * philly.GPUS)
         told: dict[str, object] = {"months": given.months, "seed": given.seed, "seconds": round(perf_counter() - began)}
         told |= {"cloud_percent": round(100 * found.cloud, 3), "usd": round(found.cost_usd), "most": history.most_rented}
@@ -53,6 +57,22 @@ def main() -> None:
         peer = BEST_KNOWN.get(name)
         report("burst", f"{name}, mean wait", found.waits.mean_s, "s", peer="prototype", peer_value=peer, conditions=told)
         report("burst", f"{name}, rented of all GPU-hours", 100 * found.cloud, "%", conditions=told)
+
+
+def following(name: str, last_s: float) -> Callable[[Snapshot], Plan]:
+    """Return the product's planner, which tells how far it is each half minute."""
+    planner, begins, said = Planner(explains=False), list[datetime](), [perf_counter()]
+
+    def plan(snapshot: Snapshot) -> Plan:
+        if not begins:
+            begins.append(snapshot.now)
+        if perf_counter() - said[0] >= SAY_S:
+            said[0] = perf_counter()
+            part = (snapshot.now - begins[0]).total_seconds() / last_s
+            print(f"{name}: {part:.0%} of the time that jobs come in", file=sys.stderr, flush=True)
+        return planner.plan(snapshot)
+
+    return plan
 
 
 def sites() -> tuple[Site, ...]:
