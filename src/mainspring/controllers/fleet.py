@@ -185,7 +185,10 @@ class Fleet:
         finally:
             self._asking.discard(cluster.id)
         nodes = self.ctx.store.nodes.all(cluster.id)
-        (self._shared.add if any(node.foreign != ALONE for node in nodes) else self._shared.discard)(cluster.id)
+        if any(node.foreign != ALONE for node in nodes):
+            self._shared.add(cluster.id)
+        else:
+            self._shared.discard(cluster.id)
         is_troubled = any(node.state is NodeState.UNREACHABLE for node in nodes)
         if is_troubled and cluster.id not in self._troubled:
             self._troubled.add(cluster.id)

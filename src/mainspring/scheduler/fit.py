@@ -25,7 +25,7 @@ def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, sa
     Nodes that drain, are in quarantine or out of reach count, devices that were taken out (they may come back), and what work
     that is not ours holds now; dead nodes do not. All replicas go to one cluster.
     """
-    cluster = build([replace(node, closures=()).emptied() if node.closures else node.emptied() for node in nodes])
+    cluster = build([(replace(node, closures=()) if node.closures else node).emptied() for node in nodes])
     if not cluster.nodes:
         return no_cluster(cluster)
     request = make_request(cluster, resources)

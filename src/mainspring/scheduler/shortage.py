@@ -128,12 +128,12 @@ def misfit_or_out(cluster: Cluster, request: Request, never: Reason, replicas: i
 
 
 def _foreign_work(request: Request, nodes: Sequence[Node]) -> Reason:
-    held = {}
-    for node in sorted(nodes, key=lambda node: node.name):
+    held, named = {}, sorted(nodes, key=lambda node: node.name)
+    for node in named:
         theirs = node.foreign
         amounts = {"cpu_milli": theirs.cpu_milli, "memory_bytes": theirs.memory_bytes, "gpus": len(theirs.devices)}
         held[node.name] = {name: amount for name, amount in amounts.items() if amount}
-    told = [f"{node.foreign.show()} of {node.name}" for node in sorted(nodes, key=lambda node: node.name)[:SHOWN_HOLDERS]]
+    told = [f"{node.foreign.show()} of {node.name}" for node in named[:SHOWN_HOLDERS]]
     more = f" and more on {len(nodes) - SHOWN_HOLDERS} others" if len(nodes) > SHOWN_HOLDERS else ""
     return Reason(
         code=ReasonCode.FOREIGN_WORK,

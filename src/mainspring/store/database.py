@@ -311,11 +311,9 @@ class Database:
         except (exc.DBAPIError, MainspringError) as wrong:
             self._hang_up()
             return _refuse_all(batch, translate(wrong))
-        topics: set[str] = set()
         for job in done:
-            topics |= job.topics
             job.end()
-        self._wake(topics)
+        self._wake(_topics_of(done))
         return None
 
     def _commit_again(self, batch: list[_Job]) -> list[_Job]:
@@ -339,8 +337,7 @@ class Database:
             events = [event for job in done for event in job.events]
             if events:  # of all jobs at once, in their order
                 self._transaction(conn).write_events(events)
-            topics = {topic for job in done for topic in job.topics}
-            if topics and self._wakeups is not None:
+            if self._wakeups is not None and (topics := _topics_of(done)):
                 self._wakeups.tell(conn, topics)
             try:
                 transaction.commit()
@@ -429,6 +426,10 @@ def _translated() -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, OverflowError) as wrong:
         raise translate(wrong) from wrong
+
+
+def _topics_of(jobs: Sequence[_Job]) -> set[str]:
+    return {topic for job in jobs for topic in job.topics}
 
 
 def _refuse_all(batch: list[_Job], wrong: Exception) -> None:

@@ -219,14 +219,19 @@ def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime
         of_leaf[row["share"]].append(row)
     asked = select(past_use).where(past_use.c.leaf.in_(sorted(of_leaf)))
     known = {row["leaf"]: record_of(PastUse, past_use, row) for row in conn.execute(asked).mappings()}
-    is_new: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    more: list[dict[str, Any]] = []
+    first: list[dict[str, Any]] = []
     for leaf, mine in sorted(of_leaf.items()):
         past = known.get(leaf, PastUse(at=now))
         for row in mine:
             past = with_use(past, row["granted"], row["opened_at"], row["freed_at"], half_life_s)
-        is_new[leaf not in known].append({"of" if leaf in known else "leaf": leaf} | values_of(past, past_use))
-    _PAST.many(conn, is_new[False])
-    _FIRST.many(conn, is_new[True])
+        values = values_of(past, past_use)
+        if leaf in known:
+            more.append({"of": leaf} | values)
+        else:
+            first.append({"leaf": leaf} | values)
+    _PAST.many(conn, more)
+    _FIRST.many(conn, first)
 
 
 def _line(row: Mapping[Any, Any]) -> Line:
