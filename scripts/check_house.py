@@ -35,6 +35,7 @@ LAZY: tuple[tuple[str, str], ...] = (
     ("src/mainspring/cli/foreground.py", "mainspring.cli.dispatch"),  # a server has no command line in its memory
     ("src/mainspring/runner/agent.py", "mainspring.runner"),  # a run with a lock, a gang: only there
     ("src/mainspring/runner/setup.py", "mainspring.runner"),  # trees: a run without code needs none
+    ("src/mainspring/runner/watch.py", "mainspring.runner"),  # where a run has a GPU
     ("src/mainspring/runner/housekeeping.py", "mainspring.runner"),  # beside user code, where nothing waits for it
     ("src/mainspring/sdk/task.py", "mainspring.sdk"),  # a node only calls the function: the client would be most of its start
     ("src/mainspring/sdk/task.py", "mainspring.sdk.calls"),

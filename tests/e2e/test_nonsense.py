@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,13 @@ NONSENSE: tuple[tuple[tuple[str, ...], int], ...] = (
     (("backup", "file.py/copy.db"), 2),
     (("restore", "/nowhere/at/all/copy.db"), 5),
     (("completion", "abacus"), 2),
+    (("run", "LONG.py"), 2),
+    (("run", "--environment", "LONG", "--", "true"), 2),
+    (("sweep", "LONG.py:train", "-n", "2", "--maximize", "a", "x=uniform:0:1"), 2),
+    (("data", "add", "flights", "LONG"), 1),
+    (("backup", "LONG"), 1),
 )
+LONG = "x" * 5000  # longer than any file's name may be
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +79,13 @@ def test_nonsense_is_answered_with_a_sentence(
 ) -> None:
     (tmp_path / "file.py").write_text("def train(x=0.0):\n    return x\n")
     told = {"DONE": done_run, "FILE": "file.py", "FILE:train": "file.py:train"}
+    told |= {"LONG": LONG, "LONG.py": f"{LONG}.py", "LONG.py:train": f"{LONG}.py:train"}
     done = site.cli(*[told.get(word, word) for word in words], cwd=tmp_path)
     assert done.code == code, done
     assert done.err.startswith("error: "), done
     assert "\nhint: " in done.err, done
+
+
+def test_a_long_argument_is_no_path(site: Site, tmp_path: Path) -> None:
+    done = site.cli("run", "--", sys.executable, "-c", f"print(len({LONG!r}))", cwd=tmp_path)
+    assert (done.code, done.out.splitlines()[-1]) == (0, "5000"), done

@@ -12,7 +12,7 @@ from mainspring.core.records import Dimension, Run, Sweep, SweepSpec, Trial
 from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
 from mainspring.core.standings import Standing
 from mainspring.services.lineage import LineageNode
-from mainspring.ui import graph, parts, run, run_log, shares, sweeps
+from mainspring.ui import graph, parts, run, run_log, run_use, shares, sweeps
 from mainspring.ui.models import verified_words
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -121,7 +121,20 @@ def test_a_task_offers_its_plain_arguments() -> None:
 
 def test_use_is_told_over_seconds_since_the_first_sample() -> None:
     samples = [{"at": 100.0, "cpu": 0.5, "memory_bytes": 2**20}, {"at": 105.2, "cpu": 1.0, "memory_bytes": 2**21}, {"odd": 1}]
-    assert run.used(samples) == {"CPUs": [[0.0, 0.5], [5.0, 1.0]], "Memory, MiB": [[0.0, 1.0], [5.0, 2.0]]}
+    assert run_use.used(samples) == {
+        "CPUs": {"CPUs": [[0.0, 0.5], [5.0, 1.0]]},
+        "Memory, MiB": {"Memory, MiB": [[0.0, 1.0], [5.0, 2.0]]},
+    }
+
+
+def test_use_has_a_line_for_each_replica_and_device() -> None:
+    def sample(at: float, replica: int, busy: float) -> dict[str, object]:
+        return {"at": at, "replica": replica, "gpu": [{"index": 2.0, "utilization": busy, "memory_bytes": 2**30}, {"odd": 1}, 7]}
+
+    assert run_use.used([sample(10.0, 0, 0.5), sample(15.0, 0, 1.0), sample(10.0, 1, 0.25)]) == {
+        "GPU, %": {"replica 0, GPU 2": [[0.0, 50.0], [5.0, 100.0]], "replica 1, GPU 2": [[0.0, 25.0]]},
+        "GPU memory, MiB": {"replica 0, GPU 2": [[0.0, 1024.0], [5.0, 1024.0]], "replica 1, GPU 2": [[0.0, 1024.0]]},
+    }
 
 
 def _sweep(is_maximized: bool) -> Sweep:

@@ -157,12 +157,12 @@ def locate(command: tuple[str, ...]) -> tuple[tuple[str, ...], Path | None]:
         raise UsageError("There is nothing to run.", hint="mainspring run train.py -- --lr 3e-4")
     here = Path.cwd()
     script = Path(command[0])
-    if script.is_dir() and (os.sep in command[0] or not shutil.which(command[0])):
+    if os.path.isdir(script) and (os.sep in command[0] or not shutil.which(command[0])):
         raise UsageError(
             f"{command[0]} is a folder.", hint="Name the script or the program in it: mainspring run FOLDER/train.py"
         )
     if command[0].endswith(SCRIPTS) or (os.sep in command[0] and not script.is_absolute()):
-        if not script.is_file():
+        if not os.path.isfile(script):
             raise UsageError(f"{command[0]} is not a file here.", hint=f"This is {here}.")
         found = script.resolve()
         root, _ = code_root(found.parent)
@@ -170,7 +170,7 @@ def locate(command: tuple[str, ...]) -> tuple[tuple[str, ...], Path | None]:
             return (_spelled(os.path.relpath(found, here.resolve())), *command[1:]), here
         return (_spelled(found.name), *command[1:]), found.parent
     _, is_git = code_root(here)
-    needs_files = is_git or any((here / word).is_file() for word in command[1:] if word)
+    needs_files = is_git or any(os.path.isfile(word) for word in command[1:])  # a word may be no path at all: os.path says no
     return command, here if needs_files else None
 
 

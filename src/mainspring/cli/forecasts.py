@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -43,7 +43,7 @@ def forecast(
     if not what:
         raise UsageError("Of what?", hint="mainspring forecast RUN, or mainspring forecast train.py --gpus 4")
     client = connect()
-    if len(what) == 1 and not what[0].endswith(SCRIPTS) and not Path(what[0]).is_file():
+    if len(what) == 1 and not what[0].endswith(SCRIPTS) and not os.path.isfile(what[0]):
         told = client.forecasts.of_run(what[0])
         emit_json(told) if as_json else say(f"Starts {sentence(told)}.")
         return 0

@@ -18,6 +18,7 @@ from mainspring.cli.output import age, emit_json, facts, note, run_state, say, s
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import INTERRUPTED, busy, conclude
 from mainspring.cli.submit import follow as follow_run
+from mainspring.cli.use_words import use_words
 from mainspring.client.client import Client
 from mainspring.core.codec import parse_time
 from mainspring.core.environments import Wish, sentence_of
@@ -192,10 +193,11 @@ def show(run: str, *, as_json: Json = False) -> None:
     cache = client.runs.why(found.id).get("cache") or {}
     image = next((str(one.get("digest", "")) for one in client.runs.told(found.id) if one.get("kind") == "image"), "")
     ran_with = client.environments.of_run(found.id)
+    use = client.runs.usage(found.id) if attempts else []
     if as_json:
         place = {"python": ran_with.python, "lock": ran_with.digest, "captured": ran_with.captured}
         told = {"run": found, "attempts": attempts, "metrics": metrics, "params": params, "cache": cache}
-        emit_json({**told, "image": image, "environment": place})
+        emit_json({**told, "image": image, "environment": place, "usage": use})
         return
     spec = found.spec
     called = f"{spec.entry.module}:{spec.entry.function}" if spec.entry is not None else " ".join(spec.command)
@@ -211,6 +213,7 @@ def show(run: str, *, as_json: Json = False) -> None:
             ("Asks for", asks_for(spec)),
             ("Submitted", f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(found.created_at)} ago)"),
             ("Took", took(found)),
+            ("Used", use_words(use)),
             ("Priority", str(found.priority) if found.priority else ""),
             ("Image", image),
             ("Environment", sentence_of(ran_with)),

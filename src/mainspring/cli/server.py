@@ -209,7 +209,7 @@ def restore(archive: Path, /, *, home: Home = None, yes: Yes = False, as_json: J
     folder = (home or home_folder()).expanduser().absolute()
     if find(folder) is not None:
         raise StateError("The server is running.", hint="mainspring down")
-    if not archive.is_file():
+    if not os.path.isfile(archive):
         raise UsageError(f"{archive} is not a file.", hint="mainspring backup writes one.")
     if (folder / "mainspring.db").exists():
         confirm(f"Replace the database under {folder}?", is_yes=yes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -242,7 +243,7 @@ def _declared(path: Path, function: str) -> dict[str, Any]:
 
     Raises UsageError unless the file defines the function.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{path} is not a file here.", hint=f"This is {Path.cwd()}.")
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))

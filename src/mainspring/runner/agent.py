@@ -164,8 +164,9 @@ class Agent:
             return _outcome("user_error", 126, sentence)
         self._inside.begin(env, cwd)
         house = self._keep_house(work, cache, command, env)
+        visible = env.get("CUDA_VISIBLE_DEVICES")
         env.clear()
-        code = self._attend(pid, work, house)
+        code = self._attend(pid, work, house, visible)
         after = process.killed_for_memory(self._cgroup) if self._cgroup else None
         if code != 0 and after is not None and after > (before or 0) and not self._stop.cause:
             folder.say("The run was ended because it used more memory than it was given.")
@@ -219,13 +220,13 @@ class Agent:
         house.start()
         return house
 
-    def _attend(self, pid: int, work: dict[str, Any], house: House) -> int:
+    def _attend(self, pid: int, work: dict[str, Any], house: House, visible: str | None) -> int:
         """Wait for user code; end what it leaves behind."""
         self._stop.guard(pid)
         self._link.tell("running")
         if self._checkpoints is not None:
             self._checkpoints.start()
-        watch = Watch(self._folder, self._link, self._stop, work["spec"], pid)
+        watch = Watch(self._folder, self._link, self._stop, work["spec"], pid, visible)
         watch.start()
         code = process.wait_for(pid, self._inside.reaped)
         watch.is_over.set()

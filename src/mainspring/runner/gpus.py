@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 DEVICES = "index,uuid,name,memory.total,driver_version"
+USE = "index,uuid,utilization.gpu,memory.used"
 ERRORS = "index,pci.bus_id,ecc.errors.uncorrected.volatile.total"
 KERNEL_LINES = 50  # the newest of those that tell of a GPU
 # Who may not read the kernel's log may often read the journal.
@@ -23,6 +24,26 @@ def devices() -> tuple[str, list[dict[str, Any]]]:
             found.append({"index": int(parts[0]), "uuid": parts[1], "model": parts[2], "memory_bytes": memory})
             driver = parts[4]
     return driver, found
+
+
+def use(visible: str | None) -> list[dict[str, Any]]:
+    """Return what is in use of the devices that `visible` names by index or UUID, of all for None.
+
+    A device that several runs share tells the use of them all.
+    """
+    wanted = None if visible is None else {word.strip() for word in visible.split(",")}
+    found = []
+    for line in _ask(["nvidia-smi", f"--query-gpu={USE}", "--format=csv,noheader,nounits"]).splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) != 4 or not parts[0].isdecimal() or (wanted is not None and not wanted & set(parts[:2])):
+            continue
+        told: dict[str, Any] = {"index": int(parts[0])}  # what a device does not count ([N/A]) is left out
+        if parts[2].isdecimal():
+            told["utilization"] = int(parts[2]) / 100
+        if parts[3].isdecimal():
+            told["memory_bytes"] = int(parts[3]) << 20
+        found.append(told)
+    return found
 
 
 def errors() -> dict[str, str]:

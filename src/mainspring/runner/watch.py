@@ -56,8 +56,12 @@ class Stop:
 class Watch(threading.Thread):
     """Looks every 100 ms while user code runs."""
 
-    def __init__(self, folder: Folder, link: Link, stop: Stop, spec: dict[str, Any], pid: int) -> None:
+    def __init__(
+        self, folder: Folder, link: Link, stop: Stop, spec: dict[str, Any], pid: int, visible: str | None = None
+    ) -> None:
+        """`visible` is what user code has in CUDA_VISIBLE_DEVICES; None: nothing is hidden from it."""
         super().__init__(daemon=True, name="watch")
+        self._visible = visible
         self._folder = folder
         self._link = link
         self._stop = stop
@@ -121,24 +125,12 @@ class Watch(threading.Thread):
         append(self._folder.in_spool("usage"), json.dumps(point).encode() + b"\n")
         return used
 
-    def _gpus(self) -> list[dict[str, float]]:
+    def _gpus(self) -> list[dict[str, Any]]:
         if self._has_gpu is None:
             places = os.environ.get("PATH", os.defpath).split(os.pathsep)
-            self._has_gpu = any(os.access(os.path.join(place, "nvidia-smi"), os.X_OK) for place in places)
+            self._has_gpu = self._visible != "" and any(os.access(os.path.join(place, "nvidia-smi"), os.X_OK) for place in places)
         if not self._has_gpu:
             return []
-        import subprocess  # where there is a GPU only: its import is slow
+        from . import gpus
 
-        asked = ["nvidia-smi", "--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-        try:
-            told = subprocess.run(asked, capture_output=True, timeout=4.0, check=False).stdout.decode()
-        except (OSError, subprocess.SubprocessError):
-            return []
-        found = []
-        for line in told.splitlines():
-            try:
-                index, busy, memory = (float(word) for word in line.split(","))
-            except ValueError:
-                continue
-            found.append({"index": index, "utilization": busy / 100.0, "memory_bytes": memory * 1048576})
-        return found
+        return gpus.use(self._visible)

@@ -44,7 +44,7 @@ class Dataset:
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> Dataset:
         """Return the data set that a file or folder holds. Raises UsageError when it is not there."""
-        if not Path(path).exists():
+        if not os.path.exists(path):
             raise UsageError(f"{os.fspath(path)} is not there.", hint=f"This is {Path.cwd()}.")
         return cls(path)
 

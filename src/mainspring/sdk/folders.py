@@ -23,7 +23,7 @@ def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
     Links are followed within the folder; others raise ArtifactError. Hidden files are taken too.
     """
     path = path.absolute()
-    if not path.exists():
+    if not os.path.exists(path):
         raise ArtifactError(f"{path} is not there.", hint=f"This is {Path.cwd()}.")
     base = path.parent if path.is_file() else path
     cache = DigestCache.open(home_folder() / "cache", path)

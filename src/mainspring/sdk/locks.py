@@ -91,7 +91,7 @@ def lock_file(word: str, folder: Path) -> Path | None:
             raise UsageError(f"There is no {', '.join(NAMES)} in {folder} or above.", hint=_LOCK_HINT)
         return found
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             f"--environment {name}: there is no such file.",
             hint="Name a lock file, lock (the nearest one), here (as it is there), auto, or from:RUN.",

@@ -69,7 +69,7 @@ def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
     called = name or source.resolve().name
     if not is_safe_path(called):
         raise UsageError(f"{called!r} cannot name an artifact.", hint="Use a relative path without '..'.")
-    if not source.exists():
+    if not os.path.exists(source):
         raise UsageError(f"{os.fspath(source)} is not there.", hint=f"This is {Path.cwd()}.")
     target = Path(folder) / called
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,9 @@ def backup(ctx: Context, actor: Actor, path: str = "") -> dict[str, object]:
     target = Path(path) if path else ctx.settings.home / "backups" / f"mainspring-{stamp}.db"
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as wrong:
-        raise UsageError(f"{target.parent} cannot be made: {wrong.strerror}.", hint="Name another file.") from wrong
+    except (OSError, ValueError) as wrong:
+        why = wrong.strerror if isinstance(wrong, OSError) else wrong
+        raise UsageError(f"{target.parent} cannot be made: {why}.", hint="Name another file.") from wrong
     ctx.store.backup(str(target))
     ctx.store.events.append(said(actor, "installation.backed_up", str(target.name), ""))
     return {"path": str(target), "bytes": target.stat().st_size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from mainspring.core.errors import ConflictError, DiskFullError, NotFoundError, StoreError, UnsupportedError
@@ -21,7 +22,7 @@ def back_up(db: Database, path: str | os.PathLike[str]) -> int:
     if db.is_postgres:
         raise UnsupportedError("PostgreSQL is backed up by its own tools.", hint="pg_dump --format=custom")
     target = Path(path)
-    if target.exists():
+    if os.path.exists(target):
         raise ConflictError(f"{target} exists already.", hint="Name another file.")
     partial = target.with_name(target.name + ".partial")
     try:
@@ -33,7 +34,8 @@ def back_up(db: Database, path: str | os.PathLike[str]) -> int:
             raise DiskFullError(f"No space is left for {target}.", hint="Name a folder on another disk.") from wrong
         raise StoreError(f"{target} cannot be written: {wrong}.", hint="Is the folder there, and may it be written?") from wrong
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a name that no file can have there is nothing to remove
+            partial.unlink(missing_ok=True)
     return target.stat().st_size
 
 

@@ -68,12 +68,15 @@ class Metrics:
         return self._curves.series(run, name, points=max(points, 2), start=start, end=end)
 
     def usage(self, run: str, points: int = 300) -> list[dict[str, Any]]:
-        """Return what the run used, `{at, cpu, memory_bytes, gpu}`, evenly thinned to about `points`."""
+        """Return what the run used, `{at, replica, cpu, memory_bytes, gpu}`, evenly thinned to about `points`.
+
+        A replica's samples follow each other; `gpu` lists `{index, utilization (0..1), memory_bytes}` of each device it has.
+        """
         found = []
-        for lines in self._db.read(lambda conn: list(lines_of_run(conn, run, "usage"))):
+        for replica, lines in self._db.read(lambda conn: list(lines_of_run(conn, run, "usage"))):
             for line in lines.splitlines():
                 try:
-                    found.append(_USAGE.decode(line))
+                    found.append({**_USAGE.decode(line), "replica": replica})
                 except (msgspec.MsgspecError, ValueError):
                     continue
         stride = max(1, math.ceil(len(found) / max(points, 1)))
@@ -85,7 +88,7 @@ class Metrics:
         def ask(conn: Connection) -> dict[str, object]:
             spec = conn.execute(select(runs.c.spec).where(runs.c.id == run)).scalar_one_or_none()
             found: dict[str, object] = dict(to_plain(spec.params)) if spec is not None else {}
-            for lines in lines_of_run(conn, run, "params"):
+            for _, lines in lines_of_run(conn, run, "params"):
                 for line in lines.splitlines():
                     try:
                         name, value = _PARAM.decode(line)

@@ -27,24 +27,24 @@ def read_stream(
         yield plain[max(0, offset - start) : end - start]
 
 
-def lines_of_run(conn: Connection, run: str, stream: str) -> Iterator[bytes]:
-    """Yield the pieces of a line stream of all attempts and replicas, each ending where a line ends (the last one aside)."""
+def lines_of_run(conn: Connection, run: str, stream: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (replica, lines) of a line stream of all attempts, each piece ending where a line ends (the last one aside)."""
     asked = (
         select(chunks.c.attempt, chunks.c.replica, chunks.c.is_packed, chunks.c.data)
         .join_from(chunks, attempts, attempts.c.id == chunks.c.attempt)
         .where(attempts.c.run == run, chunks.c.stream == stream)
         .order_by(attempts.c.number, chunks.c.replica, chunks.c.offset)
     )
-    owner, rest = None, b""
+    owner, rest = ("", 0), b""
     for attempt, replica, is_packed, data in conn.execute(asked).tuples():
         if owner != (attempt, replica) and rest:
-            yield rest
+            yield owner[1], rest
             rest = b""
         owner = (attempt, replica)
         whole = rest + (zlib.decompress(data) if is_packed else data)
         cut = whole.rfind(b"\n") + 1
         rest = whole[cut:]
         if cut:
-            yield whole[:cut]
+            yield replica, whole[:cut]
     if rest:
-        yield rest
+        yield owner[1], rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from nicegui import run as threads
 from nicegui import ui
@@ -16,13 +16,13 @@ from mainspring.services import metrics, runs
 from mainspring.ui import acts, charts, parts, run_facts, zoom
 from mainspring.ui.live import Live
 from mainspring.ui.run_log import log_block
+from mainspring.ui.run_use import use
 from mainspring.ui.theme import SERIES, page_frame
 from mainspring.ui.view import View
 from mainspring.ui.zoom import Zoom
 
 MAX_CHARTS = 12
 POINTS = 1000
-USAGE_POINTS = 300
 NO_METRIC = parts.note('No metric. In your code: ms.log_metric("loss", value, step=n)')
 
 
@@ -59,7 +59,7 @@ async def page(view: View) -> None:
                     await live.block(lambda draw=draw: draw(view, one.id), "runs", "attempts")  # type: ignore[misc]
             with ui.element("section"):
                 parts.heading("Use of the machine")
-                await _usage(live, view, one.id)
+                await use(live, view, one.id)
         with ui.element("section"):
             parts.heading("Made from")
             await live.block(lambda: run_facts.made_from(view, one.id))
@@ -192,42 +192,6 @@ async def _charts(live: Live, view: View, ref: str, name: str, seen: Zoom) -> Ca
 
     await live.add(refresh, "runs", "attempts")
     return refresh
-
-
-async def _usage(live: Live, view: View, ref: str) -> None:
-    """Draw what the run used of processor, memory and GPU."""
-    holder = ui.element("div").classes("ms-charts")
-    empty = ui.html("", sanitize=False)
-    drawn: dict[str, ui.echart] = {}
-
-    async def refresh() -> None:
-        samples = await threads.io_bound(metrics.usage, view.ctx, view.actor, ref, points=USAGE_POINTS) or ()
-        for number, (name, points) in enumerate(used(samples).items()):
-            line = charts.Line(name=name, points=points, colour=SERIES[(number + 2) % len(SERIES)])
-            zoom.show(drawn, name, charts.curves(name, [line], x_name="s", is_from_zero=True), holder, is_zoomed=False)
-        if not drawn:
-            one = await threads.io_bound(runs.get, view.ctx, view.actor, ref)
-            is_over = one is not None and one.state in TERMINAL_RUN
-            empty.set_content(parts.note("Nothing was measured." if is_over else "Measured every few seconds while it runs."))
-        empty.set_visibility(not drawn)
-
-    await live.add(refresh, "attempts", "runs")
-
-
-def used(samples: object) -> dict[str, list[list[float]]]:
-    """Return the series of samples of use, over the seconds since the first: `{title: [[second, value], …]}`."""
-    found: dict[str, list[list[float]]] = {}
-    first: float | None = None
-    for sample in samples if isinstance(samples, list | tuple) else ():
-        if not isinstance(sample, Mapping) or not isinstance(sample.get("at"), int | float):
-            continue
-        first = float(sample["at"]) if first is None else first
-        at = float(round(float(sample["at"]) - first))
-        for key, title, scale in (("cpu", "CPUs", 1.0), ("memory_bytes", "Memory, MiB", 2.0**20)):
-            value = sample.get(key)
-            if isinstance(value, int | float):
-                found.setdefault(title, []).append([at, round(float(value) / scale, 3)])
-    return found
 
 
 def series_of(view: View, ref: str, seen: Zoom) -> dict[str, list[list[float]]]:
