@@ -238,11 +238,14 @@ def test_rollback_goes_to_the_model_before(house) -> None:
     models.add_version(house.ctx, EDITOR, "delays", house.folder(m="1"))
     models.add_version(house.ctx, EDITOR, "delays", house.folder(m="2"))
     endpoints.deploy(house.ctx, EDITOR, "live", "delays@1")
-    with pytest.raises(StateError):
+    with pytest.raises(StateError, match="no earlier revision"):
         endpoints.rollback(house.ctx, EDITOR, "live")
-    assert endpoints.deploy(house.ctx, EDITOR, "live", "delays@2").revision == 2
+    endpoints.deploy(house.ctx, EDITOR, "live", "delays@1")
+    with pytest.raises(StateError, match="All 2 revisions of endpoint 'live' serve delays@1"):
+        endpoints.rollback(house.ctx, EDITOR, "live")
+    assert endpoints.deploy(house.ctx, EDITOR, "live", "delays@2").revision == 3
     back = endpoints.rollback(house.ctx, EDITOR, "live")
-    assert back.revision == 3
+    assert back.revision == 4
     assert endpoints.revisions(house.ctx, EDITOR, "live")[-1].model_version == 1
     assert endpoints.stop(house.ctx, EDITOR, "live").stopped_at is not None
     assert back.state is EndpointState.STARTING
