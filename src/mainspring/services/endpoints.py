@@ -96,10 +96,9 @@ def rollback(ctx: Context, actor: Actor, name: str, *, to: int | None = None, pr
         before = [one for one in before if (one.model, one.model_version) != (live.model, live.model_version)]
     wanted = [one for one in before if to is None or one.number == to]
     if not wanted:
+        sentence = f"Endpoint {name!r} has no {'earlier revision' if to is None else f'revision {to}'} to go back to."
         if live is not None and len(history) > 1 and not before:
-            sentence = f"All {len(history)} revisions of endpoint {name!r} serve {live.model}@{live.model_version}: none to go back to."
-        else:
-            sentence = f"Endpoint {name!r} has no {'earlier revision' if to is None else f'revision {to}'} to go back to."
+            sentence = f"All {len(history)} revisions of endpoint {name!r} serve {live.model}@{live.model_version}."
         raise StateError(sentence, hint=f"mainspring endpoint show {name}")
     target = wanted[-1]
     actor.need(project, Role.EDITOR)
