@@ -107,3 +107,28 @@ def test_another_rented_machine_is_no_home(away: Any, make_node: Any) -> None:
         snapshot, nodes=(*snapshot.nodes, other), rented=(*snapshot.rented, replace(snapshot.rented[0], node="other"))
     )
     assert _homing(snapshot) == []
+
+
+def test_who_outlives_what_was_reserved_leaves_and_is_rented_for_no_more(away: Any, make_node: Any) -> None:
+    snapshot = away(home=make_node("own", gpus=0), estimate_s=800.0)  # half an hour is more than twice that
+    plan = scheduler.plan(snapshot)
+    (one,) = plan.decisions
+    assert (one.run, one.kind, one.rule, one.beneficiary, one.places) == (
+        "run-away",
+        DecisionKind.EVICT,
+        "overdue",
+        "run-away",
+        (),
+    )
+    after = scheduler.apply_plan(snapshot, plan)
+    assert after.waiting[0].sites == ()
+    (waits,) = scheduler.plan(after).decisions
+    assert waits.kind is DecisionKind.WAIT, "the machine that it left is idle, and not for it"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [{"checkpointed_at": None}, {"is_preemptible": False}, {"is_stopping": True}, {"estimate_s": 0.0}, {"estimate_s": 1000.0}],
+)
+def test_who_would_lose_all_or_is_in_time_stays_though_it_is_long(run: dict[str, Any], away: Any, make_node: Any) -> None:
+    assert _homing(away(home=make_node("own", gpus=0), **{"estimate_s": 800.0} | run)) == []

@@ -13,6 +13,7 @@ from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.records import Cause, Role
 from mainspring.core.resources import Resources
 from mainspring.core.shares import parse_amounts
+from mainspring.core.snapshot import OVERDUE, Decision, DecisionKind, Plan
 from mainspring.core.specs import RunSpec
 from mainspring.services import policies, projects, runs, shares, standings, usage
 from mainspring.services.shares import NewReservation, ShareChange
@@ -269,6 +270,20 @@ def test_a_run_that_was_stopped_for_another_says_for_whom(house):
     house.end(victim, Cause.PREEMPTED)
     assert house.plan() == [wants.id]
     assert "urgent of bob" in runs.why(ctx, ALICE, victim.id)["sentence"]
+
+
+def test_a_run_that_was_overdue_at_a_paid_site_says_so(house):
+    ctx = house.ctx
+    run, _ = runs.submit(ctx, ALICE, SPEC)
+    house.plan()
+    house.begin(house.attempt_of(run))
+    version = ctx.store.runs.get(run.id).version
+    leaves = Decision(run=run.id, kind=DecisionKind.EVICT, version=version, beneficiary=run.id, rule=OVERDUE)
+    ctx.store.apply(Plan(fingerprint="", decisions=(leaves,)), now=ctx.clock.now())
+    house.end(run, Cause.PREEMPTED)
+    told = runs.why(ctx, ALICE, run.id)
+    assert told["sentence"].endswith("It outlived what was reserved for it at a paid site, and goes on at home.")
+    assert told["stopped_for"] is None
 
 
 def test_a_run_of_a_project_that_one_is_not_in_is_not_named(house):

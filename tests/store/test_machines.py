@@ -230,6 +230,21 @@ def test_a_run_that_comes_home_is_first_tried_at_its_places_there(world, cloud):
     assert waits.nominated == places
 
 
+def test_a_run_that_is_overdue_goes_to_no_paid_site_again(world, cloud):
+    machine = come(world, ask(world, world.run()))
+    world.store.machines.ready([machine], [], now=world.clock.now())
+    run = world.run("away", owner="bob")
+    attempt = world.launch(world.start(run, world.store.nodes.get(machine.id)))
+    run = world.store.runs.get(run.id)
+    leaves = Decision(run=run.id, kind=DecisionKind.EVICT, version=run.version, beneficiary=run.id, rule="overdue")
+    world.store.apply(Plan(fingerprint="", decisions=(leaves,)), now=world.clock.now())
+    assert world.store.attempts.get(attempt.id).stop_for == run.id
+    world.end(attempt, Cause.PREEMPTED)
+    seen = {one.id: one.sites for one in world.store.snapshot(world.clock.now()).waiting}
+    assert seen[run.id] == ()
+    assert [sites for id, sites in seen.items() if id != run.id] == [None]
+
+
 def test_how_much_data_a_run_needs_and_where_it_may_go_is_known_before_it_starts(world, cloud):
     store = world.store
     store.datasets.add_version("default", "patients", "a" * 64, size_bytes=10**9, files=3, created_by="ada")

@@ -441,7 +441,8 @@ def _attempt_row(one: Attempt) -> tuple[str, Text, str, str, str, str, str]:
         seconds = show_seconds(max(0.0, (one.ended_at - one.started_at).total_seconds()))
     nodes = ", ".join(sorted({replica.node for replica in one.replicas}))
     end = ": ".join(word for word in (str(one.outcome.cause), one.outcome.message) if word) if one.outcome is not None else ""
-    end += f" (for {short(one.stop_for)})" if one.stop_for else ""
+    whose = "going on at home" if one.stop_for == one.run else f"for {short(one.stop_for)}"
+    end += f" ({whose})" if one.stop_for else ""
     saved = f"{one.checkpoint_at.astimezone():%H:%M:%S}" if one.checkpoint_at is not None else ""
     lost = show_seconds(one.lost_s) if one.lost_s else ""
     return str(one.number), output.state(one.state), nodes, seconds, saved, lost, end

@@ -132,7 +132,8 @@ class Attempt:
     `stop_cause` is intent: why it is being stopped (None: it is not), `stop_by` the moment after which it is killed.
     `checkpoint_no` counts the checkpoints asked for, `checkpoint_at` is when the newest complete one was made. `lost_s` is
     the work that a loss or a preemption cost: what had been done since that checkpoint; `lost_gpu_s` the same times its GPUs.
-    `estimate_s` is how long it was believed to run when it was placed (0: nobody knew), `stop_for` the run that needed its place.
+    `estimate_s` is how long it was believed to run when it was placed (0: nobody knew), `stop_for` the run that needed its place
+    (itself: it was overdue at a paid site).
     """
 
     id: AttemptId

@@ -191,6 +191,9 @@ class DecisionKind(StrEnum):
     EVICT = "evict"  # a placed run is stopped so that `beneficiary` can start
 
 
+OVERDUE = "overdue"  # the rule by which a run leaves a rented machine for good: it outlived what was reserved for it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One decision about one run; each waiting run gets exactly one. All but START and EVICT have a `reason`.
@@ -198,7 +201,8 @@ class Decision:
     `version` is that of the run in the snapshot: applying compares it (a stale decision is refused and planned again).
     `expected_at`: when the run is expected to start (WAIT with a reservation: its places then are kept from `places`).
     `rule` names the step that decided: `order`, `backfill`, `nominated`, `move`, `reclaim`, `guarantee`, `preempt`, `burst`,
-    `home`. An EVICT by `home` is its own beneficiary: the run leaves a rented machine, to go on at `places`.
+    `home`, `overdue`. An EVICT by the last two is its own beneficiary: the run leaves a rented machine, to go on at `places`, or
+    where own nodes have room later if it is overdue.
     """
 
     run: RunId

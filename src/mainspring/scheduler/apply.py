@@ -10,7 +10,7 @@ from mainspring.core.errors import PlannerError
 from mainspring.core.records import Node
 from mainspring.core.resources import DeviceShare, Granted
 from mainspring.core.shares import Share
-from mainspring.core.snapshot import DecisionKind, PlacedRun, Plan, ShareState, Snapshot
+from mainspring.core.snapshot import OVERDUE, DecisionKind, PlacedRun, Plan, ShareState, Snapshot
 from mainspring.scheduler.cycle import as_placed
 from mainspring.scheduler.evict import waits_again
 
@@ -31,7 +31,8 @@ def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
             victim = placed.pop(decision.run, None)
             if victim is None or victim.version != decision.version:
                 raise PlannerError(f"The plan stops {decision.run}, which is not placed in this snapshot.")
-            waiting[victim.id] = replace(waits_again(victim), nominated=decision.places)
+            sites = () if decision.rule == OVERDUE else victim.sites
+            waiting[victim.id] = replace(waits_again(victim), nominated=decision.places, sites=sites)
             for place in victim.places:
                 changes.setdefault(place.node, []).append((place.granted, -1))
             continue

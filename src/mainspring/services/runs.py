@@ -331,7 +331,7 @@ def said(actor: Actor, kind: str, subject: str, project: str, **data: object) ->
 def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | None, needed_by: Mapping[str, object] | None) -> str:
     match run.state:
         case RunState.QUEUED:
-            return (reason.sentence if reason else "") + _for_whom(needed_by)
+            return (reason.sentence if reason else "") + _for_whom(last, needed_by)
         case RunState.SUCCEEDED:
             return f"It took the outputs of run {run.cached_from}." if run.cached_from else "It succeeded."
         case RunState.CANCELLED | RunState.FAILED:
@@ -343,7 +343,7 @@ def _sentence(ctx: Context, run: Run, reason: Reason | None, last: Attempt | Non
                 return reason.sentence
             if last.stop_by is not None and last.state is not AttemptState.ENDED:
                 left = max(0.0, (last.stop_by - ctx.clock.now()).total_seconds())
-                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left." + _for_whom(needed_by)
+                return f"It is stopping ({last.stop_cause}): {show_seconds(left)} of grace left." + _for_whom(last, needed_by)
             where = ", ".join(sorted({one.node for one in last.replicas}))
             return f"It is {last.state} on {where} (attempt {last.number})."
 
@@ -362,14 +362,17 @@ def _told(ctx: Context, actor: Actor, why: Why, waiting: Mapping[RunId, WaitingR
 
 def _needed_by(ctx: Context, actor: Actor, attempt: Attempt | None) -> dict[str, object] | None:
     """Return the run that an attempt was stopped for; its name and id only where the actor may see it."""
-    run = ctx.store.runs.get(attempt.stop_for) if attempt is not None and attempt.stop_for else None
+    is_for_another = attempt is not None and attempt.stop_for not in ("", attempt.run)
+    run = ctx.store.runs.get(attempt.stop_for) if attempt is not None and is_for_another else None
     if run is None:
         return None
     is_seen = actor.may(run.project, Role.VIEWER)
     return {"run": run.id if is_seen else "", "name": run.name if is_seen else "", "owner": run.owner}
 
 
-def _for_whom(needed_by: Mapping[str, object] | None) -> str:
+def _for_whom(last: Attempt | None, needed_by: Mapping[str, object] | None) -> str:
+    if last is not None and last.stop_for == last.run:
+        return " It outlived what was reserved for it at a paid site, and goes on at home."
     if needed_by is None:
         return ""
     return f" Its place was needed by {needed_by['name'] or 'a run'} of {needed_by['owner']}."

@@ -12,7 +12,7 @@ from mainspring.core.errors import PlannerError
 from mainspring.core.ids import RunId
 from mainspring.core.policy import Policy
 from mainspring.core.records import Node
-from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
+from mainspring.core.snapshot import OVERDUE, Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
 from mainspring.scheduler import Planner as KeptPlanner
 from mainspring.simulator.jobs import Done, Job
 from mainspring.simulator.past import Past
@@ -175,6 +175,7 @@ class _Loop:
         elif decision.kind is DecisionKind.EVICT:
             world.stop(run)
             number = self.progress[run].number
+            self.progress[run].stays_home |= decision.rule == OVERDUE
             self.at(self.now_s + self.setting.grace_s, lambda: self.stopped(run, number))
         elif decision.kind is DecisionKind.NOMINATE:
             world.waiting[run] = replace(world.waiting[run], nominated=decision.places)

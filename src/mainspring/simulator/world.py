@@ -35,6 +35,7 @@ class Progress:
     first_s: float = -1.0
     lost_s: float = 0.0
     cloud_s: float = 0.0
+    stays_home: bool = False  # it was overdue on a rented machine
     evictions: int = 0
     spans: list[tuple[float, float]] = field(default_factory=list)
 
@@ -112,7 +113,7 @@ class World:
             share=job.share,
             estimate_s=self._believed(RunId(job.id)),
             is_preemptible=job.is_preemptible,
-            sites=job.sites,
+            sites=() if progress.stays_home else job.sites,
         )
 
     def learn(self, job: Job) -> None:

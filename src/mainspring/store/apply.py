@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select, update
 from mainspring.core.errors import CapacityError, ConflictError, MainspringError, StateError
 from mainspring.core.ids import RunId
 from mainspring.core.records import AttemptState, Cause, Desired, Run, RunState
-from mainspring.core.snapshot import Applied, Decision, DecisionKind, Place, Plan
+from mainspring.core.snapshot import OVERDUE, Applied, Decision, DecisionKind, Place, Plan
 from mainspring.store.attempts import stop_attempt
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.machines import ask_machines, release_machine
@@ -84,7 +84,7 @@ class Plans:
         return outcomes
 
     def _send_home(self, plan: Plan, now: datetime, actor: str) -> None:
-        """Ask runs on rented machines to stop, to go on at places that are free at home; one that changed meanwhile stays."""
+        """Ask runs on rented machines to stop, to go on at home; one that changed meanwhile stays."""
         homing = [one for one in plan.decisions if one.kind is DecisionKind.EVICT and one.beneficiary == one.run]
         for outcome in self.db.write_all([partial(_send_home, decision=one, now=now, actor=actor) for one in homing]):
             if outcome is not None and not isinstance(outcome, ConflictError):
@@ -142,8 +142,11 @@ def _clear(tx: Transaction, *, nomination: Decision, victims: Sequence[Decision]
 
 
 def _send_home(tx: Transaction, *, decision: Decision, now: datetime, actor: str) -> None:
-    """Stop the run where it is, and keep its places at home in its own row: they are the first it is tried at."""
-    run = _stop(tx, decision, now=now, actor=actor)
+    """Stop the run where it is, and keep its places at home in its own row: they are the first it is tried at.
+
+    One that is overdue is stopped for its own sake: from then on it goes to no paid site (`snapshot.py`).
+    """
+    run = _stop(tx, decision, now=now, actor=actor, stop_for=decision.run if decision.rule == OVERDUE else "")
     mine = update(runs).where(runs.c.id == run.id, runs.c.version == run.version)
     tx.conn.execute(mine.values(nominated=decision.places))
 

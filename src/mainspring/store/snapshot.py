@@ -97,7 +97,8 @@ class Snapshots:
             if self._insteads is None:
                 self._insteads = insteads_of(conn, policy)
             at_home = _kept_at_home(conn, policy) if rents else frozenset()
-            waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented), at_home)
+            overdue = frozenset(run for (run,) in _OVERDUE.stored(conn)) if rents else frozenset()
+            waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented), at_home, overdue)
             placed = self._placed(conn, share_of, at_home)
             past = Past(now=now, at_s=at_s, age_s=age_s)
             return Snapshot(
@@ -147,6 +148,7 @@ class Snapshots:
         rows: Sequence[tuple[Any, ...]],
         coming: frozenset[RunId],
         at_home: frozenset[str],
+        overdue: frozenset[RunId],
     ) -> tuple[WaitingRun, ...]:
         self._ask(conn, rows)
         self._learn(conn, rows)
@@ -162,7 +164,7 @@ class Snapshots:
                 leaf,
                 id in coming,
                 id in unconfirmed,
-                bool(at_home and at_home & self._known[id].inputs),
+                id in overdue or bool(at_home and at_home & self._known[id].inputs),
                 self._data_on(conn, id),
             )
             kept = self._waits.get(id)
@@ -371,6 +373,12 @@ _ENDED = (
 )
 _ANY_WAITS = Statement(select(runs.c.id).where(runs.c.state == RunState.QUEUED).limit(1))
 _OPEN_RUNS = Statement(select(attempts.c.run).where(attempts.c.state != AttemptState.ENDED))
+_OVERDUE = Statement(  # runs that left a paid site because they outlived what was reserved for them: they go to none again
+    select(attempts.c.run)
+    .join_from(runs, attempts, attempts.c.run == runs.c.id)
+    .where(runs.c.state == RunState.QUEUED, runs.c.attempt > 0, attempts.c.stop_for == runs.c.id)
+    .distinct()
+)
 _UNADOPTED = Statement(select(unadopted.c.run))
 _NODES = Statement(select(nodes).order_by(nodes.c.id))
 _POLICIES = Statement(select(policies.c.number, policies.c.policy).order_by(policies.c.number.desc()).limit(8))
