@@ -203,6 +203,20 @@ def test_a_command_that_starts_a_server_says_so_once(cli, tmp_path):
     assert second.stderr == ""
 
 
+def test_it_is_started_as_the_last_one_was_by_hand(cli, tmp_path):
+    home = tmp_path / "own"
+    assert cli("up", "--gpus", "3", home=home).returncode == 0
+    assert cli("down", home=home).returncode == 0
+    again = cli("cluster", "show", "local", "--json", home=home)
+    assert cli("down", home=home).returncode == 0
+    assert "as by: mainspring up --gpus 3;" in again.stderr
+    assert len(json.loads(again.stdout)["nodes"][0]["devices"]) == 3
+    assert (home / "up.json").stat().st_mode & 0o077 == 0
+    assert cli("up", home=home).returncode == 0, "by hand it is as it is typed"
+    assert cli("down", home=home).returncode == 0
+    assert json.loads((home / "up.json").read_text()) == []
+
+
 PIPELINE = """
 import os, mainspring as ms
 

@@ -67,6 +67,13 @@ def test_without_a_server_and_no_leave_to_start_one_it_says_so(home):
     assert not home.exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "null", '"--gpus"', "[1]"])
+def test_damaged_flags_of_the_last_server_are_none(home, text):
+    home.mkdir()
+    (home / "up.json").write_text(text)
+    assert connection.kept_flags(home) == ()
+
+
 def test_code_inside_a_run_starts_no_server(home, monkeypatch):
     monkeypatch.setenv("MAINSPRING_ATTEMPT", "att-1")
     with pytest.raises(UsageError, match="inside a run"):

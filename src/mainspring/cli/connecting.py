@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from mainspring.cli.output import note
@@ -14,5 +15,6 @@ def connect(home: Path | None = None, *, may_start: bool = True) -> Client:
     return connection.connect(home, may_start=may_start, on_start=_tell)
 
 
-def _tell(home: Path, url: str) -> None:
-    note(f"Started a server for {home} at {url}; it stays until: mainspring down")
+def _tell(home: Path, url: str, flags: tuple[str, ...]) -> None:
+    as_before = f", as by: mainspring up {shlex.join(flags)}" if flags else ""
+    note(f"Started a server for {home} at {url}{as_before}; it stays until: mainspring down")

@@ -17,7 +17,7 @@ from mainspring.cli.options import Flag, Json, Yes
 from mainspring.cli.output import age, done, emit_json, facts, note, say, state
 from mainspring.cli.questions import confirm
 from mainspring.cli.submit import busy
-from mainspring.client.connection import find, home_folder, start
+from mainspring.client.connection import find, home_folder, keep_flags, start
 from mainspring.core.codec import parse_time
 from mainspring.core.errors import ServerUnreachableError, StateError, UsageError
 from mainspring.core.units import show_bytes
@@ -42,6 +42,8 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the server with its web page on this machine, which becomes the first pool. Does nothing when it runs.
+
+    A command that needs a server and finds none starts it with the options of the last `up`.
 
     Examples: `mainspring up`, `mainspring up --gpus 2 --port 7000`.
 
@@ -83,7 +85,9 @@ def up(
     was_up = find(folder) is not None
     with busy("Starting the server"):
         told = start(folder, *flags)
-    if was_up and flags:
+    if not was_up:
+        keep_flags(folder, flags)
+    elif flags:
         note("The server runs already; its options stay as they were. mainspring down, then up, changes them.")
     if as_json:
         emit_json(told)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ except ImportError:  # no file locks on Windows: only Linux runs a server, WSL c
 
 READY_S = 20.0
 POLL_S = 0.03
+UP = "up.json"
 _shared: dict[tuple[str, str], Client] = {}
 _lock = threading.Lock()
 
@@ -42,10 +43,13 @@ def home_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(given).expanduser().absolute() if given else Path.home() / ".mainspring"
 
 
-def connect(home: Path | None = None, *, may_start: bool = True, on_start: Callable[[Path, str], None] | None = None) -> Client:
+def connect(
+    home: Path | None = None, *, may_start: bool = True, on_start: Callable[[Path, str, tuple[str, ...]], None] | None = None
+) -> Client:
     """Return a client of the server that is configured; starts the embedded one when there is none and `may_start`.
 
-    `on_start(home, url)` is called when it did. The same client is handed out again while its server lives.
+    It is started with the flags of the last `mainspring up`: the same GPUs, the same database. `on_start(home, url, flags)` is
+    called when it was. The same client is handed out again while its server lives.
 
     Raises ServerUnreachableError, AuthError.
     """
@@ -60,9 +64,10 @@ def connect(home: Path | None = None, *, may_start: bool = True, on_start: Calla
                 "Code inside a run cannot reach the server: it has no address and no token.",
                 hint="Submit from outside the run; what a script submits belongs under: if __name__ == '__main__'",
             )
-        found = start(folder)
+        flags = kept_flags(folder)
+        found = start(folder, *flags)
         if on_start is not None:
-            on_start(folder, str(found["url"]))
+            on_start(folder, str(found["url"]), flags)
     if found is None:
         raise ServerUnreachableError(f"No server runs for {folder}.", hint="mainspring up")
     return _share(found["url"], read_token(folder), folder)
@@ -106,6 +111,28 @@ def start(home: Path, *flags: str, wait_s: float = READY_S) -> dict[str, Any]:
                 env=environ,
             )
         return _ready(home, child, log, begin, wait_s)
+
+
+def keep_flags(home: Path, flags: Sequence[str]) -> None:
+    """Keep the flags of a server that was started by hand, for the one that a later command may have to start.
+
+    Where they cannot be written that one has none: the server is up, which was asked for.
+    """
+    path = home / UP
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(list(flags), file)
+        path.with_suffix(".tmp").replace(path)
+
+
+def kept_flags(home: Path) -> tuple[str, ...]:
+    """Return them; none where none were kept, or the file is damaged."""
+    try:
+        told = json.loads((home / UP).read_text())
+    except (OSError, ValueError):
+        return ()
+    return tuple(told) if isinstance(told, list) and all(isinstance(word, str) for word in told) else ()
 
 
 def read_token(home: Path) -> str:
