@@ -38,6 +38,7 @@ class Server:
         self.exit: dict[str, Any] | None = None
         self.outputs: dict[str, Any] = {}
         self.ends = 0
+        self.late_s = 0.0
         self.sent: list[str] = []  # digests of blobs that runners sent
         self.tokens: set[str] = set()
         self.status = 200
@@ -81,7 +82,7 @@ class Server:
             self.addresses.add(beat["address"])
             if beat["state"] == "ended":
                 assert all(value["digest"] in self.blobs for value in beat["outputs"].values() if value["digest"])
-                self.exit, self.outputs = beat["exit"], beat["outputs"]
+                self.exit, self.outputs, self.late_s = beat["exit"], beat["outputs"], beat.get("late_s", 0.0)
                 self.ends += 1
             return {
                 "ack": {name: len(data) for name, data in self.streams.items()},

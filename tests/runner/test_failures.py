@@ -128,6 +128,28 @@ def test_an_outage_loses_nothing(site: Any, server: Any, until: Any, tmp_path: P
     assert server.exit["cause"] == "succeeded"
 
 
+def test_an_end_that_is_heard_late_says_by_how_much(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
+    site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
+    runner = site.start()
+    until(lambda: server.log, "the first line")
+    server.status = 503
+    until(lambda: server.refusals > 1, "an outage before the end, which makes no end late")
+    (tmp_path / "go").touch()
+    until(lambda: (site.root / "ended.json").exists(), "the end of user code")
+    ended, seen = time.monotonic(), server.refusals
+    until(lambda: server.refusals > seen + 1, "an outage after it")
+    least, server.status = time.monotonic() - ended, 200
+    assert runner.wait(20) == 0
+    most = time.monotonic() - ended
+    assert least <= server.late_s <= most + 1.0
+
+
+def test_an_end_that_is_heard_at_once_is_not_late(site: Any, server: Any) -> None:
+    site.python_code("print(1)")
+    assert site.run(30) == 0
+    assert (server.ends, server.late_s) == (1, 0.0)
+
+
 def test_an_attempt_that_nobody_knows_runs_on_and_keeps_its_spool(site: Any, server: Any, until: Any, tmp_path: Path) -> None:
     site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
     runner = site.start()

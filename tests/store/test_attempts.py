@@ -251,6 +251,29 @@ def test_a_result_that_races_a_cancel_wins_if_it_came_first(world, attempt):
     assert (ended.outcome.cause, run.state, run.outputs) == (Cause.SUCCEEDED, RunState.SUCCEEDED, ONE)
 
 
+def test_an_end_that_was_heard_late_tells_how_long_it_took_and_frees_now(world, attempt):
+    began = world.clock.now()
+    world.launch(attempt)
+    world.store.attempts.beat(attempt.id, 0, state="running", now=began)
+    world.clock.move(3600)
+    ended, run = world.end(attempt, late_s=3000.0)
+    assert (ended.ended_at - began).total_seconds() == (run.ended_at - began).total_seconds() == 600
+    assert ended.replicas[0].ended_at == ended.ended_at
+    assert world.store.nodes.open_allocations() == []
+    (held,) = world.store.usage.of_month(f"{began:%Y-%m}", world.clock.now()).values()
+    assert held.cpu_milli_ms == 1000 * 3600 * 1000, "its place was taken for all of the hour"
+
+
+@pytest.mark.parametrize("late_s", [3601.0, 3e8])
+def test_no_end_is_before_its_beginning(world, attempt, late_s):
+    began = world.clock.now()
+    world.launch(attempt)
+    world.store.attempts.beat(attempt.id, 0, state="running", now=began)
+    world.clock.move(3600)
+    ended, _ = world.end(attempt, late_s=late_s)
+    assert ended.ended_at == began
+
+
 def test_open_attempts_are_those_without_an_end(world):
     node = world.node()
     first, second = world.start(world.run(), node), world.start(world.run(), node)

@@ -32,7 +32,7 @@ class Chunk:
 class Beat:
     """What a runner says. `state` is starting, running, stopping or ended; `ended` needs `exit` and comes last,
     after every byte of every stream was acknowledged. `address` is what a serving replica listens on, and where a member of
-    a gang is."""
+    a gang is. `late_s`: for so long the server was away since user code ended, so that it hears of the end only now."""
 
     protocol: int = PROTOCOL
     replica: int = 0
@@ -44,6 +44,7 @@ class Beat:
     outputs: Mapping[str, Value] = field(default_factory=dict)
     host: str = ""
     pid: int = 0
+    late_s: float = 0.0
     claim: str = ""  # once nobody knew the attempt: what the server signed when it gave out the work
 
 

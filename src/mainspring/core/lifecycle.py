@@ -86,11 +86,12 @@ TERMINAL_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """A confirmed end of an attempt, as the finishing transaction sees it."""
+    """A confirmed end of an attempt, as the finishing transaction sees it: it is heard `at`, and was `late_s` before."""
 
     outcome: Outcome
     at: datetime
     backoff_s: float = 0.0
+    late_s: float = 0.0
 
 
 def advance_run(run: Run, event: RunEvent) -> Run:
@@ -158,7 +159,7 @@ def finish_run(run: Run, attempt: Attempt, ending: Ending) -> Run:
         return run
     run = replace(run, reason=None)  # of its attempt, if nothing was known of it
     cause = ending.outcome.cause
-    done = replace(run, outcome=ending.outcome, ended_at=ending.at)
+    done = replace(run, outcome=ending.outcome, ended_at=attempt.ended_at or ending.at)
     if cause is Cause.SUCCEEDED:
         return advance_run(done, RunEvent.SUCCEEDED)
     if run.desired is Desired.CANCELLED or (cause is Cause.CANCELLED and run.desired is Desired.RUN):

@@ -229,6 +229,7 @@ class Agent:
         watch = Watch(self._folder, self._link, self._stop, work["spec"], pid, visible)
         watch.start()
         code = process.wait_for(pid, self._inside.reaped)
+        self._link.code_ended()
         watch.is_over.set()
         house.is_told.wait(PATIENCE_S)
         self._stop.guard(0)

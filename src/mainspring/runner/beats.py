@@ -65,6 +65,9 @@ class Link:
         self._exit: dict[str, Any] | None = None
         self._is_over = False  # all streams are complete
         self._outputs: dict[str, Any] = {}
+        self._away_s = 0.0  # that the server did not answer, all in all
+        self._away_since: float | None = None
+        self._away_before_s = 0.0  # user code ended
         self.heard_at = boot_time()
         self.is_gone = threading.Event()  # 410: nobody knows this attempt
         self.is_acknowledged = threading.Event()
@@ -80,6 +83,10 @@ class Link:
         self._state = state or self._state
         self._address = address or self._address
         self._wake.set()
+
+    def code_ended(self) -> None:
+        """Count from now on for how long the server is away: so late it hears of the end."""
+        self._away_before_s = self._away()
 
     def finish(self, outcome: dict[str, Any] | None, outputs: dict[str, Any]) -> None:
         """Report the end, once every byte of every stream is acknowledged; without an outcome, that is all."""
@@ -97,7 +104,9 @@ class Link:
             try:
                 pause_s = self._beat(wire, is_late=failures > 0)
                 failures = 0
+                self._away_s, self._away_since = self._away(), None
             except AwayError as away:
+                self._away_since = self._away_since or boot_time()
                 failures += 1
                 pause_s = pause_after(failures, away.pause_s)
             except RefusedError as refused:
@@ -141,6 +150,9 @@ class Link:
         is_last = self._is_over and self._is_synced and not chunks and not is_more
         if is_last and self._exit is not None:
             beat.update(state="ended", exit=self._exit, outputs=self._outputs)
+            late_s = self._away() - self._away_before_s
+            if late_s > 0:
+                beat["late_s"] = late_s
         sent_at = boot_time()
         answer = wire.ask("POST", f"/attempts/{self._attempt}/beat", beat)
         self.heard_at = sent_at  # the server counts from when it wrote the beat, and from nothing else
@@ -159,6 +171,9 @@ class Link:
         if self._is_followed:
             return FOLLOWED_S
         return FLOWING_S if chunks else self._beat_in_s * jitter(0.8, 1.0)  # jitter
+
+    def _away(self) -> float:
+        return self._away_s + (0.0 if self._away_since is None else boot_time() - self._away_since)
 
     def _chunks(self, budget: int) -> tuple[list[dict[str, Any]], bool]:
         """Return what to send, small streams first, and whether there is more."""

@@ -27,6 +27,7 @@ TOKENS = "attempt-tokens"
 STOP_NO = 1 << 30  # a runner applies growing numbers only: a stop comes after every checkpoint that was asked for
 SUPERSEDED_NO = STOP_NO + 1
 GONE_BEATS = 3  # an attempt that nobody knows asks so many times more seldom than a quiet one beats
+LATEST_S = 10 * 365 * 86_400.0  # no end is told later than that
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -156,7 +157,9 @@ def commands(ctx: Context, attempt_id: str, replica: int, after: int) -> tuple[t
     return tuple(one for one in _commands(attempt, ctx) if one.no > after), ctx.signals.is_followed(attempt_id)
 
 
-def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value]) -> tuple[Attempt, Run]:
+def finish(
+    ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outputs: dict[str, Value], *, late_s: float = 0.0
+) -> tuple[Attempt, Run]:
     """Record a confirmed end (W7): the runner's word, or what the backend saw. Idempotent; frees the allocation with it.
 
     The first replica that ends badly takes its gang with it.
@@ -165,7 +168,7 @@ def finish(ctx: Context, attempt: Attempt, replica: int, outcome: Outcome, outpu
     backoff_s = 0.0 if run is None else min(300.0, 2.0**run.losses)
     reach("before-W7")
     ended, done = ctx.store.attempts.finish(
-        attempt.id, replica, outcome, outputs=outputs, now=ctx.clock.now(), backoff_s=backoff_s
+        attempt.id, replica, outcome, outputs=outputs, now=ctx.clock.now(), backoff_s=backoff_s, late_s=late_s
     )
     reach("after-W7")
     if ended.state is not AttemptState.ENDED and outcome.cause is not Cause.SUCCEEDED and ended.stop_cause is None:
@@ -205,7 +208,8 @@ def _finish(ctx: Context, attempt: Attempt, said: Beat) -> tuple[Attempt, Run]:
     outcome = said.exit
     if attempt.stop_cause is not None and outcome.cause not in (Cause.SUCCEEDED, Cause.TIMEOUT, Cause.OUT_OF_MEMORY):
         outcome = Outcome(cause=attempt.stop_cause, exit_code=outcome.exit_code, message=outcome.message)
-    return finish(ctx, attempt, said.replica, outcome, dict(said.outputs))
+    late_s = min(said.late_s, LATEST_S) if said.late_s > 0 else 0.0  # a runner's word: it may be anything
+    return finish(ctx, attempt, said.replica, outcome, dict(said.outputs), late_s=late_s)
 
 
 def _commands(attempt: Attempt, ctx: Context, run: Run | None = None) -> tuple[Command, ...]:

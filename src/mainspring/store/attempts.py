@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, null, select, update
@@ -202,13 +202,16 @@ class Attempts:
         outputs: Mapping[str, Value] | None = None,
         now: datetime,
         backoff_s: float = 0.0,
+        late_s: float = 0.0,
         event_actor: str = "runner",
     ) -> tuple[Attempt, Run]:
         """Record the confirmed end of a replica (W7); that of the last one ends the attempt and advances the run.
 
+        What it held is free from `now`; it ended `late_s` before that, which tells how long it took.
+
         Idempotent: a second call returns what is there. Raises NotFoundError.
         """
-        ending = Ending(outcome=outcome, at=now, backoff_s=backoff_s)
+        ending = Ending(outcome=outcome, at=now, backoff_s=backoff_s, late_s=late_s)
         return self._db.write(lambda tx: _finish(tx, id, replica, ending, dict(outputs or {}), event_actor))
 
     def give_up(self, seen: Attempt, replica: int, outcome: Outcome, *, now: datetime) -> tuple[Attempt, Run]:
@@ -443,7 +446,8 @@ def _finish(
     if member.ended_at is not None or attempt.state is AttemptState.ENDED:
         return attempt, run
     since = None if is_seen else member.unknown_since
-    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ending.at, unknown_since=since)
+    ended_at = max(ending.at - timedelta(seconds=ending.late_s), min(attempt.started_at or ending.at, ending.at))
+    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ended_at, unknown_since=since)
     told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
     _MEMBER.run(tx.conn, told | {"outputs": outputs, "of": id, "at": index})
     _free(tx, id, index, ending.at)
@@ -457,7 +461,8 @@ def _finish(
     tx.topics.update({"attempts", "nodes"})
     if any(one.ended_at is None for one in attempt.replicas):
         return attempt, run
-    done, _ = advance_attempt(attempt, AttemptEvent.ENDED, ending.at, first or ending.outcome)
+    last_at = max(one.ended_at for one in attempt.replicas if one.ended_at is not None)
+    done, _ = advance_attempt(attempt, AttemptEvent.ENDED, last_at, first or ending.outcome)
     lost_s, lost_gpu_s = lost_work(done)
     done = replace(done, lost_s=lost_s, lost_gpu_s=lost_gpu_s)
     _save(tx, attempt, done)
