@@ -12,9 +12,9 @@ import pytest
 from mainspring import scheduler
 from mainspring.core.policy import BurstMode, BurstPolicy, Policy
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.resources import DeviceShare
+from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.shares import Share
-from mainspring.core.snapshot import Decision, DecisionKind, Rented, ShareState, Site, Snapshot
+from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Rented, ShareState, Site, Snapshot
 
 HOUR = timedelta(hours=1)
 SHORT = Policy()
@@ -146,6 +146,37 @@ def test_a_start_that_is_expected_soon_is_not_bought(full: Any) -> None:
 
     assert asked(800.0) == 0  # gains less than ten minutes
     assert asked(7200.0) == 1
+
+
+def test_who_has_not_waited_long_is_not_sent_away_whatever_is_expected(full: Any, scene: Any) -> None:
+    at = {"submitted_at": scene([], []).now - timedelta(seconds=1799)}
+    assert _bursts(full(run=at)) == []
+    assert len(_bursts(full(run=at, policy=Policy(burst=BurstPolicy(min_wait_s=1700.0))))) == 1
+
+
+def test_a_place_in_line_counts_not_the_next_gpu_that_comes_free(full: Any, scene: Any) -> None:
+    now = scene([], []).now
+    asked = Resources(cpu_milli=10, gpu_milli=1000)
+
+    def placed(number: int, left_s: float) -> PlacedRun:
+        place = Place(replica=0, node="n", granted=Granted(cpu_milli=10, memory_bytes=0, devices=(FULL[number],)))
+        return PlacedRun(
+            id=f"run-{number}",  # type: ignore[arg-type]
+            owner="bob",
+            project="default",
+            priority=0,
+            seq=90 + number,
+            since=now - HOUR,
+            is_preemptible=False,
+            places=(place,),
+            resources=asked,
+            estimate_s=3600.0 + left_s,
+        )
+
+    # Both devices are free within two minutes, for those who are first; the others wait half an hour for each before them.
+    snapshot = full(count=6, placed=(placed(0, 60.0), placed(1, 120.0)))
+    decided = [one.run for one in _bursts(replace(snapshot, sites=(replace(snapshot.sites[0], max_machines=9),)))]
+    assert decided == [run.id for run in snapshot.waiting[2:]]
 
 
 def test_machines_go_home_when_idle_and_old_enough(full: Any, scene: Any, make_node: Any, make_waiting: Any, cloud: Any) -> None:

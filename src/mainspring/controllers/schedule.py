@@ -115,13 +115,20 @@ def window(each: int, started: Sequence[RunId], snapshot: Snapshot) -> int:
 
 
 def _of_rented(snapshot: Snapshot) -> list[float]:
-    """Give after how long a run may be worth a rented machine, and an idle machine may go home."""
+    """Give after how long a run may be worth a rented machine, has outlived one, and an idle machine may go home."""
     policy, now = snapshot.policy.burst, snapshot.now
     at = [
-        run.submitted_at + timedelta(seconds=max(policy.min_wait_s, policy.min_gain_s + site.ready_s))
+        run.submitted_at + timedelta(seconds=waited_s)
         for site in snapshot.sites
+        for waited_s in {policy.min_wait_s, max(policy.min_wait_s, policy.min_gain_s + site.ready_s)}
         for run in snapshot.waiting
         if run.resources.is_gpu() and not run.is_bursting
+    ]
+    nodes = {one.node for one in snapshot.rented}
+    at += [
+        run.since + timedelta(seconds=run.estimate_s * policy.safety)
+        for run in snapshot.placed
+        if policy.come_home and run.estimate_s and any(place.node in nodes for place in run.places)
     ]
     at += [site.cooldown_until for site in snapshot.sites if site.cooldown_until is not None]
     for one in snapshot.rented:

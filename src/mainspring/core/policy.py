@@ -68,7 +68,7 @@ class BurstPolicy:
     """When work goes to a paid site, and when it comes home. All conditions must hold."""
 
     mode: BurstMode = BurstMode.ALL_ALLOCATED
-    min_wait_s: float = 1800.0  # waited at least, where no start can be expected
+    min_wait_s: float = 1800.0  # waited at least
     min_gain_s: float = 600.0  # expected wait here less the time until the site is ready
     max_estimate_s: float = 14_400.0
     max_gpus: int = 64  # rented at one time, over all sites

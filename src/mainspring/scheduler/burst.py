@@ -2,14 +2,15 @@
 no machine is rented while the gate of the policy is shut (`all_allocated`: any idle part of a GPU that the run may use on
 owned nodes shuts it).
 
-Then, in this order: the run may go to the site (residency), the site has room and has not failed lately, it has waited long
-enough or would wait longer here than the machine takes to come, it is short enough, and every budget on its path covers the
-worst case. Money is Decimal and is reserved within the plan, so that a hundred decisions at once stay within every budget.
+Then, in this order: the run has waited long enough, it may go to the site (residency), the site has room and has not failed
+lately, the run would wait longer here than the machine takes to come (`line.py`), it is short enough, and every budget on its
+path covers the worst case. Money is Decimal and is reserved within the plan, so that a hundred decisions at once stay within
+every budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import ROUND_UP, Decimal
@@ -17,14 +18,15 @@ from decimal import ROUND_UP, Decimal
 import numpy as np
 
 from mainspring.core.budgets import left_of
+from mainspring.core.ids import RunId
 from mainspring.core.policy import BurstMode
 from mainspring.core.shares import path_of
 from mainspring.core.snapshot import Rented, Site, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill
 from mainspring.scheduler.cluster import Bools, build
+from mainspring.scheduler.line import starts
 from mainspring.scheduler.order import Entry
 from mainspring.scheduler.requests import NEVER, Key, Request, make_request
-from mainspring.scheduler.timeline import Kept
 
 CENT = Decimal("0.01")
 HOUR = Decimal(3600)
@@ -56,11 +58,12 @@ class Burst:
 
     snapshot: Snapshot
     room: Backfill
+    waiting: Sequence[Entry]  # in the order of the queue
     unpaid: dict[str, Unpaid] = field(default_factory=dict)  # by run
     asked: dict[str, int] = field(default_factory=dict)  # machines by site
     gpus: int = 0  # rented, over all sites
     _left: dict[str, Decimal] = field(default_factory=dict)  # of each budget, by share
-    _waits: dict[tuple[Key, int], float | None] = field(default_factory=dict)  # nothing is placed here: equal ones wait alike
+    _starts: dict[RunId, float] | None = None  # in how many seconds on own nodes; None: nobody asked yet
     _gates: dict[Key, bool] = field(default_factory=dict)
     _each: dict[tuple[str, Key], int] = field(default_factory=dict)  # replicas on one machine of a site
     _owned: Bools = field(init=False)
@@ -74,17 +77,15 @@ class Burst:
     def decide(self, entry: Entry) -> Offer | None:
         """Return the cheapest offer that is worth it, reserved; None if the run waits here."""
         run = entry.run
-        if not run.owner or run.is_bursting or not self.is_gate_open(run):
-            return None
         policy = self.snapshot.policy.burst
+        waited_s = (self.snapshot.now - run.submitted_at).total_seconds()
+        if not run.owner or run.is_bursting or waited_s < policy.min_wait_s or not self.is_gate_open(run):
+            return None
         offers = sorted(self._offers(run), key=lambda one: (one.cost, one.ready_s, one.site.name))
         if not offers:
             return None
-        wait_s = self._expected_wait_s(run)
-        if wait_s is None:  # nobody knows: who has waited for long is expected to wait as long again
-            wait_s = (self.snapshot.now - run.submitted_at).total_seconds()
-            if wait_s < policy.min_wait_s:
-                return None
+        expected_s = self._expected_wait_s(run)
+        wait_s = waited_s if expected_s is None else expected_s  # nobody knows: it is expected to wait as long again
         for offer in offers:
             if wait_s - offer.ready_s < policy.min_gain_s:
                 continue
@@ -122,14 +123,12 @@ class Burst:
 
     def _expected_wait_s(self, run: WaitingRun) -> float | None:
         """Return in how many seconds the run is expected to start here; None if nobody knows."""
-        kept = self.room.kept.get(run.id)
-        if kept is not None:
-            return _known_s(kept)
-        request = self.room.placement.request(run.resources, run.sites)
-        alike = request.key, run.replicas
-        if alike not in self._waits:
-            self._waits[alike] = _known_s(self.room.timeline().earliest(request, run.replicas, is_patient=True))
-        return self._waits[alike]
+        if self._starts is None:
+            self._starts = starts(self.room, self._owned, self.waiting, self.snapshot.policy.burst.max_estimate_s)
+        in_line_s, kept = self._starts.get(run.id), self.room.kept.get(run.id)
+        if kept is None or in_line_s is None:
+            return in_line_s
+        return max(in_line_s, kept.at_s) if np.isfinite(kept.at_s) else None
 
     def _offers(self, run: WaitingRun) -> Iterator[Offer]:
         policy, now = self.snapshot.policy.burst, self.snapshot.now
@@ -177,10 +176,6 @@ class Burst:
         return None
 
 
-def _known_s(kept: Kept | None) -> float | None:
-    return float(kept.at_s) if kept is not None and np.isfinite(kept.at_s) else None
-
-
 def budgets(snapshot: Snapshot) -> dict[str, Decimal]:
     """Return what is left of each budget, by share; the root's is that of all."""
     gone = {one.share.name: Decimal(one.spent_usd) + Decimal(one.reserved_usd) for one in snapshot.shares}
@@ -193,7 +188,7 @@ def worst_case(site: Site, machines: int, *, seconds: float) -> Decimal:
     return (price * machines * Decimal(str(round(seconds, 3))) / HOUR).quantize(CENT, rounding=ROUND_UP)
 
 
-def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> tuple[dict[str, Offer], dict[str, Unpaid]]:
+def burst(snapshot: Snapshot, room: Backfill, waiting: Sequence[Entry]) -> tuple[dict[str, Offer], dict[str, Unpaid]]:
     """Return the offers taken, by run, in the order of the queue, and those that only a budget was short of.
 
     What is kept for a run ahead counts as idle.
@@ -202,7 +197,7 @@ def burst(snapshot: Snapshot, room: Backfill, waiting: Iterable[Entry]) -> tuple
         return {}, {}
     kept = [hold for hold in room.holds if hold.run in room.kept or hold.reservation is not None]
     room.give(kept)
-    chooser = Burst(snapshot, room)
+    chooser = Burst(snapshot, room, waiting)
     taken: dict[str, Offer] = {}
     for entry in waiting:
         if chooser.gpus >= snapshot.policy.burst.max_gpus:

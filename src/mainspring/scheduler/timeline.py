@@ -121,6 +121,12 @@ class Timeline:
         at = 0.0 if not count else float(self._moments[count - 1])
         return self._choose(request, replicas, self._after(before, count), domain == part, at)
 
+    def ends(self, rows: Bools) -> list[tuple[float, int]]:
+        """Return (seconds from now, milli-GPU) of what comes free on these rows and when is known, soonest first."""
+        known = slice(0, self._known)
+        here = rows[self._rows[known]]
+        return list(zip(self._moments[known][here].tolist(), self._milli[known][here].sum(axis=1).tolist(), strict=True))
+
     def at(self, request: Request, replicas: int, moment_s: float) -> Kept:
         """Return the places of as many of the replicas as fit at that moment, in any cluster."""
         count = int(np.searchsorted(self._moments, moment_s, side="right"))
