@@ -1,7 +1,8 @@
 """Start real hosts for tests: network namespaces on a bridge, each with its own sshd, pids, host name and boot id.
 
-They share this machine's files; each has a home folder of its own, and two users besides, ann and bob. A host is ended with all
-that runs on it by ending its sshd, which is its process 1. It needs root. Without the programs `find` returns None.
+They share this machine's files; each has a home folder of its own, and users besides: ann, bob and dan, and ml, who may log in as
+root may, and be ann or bob by sudo. A host is ended with all that runs on it by ending its sshd, which is its process 1. It needs
+root. Without the programs `find` returns None.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from engines.sharing import end, is_alive, shared
 
 READY_S = 60.0
 COUNT = 3
-PEOPLE = {"ann": 60001, "bob": 60002}
-_PROGRAMS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter")
+PEOPLE = {"ann": 60001, "bob": 60002, "dan": 60003, "ml": 60004}
+SUDOERS = "Defaults !fqdn\nml ALL=(ann,bob) NOPASSWD: ALL\n"
+_PROGRAMS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter", "sudo")
 _START = """
 set -e
 hostname "$1"
 mount --bind "$2/boot_id" /proc/sys/kernel/random/boot_id
 mount --bind "$2/passwd" /etc/passwd
+mount --bind "$2/sudoers" /etc/sudoers
 exec "$3" -D -e -f "$2/sshd_config"
 """
 
@@ -102,7 +105,7 @@ def share(folder: Path) -> AbstractContextManager[Hosts]:
 def start(count: int = COUNT) -> Hosts:
     """Start `count` hosts named bm1, bm2, ... Raises RuntimeError."""
     if find() is None:
-        raise RuntimeError("Hosts for tests need root and: apt-get install openssh-server openssh-client iproute2")
+        raise RuntimeError("Hosts for tests need root and: apt-get install openssh-server openssh-client iproute2 sudo")
     folder = Path(tempfile.mkdtemp(prefix="mainspring-ssh-"))
     folder.chmod(0o755)
     keeper = subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL, start_new_session=True)
@@ -158,8 +161,10 @@ def _prepare(folder: Path, name: str) -> None:
     for user, number in PEOPLE.items():
         (place / user).mkdir(mode=0o700)
         os.chown(place / user, number, number)
-        lines.append(f"{user}:x:{number}:{number}::{place / user}:/bin/sh\n")
+        lines.append(f"{user}:*:{number}:{number}::{place / user}:/bin/sh\n")
     (place / "passwd").write_text("".join(lines))
+    (place / "sudoers").write_text(SUDOERS)
+    (place / "sudoers").chmod(0o440)
     _host_key(place)
     lines = [
         "Port 22",
@@ -174,6 +179,7 @@ def _prepare(folder: Path, name: str) -> None:
         "MaxSessions 100",
         "MaxStartups 100",
         "UseDNS no",
+        "Match User root",
         f"SetEnv HOME={place}/home",
     ]
     (place / "sshd_config").write_text("\n".join(lines) + "\n")

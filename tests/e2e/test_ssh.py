@@ -58,11 +58,11 @@ def lab(fresh: Site, ssh_hosts: Any) -> Site:
     return fresh
 
 
-def add(lab: Site, hosts: Any, *names: str, flags: tuple[str, ...] = (), **more: str) -> Any:
+def add(lab: Site, hosts: Any, *names: str, flags: tuple[str, ...] = (), user: str = "root", **more: str) -> Any:
     keys = ",".join(hosts.fingerprint(name) for name in names)
     options = [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", value)]
     targets = [hosts.addresses[name] for name in names]
-    words = ["--user", "root", "--key", hosts.key, "--host-key", keys, "--min-free-gib", "0.01", *options, *flags]
+    words = ["--user", user, "--key", hosts.key, "--host-key", keys, "--min-free-gib", "0.01", *options, *flags]
     return lab.cli("cluster", "add", "ssh", *targets, "--name", "lab", *words)
 
 
@@ -191,15 +191,19 @@ for name, act in (
 """
 
 
-def test_each_persons_runs_are_a_unix_user_of_their_own(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("login", ["root", "ml"])
+def test_each_persons_runs_are_a_unix_user_of_their_own(
+    fresh: Site, ssh_hosts: Any, until: Callable[..., Any], login: str
+) -> None:
+    """By root itself, and by somebody whom sudo lets be some of them."""
     flags = ("--cpus", "1", "--bind", ssh_hosts.addresses["bm1"].rpartition(".")[0] + ".1")
     fresh.start(*flags, MAINSPRING_QUIET_BEAT_S="1")
-    refused = add(fresh, ssh_hosts, "bm1", flags=("--as-owner",))
+    refused = add(fresh, ssh_hosts, "bm1", flags=("--as-owner",), user=login)
     assert (refused.code, "have to dial this server (--direct)" in refused.err) == (6, True), refused
-    added = add(fresh, ssh_hosts, "bm1", flags=("--as-owner", "--direct"))
+    added = add(fresh, ssh_hosts, "bm1", flags=("--as-owner", "--direct"), user=login)
     assert added.code == 0, added
     tokens = {}
-    for name in ("ann", "bob", "eve"):
+    for name in ("ann", "bob", "dan", "eve"):
         assert fresh.cli("user", "add", name).code == 0
         assert fresh.cli("project", "grant", "default", name, "editor").code == 0
         tokens[name] = json.loads(fresh.cli("token", "add", "test", "--user", name, "--json").out)["token"]
@@ -221,7 +225,9 @@ def test_each_persons_runs_are_a_unix_user_of_their_own(fresh: Site, ssh_hosts: 
         f"is 60002 in {ssh_hosts.folder}/bm1/bob",
         *(f"{name} refused" for name in ("list", "read", "look", "kill")),
     ]
-    for who, says in ((submit("eve", "true"), "has no user eve"), (fresh.submit(["true"], resources=ON_LAB), "may be none")):
+    wrong = [(submit("eve", "true"), "has no user eve"), (fresh.submit(["true"], resources=ON_LAB), "may be none")]
+    wrong += [(submit("dan", "true"), "does not let us be dan: sudo: ")] if login == "ml" else []
+    for who, says in wrong:
         first = until(lambda who=who: [one for one in fresh.attempts(who) if one.get("outcome")], "its end", timeout_s=120)[0]
         assert (first["outcome"]["cause"], says in first["outcome"]["message"]) == ("launch_failed", True), first
         assert fresh.cli("cancel", who).code == 0
