@@ -27,6 +27,8 @@ READY_S, SAY_S = 300.0, 30.0
 RULES = {
     "never": BurstPolicy(mode=BurstMode.NEVER),
     "default": BurstPolicy(),
+    "wide": BurstPolicy(max_gpus=512, min_wait_s=900.0, min_gain_s=0.0),
+    "wider": BurstPolicy(max_gpus=1024, min_wait_s=300.0, min_gain_s=0.0, max_estimate_s=86_400.0),
     "no_fit": BurstPolicy(mode=BurstMode.NO_FIT),
     "no_fit_1h": BurstPolicy(mode=BurstMode.NO_FIT, max_estimate_s=3600.0),
     "no_fit_24h_128": BurstPolicy(mode=BurstMode.NO_FIT, max_estimate_s=86_400.0, max_gpus=128),

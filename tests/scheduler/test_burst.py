@@ -52,8 +52,8 @@ def _bursts(snapshot: Snapshot) -> list[Decision]:
 def test_a_run_that_waited_on_a_full_cluster_gets_a_machine(full: Any) -> None:
     snapshot = full()
     (asked,) = _bursts(snapshot)
-    # twice the estimate, five minutes until it is there, ten minutes idle at the end: 75 minutes at 3 USD
-    assert (asked.site, asked.machines, asked.cost_usd) == ("cloud", 1, "3.75")
+    # twice the estimate, five minutes until it is there, five minutes idle at the end: 70 minutes at 3 USD
+    assert (asked.site, asked.machines, asked.cost_usd) == ("cloud", 1, "3.50")
     assert asked.expected_at == snapshot.now + timedelta(minutes=5)
     assert asked.reason is not None
     assert asked.reason.code is ReasonCode.BURSTING
@@ -102,13 +102,13 @@ def test_budgets_hold_for_all_decisions_at_once(full: Any) -> None:
 
     team = ShareState(share=Share(name="team", budget_usd="12"), spent_usd="3", reserved_usd="1.4")
     assert asked() == 4
-    assert asked(shares=(team,)) == 2  # 7.60 are left, 3.75 each
+    assert asked(shares=(team,)) == 2  # 7.60 are left, 3.50 each
     assert asked(shares=(replace(team, spent_usd="10"),)) == 0
-    assert asked(budget_usd="7.50") == 2
-    assert asked(budget_usd="7.49") == 1
+    assert asked(budget_usd="7.00") == 2
+    assert asked(budget_usd="6.99") == 1
     assert asked(budget_usd="12", shares=(replace(team, share=Share(name="team")),)) == 2
     spent = sum(Decimal(one.cost_usd) for one in _bursts(full(count=4, budget_usd="8")))
-    assert spent == Decimal("7.50")
+    assert spent == Decimal("7.00")
 
 
 def test_caps_hold_for_all_decisions_at_once(full: Any, cloud: Any) -> None:
@@ -188,10 +188,10 @@ def test_machines_go_home_when_idle_and_old_enough(full: Any, scene: Any, make_n
         snapshot = scene([make_node("m", gpus=2, pool="cloud")], list(waiting), sites=(cloud(),), rented=(rented,))
         return tuple(scheduler.plan(snapshot).release)
 
-    assert gone(600, 600) == ("m",)
-    assert gone(599, 6000) == ()
+    assert gone(300, 600) == ("m",)
+    assert gone(299, 6000) == ()
     assert gone(None, 6000) == ()
-    assert gone(600, 599) == ()
+    assert gone(300, 599) == ()
     assert gone(600, 6000, (make_waiting(1, gpu_milli=1000),)) == ()  # the plan uses it
     assert gone(600, 6000, (make_waiting(1, gpu_milli=1000, sites=()),)) == ("m",)
     assert gone(10, 20, ends_at=now) == ("m",)
@@ -234,7 +234,7 @@ def test_a_run_that_only_a_budget_keeps_here_says_so(full: Any) -> None:
     team = ShareState(share=Share(name="team", budget_usd="5"), spent_usd="1")
     first, second = reasons(shares=(team,))
     assert (first.code, second.code) == (ReasonCode.BURSTING, ReasonCode.BUDGET)
-    assert second.facts == {"site": "cloud", "cost_usd": "3.75", "share": "team", "left_usd": "0.25"}
+    assert second.facts == {"site": "cloud", "cost_usd": "3.50", "share": "team", "left_usd": "0.50"}
     assert [one.code for one in reasons(shares=(replace(team, share=Share(name="team", budget_usd="0")),))] == [
         ReasonCode.BUDGET,
         ReasonCode.BUDGET,

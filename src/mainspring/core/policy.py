@@ -71,9 +71,9 @@ class BurstPolicy:
     min_wait_s: float = 1800.0  # waited at least
     min_gain_s: float = 600.0  # expected wait here less the time until the site is ready
     max_estimate_s: float = 14_400.0
-    max_gpus: int = 64  # rented at one time, over all sites
+    max_gpus: int = 128  # rented at one time, over all sites
     safety: float = 2.0  # reserved spend is price x GPUs x estimate x safety
-    idle_s: float = 600.0  # a machine idle for that long goes home
+    idle_s: float = 300.0  # a machine idle for that long goes home
     min_life_s: float = 600.0  # and not before that age
     come_home: bool = True  # runs with a checkpoint go on at home once there is room
     home_data: str = ""  # data sets that go to no paid site: NAME or PROJECT/NAME, separated by commas
