@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mainspring.runner import checkpoints
 from mainspring.runner.blobs import pack_manifest
+from mainspring.runner.folder import Folder
 
 PRELUDE = """import os, time, pathlib
 folder, spool = pathlib.Path(os.environ['MAINSPRING_CHECKPOINT']), pathlib.Path(os.environ['MAINSPRING_SPOOL'])
@@ -88,6 +91,33 @@ def test_a_mark_declares_everything_and_only_what_changed_is_sent(trainer: Train
     assert trainer.files() == {"big": b"B" * 200_000, "step": b"2"}
     assert len(trainer.server.sent) == 2  # the step and the manifest
     trainer.let("end")
+
+
+def test_what_is_marked_before_the_last_one_is_put_away_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(str(tmp_path))
+    folder.make()
+    place, mark = Path(folder.checkpoint), Path(folder.in_spool(checkpoints.COMPLETE))
+    (place / "big").write_text("B")
+    (place / "step").write_text("1")
+
+    def go_on() -> None:  # once the first is told: user code is quicker than the removal of what was linked aside
+        if (place / "step").read_text() == "1":
+            (place / "step").write_text("2")
+            mark.touch()
+            clock = tmp_path / "clock"
+            clock.touch()
+            while clock.stat().st_ctime_ns <= mark.stat().st_mtime_ns:  # the file system's clock ticks every 4 ms
+                clock.touch()
+
+    nothing: Any = SimpleNamespace(tell=go_on)
+    monkeypatch.setattr(checkpoints.blobs, "send", lambda wire, wanted: None)
+    monkeypatch.setattr(checkpoints.blobs, "send_bytes", lambda wire, digest, data: None)
+    taker = checkpoints.Checkpoints(folder, nothing, nothing, limit_bytes=1 << 30, is_restored=False)
+    mark.touch()
+    taker.look()
+    taker.look()
+    told = [json.loads(line) for line in Path(folder.in_spool("events")).read_text().splitlines()]
+    assert [one["kind"] for one in told] == ["checkpoint", "checkpoint"], told
 
 
 def test_what_is_written_after_the_mark_makes_it_void(trainer: Trainer) -> None:

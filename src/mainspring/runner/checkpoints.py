@@ -55,6 +55,7 @@ class Checkpoints(threading.Thread):
         # what is complete together: by the name that was renamed in, or "" for what one mark declared
         self._groups: dict[str, dict[str, Signature]] = {}
         self._digests: dict[Signature, str] = {}
+        self._cleared: dict[str, int] = {}  # when a file's second name was removed (ns)
         self._is_due = False
         self._barred = 0  # looks in a row at which somebody was writing: no event tells when that ends
         self._made_at = 0.0
@@ -118,14 +119,20 @@ class Checkpoints(threading.Thread):
             self._is_due = False
             self._say(wrong)
         finally:
-            os.close(lock)
             self._clear()
+            os.close(lock)
 
     def _clear(self) -> None:
+        """Remove what was linked aside, and note when that changed the files: it is no writing (`_note_marked`)."""
         if os.path.isdir(self._aside):
             import shutil  # slow to load, and most runs make no checkpoint
 
             shutil.rmtree(self._aside, ignore_errors=True)
+            for path in self._cleared:
+                try:
+                    self._cleared[path] = os.lstat(os.path.join(self._folder.checkpoint, path)).st_ctime_ns
+                except OSError:
+                    continue
 
     def _note_renamed(self) -> None:
         for name in self._drain():
@@ -164,7 +171,8 @@ class Checkpoints(threading.Thread):
             found.update(_signatures(self._folder.checkpoint, name))
         for path in found:
             told = os.lstat(os.path.join(self._folder.checkpoint, path))
-            if told.st_ctime_ns > marked_ns:
+            is_ours = told.st_mtime_ns <= marked_ns and told.st_ctime_ns == self._cleared.get(path)
+            if told.st_ctime_ns > marked_ns and not is_ours:  # renaming and copying keep the time of writing, not this one
                 raise _changed(path)
         self._groups = {"": found}
         self._is_due, self._made_at = True, marked_ns / 1e9
@@ -196,6 +204,7 @@ class Checkpoints(threading.Thread):
         entries: list[dict[str, Any]] = []
         places = {}
         known = {}
+        self._cleared.clear()
         for path, seen in files.items():
             places[path] = self._linked(path)
             known[seen] = digest = self._digests.get(seen) or _digest(places[path], path)
@@ -234,6 +243,7 @@ class Checkpoints(threading.Thread):
             os.link(source, target, follow_symlinks=False)
         except OSError:
             return source
+        self._cleared[path] = 0
         return target
 
     def _say(self, wrong: NotKeptError) -> None:
