@@ -16,14 +16,14 @@ THREADS = (
     "LOKY_MAX_CPU_COUNT",
 )
 
-# The indices are those of nvidia-smi. CUDA's own order puts the fastest first: where models differ, another device's index.
-NUMBERING = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-
 
 def granted_env(granted: Granted) -> dict[str, str]:
-    """Return the variables that keep a process within what it was granted; no GPU granted means none is visible."""
+    """Return the variables that keep a process within what it was granted; no GPU granted means none is visible.
+
+    The indices are those of nvidia-smi. CUDA's own order puts the fastest first: where models differ, another device's index.
+    """
     devices = ",".join(str(share.index) for share in granted.devices)
-    seen = {**NUMBERING, "CUDA_VISIBLE_DEVICES": devices, "NVIDIA_VISIBLE_DEVICES": devices or "void"}
+    seen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": devices, "NVIDIA_VISIBLE_DEVICES": devices or "void"}
     return {**seen, **thread_env(granted)}
 
 

@@ -118,12 +118,8 @@ def keep_flags(home: Path, flags: Sequence[str]) -> None:
 
     Where they cannot be written that one has none: the server is up, which was asked for.
     """
-    path = home / UP
     with contextlib.suppress(OSError):
-        descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(list(flags), file)
-        path.with_suffix(".tmp").replace(path)
+        _write_private(home / UP, list(flags))
 
 
 def kept_flags(home: Path) -> tuple[str, ...]:
@@ -149,12 +145,7 @@ def read_token(home: Path) -> str:
 def save_login(home: Path, url: str, token: str, certificate: str = "") -> Path:
     """Keep a remote server's address and token for later commands (0600), and its own certificate; return the file."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = home / "login.json"
-    descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"url": url, "token": token, "certificate": certificate}, file)
-    path.with_suffix(".tmp").replace(path)
-    return path
+    return _write_private(home / "login.json", {"url": url, "token": token, "certificate": certificate})
 
 
 def forget() -> None:
@@ -173,6 +164,13 @@ def shown_certificate(url: str) -> tuple[str, str]:
     except OSError as wrong:
         raise ServerUnreachableError(f"{url} does not answer: {wrong}.", hint="Is the address right?") from wrong
     return pem, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def _write_private(path: Path, value: object) -> Path:
+    descriptor = os.open(path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(value, file)
+    return path.with_suffix(".tmp").replace(path)
 
 
 def _remote(home: Path | None) -> tuple[str, str, str] | None:

@@ -31,11 +31,10 @@ def come_home(snapshot: Snapshot, room: Backfill) -> Iterator[Decision]:
         return
     rented = {one.node for one in snapshot.rented}
     away = [run for run in snapshot.placed if _may_come(run, snapshot) and all(place.node in rented for place in run.places)]
-    late = {run.id for run in away if _is_overdue(run, snapshot)}
     for run in away:
-        if run.id in late:
+        if _is_overdue(run, snapshot):
             yield Decision(run=run.id, kind=DecisionKind.EVICT, version=run.version, beneficiary=run.id, rule=OVERDUE)
-    able = [run for run in away if run.id not in late and _is_worth_it(run, snapshot)]
+    able = [run for run in away if not _is_overdue(run, snapshot) and _is_worth_it(run, snapshot)]
     for run in sorted(able, key=lambda one: (-left_s(one, snapshot.now, 1.0), one.seq, one.id)):
         places = room.placement.place(replace(waits_again(run), sites=()), {})
         if places is not None:

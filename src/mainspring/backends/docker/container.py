@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mainspring.backends.grants import NUMBERING
 from mainspring.core.backend import Handle, LaunchRequest
 from mainspring.core.errors import LaunchError, MainspringError
 from mainspring.core.ids import AttemptId
@@ -175,7 +174,7 @@ def device_env(node: Node, indices: Sequence[int]) -> dict[str, str]:
     """Return what user code sees of its devices: real ones are numbered anew inside the container, declared ones are not."""
     real = real_devices(node, indices)
     seen = ",".join(str(number) for number in range(len(real))) if real else ",".join(str(index) for index in indices)
-    return {**NUMBERING, "CUDA_VISIBLE_DEVICES": seen, "NVIDIA_VISIBLE_DEVICES": ",".join(real) or "void"}
+    return {"CUDA_VISIBLE_DEVICES": seen, "NVIDIA_VISIBLE_DEVICES": ",".join(real) or "void"}
 
 
 def _mount(word: str) -> str:
