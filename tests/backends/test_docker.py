@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from engines.registry import PASSWORD, USER
 from mainspring.backends.docker import ENGINE, PODMAN, container
 from mainspring.backends.docker.backend import DockerBackend
 from mainspring.backends.docker.container import device_env, host_config, make_handle, wishes_of
+from mainspring.backends.docker.door import Door, UnsettledError
 from mainspring.core.backend import Backend, LaunchRequest, ObservedState
 from mainspring.core.errors import LaunchError
 from mainspring.core.ids import AttemptId, RunId
@@ -151,6 +154,45 @@ class TestPodman(Containers):
     @pytest.fixture
     def backend(self, podman_engine: Any, tmp_path: Path) -> DockerBackend:
         return make(podman_engine, tmp_path)
+
+
+class Improper(BaseHTTPRequestHandler):
+    """An engine that answers as podman does when a container has ended and is not yet cleaned up."""
+
+    said = ""
+
+    def do_GET(self) -> None:
+        self.answer(200, {"ApiVersion": "1.41"})
+
+    def do_POST(self) -> None:
+        self.answer(500, {"message": self.said})
+
+    def answer(self, status: int, told: dict[str, str]) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_container_that_ended_as_it_was_killed_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Improper)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    door = Door(host=f"tcp://127.0.0.1:{server.server_port}", program="podman")
+    try:
+        monkeypatch.setattr(
+            Improper, "said", "can only kill running containers. ab12 is in state stopped: container state improper"
+        )
+        door.kill("ab12", "SIGKILL")
+        monkeypatch.setattr(Improper, "said", "runtime is locked")
+        with pytest.raises(UnsettledError, match="runtime is locked"):
+            door.kill("ab12", "SIGKILL")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("is_cdi", [False, True])

@@ -101,12 +101,11 @@ class HalfTunnel:
         return stream
 
     def say(self, message: bytes, opcode: int = _BINARY) -> None:
-        """Send a message."""
+        """Send a message. Raises OSError when the tunnel has ended."""
         size = len(message)
         head = struct.pack("!BB", 128 | opcode, size) if size < 126 else struct.pack("!BBH", 128 | opcode, 126, size)
         with self._lock:
-            self._handler.wfile.write(head + message)
-            self._handler.wfile.flush()
+            self._handler.connection.sendall(head + message)
 
     def serve(self) -> None:
         """Take what comes, until the runner closes."""
