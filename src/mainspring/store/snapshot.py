@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select, text
+from sqlalchemy import Connection, bindparam, or_, select, text
 
 from mainspring.core.durations import believed, estimate, keys_of
 from mainspring.core.ids import RunId
@@ -341,17 +341,35 @@ _HELD = Statement(
 
 
 _IN_LINE = _LINE.order_by(runs.c.priority.desc(), runs.c.seq)
-_PLACE = func.row_number().over(partition_by=(runs.c.project, runs.c.owner), order_by=(runs.c.priority.desc(), runs.c.seq))
-_EACH = select(runs.c.id, _PLACE.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
-
-
 _QUEUED = Statement(_IN_LINE.limit(bindparam("most")))
-_FIRST = Statement(_IN_LINE.join(_EACH, _EACH.c.id == runs.c.id).where(_EACH.c.place <= bindparam("each")))
-# The same for SQLite, which numbers all rows before it looks at the numbers. CROSS JOIN: for each person, in this order.
+_COLUMNS = ", ".join(f"runs.{one.name}" for one in _LINE.selected_columns)
+# The first of each person, by way of the index of queued runs: with a window function all of a long queue is numbered first.
+_FIRST = Statement(
+    text(
+        f"""
+        WITH RECURSIVE person AS (
+            (SELECT project, owner FROM runs WHERE state = 'queued' ORDER BY project, owner LIMIT 1)
+            UNION ALL
+            SELECT later.project, later.owner FROM person CROSS JOIN LATERAL (
+                SELECT project, owner FROM runs
+                WHERE state = 'queued' AND (project, owner) > (person.project, person.owner)
+                ORDER BY project, owner LIMIT 1
+            ) AS later
+        )
+        SELECT {_COLUMNS} FROM person CROSS JOIN LATERAL (
+            SELECT * FROM runs AS mine
+            WHERE mine.state = 'queued' AND mine.project = person.project AND mine.owner = person.owner
+            ORDER BY mine.priority DESC, mine.seq LIMIT :each
+        ) AS runs
+        ORDER BY runs.priority DESC, runs.seq
+        """  # noqa: S608 - names of columns alone
+    ).columns(*_LINE.selected_columns)
+)
+# The same for SQLite, which knows no LATERAL. CROSS JOIN: for each person, in this order.
 _FIRST_ON_SQLITE = Statement(
     text(
         f"""
-        SELECT {", ".join(f"runs.{one.name}" for one in _LINE.selected_columns)}
+        SELECT {_COLUMNS}
         FROM (SELECT DISTINCT project, owner FROM runs INDEXED BY ix_runs_queued WHERE state = 'queued') AS person
         CROSS JOIN runs ON runs.id IN (
             SELECT mine.id FROM runs AS mine INDEXED BY ix_runs_queued
