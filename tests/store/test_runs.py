@@ -19,6 +19,7 @@ from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Plan
 from mainspring.core.specs import Code, Entry, Link, Value, ValueKind
 from mainspring.store import NewEvent, tables
+from mainspring.store.runs import Submission, submit_all
 
 
 def test_a_run_comes_back_as_it_was_written(world):
@@ -49,6 +50,21 @@ def test_the_same_key_gives_the_same_run(world):
     assert world.store.runs.submit(world.make())[1] is True
     assert world.store.runs.submit(world.make())[1] is True
     assert [e.subject for e in world.store.events.since(0)] == [first.id]
+
+
+def test_runs_that_are_submitted_together_are_numbered_in_order_and_one_key_makes_one_run(world):
+    first, second, third, other = (world.make(name) for name in ("first", "second", "third", "other"))
+    known, _ = world.store.runs.submit(world.make("known"), key="old")
+    wanted = [Submission(first, "k"), Submission(second, "k"), Submission(third), Submission(other, "old")]
+    found = world.store._db.write(lambda tx: submit_all(tx, wanted))
+    assert [(run.id, is_new) for run, is_new in found] == [
+        (first.id, True),
+        (first.id, False),
+        (third.id, True),
+        (known.id, False),
+    ]
+    assert [run.seq for run, _ in found] == [2, 2, 3, 1]
+    assert world.store.runs.get(second.id) is None
 
 
 def test_one_key_from_twenty_threads_makes_one_run(world):

@@ -15,7 +15,8 @@ import mainspring.store
 from mainspring.core.errors import ConflictError
 from mainspring.core.records import Project, Role
 from mainspring.store.columns import values_of
-from mainspring.store.statements import Statement
+from mainspring.store.share_tables import durations
+from mainspring.store.statements import Listed, Statement
 from mainspring.store.tables import projects
 
 AT = datetime(2026, 1, 5, 12, 0, 0, 123456, tzinfo=UTC)
@@ -57,6 +58,50 @@ def test_an_update_sets_the_columns_that_it_is_given_and_tells_how_many_rows(sto
     assert found == [("a", "s", "d\ufffd"), ("b", "t", "e")]
     assert store._db.write(lambda tx: MOVE.rows(tx.conn, {"before": AT})) == [{"name": "a"}, {"name": "b"}]
     assert store._db.write(lambda tx: MOVE.rows(tx.conn, {"before": AT.replace(year=2000)})) == []
+
+
+AWKWARD = ["", "'; --", '"\\u0000\\n"', "\U0001f680\u2028", "d\x00", "a\tb\\", "\udcff"]
+
+
+def test_many_rows_are_written_as_each_alone_is(store):
+    alone = [row(f"alone{n}", description=text) for n, text in enumerate(AWKWARD)]
+    store._db.write(lambda tx: [NEW.run(tx.conn, one) for one in alone])
+    store._db.write(lambda tx: NEW.many(tx.conn, [one | {"name": f"many{n}"} for n, one in enumerate(alone)]))
+    found = {one["name"]: one for one in store._db.read(ALL.rows)}
+    assert [found[f"many{n}"] | {"name": f"alone{n}"} for n in range(len(alone))] == [found[one["name"]] for one in alone]
+
+
+def test_many_changes_concern_the_rows_that_they_name_and_keep_what_the_statement_says_itself(store):
+    store._db.write(lambda tx: NEW.many(tx.conn, [row(name) for name in "abcd"]))
+    moved = Statement(update(projects).where(projects.c.name == bindparam("of")).values(share="moved"))
+    changes = [{"of": "a", "description": "1"}, {"of": "b", "description": "2"}, {"of": "x", "description": "3"}]
+    store._db.write(lambda tx: moved.many(tx.conn, [*changes, {"of": "c", "priority_role": Role.VIEWER}]))
+    found = [(one["name"], one["share"], one["description"], one["priority_role"]) for one in store._db.read(ALL.rows)]
+    assert found == [
+        ("a", "moved", "1", Role.EDITOR),
+        ("b", "moved", "2", Role.EDITOR),
+        ("c", "moved", "d\ufffd", Role.VIEWER),
+        ("d", "", "d\ufffd", Role.EDITOR),
+    ]
+
+
+@pytest.mark.parametrize("odd", [0.1 + 0.2, 5e-324, 1.7976931348623157e308, float("inf"), float("-inf")])
+def test_many_numbers_are_exact_also_those_that_json_has_no_word_for(store, odd):
+    new = Statement(durations.insert())
+    rows = [{"key": key, "at": AT, "median_s": value, "samples": (1.5,)} for key, value in (("a", odd), ("b", 2.0))]
+    store._db.write(lambda tx: new.many(tx.conn, rows))
+    asked = select(durations.c.median_s).order_by(durations.c.key)
+    assert store._db.read(lambda conn: conn.execute(asked).scalars().all()) == [odd, 2.0]
+
+
+def test_ids_are_asked_for_in_any_number(store):
+    names = [f"p{n:04}" for n in range(600)]
+    store._db.write(lambda tx: NEW.many(tx.conn, [row(name) for name in names]))
+    some = Listed(lambda ids: select(projects.c.name).where(projects.c.name.in_(ids)).order_by(projects.c.name))
+    for count in (0, 1, 2, 3, 5, 255, 256, 257, 600):
+        assert [one["name"] for one in store._db.read(lambda conn, n=count: some.rows(conn, [*names[:n], "none"]))] == names[
+            :count
+        ]
 
 
 def test_rows_that_are_stored_alike_are_equal_and_can_be_read_later(store):

@@ -71,12 +71,10 @@ class Schedule:
         if is_whole:
             self._whole_s = max(WHOLE_S, WHOLE_PART * took_s)
         reach("before-W2")
-        applied = ctx.store.apply(plan, now=now)
+        applied = ctx.store.apply(plan, now=now, seen=snapshot, kept=timedelta(days=ctx.settings.decisions_days))
         reach("after-W2")
         ctx.planned.count(took_s, len(plan.decisions))
         if applied.started or applied.evicted or applied.rented or plan.release:
-            kept = timedelta(days=ctx.settings.decisions_days)
-            ctx.store.decisions.record(plan, snapshot, now=now, kept=kept)
             facts = {"started": len(applied.started), "evicted": len(applied.evicted), "waiting": len(snapshot.waiting)}
             log.info("plan applied", extra=facts)
         if applied.refused:

@@ -4,27 +4,59 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from mainspring.core.errors import CapacityError, ConflictError, MainspringError, StateError
 from mainspring.core.ids import RunId
 from mainspring.core.records import AttemptState, Cause, Desired, Run, RunState
-from mainspring.core.snapshot import OVERDUE, Applied, Decision, DecisionKind, Place, Plan
+from mainspring.core.snapshot import OVERDUE, Applied, Decision, DecisionKind, Place, Plan, Snapshot
 from mainspring.store.attempts import stop_attempt
-from mainspring.store.database import Database, NewEvent, Transaction
+from mainspring.store.database import Database, NewEvent, Transaction, Work
+from mainspring.store.decisions import KEPT, Decisions, Entry
 from mainspring.store.machines import ask_machines, release_machine
-from mainspring.store.reasons import Reasons
+from mainspring.store.reasons import News, Reasons
 from mainspring.store.runs import load_run
 from mainspring.store.starts import start_all
 from mainspring.store.tables import attempts, runs
 
 logger = logging.getLogger(__name__)
 STARTS_AT_ONCE = 256  # in one transaction: others want to write too
+_ACTS = (DecisionKind.START, DecisionKind.EVICT, DecisionKind.BURST)
+Refusal = ConflictError | CapacityError
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A part of a plan that stands or falls by itself: its work, and who hears what came of it."""
+
+    work: Work[Any]
+    then: Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What became of the parts of a plan."""
+
+    started: list[RunId] = field(default_factory=list)
+    refused: list[RunId] = field(default_factory=list)
+    evicted: list[RunId] = field(default_factory=list)
+    rented: list[RunId] = field(default_factory=list)
+
+    def of(self, decision: Decision, done: list[RunId], outcome: object, victims: Sequence[Decision] = ()) -> None:
+        """Note one decision's outcome: done unless it is an error. Raises what is no refusal."""
+        if isinstance(outcome, Refusal):
+            logger.info("decision refused", extra={"run": decision.run, "why": outcome.message})
+            self.refused.append(decision.run)
+            return
+        _check(outcome)
+        done.append(decision.run)
+        self.evicted += [one.run for one in victims]
 
 
 @dataclass(slots=True)
@@ -32,37 +64,41 @@ class Plans:
     """Carries plans out, for the one process that plans."""
 
     db: Database
+    decisions: Decisions
     reasons: Reasons = field(init=False)
 
     def __post_init__(self) -> None:
         self.reasons = Reasons(self.db)
 
-    def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
-        """Carry the plan out; what somebody forestalled is refused, to be planned again. Reasons are recorded."""
-        starts = [decision for decision in plan.decisions if decision.kind is DecisionKind.START]
-        cleared = _groups(plan)
-        outcomes = [*self._start(starts, now, event_actor), *self._clear(cleared, now, event_actor)]
-        done: list[Decision] = []
-        refused: list[RunId] = []
-        for decision, outcome in zip([*starts, *(one for one, _ in cleared)], outcomes, strict=True):
-            if outcome is None:
-                done.append(decision)
-            elif isinstance(outcome, ConflictError | CapacityError):
-                logger.info("decision refused", extra={"run": decision.run, "why": outcome.message})
-                refused.append(decision.run)
-            else:
-                raise outcome
-        rented, unrented = self._rent(plan, now, event_actor)
-        self._send_home(plan, now, event_actor)
-        waits = [one for one in plan.decisions if one.kind is DecisionKind.WAIT]
-        is_behind = self.reasons.tell(waits) if waits else False
-        nominated = {decision.run for decision in done}
+    def apply(
+        self, plan: Plan, *, now: datetime, event_actor: str = "scheduler", seen: Snapshot | None = None, kept: timedelta = KEPT
+    ) -> Applied:
+        """Carry the plan out; what somebody forestalled is refused, to be planned again. Reasons are recorded.
+
+        So is the plan, for `kept`, where it does something and what it was made from is told (`seen`). All of it waits for one
+        commit: others write too, and to wait for them once a plan is enough.
+        """
+        told = _Told()
+        pieces = [
+            *self._starts(plan, told, now, event_actor),
+            *self._clear(plan, told, now, event_actor),
+            *self._rent(plan, told, now, event_actor),
+            *_home(plan, now, event_actor),
+        ]
+        news = self.reasons.news([one for one in plan.decisions if one.kind is DecisionKind.WAIT])
+        if news.changed:
+            pieces.append(_Piece(news.write, partial(self._remember, news)))
+        if seen is not None and (plan.release or any(one.kind in _ACTS for one in plan.decisions)):
+            entry = self.decisions.entry(plan, seen, now=now, kept=kept)
+            pieces.append(_Piece(entry.write, partial(self._record, entry)))
+        for piece, outcome in zip(pieces, self.db.write_all([one.work for one in pieces]), strict=True):
+            piece.then(outcome)
         return Applied(
-            started=tuple(one.run for one in done if one.kind is DecisionKind.START),
-            refused=(*refused, *unrented),
-            rented=rented,
-            evicted=tuple(victim.run for one, victims in cleared if one.run in nominated for victim in victims),
-            is_behind=is_behind,
+            started=tuple(told.started),
+            refused=tuple(told.refused),
+            rented=tuple(told.rented),
+            evicted=tuple(told.evicted),
+            is_behind=news.is_behind,
         )
 
     def start_probe(self, decision: Decision, *, now: datetime, actor: str) -> bool:
@@ -70,49 +106,59 @@ class Plans:
         (refused,) = self.db.write(partial(start_all, decisions=[decision], now=now, actor=actor, is_probe=True))
         return refused is None
 
-    def _start(self, starts: Sequence[Decision], now: datetime, actor: str) -> list[BaseException | None]:
+    def _starts(self, plan: Plan, told: _Told, now: datetime, actor: str) -> Iterator[_Piece]:
         """Start in few transactions; where one cannot be written, each by itself, so that it stops no other."""
-        outcomes: list[BaseException | None] = []
+        starts = [one for one in plan.decisions if one.kind is DecisionKind.START]
         for begin in range(0, len(starts), STARTS_AT_ONCE):
             some = starts[begin : begin + STARTS_AT_ONCE]
-            try:
-                outcomes += self.db.write(partial(start_all, decisions=some, now=now, actor=actor))
-            except MainspringError:
-                logger.exception("starts are written one by one", extra={"starts": len(some)})
-                alone = self.db.write_all([partial(start_all, decisions=[one], now=now, actor=actor) for one in some])
-                outcomes += [one if isinstance(one, BaseException) else one[0] for one in alone]
-        return outcomes
 
-    def _send_home(self, plan: Plan, now: datetime, actor: str) -> None:
-        """Ask runs on rented machines to stop, to go on at home; one that changed meanwhile stays."""
-        homing = [one for one in plan.decisions if one.kind is DecisionKind.EVICT and one.beneficiary == one.run]
-        for outcome in self.db.write_all([partial(_send_home, decision=one, now=now, actor=actor) for one in homing]):
-            if outcome is not None and not isinstance(outcome, ConflictError):
-                raise outcome
+            def then(outcomes: Any, some: Sequence[Decision] = some) -> None:
+                if isinstance(outcomes, MainspringError):
+                    logger.error("starts are written one by one", extra={"starts": len(some)}, exc_info=outcomes)
+                    alone = self.db.write_all([partial(start_all, decisions=[one], now=now, actor=actor) for one in some])
+                    outcomes = [one if isinstance(one, BaseException) else one[0] for one in alone]
+                _check(outcomes)
+                for decision, outcome in zip(some, outcomes, strict=True):
+                    told.of(decision, told.started, outcome)
 
-    def _rent(self, plan: Plan, now: datetime, actor: str) -> tuple[tuple[RunId, ...], tuple[RunId, ...]]:
-        """Ask for machines, each run's by itself, and let idle ones end; return the runs that get some, and those refused."""
-        asked = [one for one in plan.decisions if one.kind is DecisionKind.BURST]
-        self.reasons.forget(one.run for one in asked)
-        outcomes = self.db.write_all([partial(ask_machines, decision=one, now=now, actor=actor) for one in asked])
-        refused: list[RunId] = []
-        for decision, outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, ConflictError | CapacityError):
-                logger.info("machines refused", extra={"run": decision.run, "why": outcome.message})
-                refused.append(decision.run)
-            elif outcome is not None:
-                raise outcome
+            yield _Piece(partial(start_all, decisions=some, now=now, actor=actor), then)
+
+    def _clear(self, plan: Plan, told: _Told, now: datetime, actor: str) -> Iterator[_Piece]:
+        for one, victims in _groups(plan):
+            self.reasons.forget([one.run])
+            work = partial(_clear, nomination=one, victims=victims, now=now, actor=actor)
+            yield _Piece(work, partial(told.of, one, [], victims=victims))
+
+    def _rent(self, plan: Plan, told: _Told, now: datetime, actor: str) -> Iterator[_Piece]:
+        """Ask for machines, each run's by itself, and let idle ones end."""
+        for one in plan.decisions:
+            if one.kind is DecisionKind.BURST:
+                self.reasons.forget([one.run])
+                yield _Piece(partial(ask_machines, decision=one, now=now, actor=actor), partial(told.of, one, told.rented))
         for node in plan.release:
-            self.db.write(partial(release_machine, node=node, actor=actor))
-        return tuple(one.run for one in asked if one.run not in refused), tuple(refused)
+            yield _Piece(partial(release_machine, node=node, actor=actor), _check)
 
-    def _clear(
-        self, cleared: Sequence[tuple[Decision, Sequence[Decision]]], now: datetime, actor: str
-    ) -> list[BaseException | None]:
-        self.reasons.forget(one.run for one, _ in cleared)
-        return self.db.write_all(
-            [partial(_clear, nomination=one, victims=victims, now=now, actor=actor) for one, victims in cleared]
-        )
+    def _remember(self, news: News, outcome: object) -> None:
+        _check(outcome)
+        self.reasons.remember(news)
+
+    def _record(self, entry: Entry, outcome: object) -> None:
+        _check(outcome)
+        self.decisions.remember(entry)
+
+
+def _check(outcome: object) -> None:
+    """Raise an outcome that is an error."""
+    if isinstance(outcome, BaseException):
+        raise outcome
+
+
+def _home(plan: Plan, now: datetime, actor: str) -> Iterator[_Piece]:
+    """Ask runs on rented machines to stop, to go on at home; one that changed meanwhile stays."""
+    for one in plan.decisions:
+        if one.kind is DecisionKind.EVICT and one.beneficiary == one.run:
+            work = partial(_send_home, decision=one, now=now, actor=actor)
+            yield _Piece(work, lambda outcome: None if isinstance(outcome, ConflictError) else _check(outcome))
 
 
 def _groups(plan: Plan) -> list[tuple[Decision, list[Decision]]]:

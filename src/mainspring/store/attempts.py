@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, null, select, update
 
-from mainspring.core.checkpoints import lost_work
-from mainspring.core.errors import NotFoundError, StaleWriteError
-from mainspring.core.lifecycle import ATTEMPT, TERMINAL_RUN, AttemptEvent, Ending, advance_attempt, finish_run
+from mainspring.core.errors import StaleWriteError
+from mainspring.core.ids import AttemptId
+from mainspring.core.lifecycle import ATTEMPT, AttemptEvent, Ending, advance_attempt
 from mainspring.core.reasons import Reason
 from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
 from mainspring.core.specs import Value
-from mainspring.plugins import reach
-from mainspring.store.checkpoints import forget_checkpoints
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
-from mainspring.store.health import note_begin, note_failure
+from mainspring.store.ends import End, end_all
+from mainspring.store.health import has_failures, note_begin
 from mainspring.store.logs import append_chunks, stream_ends
-from mainspring.store.nodes import free
-from mainspring.store.runs import need_run, save_run
-from mainspring.store.statements import Row, Statement
-from mainspring.store.tables import allocations, attempts, replicas, runs
+from mainspring.store.members import WHOLE, load_attempt, member_of, need_attempt, whole
+from mainspring.store.runs import need_run
+from mainspring.store.statements import Statement
+from mainspring.store.tables import attempts, replicas, runs
 
 _CAS_TRIES = 20
-_MAX_AVOID = 8
-_OF_USER_CODE = (Cause.SUCCEEDED, Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.TIMEOUT)  # it had begun
 _OPEN = (AttemptState.ALLOCATED, AttemptState.LAUNCHING, AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
 _RANK = {state: rank for rank, state in enumerate((*_OPEN, AttemptState.ENDED))}
 _BEATS = {
@@ -56,7 +53,7 @@ class Attempts:
 
     def get(self, id: str) -> Attempt | None:
         """Return the attempt with this id."""
-        return _whole(self._db.ask(_WHOLE, {"of": id}))
+        return whole(self._db.ask(WHOLE, {"of": id}))
 
     def of_run(self, run_id: str) -> list[Attempt]:
         """Return the attempts of a run, first to last."""
@@ -212,7 +209,7 @@ class Attempts:
         Idempotent: a second call returns what is there. Raises NotFoundError.
         """
         ending = Ending(outcome=outcome, at=now, backoff_s=backoff_s, late_s=late_s)
-        return self._db.write(lambda tx: _finish(tx, id, replica, ending, dict(outputs or {}), event_actor))
+        return self._db.join(end_all, End(AttemptId(id), replica, ending, dict(outputs or {}), event_actor))
 
     def give_up(self, seen: Attempt, replica: int, outcome: Outcome, *, now: datetime) -> tuple[Attempt, Run]:
         """End a replica whose end nobody has seen (P4); nothing is written if it was heard since it was read as `seen`.
@@ -222,13 +219,14 @@ class Attempts:
 
         def work(tx: Transaction) -> tuple[Attempt, Run]:
             mine = (replicas.c.attempt == seen.id) & (replicas.c.index == replica)
-            since = _member(seen, replica).unknown_since or now
+            since = member_of(seen, replica).unknown_since or now
             tx.conn.execute(update(replicas).where(mine).values(unknown_since=since))  # a beat comes before this, or after all
-            current = _need_attempt(tx.conn, seen.id)
-            if _member(current, replica).last_beat_at != _member(seen, replica).last_beat_at:
+            current = need_attempt(tx.conn, seen.id)
+            if member_of(current, replica).last_beat_at != member_of(seen, replica).last_beat_at:
                 tx.conn.execute(update(replicas).where(mine).values(unknown_since=None))
                 return current, need_run(tx.conn, current.run)
-            return _finish(tx, seen.id, replica, Ending(outcome=outcome, at=now), {}, "scheduler", is_seen=False)
+            end = End(seen.id, replica, Ending(outcome=outcome, at=now), {}, "scheduler", is_seen=False)
+            return end_all(tx, [end])[0]
 
         return self._db.write(work)
 
@@ -272,27 +270,10 @@ _BEGAN = Statement(
     .where(runs.c.id == bindparam("of"), runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
     .values(reason=null())
 )
-_OF_MEMBER = "member_"
-_WITH_MEMBERS = (
-    select(*attempts.c, *(one.label(_OF_MEMBER + one.name) for one in replicas.c))
-    .join(replicas, replicas.c.attempt == attempts.c.id)
-    .where(attempts.c.id == bindparam("of"))
-    .order_by(replicas.c.index)
-)
-_WHOLE = Statement(_WITH_MEMBERS)
-_LOCKED = Statement(_WITH_MEMBERS.with_for_update(of=attempts))
 _MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
 _MEMBERS_OF = Statement(select(replicas).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index))
 _IS_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
-_MEMBER = Statement(_IS_MEMBER)
 _LIVING = Statement(_IS_MEMBER.where(replicas.c.ended_at.is_(None)))
-_OUTPUTS = select(replicas.c.outputs).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index.desc())
-_FREE = Statement(
-    update(allocations)
-    .where(allocations.c.attempt == bindparam("of"), allocations.c.replica == bindparam("at"), allocations.c.freed_at.is_(None))
-    .values(freed_at=bindparam("freed"))
-    .returning(allocations.c.node, allocations.c.granted)
-)
 
 
 def stop_attempt(
@@ -318,27 +299,6 @@ def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
     members = [values_of(member, replicas) | {"attempt": one.id} for one in new for member in one.replicas]
     _NEW_MEMBERS.many(tx.conn, members)
     tx.topics.add("attempts")
-
-
-def load_attempt(conn: Connection, id: str) -> Attempt | None:
-    """Return the attempt with this id."""
-    return _whole(_WHOLE.rows(conn, {"of": id}))
-
-
-def _whole(rows: Sequence[Row]) -> Attempt | None:
-    """Return the attempt that stands in these rows, one for each of its replicas."""
-    if not rows:
-        return None
-    cut = len(_OF_MEMBER)
-    members = ({key[cut:]: value for key, value in row.items() if key.startswith(_OF_MEMBER)} for row in rows)
-    return record_of(Attempt, attempts, rows[0], replicas=tuple(record_of(Replica, replicas, one) for one in members))
-
-
-def _need_attempt(conn: Connection, id: str) -> Attempt:
-    attempt = load_attempt(conn, id)
-    if attempt is None:
-        raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
-    return attempt
 
 
 def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Attempt]:
@@ -368,7 +328,7 @@ def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = Non
 
 def _change(tx: Transaction, id: str, change: Callable[[Attempt, datetime], Attempt], event: NewEvent | None) -> Attempt:
     for _ in range(_CAS_TRIES):
-        old = _need_attempt(tx.conn, id)
+        old = need_attempt(tx.conn, id)
         new = change(old, tx.clock.now())
         if new is old:
             return old
@@ -383,8 +343,8 @@ def _moved_replicas(members: tuple[Replica, ...], state: AttemptState) -> tuple[
 
 
 def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: datetime) -> Attempt:
-    attempt = _need_attempt(tx.conn, id)
-    member = _member(attempt, index)
+    attempt = need_attempt(tx.conn, id)
+    member = member_of(attempt, index)
     if attempt.state is AttemptState.ENDED or member.ended_at is not None:
         return attempt
     state, event = _BEATS.get(said, _BEATS["starting"])
@@ -396,7 +356,7 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
     )
     row = {"last_beat_at": now} | ({"state": new.state, "address": new.address} if new.state != member.state or address else {})
     if _LIVING.run(tx.conn, row | {"of": id, "at": index}) == 0:
-        return _need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
+        return need_attempt(tx.conn, id)  # it was given up at this moment: the answer says so
     if member.last_beat_at is None and all(one.last_beat_at for one in attempt.replicas if one.index != index):
         _BEGAN.run(tx.conn, {"of": attempt.run})  # its engine kept it waiting until now
 
@@ -409,113 +369,11 @@ def _beat(tx: Transaction, id: str, index: int, said: str, address: str, now: da
 
     if new.address != member.address:
         tx.topics.add("endpoints")
-    if new.state is AttemptState.RUNNING and member.state is not new.state:
-        note_begin(tx, attempt, member.node, now)
+    if new.state is AttemptState.RUNNING and member.state is not new.state and has_failures(tx.conn):
+        note_begin(tx, attempt.run, member.node, now)
     moved = advance(attempt, now)
     if moved is not attempt and not _save(tx, attempt, moved):
         moved = _change(tx, id, lambda current, _at: advance(current, now), None)
     elif new.address != member.address or new.state is not member.state:
         tx.topics.add("attempts")
     return replace(moved, replicas=tuple(new if one.index == index else one for one in moved.replicas))
-
-
-def _member(attempt: Attempt, index: int) -> Replica:
-    for one in attempt.replicas:
-        if one.index == index:
-            return one
-    raise NotFoundError(f"Attempt {attempt.id} has no replica {index}.")
-
-
-def _finish(
-    tx: Transaction,
-    id: str,
-    index: int,
-    ending: Ending,
-    outputs: Mapping[str, Value],
-    actor: str,
-    *,
-    is_seen: bool = True,
-) -> tuple[Attempt, Run]:
-    # Replicas of a gang that end at the same time come one after the other, also beside a server of an older version.
-    rows = _LOCKED.rows(tx.conn, {"of": id})
-    attempt = _whole(rows)
-    if attempt is None:
-        raise NotFoundError(f"There is no attempt {id}.", details={"attempt": id})
-    run = need_run(tx.conn, attempt.run, has_metrics=False)
-    member = _member(attempt, index)
-    if member.ended_at is not None or attempt.state is AttemptState.ENDED:
-        return attempt, run
-    since = None if is_seen else member.unknown_since
-    ended_at = max(ending.at - timedelta(seconds=ending.late_s), min(attempt.started_at or ending.at, ending.at))
-    ended = replace(member, state=AttemptState.ENDED, outcome=ending.outcome, ended_at=ended_at, unknown_since=since)
-    told = {"state": ended.state, "outcome": ended.outcome, "ended_at": ended.ended_at, "unknown_since": since}
-    _MEMBER.run(tx.conn, told | {"outputs": outputs, "of": id, "at": index})
-    _free(tx, id, index, ending.at)
-    if ending.outcome.cause is Cause.LAUNCH_FAILED and attempt.stop_cause is None:
-        note_failure(tx, attempt, member, run, ending.outcome.message, ending.at)
-    elif ending.outcome.cause in _OF_USER_CODE and member.state is not AttemptState.RUNNING:
-        note_begin(tx, attempt, member.node, ending.at)
-    reach("inside-W7")
-    attempt = replace(attempt, replicas=tuple(ended if one.index == index else one for one in attempt.replicas))
-    first = rows[0]["first_failure"] or _first_failure(tx, attempt, ending.outcome)
-    tx.topics.update({"attempts", "nodes"})
-    if any(one.ended_at is None for one in attempt.replicas):
-        return attempt, run
-    last_at = max(one.ended_at for one in attempt.replicas if one.ended_at is not None)
-    done, _ = advance_attempt(attempt, AttemptEvent.ENDED, last_at, first or ending.outcome)
-    lost_s, lost_gpu_s = lost_work(done)
-    done = replace(done, lost_s=lost_s, lost_gpu_s=lost_gpu_s)
-    _save(tx, attempt, done)
-    facts: dict[str, object] = {"run": run.id, "number": done.number, "cause": str((first or ending.outcome).cause)}
-    tx.tell(NewEvent(actor, "attempt.ended", done.id, run.project, facts))
-    return done, _advance_run(tx, run, done, replace(ending, outcome=first or ending.outcome), outputs, actor)
-
-
-def _first_failure(tx: Transaction, attempt: Attempt, outcome: Outcome) -> Outcome | None:
-    """Record the first failure of an attempt and return it; None for a success. What follows are its echoes."""
-    if outcome.cause is Cause.SUCCEEDED:
-        return None
-    # what ends badly while it is being stopped ends for the reason that it was stopped for
-    found = outcome if attempt.stop_cause is None else replace(outcome, cause=attempt.stop_cause)
-    tx.conn.execute(update(attempts).where(attempts.c.id == attempt.id).values(first_failure=found))
-    return found
-
-
-def _free(tx: Transaction, attempt: str, index: int, at: datetime) -> None:
-    for row in _FREE.rows(tx.conn, {"of": attempt, "at": index, "freed": at}):
-        free(tx, row["node"], [row["granted"]])
-
-
-def _advance_run(tx: Transaction, seen: Run, attempt: Attempt, ending: Ending, outputs: Mapping[str, Value], actor: str) -> Run:
-    run = seen
-    for _ in range(_CAS_TRIES):
-        new = finish_run(run, attempt, ending)
-        if new is run:
-            return run  # superseded, or done already (P2)
-        more: dict[str, Any] = {}
-        if new.state in TERMINAL_RUN:
-            new = replace(new, outputs=outputs if len(attempt.replicas) == 1 else _outputs(tx.conn, attempt.id))
-        elif ending.outcome.cause in (Cause.LAUNCH_FAILED, Cause.NODE_LOST):
-            more["avoid"] = _avoided(tx.conn, run, attempt)
-        if save_run(tx, run, new, **more):
-            if new.state is RunState.SUCCEEDED and (attempt.checkpoint_at is not None or attempt.number > 1):
-                forget_checkpoints(tx, run.id)
-            facts: dict[str, object] = {"cause": str(ending.outcome.cause), "attempt": attempt.id, "number": attempt.number}
-            kind = f"run.{new.state}" if new.state in TERMINAL_RUN else "run.retried"
-            tx.tell(NewEvent(actor, kind, run.id, run.project, facts), "runs")
-            return new
-        run = need_run(tx.conn, run.id, has_metrics=False)
-    raise StaleWriteError(f"Run {seen.id} changes too fast.", hint="Try again.")
-
-
-def _outputs(conn: Connection, attempt: str) -> dict[str, Value]:
-    """Return the outputs of all replicas; of two with the same name that of the lowest number."""
-    merged: dict[str, Value] = {}
-    for outputs in conn.execute(_OUTPUTS, {"of": attempt}).scalars():
-        merged.update(outputs or {})
-    return merged
-
-
-def _avoided(conn: Connection, run: Run, attempt: Attempt) -> tuple[str, ...]:
-    known = conn.execute(select(runs.c.avoid).where(runs.c.id == run.id)).scalar_one()
-    return tuple(dict.fromkeys((*known, *(one.node for one in attempt.replicas))))[-_MAX_AVOID:]

@@ -2,8 +2,10 @@
 
 `Database.write(work)` runs `work(tx)` in a transaction and returns after the commit. What `work` leaves in `tx.events` is
 numbered and written last, what it leaves in `tx.topics` is told to the listeners after the commit. `work` may run more than
-once (after another's error, after a connection that was lost), so it must not act on anything but `tx`. Processes that share a
-PostgreSQL take turns: a transaction that writes has the database's writers to itself, as on SQLite, so none meets a deadlock.
+once (after another's error, after a connection that was lost), so it must not act on anything but `tx`. `Database.join(work,
+item)` is for what comes in crowds: `work(tx, items)` writes the items of all who wait for the same commit, in few statements.
+Processes that share a PostgreSQL take turns: a transaction that writes has the database's writers to itself, as on SQLite, so
+none meets a deadlock.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from mainspring.store.statements import Row, Statement
 from mainspring.store.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 T = TypeVar("T")
 Listener = Callable[[set[str]], None]
 
@@ -117,6 +120,7 @@ class Transaction:
 
 
 Work = Callable[[Transaction], T]
+Joined = Callable[[Transaction, Sequence[Item]], Sequence[T]]  # results in the order of the items
 
 
 def _closed_door() -> threading.Lock:
@@ -129,7 +133,9 @@ def _closed_door() -> threading.Lock:
 class _Job:
     """A piece of work that its caller waits for, at a lock: a future takes several times as long to be waited for."""
 
-    work: Work[Any]
+    work: Work[Any] | None
+    joined: Joined[Any, Any] | None = None  # in place of `work`
+    item: Any = None
     door: threading.Lock = field(default_factory=_closed_door)  # its caller goes through once it is over
     is_over: bool = False
     error: Exception | None = None
@@ -251,13 +257,26 @@ class Database:
             raise found
         return found
 
+    def join(self, work: Joined[Item, T], item: Item) -> T:
+        """Return what `work(tx, items)` has for `item`, after its commit; the other items are of those who wait for that too.
+
+        `work` is a function of a module. Where it raises, each item is tried by itself, and its caller gets its error.
+        """
+        found = self._wait_for([_Job(None, work, item)])[0]
+        if isinstance(found, BaseException):
+            raise found
+        result: T = found
+        return result
+
     def write_all(self, works: Sequence[Work[T]]) -> list[T | BaseException]:
         """Run each of `works` all or nothing and return results or errors in order; they share commits."""
+        return self._wait_for([_Job(work) for work in works])
+
+    def _wait_for(self, jobs: Sequence[_Job]) -> list[Any]:
         _refuse_event_loop()
         self._check_open()
         if threading.current_thread() is self._writer:
             raise RuntimeError("The store was called from within a transaction or a commit listener.")
-        jobs = [_Job(work) for work in works]
         with self._door:
             self._check_open()
             for job in jobs:
@@ -328,12 +347,12 @@ class Database:
             self._hang_up()
             return self._commit(batch, self._run_guarded)
 
-    def _commit(self, batch: list[_Job], run: Callable[[Connection, _Job], bool]) -> list[_Job]:
+    def _commit(self, batch: list[_Job], run: Callable[[Connection, list[_Job]], list[_Job]]) -> list[_Job]:
         """Run a batch in one transaction; return the jobs that were written. Raises StoreError where the commit failed."""
         conn = self._writing = self._writing or self.write_engine.connect()
         with conn.begin() as transaction:
             self._check_fence(conn)
-            done = [job for job in batch if not job.is_over and run(conn, job)]
+            done = run(conn, [job for job in batch if not job.is_over])
             events = [event for job in done for event in job.events]
             if events:  # of all jobs at once, in their order
                 self._transaction(conn).write_events(events)
@@ -345,37 +364,48 @@ class Database:
                 raise translate(wrong) from wrong
         return done
 
-    def _run_bare(self, conn: Connection, job: _Job) -> bool:
-        """Run one job of a batch that nobody expects to fail. Raises _JobFailedError."""
-        try:
-            self._run(conn, job)
-        except Exception as wrong:
-            if is_undone(conn, wrong):
-                raise
-            raise _JobFailedError from wrong
-        return True
+    def _run_bare(self, conn: Connection, batch: list[_Job]) -> list[_Job]:
+        """Run jobs that nobody expects to fail, those of one kind together. Raises _JobFailedError."""
+        done: list[_Job] = []
+        for jobs in _kinds(batch):
+            try:
+                self._run(conn, jobs)
+            except Exception as wrong:
+                if is_undone(conn, wrong):
+                    raise
+                raise _JobFailedError from wrong
+            done += jobs
+        return done
 
-    def _run_guarded(self, conn: Connection, job: _Job) -> bool:
-        """Run one job in a savepoint; say whether it waits for the commit (False: it has got its error)."""
+    def _run_guarded(self, conn: Connection, batch: list[_Job]) -> list[_Job]:
+        """Run each job in a savepoint; return those that wait for the commit (the others have got their errors)."""
         driver: Any = conn.connection.driver_connection  # four times as fast as by way of the connection
-        driver.execute("SAVEPOINT job")
-        try:
-            self._run(conn, job)
-        except Exception as wrong:  # its savepoint is undone, the batch goes on
-            if is_undone(conn, wrong):
-                raise
-            driver.execute("ROLLBACK TO job")
-            driver.execute("RELEASE job")
-            job.end(translate(wrong))
-            return False
-        driver.execute("RELEASE job")
-        return True
+        done: list[_Job] = []
+        for job in batch:
+            driver.execute("SAVEPOINT job")
+            try:
+                self._run(conn, [job])
+            except Exception as wrong:  # its savepoint is undone, the batch goes on
+                if is_undone(conn, wrong):
+                    raise
+                driver.execute("ROLLBACK TO job")
+                driver.execute("RELEASE job")
+                job.end(translate(wrong))
+            else:
+                driver.execute("RELEASE job")
+                done.append(job)
+        return done
 
-    def _run(self, conn: Connection, job: _Job) -> None:
-        tx = self._transaction(conn)
-        job.result = job.work(tx)
-        job.events = tx.take_events()
-        job.topics = tx.topics
+    def _run(self, conn: Connection, jobs: Sequence[_Job]) -> None:
+        """Run one job, or several of a kind; the first has their events and topics."""
+        tx, first = self._transaction(conn), jobs[0]
+        if first.work is not None:
+            first.result = first.work(tx)
+        elif first.joined is not None:
+            for job, result in zip(jobs, first.joined(tx, [one.item for one in jobs]), strict=True):
+                job.result, job.events, job.topics = result, [], set()
+        first.events = tx.take_events()
+        first.topics = tx.topics
 
     def _transaction(self, conn: Connection) -> Transaction:
         return Transaction(conn=conn, clock=self.clock, ids=self.ids, lease_clock=self.lease_now)
@@ -426,6 +456,20 @@ def _translated() -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, OverflowError) as wrong:
         raise translate(wrong) from wrong
+
+
+def _kinds(batch: Sequence[_Job]) -> list[list[_Job]]:
+    """Return the jobs, those of a kind that is joined beside each other: their callers wait at the same time, in any order."""
+    found: list[list[_Job]] = []
+    joined: dict[Joined[Any, Any], list[_Job]] = {}
+    for job in batch:
+        if job.joined is None:
+            found.append([job])
+        elif job.joined in joined:
+            joined[job.joined].append(job)
+        else:
+            found.append(joined.setdefault(job.joined, [job]))
+    return found
 
 
 def _topics_of(jobs: Sequence[_Job]) -> set[str]:

@@ -50,6 +50,37 @@ class _Base:
     rows: Base
 
 
+@dataclass(slots=True)
+class Entry:
+    """A plan that is to be written; `whole`: its number, once it was written with all of its snapshot."""
+
+    fingerprint: str
+    plan: bytes
+    snapshot: Snapshot
+    at: datetime
+    kept: timedelta
+    base: _Base | None
+    told: bytes | None  # the snapshot told against the base
+    whole: int | None = None
+
+    def write(self, tx: Transaction) -> None:
+        """Write it, and forget those that are too old."""
+        base, told = self.base, self.told
+        last = int(_LAST.stored(tx.conn)[0][0])
+        is_whole = base is None or told is None or last + 1 - base.number > WHOLE_EACH or not _is_there(tx.conn, base)
+        row = {
+            "id": last + 1,
+            "at": self.at,
+            "fingerprint": self.fingerprint,
+            "plan": self.plan,
+            "base": None if is_whole or base is None else base.number,
+            "snapshot": zlib.compress(encode(self.snapshot), 1) if is_whole or told is None else told,
+        }
+        _NEW.run(tx.conn, row)
+        _FORGET.run(tx.conn, {"long_before": self.at - self.kept - WHOLE_AFTER, "before": self.at - self.kept})
+        self.whole = last + 1 if is_whole else None
+
+
 class Decisions:
     """Reads and writes of plans. One process records: the one that plans."""
 
@@ -63,31 +94,22 @@ class Decisions:
             last = self.latest()
             if last is not None and _reasons(last.plan) == _reasons(plan):
                 return False
-        at = now or self._db.clock.now()
-        base = self._base
-        packed_plan = zlib.compress(encode(plan), 1)
-        is_fresh = base is not None and base.at <= at <= base.at + WHOLE_AFTER
-        told = zlib.compress(base.rows.delta(snapshot), 1) if base is not None and is_fresh else None
-
-        def work(tx: Transaction) -> int | None:
-            last = int(_LAST.stored(tx.conn)[0][0])
-            is_whole = base is None or told is None or last + 1 - base.number > WHOLE_EACH or not _is_there(tx.conn, base)
-            row = {
-                "id": last + 1,
-                "at": at,
-                "fingerprint": plan.fingerprint,
-                "plan": packed_plan,
-                "base": None if is_whole or base is None else base.number,
-                "snapshot": zlib.compress(encode(snapshot), 1) if is_whole or told is None else told,
-            }
-            _NEW.run(tx.conn, row)
-            _FORGET.run(tx.conn, {"long_before": at - kept - WHOLE_AFTER, "before": at - kept})
-            return last + 1 if is_whole else None
-
-        number = self._db.write(work)
-        if number is not None:
-            self._base = _Base(number, at, Base(snapshot))
+        entry = self.entry(plan, snapshot, now=now or self._db.clock.now(), kept=kept)
+        self._db.write(entry.write)
+        self.remember(entry)
         return True
+
+    def entry(self, plan: Plan, snapshot: Snapshot, *, now: datetime, kept: timedelta = KEPT) -> Entry:
+        """Return what is to be written of a plan."""
+        base = self._base
+        is_fresh = base is not None and base.at <= now <= base.at + WHOLE_AFTER
+        told = zlib.compress(base.rows.delta(snapshot), 1) if base is not None and is_fresh else None
+        return Entry(plan.fingerprint, zlib.compress(encode(plan), 1), snapshot, now, kept, base, told)
+
+    def remember(self, entry: Entry) -> None:
+        """Tell the next ones against this one, if it was written whole."""
+        if entry.whole is not None:
+            self._base = _Base(entry.whole, entry.at, Base(entry.snapshot))
 
     def latest(self, at: datetime | None = None) -> Recorded | None:
         """Return the last plan kept, or the last one made at `at` or before."""

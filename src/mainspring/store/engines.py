@@ -63,12 +63,18 @@ def _postgres_engines(url: URL) -> tuple[Engine, Engine]:
     same: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "paramstyle": "format", "connect_args": patience}
     readers = create_engine(url, pool_size=_READERS, max_overflow=_MORE_READERS, pool_pre_ping=True, **same)
     writer = create_engine(url, poolclass=NullPool, **same)
-    event.listen(writer, "connect", lambda connection, _record: connection.execute(_IDLE_WRITER))
+    event.listen(writer, "connect", _prepare_postgres_writer)
     for engine in (readers, writer):
         event.listen(engine, "connect", _keep_prepared)
     _begin(readers, _BEGIN_READ)
     _begin(writer, _BEGIN_WRITE)
     return readers, writer
+
+
+def _prepare_postgres_writer(connection: Any, _record: object) -> None:
+    connection.execute(_IDLE_WRITER)
+    # Tables grow from nothing: a way to many rows that was found while a table was small looks all of it through later.
+    connection.execute("SET plan_cache_mode = force_custom_plan")
 
 
 def _keep_prepared(connection: Any, _record: object) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from mainspring.core.health import kind_of
+from mainspring.core.ids import RunId
 from mainspring.core.records import Attempt, LaunchFailure, Replica, Run
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, Transaction
@@ -60,13 +61,16 @@ def note_failure(tx: Transaction, attempt: Attempt, replica: Replica, run: Run, 
     tx.topics.add("health")
 
 
-def note_begin(tx: Transaction, attempt: Attempt, node: str, at: datetime) -> None:
+def has_failures(conn: Connection) -> bool:
+    """Say whether any launch that failed is counted: if not there is nothing to note of one that began."""
+    return _ANY.row(conn) is not None
+
+
+def note_begin(tx: Transaction, run: RunId, node: str, at: datetime) -> None:
     """Forget what failed on a node where a launch has begun, and tell those of its kind elsewhere that it did."""
-    if _ANY.row(tx.conn, {}) is None:
-        return
-    run = need_run(tx.conn, attempt.run, has_metrics=False)
+    kind = kind_of(need_run(tx.conn, run, has_metrics=False).spec)
     forget_failures(tx, node)
-    if tx.conn.execute(_ELSEWHERE, {"alike": kind_of(run.spec), "of": node, "now": at}).rowcount:
+    if tx.conn.execute(_ELSEWHERE, {"alike": kind, "of": node, "now": at}).rowcount:
         tx.topics.add("health")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -18,11 +19,10 @@ from mainspring.core.silence import sighted
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.health import forget_failures
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Listed, Statement
 from mainspring.store.tables import allocations, nodes, replicas
 
 _CAS_TRIES = 50
-_AT_ONCE = 500  # SQLite binds a limited number of values
 
 
 class Nodes:
@@ -160,7 +160,7 @@ _GIVEN = Statement(
         used_disk_bytes=nodes.c.used_disk_bytes - bindparam("disk"),
     )
 )
-_LOCKED = select(nodes).where(nodes.c.id.in_(bindparam("of", expanding=True))).order_by(nodes.c.id).with_for_update()
+_LOCKED = Listed(lambda ids: select(nodes).where(nodes.c.id.in_(ids)).order_by(nodes.c.id).with_for_update())
 _HELD = Statement(
     _SAME.values(
         version=bindparam("next"),
@@ -185,12 +185,7 @@ def all_nodes(conn: Connection) -> list[Node]:
 
 def lock_nodes(conn: Connection, ids: Iterable[str]) -> dict[str, Node]:
     """Return those of the nodes `ids` that are there, in order of id, and let nobody else write them until the commit."""
-    wanted = sorted(ids)
-    found: dict[str, Node] = {}
-    for start in range(0, len(wanted), _AT_ONCE):
-        for row in conn.execute(_LOCKED, {"of": wanted[start : start + _AT_ONCE]}).mappings():
-            found[row["id"]] = _node(row)
-    return found
+    return {row["id"]: _node(row) for row in _LOCKED.rows(conn, sorted(ids))}
 
 
 def save_held(tx: Transaction, changed: Sequence[tuple[Node, Node]]) -> None:
@@ -220,18 +215,22 @@ def hold(tx: Transaction, id: str, granted: Iterable[Granted]) -> Node:
     return node
 
 
-def free(tx: Transaction, id: str, granted: Iterable[Granted]) -> None:
-    """Give `granted` back; a node that was removed holds nothing."""
-    given = list(granted)
-    if any(one.devices for one in given):
-        _change(tx, id, lambda node: _with_less(node, given))
-        return
-    amounts = {
-        "cpu": sum(one.cpu_milli for one in given),
-        "memory": sum(one.memory_bytes for one in given),
-        "disk": sum(one.disk_bytes for one in given),
-    }
-    _GIVEN.run(tx.conn, {"of": id} | amounts)
+def free_all(tx: Transaction, given: Mapping[str, Sequence[Granted]]) -> None:
+    """Give back what was granted on each node; a node that was removed holds nothing."""
+    amounts: list[dict[str, object]] = []
+    for id, granted in sorted(given.items()):
+        if any(one.devices for one in granted):
+            _change(tx, id, partial(_with_less, given=granted))
+            continue
+        amounts.append(
+            {
+                "of": id,
+                "cpu": sum(one.cpu_milli for one in granted),
+                "memory": sum(one.memory_bytes for one in granted),
+                "disk": sum(one.disk_bytes for one in granted),
+            }
+        )
+    _GIVEN.many(tx.conn, amounts)
     tx.topics.add("nodes")
 
 
@@ -271,7 +270,7 @@ def with_more(node: Node, wanted: Sequence[Granted], *, is_probe: bool = False) 
     return _used(node, cpu, memory, disk, devices)
 
 
-def _with_less(node: Node, given: list[Granted]) -> Node:
+def _with_less(node: Node, given: Sequence[Granted]) -> Node:
     devices = _shares(node)
     for granted in given:
         for share in granted.devices:

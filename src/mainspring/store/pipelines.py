@@ -97,7 +97,7 @@ class Pipelines:
             _need(tx.conn, pipeline_run_id)
             row = {"pipeline_run": pipeline_run_id, "key": step_key, "run": run.id}
             tx.conn.execute(pipeline_steps.insert(), row)
-            submitted, _ = submit_run(tx, run, key="", event=event)
+            submitted = submit_run(tx, run, event=event)
             tx.topics.add("pipelines")
             return submitted
 

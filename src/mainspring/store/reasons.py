@@ -15,6 +15,7 @@ from mainspring.core.records import RunState
 from mainspring.core.snapshot import Decision
 from mainspring.store.columns import unpack
 from mainspring.store.database import Database, Transaction
+from mainspring.store.statements import Statement
 from mainspring.store.tables import runs
 
 EXPECTED = "expected_at"  # the fact of a reason that tells when the run is expected to start
@@ -25,9 +26,11 @@ _AT_ONCE = 500  # SQLite binds a limited number of values
 _KNOWN = select(runs.c.id, type_coerce(runs.c.reason, Text), runs.c.nominated.is_not(None), runs.c.version).where(
     runs.c.id.in_(bindparam("of", expanding=True)), runs.c.state == RunState.QUEUED
 )
-_TELL = (
+# The version says that it is queued still. Its state is not asked for: PostgreSQL may look all queued runs through for that,
+# as long as it knows nothing of a table that grows (2 ms for each of 4,000).
+_TELL = Statement(
     update(runs)
-    .where(runs.c.id == bindparam("run"), runs.c.version == bindparam("seen"), runs.c.state == RunState.QUEUED)
+    .where(runs.c.id == bindparam("run"), runs.c.version == bindparam("seen"))
     .values(reason=bindparam("because"), nominated=null())
 )
 
@@ -43,20 +46,33 @@ class _Told:
 
 
 @dataclass(slots=True)
+class News:
+    """Reasons that are to be written; `is_behind`: the figures of others are held back for a moment."""
+
+    at_s: float
+    changed: list[tuple[Decision, Reason]] = field(default_factory=list)
+    is_behind: bool = False
+
+    def write(self, tx: Transaction) -> None:
+        """Write them. `version` is left alone: a reason is no decision."""
+        _TELL.many(tx.conn, [{"run": one.run, "seen": one.version, "because": reason} for one, reason in self.changed])
+        tx.topics.add("runs")
+
+
+@dataclass(slots=True)
 class Reasons:
     """Writes reasons. What was written is remembered by the one process that plans; rows are read where it is not."""
 
     db: Database
     _told: dict[str, _Told] = field(default_factory=dict)
 
-    def tell(self, waits: Sequence[Decision]) -> bool:
-        """Record why runs wait, and that no places are kept for them; say whether figures are held back for a moment."""
+    def news(self, waits: Sequence[Decision]) -> News:
+        """Return what is to be written of why runs wait, and that no places are kept for them."""
         now_s = self.db.clock.monotonic()
         if len(self._told) > len(waits) + _KEPT:
             self._told = {one.run: self._told[one.run] for one in waits if one.run in self._told}
         self._read([one for one in waits if one.run not in self._told or self._told[one.run].version != one.version], now_s)
-        changed: list[tuple[Decision, Reason]] = []
-        is_behind = False
+        news = News(now_s)
         for one in waits:
             was = self._told.get(one.run)
             if was is None or was.version != one.version or one.reason is None:
@@ -65,17 +81,18 @@ class Reasons:
                 continue  # the plan that asked for the machine said more
             reason = _with_expectation(one.reason, one.expected_at, was.reason)
             if was.is_nominated or was.reason is None or was.reason.code != reason.code:
-                changed.append((one, reason))
+                news.changed.append((one, reason))
             elif was.reason == reason:
                 continue
             elif now_s - was.at_s < FIGURES_S:
-                is_behind = True
+                news.is_behind = True
             elif encode(was.reason) != encode(reason):
-                changed.append((one, reason))
-        if changed:
-            self.db.write(lambda tx: _write(tx, changed))
-            self._told.update({one.run: _Told(one.version, reason, False, now_s) for one, reason in changed})
-        return is_behind
+                news.changed.append((one, reason))
+        return news
+
+    def remember(self, news: News) -> None:
+        """Take what was written for what the rows say."""
+        self._told.update({one.run: _Told(one.version, reason, False, news.at_s) for one, reason in news.changed})
 
     def forget(self, ids: Iterable[str] | None = None) -> None:
         """Read the rows of these runs again (None: of all) before the next word on them: somebody else wrote there."""
@@ -100,9 +117,3 @@ def _with_expectation(reason: Reason, expected_at: datetime | None, was: Reason 
     before = was.facts.get(EXPECTED) if was is not None else None
     is_near = isinstance(before, str) and abs(parse_time(before) - expected_at) < _DRIFT
     return replace(reason, facts={**reason.facts, EXPECTED: before if is_near else to_plain(expected_at)})
-
-
-def _write(tx: Transaction, changed: Sequence[tuple[Decision, Reason]]) -> None:
-    """Leave `version` alone: a reason is no decision."""
-    tx.conn.execute(_TELL, [{"run": one.run, "seen": one.version, "because": reason} for one, reason in changed])
-    tx.topics.add("runs")

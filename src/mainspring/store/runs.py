@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from mainspring.core.records import Desired, Run, RunState
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.pages import page_of_runs
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Listed, Row, Statement
 from mainspring.store.tables import allocations, attempts, checkpoints, metrics, runs
 from mainspring.store.usage import book_of_runs
 
@@ -40,7 +40,7 @@ class Runs:
 
     def submit(self, run: Run, *, key: str = "", event: NewEvent | None = None) -> tuple[Run, bool]:
         """Write a new run (W1), numbered; the same (project, key) gives the run that is there, and False."""
-        return self._db.write(lambda tx: submit_run(tx, run, key=key, event=event))
+        return self._db.join(submit_all, Submission(run, key, event))
 
     def get(self, id: str) -> Run | None:
         """Return the run with this id."""
@@ -187,6 +187,9 @@ class Runs:
 
 # Made once: to build such a statement and to find what was compiled for it costs more than to run it.
 _BY_ID = Statement(select(runs).where(runs.c.id == bindparam("of")))
+_KEYED = Statement(select(runs).where(runs.c.project == bindparam("in"), runs.c.key == bindparam("key")))
+# In order of id. On SQLite there is one writer; on PostgreSQL nobody writes them between the look and the commit.
+_LOCKED = Listed(lambda ids: select(runs).where(runs.c.id.in_(ids)).order_by(runs.c.id).with_for_update())
 _NEW = Statement(runs.insert())
 _WHERE_SAME = Statement(update(runs).where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen")))
 _LAST = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
@@ -199,38 +202,73 @@ _LAST_OF = Statement(
 )
 
 
-def submit_run(tx: Transaction, run: Run, *, key: str, event: NewEvent | None) -> tuple[Run, bool]:
-    """Write a new run, or return the one that has this key already.
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A new run that is to be written, unless its project has one with the same `key`."""
+
+    run: Run
+    key: str = ""
+    event: NewEvent | None = None
+
+
+def submit_run(tx: Transaction, run: Run, *, event: NewEvent | None) -> Run:
+    """Write one new run; see `submit_all`."""
+    return submit_all(tx, [Submission(run, event=event)])[0][0]
+
+
+def submit_all(tx: Transaction, wanted: Sequence[Submission]) -> list[tuple[Run, bool]]:
+    """Write new runs (W1), numbered in their order; return each with True, or the run that has its key already with False.
 
     One that is `cached_from` another takes its outputs and last metrics here and now, if that one is still what it was.
     """
-    if key:
-        asked = select(runs).where(runs.c.project == run.project, runs.c.key == key)
-        known = tx.conn.execute(asked).mappings().one_or_none()
+    found: dict[int, tuple[Run, bool]] = {}
+    first: dict[tuple[str, str], int] = {}  # place of the one that is written for a key
+    fresh: list[tuple[int, Run, Run | None]] = []
+    for place, one in enumerate(wanted):
+        known = _with_key(tx.conn, one.run.project, one.key) if one.key else None
         if known is not None:
-            return runs_of(tx.conn, [known])[0], False
-    source = load_run(tx.conn, run.cached_from) if run.cached_from else None
+            found[place] = known, False
+        elif not one.key or first.setdefault((one.run.project, one.key), place) == place:
+            fresh.append((place, *_from_cache(tx.conn, one.run)))
+    last = tx.count("runs", len(fresh)) if fresh else 0
+    numbered = [replace(run, seq=seq, version=1) for seq, (_, run, _) in enumerate(fresh, last - len(fresh) + 1)]
+    _NEW.many(tx.conn, [_row_of(run, wanted[place].key) for (place, _, _), run in zip(fresh, numbered, strict=True)])
+    for (place, _, source), run in zip(fresh, numbered, strict=True):
+        tx.tell(wanted[place].event, "runs")
+        found[place] = run, True
+        if source is not None:
+            _copy_metrics(tx.conn, source.id, run.id)
+            tx.tell(NewEvent(run.owner, "run.succeeded", run.id, run.project, {"cached_from": source.id}), "runs")
+            found[place] = replace(run, metrics=source.metrics), True
+    for place, one in enumerate(wanted):
+        if place not in found:  # the same key as one before it
+            found[place] = found[first[one.run.project, one.key]][0], False
+    return [found[place] for place in range(len(wanted))]
+
+
+def _with_key(conn: Connection, project: str, key: str) -> Run | None:
+    row = _KEYED.row(conn, {"in": project, "key": key})
+    return None if row is None else runs_of(conn, [row])[0]
+
+
+def _from_cache(conn: Connection, run: Run) -> tuple[Run, Run | None]:
+    """Return the run with the outputs of the one that it is cached from, and that one; else without, and None."""
+    source = load_run(conn, run.cached_from) if run.cached_from else None
     if source is not None and source.state is RunState.SUCCEEDED and source.cache_key == run.cache_key:
-        run = take_cached(run, source)
-    else:
-        source, run = None, replace(run, cached_from="")
-    numbered = replace(run, seq=tx.count("runs"), version=1)
+        return take_cached(run, source), source
+    return replace(run, cached_from=""), None
+
+
+def _row_of(run: Run, key: str) -> Row:
     link = run.spec.link
-    row = values_of(numbered, runs) | {
+    return values_of(run, runs) | {
         "key": key or None,
         "link_kind": link.kind if link else "",
         "link_id": link.id if link else "",
         "link_key": link.key if link else "",
-        "search": _search_text(numbered),
+        "search": _search_text(run),
         "avoid": (),
     }
-    _NEW.run(tx.conn, row)
-    tx.tell(event, "runs")
-    if source is not None:
-        _copy_metrics(tx.conn, source.id, numbered.id)
-        tx.tell(NewEvent(run.owner, "run.succeeded", run.id, run.project, {"cached_from": source.id}), "runs")
-        numbered = replace(numbered, metrics=source.metrics)
-    return numbered, True
 
 
 def _copy_metrics(conn: Connection, source: str, run: str) -> None:
@@ -274,6 +312,19 @@ def save_run(tx: Transaction, old: Run, new: Run, **more: Any) -> bool:
         row["search"] = _search_text(new)
     tx.topics.add("runs")
     return _WHERE_SAME.run(tx.conn, row | {"of": old.id, "seen": old.version}) == 1
+
+
+def lock_runs(conn: Connection, ids: Iterable[str]) -> list[Row]:
+    """Return the rows of those of the runs `ids` that are there, by id, and let nobody else write them until the commit."""
+    return _LOCKED.rows(conn, sorted(ids))
+
+
+def save_runs(tx: Transaction, changed: Sequence[tuple[Run, Run, dict[str, Any]]]) -> None:
+    """Write what became of runs that are locked: (as they were, as they are, columns that no field has)."""
+    rows = [changes_of(old, new, runs) | more | {"of": old.id, "seen": old.version} for old, new, more in changed]
+    _WHERE_SAME.many(tx.conn, rows)
+    if rows:
+        tx.topics.add("runs")
 
 
 def change_run(tx: Transaction, id: str, change: Callable[[Run, datetime], Run], *, event: NewEvent | None) -> Run:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import bindparam, null, select, update
+from sqlalchemy import bindparam, null, update
 
 from mainspring.core.durations import estimate, keys_of
 from mainspring.core.errors import CapacityError, ConflictError, StateError
@@ -22,14 +22,13 @@ from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import NewEvent, Transaction
 from mainspring.store.durations import medians_of
 from mainspring.store.nodes import lock_nodes, save_held, with_more
+from mainspring.store.runs import lock_runs
 from mainspring.store.shares import shares_of_projects
 from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, runs
 
 Refusal = ConflictError | CapacityError
 
-# The rows stay locked until the commit (on SQLite there is one writer), in order of id: nobody writes between look and write.
-_LOCKED = select(runs).where(runs.c.id.in_(bindparam("of", expanding=True))).order_by(runs.c.id).with_for_update()
 _PLACED = Statement(
     update(runs)
     .where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen"))
@@ -62,9 +61,8 @@ def start_all(
 
     A probe may start on a node in quarantine; no plan holds one.
     """
-    ids = sorted({one.run for one in decisions})
     batch = _Batch(
-        runs={row["id"]: record_of(Run, runs, row, metrics={}) for row in tx.conn.execute(_LOCKED, {"of": ids}).mappings()},
+        runs={row["id"]: record_of(Run, runs, row) for row in lock_runs(tx.conn, {one.run for one in decisions})},
         nodes=lock_nodes(tx.conn, {place.node for one in decisions for place in one.places}),
     )
     before = dict(batch.nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mainspring.core.clock import Clock
 from mainspring.core.ids import Ids
@@ -17,7 +17,7 @@ from mainspring.store.checkpoints import Checkpoints
 from mainspring.store.clusters import Clusters
 from mainspring.store.database import Database, Listener
 from mainspring.store.datasets import Datasets
-from mainspring.store.decisions import Decisions
+from mainspring.store.decisions import KEPT, Decisions
 from mainspring.store.endpoints import Endpoints
 from mainspring.store.environments import Environments
 from mainspring.store.events import Events
@@ -87,7 +87,7 @@ class Store:
         self.operations = Operations(db)
         self.environments = Environments(db)
         self._snapshots = Snapshots(db)
-        self._plans = Plans(db)
+        self._plans = Plans(db, self.decisions)
         self.retention = Retention(db)
 
     @classmethod
@@ -142,9 +142,14 @@ class Store:
         """Say whether any run waits: cheaper than a snapshot without one."""
         return self._snapshots.is_due()
 
-    def apply(self, plan: Plan, *, now: datetime, event_actor: str = "scheduler") -> Applied:
-        """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again."""
-        return self._plans.apply(plan, now=now, event_actor=event_actor)
+    def apply(
+        self, plan: Plan, *, now: datetime, event_actor: str = "scheduler", seen: Snapshot | None = None, kept: timedelta = KEPT
+    ) -> Applied:
+        """Carry a plan out (W2): each start all or nothing; one that somebody forestalled is refused, to be planned again.
+
+        With what it was made from (`seen`) it is recorded, for `kept`, where it does something.
+        """
+        return self._plans.apply(plan, now=now, event_actor=event_actor, seen=seen, kept=kept)
 
     def start_probe(self, decision: Decision, *, now: datetime, actor: str) -> bool:
         """Start a run on a node in quarantine, to try it; False when it or the node changed meanwhile, or is full."""

@@ -81,7 +81,7 @@ class Sweeps:
             if state is not SweepState.ACTIVE:
                 raise ConflictError(f"Sweep {trial.sweep} is {state or 'unknown'}: it takes no more trials.")
             tx.conn.execute(trials.insert(), values_of(trial, trials))
-            submitted, _ = submit_run(tx, run, key="", event=event)
+            submitted = submit_run(tx, run, event=event)
             tx.topics.add("sweeps")
             return submitted
 

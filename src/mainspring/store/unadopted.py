@@ -65,7 +65,7 @@ class UnadoptedAttempts:
             known = load_run(tx.conn, run.id)
             if known is None:
                 waiting = _before(run, attempt)
-                known, _ = submit_run(tx, waiting, key="", event=None)
+                known = submit_run(tx, waiting, event=None)
             if known.state in TERMINAL_RUN:
                 raise StateError(f"Run {known.name} is {known.state} already.", hint="Its runner is ended after a day.")
             if known.state is not RunState.QUEUED or known.attempt >= attempt.number:
