@@ -1,6 +1,6 @@
 """Kueue's own performance workloads through our store, with durable commits, in real time (B7, B8).
 
-python -m benchmarks.kueue [--config baseline|large] [--database sqlite|postgresql] [--cores N] [--part 1.0]
+python -m benchmarks.kueue [--config baseline|large] [--database sqlite|postgresql] [--cores N] [--at-once N] [--part 1.0]
 
 The generators are those of kubernetes-sigs/kueue, test/performance/scheduler/configs (baseline; large-scale as it was with
 50,000 workloads): cohorts are shares with a pool of their own, queues are people with a guarantee (nominal quota) and a limit
@@ -10,6 +10,8 @@ the same through a Kubernetes API server: this compares a database-backed planne
 The use of the quota is Kueue's own figure: CPUs x time that workloads hold, from the commit of the start to that of the end,
 over CPUs of the quota x time of the play. The work alone (CPUs x time asked for) is told beside it: it forgives no delay.
 CPU time tells what a busy machine hides.
+`--cores` keeps this process to so many processors; PostgreSQL is another process, and has all of them. `--at-once` is how many
+requests of those who submit, and as many of runners, are under way together.
 `--part` plays that part of each queue's workloads, for a try-out.
 """
 
@@ -26,7 +28,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -217,16 +219,19 @@ def main() -> None:
     parser.add_argument("--config", choices=sorted(CONFIGS), default="baseline")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--cores", type=int, default=0, metavar="N", help="keep the process to so many processors")
+    parser.add_argument("--at-once", type=int, default=0, metavar="N", help="requests on each side (that of the configuration)")
     parser.add_argument("--part", type=float, default=1.0)
     given = parser.parse_args()
-    if given.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores :])
+    config = CONFIGS[given.config]
+    config = replace(config, at_once=given.at_once or config.at_once)
     with tempfile.TemporaryDirectory() as folder, database(given.database, Path(folder)) as url:
+        if given.cores:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores :])
         ctx = build_context(Settings(home=Path(folder) / "home", database_url=url))
         rest_garbage()
         try:
             kept = f", kept to {given.cores} of the processors" if given.cores else ""
-            tell(Play(ctx, CONFIGS[given.config], given.part), f"{given.config}, {given.database}{kept}")
+            tell(Play(ctx, config, given.part), f"{given.config}, {given.database}{kept}")
         finally:
             ctx.store.close()
 
