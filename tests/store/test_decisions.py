@@ -16,12 +16,19 @@ from mainspring.store.deltas import Base, patched
 from mainspring.store.tables import decisions
 
 
+def keep(world, plan, snapshot):
+    """Record a plan, whether it does something or not."""
+    entry = world.store.decisions.entry(plan, snapshot, now=world.clock.now())
+    world.store._db.write(entry.write)
+    world.store.decisions.remember(entry)
+
+
 def live(world):
     """Plan, apply and record once, as the schedule loop does; return (snapshot as JSON, plan)."""
     snapshot = world.store.snapshot(world.clock.now())
     plan = scheduler.plan(snapshot)
     world.store.apply(plan, now=world.clock.now())
-    world.store.decisions.record(plan, snapshot, now=world.clock.now())
+    keep(world, plan, snapshot)
     return encode(snapshot), plan
 
 
@@ -67,7 +74,7 @@ def test_a_whole_snapshot_is_kept_now_and_then_and_old_ones_go(world):
     for _ in range(WHOLE_EACH + 2):
         world.start(world.run(), node, cpu_milli=1)
         plan = scheduler.plan(world.store.snapshot(world.clock.now()))
-        world.store.decisions.record(plan, snapshot, now=world.clock.now())
+        keep(world, plan, snapshot)
     count = select(func.count()).where(decisions.c.base.is_(None)).select_from(decisions)
     assert world.store._db.read(lambda conn: conn.execute(count).scalar_one()) == 2
     world.clock.move(8 * 86400)

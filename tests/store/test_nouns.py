@@ -390,32 +390,27 @@ def test_leases_of_a_dead_owner_are_void(sqlite_home):
     assert sqlite_home.open().leases.take("planner", "b", 10) == 2
 
 
-def test_decisions_are_kept_when_they_say_something_new(world):
+def test_a_plan_is_recorded_in_the_commit_that_carries_it_out_if_it_does_something(world):
     decisions = world.store.decisions
-    assert decisions.latest() is None
     run = world.run()
+    waits = Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=Reason(code=ReasonCode.NO_CLUSTER, sentence="…"))
 
-    def seen(number):
-        return Snapshot(now=world.clock.now(), version=number)
+    def carry_out(number, *taken):
+        seen = Snapshot(now=world.clock.now(), version=number)
+        plan = Plan(fingerprint=str(number), decisions=taken)
+        world.store.apply(plan, now=world.clock.now(), seen=seen)
+        return plan, encode(seen), world.clock.now()
 
-    def waits(code):
-        reason = Reason(code=code, sentence="…", facts={"at": str(world.clock.now())})
-        return Plan(
-            fingerprint=code,
-            decisions=(Decision(run=run.id, kind=DecisionKind.WAIT, version=1, reason=reason),),
-        )
-
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), seen(1)) is True
-    world.clock.move(1)
-    assert decisions.record(waits(ReasonCode.NO_CLUSTER), seen(2)) is False
-    assert decisions.record(waits(ReasonCode.NO_FREE_CPU), seen(3)) is True
-    start = Plan(fingerprint="s", decisions=(world.decision(run, (world.node(), 1)),))
-    assert decisions.record(start, seen(4)) is True
-    assert decisions.record(start, seen(5)) is True
+    carry_out(1, waits)
+    assert decisions.latest() is None, "nothing came of it"
+    start = world.decision(run, (world.node(), 1))
+    told = carry_out(2, start)
+    assert world.store.runs.get(run.id).state is RunState.RUNNING
     latest = decisions.latest()
-    assert (latest.plan, latest.snapshot, latest.at) == (start, encode(seen(5)), world.clock.now())
+    assert (latest.plan, latest.snapshot, latest.at) == told
+    carry_out(3, start)  # refused, as it runs; the next one to ask why finds it
     world.clock.move(8 * 86400)
-    decisions.record(start, seen(6))
+    carry_out(4, start)
     kept = world.store._db.read(lambda conn: conn.execute(select(tables.decisions.c.at)).scalars().all())
     assert kept == [world.clock.now()]
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select
 
 from mainspring.core.codec import encode
-from mainspring.core.snapshot import DecisionKind, Plan, Snapshot
+from mainspring.core.snapshot import Plan, Snapshot
 from mainspring.store.columns import unpack
 from mainspring.store.database import Database, Transaction
 from mainspring.store.deltas import Base, patched
@@ -30,7 +30,6 @@ _FORGET = Statement(
         (decisions.c.at < bindparam("long_before")) | ((decisions.c.at < bindparam("before")) & decisions.c.base.is_not(None))
     )
 )
-_ACTS = (DecisionKind.START, DecisionKind.EVICT, DecisionKind.BURST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,19 +87,8 @@ class Decisions:
         self._db = db
         self._base: _Base | None = None
 
-    def record(self, plan: Plan, snapshot: Snapshot, *, now: datetime | None = None, kept: timedelta = KEPT) -> bool:
-        """Keep the plan if it does something or gives another reason than the last one kept; say whether it was."""
-        if not any(decision.kind in _ACTS for decision in plan.decisions):
-            last = self.latest()
-            if last is not None and _reasons(last.plan) == _reasons(plan):
-                return False
-        entry = self.entry(plan, snapshot, now=now or self._db.clock.now(), kept=kept)
-        self._db.write(entry.write)
-        self.remember(entry)
-        return True
-
     def entry(self, plan: Plan, snapshot: Snapshot, *, now: datetime, kept: timedelta = KEPT) -> Entry:
-        """Return what is to be written of a plan."""
+        """Return what is to be written of a plan that is kept for `kept`."""
         base = self._base
         is_fresh = base is not None and base.at <= now <= base.at + WHOLE_AFTER
         told = zlib.compress(base.rows.delta(snapshot), 1) if base is not None and is_fresh else None
@@ -138,7 +126,3 @@ def _recorded(conn: Connection, row: Row[tuple[object, ...]]) -> Recorded:
 
 def _is_there(conn: Connection, base: _Base) -> bool:
     return bool(_IS_THERE.stored(conn, {"of": base.number}))
-
-
-def _reasons(plan: Plan) -> dict[str, str]:
-    return {d.run: d.reason.code for d in plan.decisions if d.kind is DecisionKind.WAIT and d.reason is not None}
