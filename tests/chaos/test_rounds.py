@@ -25,12 +25,12 @@ from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import AttemptState, Cause, Outcome, RunState
 from mainspring.core.specs import RunSpec
 from mainspring.services import attempts, runs
-from mainspring.store import attempts as stored_attempts
+from mainspring.store import ends as stored_ends
 from mainspring.store import starts as stored_starts
 from mainspring.testing.engine import Fleet
 
 ROUNDS, SHARDS, RUNS, STEPS = 200, 4, 3, 60
-WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_attempts, stored_starts)
+WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_ends, stored_starts)
 
 
 class Crash(Exception):

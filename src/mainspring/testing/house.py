@@ -26,12 +26,12 @@ from mainspring.core.specs import RunSpec
 from mainspring.services import attempts, runs
 from mainspring.services.context import Context
 from mainspring.simulator.jobs import Job
-from mainspring.store import attempts as stored_attempts
+from mainspring.store import ends as stored_ends
 from mainspring.store import starts as stored_starts
 from mainspring.testing.clock import FakeClock
 from mainspring.testing.engine import Engine, Fleet, Runner
 
-WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_attempts, stored_starts)
+WITH_POINTS = (attempts_loop, schedule_loop, attempts, runs, stored_ends, stored_starts)
 LEASES_END_S = 31.0
 STEP_S = 15.0  # at most so long between two looks while runs are open
 
