@@ -12,23 +12,22 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from mainspring.core.errors import CapacityError, ConflictError, MainspringError, StateError
+from mainspring.core.errors import ConflictError, MainspringError, StateError
 from mainspring.core.ids import RunId
 from mainspring.core.records import AttemptState, Cause, Desired, Run, RunState
 from mainspring.core.snapshot import OVERDUE, Applied, Decision, DecisionKind, Place, Plan, Snapshot
 from mainspring.store.attempts import stop_attempt
 from mainspring.store.database import Database, NewEvent, Transaction, Work
-from mainspring.store.decisions import KEPT, Decisions, Entry
+from mainspring.store.decisions import KEPT, Decisions
 from mainspring.store.machines import ask_machines, release_machine
-from mainspring.store.reasons import News, Reasons
+from mainspring.store.reasons import Reasons
 from mainspring.store.runs import load_run
-from mainspring.store.starts import start_all
+from mainspring.store.starts import Refusal, start_all
 from mainspring.store.tables import attempts, runs
 
 logger = logging.getLogger(__name__)
 STARTS_AT_ONCE = 256  # in one transaction: others want to write too
 _ACTS = (DecisionKind.START, DecisionKind.EVICT, DecisionKind.BURST)
-Refusal = ConflictError | CapacityError
 
 
 @dataclass(slots=True)
@@ -87,10 +86,10 @@ class Plans:
         ]
         news = self.reasons.news([one for one in plan.decisions if one.kind is DecisionKind.WAIT])
         if news.changed:
-            pieces.append(_Piece(news.write, partial(self._remember, news)))
+            pieces.append(_Piece(news.write, partial(_then, partial(self.reasons.remember, news))))
         if seen is not None and (plan.release or any(one.kind in _ACTS for one in plan.decisions)):
             entry = self.decisions.entry(plan, seen, now=now, kept=kept)
-            pieces.append(_Piece(entry.write, partial(self._record, entry)))
+            pieces.append(_Piece(entry.write, partial(_then, partial(self.decisions.remember, entry))))
         for piece, outcome in zip(pieces, self.db.write_all([one.work for one in pieces]), strict=True):
             piece.then(outcome)
         return Applied(
@@ -138,19 +137,16 @@ class Plans:
         for node in plan.release:
             yield _Piece(partial(release_machine, node=node, actor=actor), _check)
 
-    def _remember(self, news: News, outcome: object) -> None:
-        _check(outcome)
-        self.reasons.remember(news)
-
-    def _record(self, entry: Entry, outcome: object) -> None:
-        _check(outcome)
-        self.decisions.remember(entry)
-
 
 def _check(outcome: object) -> None:
     """Raise an outcome that is an error."""
     if isinstance(outcome, BaseException):
         raise outcome
+
+
+def _then(remember: Callable[[], None], outcome: object) -> None:
+    _check(outcome)
+    remember()
 
 
 def _home(plan: Plan, now: datetime, actor: str) -> Iterator[_Piece]:

@@ -20,9 +20,9 @@ from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.ends import End, end_all
 from mainspring.store.health import has_failures, note_begin
 from mainspring.store.logs import append_chunks, stream_ends
-from mainspring.store.members import WHOLE, load_attempt, member_of, need_attempt, whole
+from mainspring.store.members import IS_MEMBER, SAME, WHERE_SAME, WHOLE, load_attempt, member_of, need_attempt, whole
 from mainspring.store.runs import need_run
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Listed, Statement
 from mainspring.store.tables import attempts, replicas, runs
 
 _CAS_TRIES = 20
@@ -248,12 +248,10 @@ _PENDING = Statement(
     .where(attempts.c.state != AttemptState.ENDED, _IS_DUE | attempts.c.id.in_(_HAS_NO_HANDLE))
     .order_by(attempts.c.created_at, attempts.c.id)
 )
-_SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
-_WHERE_SAME = Statement(_SAME)
 _IS_HELD = (
     (attempts.c.id == bindparam("of")) & (attempts.c.fence == bindparam("held")) & (attempts.c.lease_owner == bindparam("mine"))
 )
-_WHERE_HELD = Statement(_SAME.where(_IS_HELD))
+_WHERE_HELD = Statement(SAME.where(_IS_HELD))
 _GIVE_UP = Statement(update(attempts).where(_IS_HELD).values(lease_owner="", lease_until_s=0.0))
 _LAUNCHING = Statement(
     update(replicas)
@@ -270,10 +268,8 @@ _BEGAN = Statement(
     .where(runs.c.id == bindparam("of"), runs.c.state == RunState.RUNNING, runs.c.reason.is_not(None))
     .values(reason=null())
 )
-_MEMBERS = select(replicas).where(replicas.c.attempt.in_(bindparam("of", expanding=True))).order_by(replicas.c.index)
-_MEMBERS_OF = Statement(select(replicas).where(replicas.c.attempt == bindparam("of")).order_by(replicas.c.index))
-_IS_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
-_LIVING = Statement(_IS_MEMBER.where(replicas.c.ended_at.is_(None)))
+_MEMBERS = Listed(lambda ids: select(replicas).where(replicas.c.attempt.in_(ids)).order_by(replicas.c.index))
+_LIVING = Statement(IS_MEMBER.where(replicas.c.ended_at.is_(None)))
 
 
 def stop_attempt(
@@ -303,13 +299,8 @@ def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
 
 def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Attempt]:
     members: dict[str, list[Replica]] = {row["id"]: [] for row in rows}
-    ids = list(members)
-    if len(ids) == 1:  # as a rule
-        found = (record_of(Replica, replicas, row) for row in _MEMBERS_OF.rows(conn, {"of": ids[0]}))
-        return [record_of(Attempt, attempts, rows[0], replicas=tuple(found))]
-    for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
-        for row in conn.execute(_MEMBERS, {"of": ids[start : start + 500]}).mappings():
-            members[row["attempt"]].append(record_of(Replica, replicas, row))
+    for row in _MEMBERS.rows(conn, list(members)):
+        members[row["attempt"]].append(record_of(Replica, replicas, row))
     return [record_of(Attempt, attempts, row, replicas=tuple(members[row["id"]])) for row in rows]
 
 
@@ -322,7 +313,7 @@ def _save(tx: Transaction, old: Attempt, new: Attempt, lease: Lease | None = Non
     row |= {"of": old.id, "seen": old.version}
     tx.topics.add("attempts")
     if lease is None:
-        return _WHERE_SAME.run(tx.conn, row) == 1
+        return WHERE_SAME.run(tx.conn, row) == 1
     return lease.attempt_id == old.id and _WHERE_HELD.run(tx.conn, row | _of(lease)) == 1
 
 

@@ -133,9 +133,8 @@ def _closed_door() -> threading.Lock:
 class _Job:
     """A piece of work that its caller waits for, at a lock: a future takes several times as long to be waited for."""
 
-    work: Work[Any] | None
-    joined: Joined[Any, Any] | None = None  # in place of `work`
-    item: Any = None
+    work: Joined[Any, Any]
+    item: Any
     door: threading.Lock = field(default_factory=_closed_door)  # its caller goes through once it is over
     is_over: bool = False
     error: Exception | None = None
@@ -262,7 +261,7 @@ class Database:
 
         `work` is a function of a module. Where it raises, each item is tried by itself, and its caller gets its error.
         """
-        found = self._wait_for([_Job(None, work, item)])[0]
+        found = self._wait_for([_Job(work, item)])[0]
         if isinstance(found, BaseException):
             raise found
         result: T = found
@@ -270,7 +269,7 @@ class Database:
 
     def write_all(self, works: Sequence[Work[T]]) -> list[T | BaseException]:
         """Run each of `works` all or nothing and return results or errors in order; they share commits."""
-        return self._wait_for([_Job(work) for work in works])
+        return self._wait_for([_Job(_alone, work) for work in works])
 
     def _wait_for(self, jobs: Sequence[_Job]) -> list[Any]:
         _refuse_event_loop()
@@ -399,13 +398,9 @@ class Database:
     def _run(self, conn: Connection, jobs: Sequence[_Job]) -> None:
         """Run one job, or several of a kind; the first has their events and topics."""
         tx, first = self._transaction(conn), jobs[0]
-        if first.work is not None:
-            first.result = first.work(tx)
-        elif first.joined is not None:
-            for job, result in zip(jobs, first.joined(tx, [one.item for one in jobs]), strict=True):
-                job.result, job.events, job.topics = result, [], set()
-        first.events = tx.take_events()
-        first.topics = tx.topics
+        for job, result in zip(jobs, first.work(tx, [one.item for one in jobs]), strict=True):
+            job.result, job.events, job.topics = result, [], set()
+        first.events, first.topics = tx.take_events(), tx.topics
 
     def _transaction(self, conn: Connection) -> Transaction:
         return Transaction(conn=conn, clock=self.clock, ids=self.ids, lease_clock=self.lease_now)
@@ -458,17 +453,22 @@ def _translated() -> Iterator[None]:
         raise translate(wrong) from wrong
 
 
+def _alone(tx: Transaction, works: Sequence[Work[T]]) -> list[T]:
+    """Run works that are joined with no others."""
+    return [work(tx) for work in works]
+
+
 def _kinds(batch: Sequence[_Job]) -> list[list[_Job]]:
     """Return the jobs, those of a kind that is joined beside each other: their callers wait at the same time, in any order."""
     found: list[list[_Job]] = []
     joined: dict[Joined[Any, Any], list[_Job]] = {}
     for job in batch:
-        if job.joined is None:
+        if job.work is _alone:
             found.append([job])
-        elif job.joined in joined:
-            joined[job.joined].append(job)
+        elif job.work in joined:
+            joined[job.work].append(job)
         else:
-            found.append(joined.setdefault(job.joined, [job]))
+            found.append(joined.setdefault(job.work, [job]))
     return found
 
 

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
 from mainspring.core.durations import KEPT, LEARNED, WORTHLESS, class_of, instead, keys_of, typical, with_sample
 from mainspring.core.policy import Policy
 from mainspring.core.records import Cause
 from mainspring.store.share_tables import durations
+from mainspring.store.statements import Listed
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
-_MEDIANS = select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(bindparam("of", expanding=True)))
+_MEDIANS = Listed(lambda keys: select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(keys)))
 _ESTIMATED = {f"estimated {label}": label for label in range(32)}  # up to a hundred years
 _DOUBTED = select(durations.c.key, durations.c.samples).where(
     durations.c.key.in_(list(_ESTIMATED)), durations.c.median_s >= WORTHLESS
@@ -36,12 +37,7 @@ def insteads_of(conn: Connection, policy: Policy) -> dict[int, float]:
 
 def medians_of(conn: Connection, keys: Iterable[str]) -> dict[str, float]:
     """Return the median duration of each of these kinds that is known."""
-    wanted = sorted(set(keys))
-    found: dict[str, float] = {}
-    for start in range(0, len(wanted), _AT_ONCE):
-        rows = conn.execute(_MEDIANS, {"of": wanted[start : start + _AT_ONCE]}).tuples()
-        found.update({key: float(seconds) for key, seconds in rows})
-    return found
+    return {row["key"]: float(row["median_s"]) for row in _MEDIANS.rows(conn, sorted(set(keys)))}
 
 
 def learn(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) -> None:

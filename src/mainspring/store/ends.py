@@ -22,17 +22,15 @@ from mainspring.store.checkpoints import forget_checkpoints
 from mainspring.store.columns import changes_of, record_of
 from mainspring.store.database import NewEvent, Transaction
 from mainspring.store.health import has_failures, note_begin, note_failure
-from mainspring.store.members import OF_MEMBER, lock_attempts, member_of, whole
+from mainspring.store.members import MEMBER, OF_MEMBER, WHERE_SAME, attempt_of, lock_attempts, member_of
 from mainspring.store.nodes import free_all
 from mainspring.store.runs import lock_runs, save_runs
 from mainspring.store.statements import Listed, Row, Statement
-from mainspring.store.tables import allocations, attempts, replicas, runs
+from mainspring.store.tables import allocations, attempts, runs
 
 _MAX_AVOID = 8
 _OF_USER_CODE = (Cause.SUCCEEDED, Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.TIMEOUT)  # it had begun
 
-_MEMBER = Statement(update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at")))
-_ATTEMPT = Statement(update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen")))
 _HELD = Listed(
     lambda ids: select(
         allocations.c.id, allocations.c.attempt, allocations.c.replica, allocations.c.node, allocations.c.granted
@@ -101,9 +99,7 @@ def _read(tx: Transaction, ends: Sequence[End]) -> _Batch:
 
 
 def _attempt_of(rows: Sequence[Row]) -> _OneAttempt:
-    attempt = whole(rows)
-    if attempt is None:
-        raise NotFoundError("There is no such attempt.")
+    attempt = attempt_of(rows)
     outputs = {row[OF_MEMBER + "index"]: row[OF_MEMBER + "outputs"] or {} for row in rows}
     return _OneAttempt(attempt, attempt, rows[0]["first_failure"], outputs)
 
@@ -193,11 +189,11 @@ def _outputs(held: _OneAttempt) -> dict[str, Value]:
 
 def _write(batch: _Batch) -> None:
     conn = batch.tx.conn
-    _MEMBER.many(conn, batch.members)
+    MEMBER.many(conn, batch.members)
     _free(batch)
     reach("inside-W7")
     changed = ((one.before, changes_of(one.before, one.now, attempts) | one.more) for one in batch.attempts.values())
-    _ATTEMPT.many(conn, [row | {"of": before.id, "seen": before.version} for before, row in changed if row])
+    WHERE_SAME.many(conn, [row | {"of": before.id, "seen": before.version} for before, row in changed if row])
     save_runs(batch.tx, [(one.before, one.now, one.more) for one in batch.runs.values() if one.now is not one.before])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from mainspring.core.errors import NotFoundError
 from mainspring.core.records import Attempt, Replica
@@ -23,10 +23,19 @@ _LOCKED = Listed(
 )
 
 
+IS_MEMBER = update(replicas).where(replicas.c.attempt == bindparam("of"), replicas.c.index == bindparam("at"))
+MEMBER = Statement(IS_MEMBER)
+SAME = update(attempts).where(attempts.c.id == bindparam("of"), attempts.c.version == bindparam("seen"))
+WHERE_SAME = Statement(SAME)
+
+
 def whole(rows: Sequence[Row]) -> Attempt | None:
+    """Return the attempt that stands in these rows; None where there are none."""
+    return attempt_of(rows) if rows else None
+
+
+def attempt_of(rows: Sequence[Row]) -> Attempt:
     """Return the attempt that stands in these rows, one for each of its replicas."""
-    if not rows:
-        return None
     cut = len(OF_MEMBER)
     members = ({key[cut:]: value for key, value in row.items() if key.startswith(OF_MEMBER)} for row in rows)
     return record_of(Attempt, attempts, rows[0], replicas=tuple(record_of(Replica, replicas, one) for one in members))

@@ -192,12 +192,9 @@ _KEYED = Statement(select(runs).where(runs.c.project == bindparam("in"), runs.c.
 _LOCKED = Listed(lambda ids: select(runs).where(runs.c.id.in_(ids)).order_by(runs.c.id).with_for_update())
 _NEW = Statement(runs.insert())
 _WHERE_SAME = Statement(update(runs).where(runs.c.id == bindparam("of"), runs.c.version == bindparam("seen")))
-_LAST = select(metrics.c.run, metrics.c.name, metrics.c.last).where(
-    metrics.c.run.in_(bindparam("of", expanding=True)), metrics.c.last.is_not(None), metrics.c.odd == ""
-)
-_LAST_OF = Statement(
-    select(metrics.c.name, metrics.c.last).where(
-        metrics.c.run == bindparam("of"), metrics.c.last.is_not(None), metrics.c.odd == ""
+_LAST = Listed(
+    lambda ids: select(metrics.c.run, metrics.c.name, metrics.c.last).where(
+        metrics.c.run.in_(ids), metrics.c.last.is_not(None), metrics.c.odd == ""
     )
 )
 
@@ -342,17 +339,10 @@ def change_run(tx: Transaction, id: str, change: Callable[[Run, datetime], Run],
 
 def runs_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
     """Return the runs of `rows`, with the last values of their metrics."""
-    if not rows:
-        return []
-    last: dict[str, dict[str, float]] = {}
-    ids = [row["id"] for row in rows]
-    if len(ids) == 1:
-        metrics = {name: value for name, value in _LAST_OF.stored(conn, {"of": ids[0]})}
-        return [record_of(Run, runs, rows[0], metrics=metrics)]
-    for start in range(0, len(ids), 500):  # SQLite binds a limited number of values
-        for run, name, value in conn.execute(_LAST, {"of": ids[start : start + 500]}).tuples():
-            last.setdefault(run, {})[name] = value
-    return [record_of(Run, runs, row, metrics=last.get(row["id"], {})) for row in rows]
+    last: dict[str, dict[str, float]] = {row["id"]: {} for row in rows}
+    for found in _LAST.rows(conn, list(last)):
+        last[found["run"]][found["name"]] = found["last"]
+    return [record_of(Run, runs, row, metrics=last[row["id"]]) for row in rows]
 
 
 def remove_runs(tx: Transaction, ids: Sequence[str]) -> None:
