@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,11 +61,13 @@ class Containers(BackendContract):
         assert backend.native(make_handle(request.attempt, 0))["id"] == ""
 
     def test_an_image_that_nobody_has_is_told_at_the_next_look(self, backend: DockerBackend, server: RunnerServer) -> None:
-        request = dataclasses.replace(self.request(backend, server, ["true"], "none"), image="localhost:1/no/such:9")
-        handle = backend.launch(request)
-        assert backend.owned()
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # a registry that answers nothing, until it is gone
+            image = f"127.0.0.1:{silent.getsockname()[1]}/no/such:9"
+            request = dataclasses.replace(self.request(backend, server, ["true"], "none"), image=image)
+            handle = backend.launch(request)
+            assert handle in backend.owned()
         self.wait_for(backend, handle, ObservedState.GONE)
-        with pytest.raises(LaunchError, match="localhost:1/no/such:9"):
+        with pytest.raises(LaunchError, match=image):
             backend.launch(request)
 
     def test_an_image_of_a_registry_with_a_login_is_pulled(
