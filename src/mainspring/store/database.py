@@ -29,6 +29,7 @@ from mainspring.core.codec import encode
 from mainspring.core.errors import MainspringError, StoreError
 from mainspring.core.ids import Ids
 from mainspring.store import tables
+from mainspring.store.driver import find_alive, forget, settle, tell_driver, tell_later
 from mainspring.store.engines import open_engines
 from mainspring.store.failures import is_lost, is_undone, translate
 from mainspring.store.statements import Row, Statement
@@ -42,11 +43,11 @@ Listener = Callable[[set[str]], None]
 _NOTHING: Mapping[str, Any] = {}
 _MAX_BATCH = 256
 _READERS = 16  # connections that wait for the next read, at most
+_COUNTED = Statement(select(tables.counters.c.value).where(tables.counters.c.name == bindparam("of")))
 _COUNT = Statement(
     update(tables.counters)
     .where(tables.counters.c.name == bindparam("of"))
     .values(value=tables.counters.c.value + bindparam("by"))
-    .returning(tables.counters.c.value)
 )
 _EVENTS = Statement(tables.events.insert().values(data=bindparam("json", type_=Text)))  # encoded when it was told
 _FENCE = Statement(select(tables.meta.c.value).where(tables.meta.c.name == "fence"))
@@ -87,8 +88,10 @@ class Transaction:
         self.topics.update(topics)
 
     def count(self, counter: str, by: int = 1) -> int:
-        """Return the counter's value after adding `by`; its row stays locked until the commit, so values commit in order."""
-        return int(_COUNT.rows(self.conn, {"of": counter, "by": by})[0]["value"])
+        """Return the counter's value after adding `by`; who writes has the database to itself, so values commit in order."""
+        value = int(_COUNTED.rows(self.conn, {"of": counter})[0]["value"])
+        _COUNT.many(self.conn, [{"of": counter, "by": by}] if by else [])
+        return value + by
 
     def flush_events(self) -> int:
         """Write the events; return the last number, 0 without any. Comes last, so that locks are always taken in one order."""
@@ -351,15 +354,23 @@ class Database:
         conn = self._writing = self._writing or self.write_engine.connect()
         with conn.begin() as transaction:
             self._check_fence(conn)
+            _COUNTED.ahead(conn, {"of": "events"})
             done = run(conn, [job for job in batch if not job.is_over])
             events = [event for job in done for event in job.events]
             if events:  # of all jobs at once, in their order
                 self._transaction(conn).write_events(events)
             if self._wakeups is not None and (topics := _topics_of(done)):
                 self._wakeups.tell(conn, topics)
+            is_asked = False
             try:
+                find_alive(conn)
+                is_asked = True
                 transaction.commit()
             except exc.DBAPIError as wrong:
+                if run != self._run_guarded and not is_undone(conn, wrong):
+                    raise _JobFailedError from wrong  # a statement that was put off: nothing is written
+                if not is_asked:
+                    raise
                 raise translate(wrong) from wrong
         return done
 
@@ -378,20 +389,21 @@ class Database:
 
     def _run_guarded(self, conn: Connection, batch: list[_Job]) -> list[_Job]:
         """Run each job in a savepoint; return those that wait for the commit (the others have got their errors)."""
-        driver: Any = conn.connection.driver_connection  # four times as fast as by way of the connection
         done: list[_Job] = []
         for job in batch:
-            driver.execute("SAVEPOINT job")
+            tell_driver(conn, "SAVEPOINT job")
             try:
                 self._run(conn, [job])
+                settle(conn)
             except Exception as wrong:  # its savepoint is undone, the batch goes on
                 if is_undone(conn, wrong):
                     raise
-                driver.execute("ROLLBACK TO job")
-                driver.execute("RELEASE job")
+                forget(conn)
+                tell_driver(conn, "ROLLBACK TO job")
+                tell_later(conn, "RELEASE job")
                 job.end(translate(wrong))
             else:
-                driver.execute("RELEASE job")
+                tell_later(conn, "RELEASE job")
                 done.append(job)
         return done
 

@@ -65,6 +65,8 @@ class Entry:
     def write(self, tx: Transaction) -> None:
         """Write it, and forget those that are too old."""
         base, told = self.base, self.told
+        if base is not None:
+            _IS_THERE.ahead(tx.conn, {"of": base.number})
         last = int(_LAST.stored(tx.conn)[0][0])
         is_whole = base is None or told is None or last + 1 - base.number > WHOLE_EACH or not _is_there(tx.conn, base)
         row = {
@@ -75,8 +77,9 @@ class Entry:
             "base": None if is_whole or base is None else base.number,
             "snapshot": zlib.compress(encode(self.snapshot), 1) if is_whole or told is None else told,
         }
-        _NEW.run(tx.conn, row)
-        _FORGET.run(tx.conn, {"long_before": self.at - self.kept - WHOLE_AFTER, "before": self.at - self.kept})
+        _NEW.many(tx.conn, [row])
+        before = {"long_before": self.at - self.kept - WHOLE_AFTER, "before": self.at - self.kept}
+        _FORGET.many(tx.conn, [before])
         self.whole = last + 1 if is_whole else None
 
 

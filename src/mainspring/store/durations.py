@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from mainspring.core.durations import KEPT, LEARNED, WORTHLESS, class_of, instead, keys_of, typical, with_sample
 from mainspring.core.policy import Policy
 from mainspring.core.records import Cause
 from mainspring.store.share_tables import durations
-from mainspring.store.statements import Listed
+from mainspring.store.statements import Listed, Statement
 
-_AT_ONCE = 500  # SQLite binds a limited number of values
 _MEDIANS = Listed(lambda keys: select(durations.c.key, durations.c.median_s).where(durations.c.key.in_(keys)))
+_SAMPLES = Listed(lambda keys: select(durations.c.key, durations.c.samples).where(durations.c.key.in_(keys)))
+_CHANGE = Statement(update(durations).where(durations.c.key == bindparam("of")))
+_NEW = Statement(durations.insert())
 _ESTIMATED = {f"estimated {label}": label for label in range(32)}  # up to a hundred years
 _DOUBTED = select(durations.c.key, durations.c.samples).where(
     durations.c.key.in_(list(_ESTIMATED)), durations.c.median_s >= WORTHLESS
@@ -52,16 +54,16 @@ def learn(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime) ->
             if row["estimate_s"] > 0:  # as it was told, never as it was believed: else what is learned would feed on itself
                 samples[f"estimated {class_of(row['estimate_s'])}"].append(seconds)
     keys = sorted(samples)
-    known: dict[str, tuple[float, ...]] = {}
-    for start in range(0, len(keys), _AT_ONCE):
-        asked = select(durations.c.key, durations.c.samples).where(durations.c.key.in_(keys[start : start + _AT_ONCE]))
-        known.update(dict(conn.execute(asked).tuples().all()))
+    known: dict[str, tuple[float, ...]] = {row["key"]: row["samples"] for row in _SAMPLES.rows(conn, keys)}
+    changed, new = [], []
     for key in keys:
         kept = known.get(key, ())
         for seconds in samples[key]:
             kept = with_sample(kept, seconds, LEARNED if key in _ESTIMATED else KEPT)
         values = {"at": now, "median_s": typical(kept), "samples": kept}
         if key in known:
-            conn.execute(update(durations).where(durations.c.key == key).values(**values))
+            changed.append({"of": key} | values)
         else:
-            conn.execute(durations.insert(), {"key": key} | values)
+            new.append({"key": key} | values)
+    _CHANGE.many(conn, changed)
+    _NEW.many(conn, new)

@@ -21,10 +21,10 @@ from mainspring.plugins import reach
 from mainspring.store.checkpoints import forget_checkpoints
 from mainspring.store.columns import changes_of, record_of
 from mainspring.store.database import NewEvent, Transaction
-from mainspring.store.health import has_failures, note_begin, note_failure
+from mainspring.store.health import ask_failures_ahead, has_failures, note_begin, note_failure
 from mainspring.store.members import MEMBER, OF_MEMBER, WHERE_SAME, attempt_of, lock_attempts, member_of
 from mainspring.store.nodes import free_all
-from mainspring.store.runs import lock_runs, save_runs
+from mainspring.store.runs import save_runs
 from mainspring.store.statements import Listed, Row, Statement
 from mainspring.store.tables import allocations, attempts, runs
 
@@ -35,6 +35,14 @@ _HELD = Listed(
     lambda ids: select(
         allocations.c.id, allocations.c.attempt, allocations.c.replica, allocations.c.node, allocations.c.granted
     ).where(allocations.c.attempt.in_(ids), allocations.c.freed_at.is_(None))
+)
+_RUNS = Listed(
+    lambda ids: (
+        select(runs)
+        .where(runs.c.id.in_(select(attempts.c.run).where(attempts.c.id.in_(ids))))
+        .order_by(runs.c.id)
+        .with_for_update()
+    )
 )
 _FREED = Statement(update(allocations).where(allocations.c.id == bindparam("of")).values(freed_at=bindparam("at")))
 
@@ -75,6 +83,7 @@ class _Batch:
     tx: Transaction
     attempts: dict[str, _OneAttempt]
     runs: dict[str, _OneRun]
+    held: list[Row]  # what is allocated to the attempts
     members: list[dict[str, object]] = field(default_factory=list)
     freed_at: dict[tuple[str, int], datetime] = field(default_factory=dict)
     has_failures: bool | None = None  # of launches; None: nobody has looked
@@ -93,9 +102,12 @@ def end_all(tx: Transaction, ends: Sequence[End]) -> list[tuple[Attempt, Run]]:
 
 def _read(tx: Transaction, ends: Sequence[End]) -> _Batch:
     """Replicas of a gang that end at the same time come one after the other, also beside a server of an older version."""
-    held = {id: _attempt_of(rows) for id, rows in lock_attempts(tx.conn, [one.attempt for one in ends]).items()}
-    rows = lock_runs(tx.conn, {one.now.run for one in held.values()})
-    return _Batch(tx, held, {row["id"]: _run_of(row) for row in rows})
+    ids = sorted({one.attempt for one in ends})
+    for one in (_RUNS, _HELD):
+        one.ahead(tx.conn, ids)
+    ask_failures_ahead(tx.conn)
+    ending = {id: _attempt_of(rows) for id, rows in lock_attempts(tx.conn, ids).items()}
+    return _Batch(tx, ending, {row["id"]: _run_of(row) for row in _RUNS.rows(tx.conn, ids)}, _HELD.rows(tx.conn, ids))
 
 
 def _attempt_of(rows: Sequence[Row]) -> _OneAttempt:
@@ -199,8 +211,7 @@ def _write(batch: _Batch) -> None:
 
 def _free(batch: _Batch) -> None:
     """Free what was held, exactly once: an allocation that is free already gives nothing back."""
-    ended = sorted({attempt for attempt, _ in batch.freed_at})
-    rows = [row for row in _HELD.rows(batch.tx.conn, ended) if (row["attempt"], row["replica"]) in batch.freed_at]
+    rows = [row for row in batch.held if (row["attempt"], row["replica"]) in batch.freed_at]
     _FREED.many(batch.tx.conn, [{"of": row["id"], "at": batch.freed_at[row["attempt"], row["replica"]]} for row in rows])
     given: dict[str, list[Granted]] = defaultdict(list)
     for row in rows:

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
-from mainspring.store.statements import tell_driver
+from mainspring.store.driver import put_off, tell_later
 
 _READERS, _MORE_READERS = 16, 16  # connections to PostgreSQL, at most
 _WRITERS = 6_203_117_041  # whoever writes to PostgreSQL holds this lock to its commit
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_BEGIN_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITERS})"
+_BEGIN_WRITE = ("BEGIN ISOLATION LEVEL READ COMMITTED", f"SELECT pg_advisory_xact_lock({_WRITERS})")
 # a server that is gone, or a process that stopped within a transaction, must not hold up the others for long
 _PATIENCE = {
     "connect_timeout": "10",
@@ -66,8 +66,9 @@ def _postgres_engines(url: URL) -> tuple[Engine, Engine]:
     event.listen(writer, "connect", _prepare_postgres_writer)
     for engine in (readers, writer):
         event.listen(engine, "connect", _keep_prepared)
+        put_off(engine)
     _begin(readers, _BEGIN_READ)
-    _begin(writer, _BEGIN_WRITE)
+    _begin(writer, *_BEGIN_WRITE)
     return readers, writer
 
 
@@ -81,10 +82,11 @@ def _keep_prepared(connection: Any, _record: object) -> None:
     connection.prepared_max = 1_000  # each kind of statement, with each set of columns
 
 
-def _begin(engine: Engine, words: str) -> None:
+def _begin(engine: Engine, *words: str) -> None:
     """Have each transaction of the engine begin with these words."""
 
     def begin(conn: Connection) -> None:
-        tell_driver(conn, words)
+        for one in words:
+            tell_later(conn, one)
 
     event.listen(engine, "begin", begin)

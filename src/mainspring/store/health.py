@@ -61,6 +61,11 @@ def note_failure(tx: Transaction, attempt: Attempt, replica: Replica, run: Run, 
     tx.topics.add("health")
 
 
+def ask_failures_ahead(conn: Connection) -> None:
+    """Ask ahead what `has_failures` is to say."""
+    _ANY.ahead(conn)
+
+
 def has_failures(conn: Connection) -> bool:
     """Say whether any launch that failed is counted: if not there is nothing to note of one that began."""
     return _ANY.row(conn) is not None

@@ -155,10 +155,10 @@ class Machines:
 def ask_machines(tx: Transaction, decision: Decision, *, now: datetime, actor: str) -> None:
     """Write that machines are wanted for a run, and reserve what they may cost: all or nothing.
 
-    One lock for all of them: what is checked here (budgets, the number at the site, GPUs rented in all, one request for each
-    run) still holds when it is written. Raises StateError for a run that changed, CapacityError where something is used up.
+    Who writes has the database to itself: what is checked here (budgets, the number at the site, GPUs rented in all, one
+    request for each run) still holds when it is written. Raises StateError for a run that changed, CapacityError where
+    something is used up.
     """
-    tx.count("runs", 0)  # its row is locked until the commit
     run = load_run(tx.conn, decision.run)
     if run is None or run.version != decision.version or run.state is not RunState.QUEUED or run.desired is not Desired.RUN:
         raise StateError(f"Run {decision.run} was changed since it was planned.")
@@ -182,6 +182,12 @@ def release_machine(tx: Transaction, node: str, *, actor: str) -> bool:
         tx.conn.execute(select(machines).where(machines.c.id == node, machines.c.state == MachineState.READY)).mappings().first()
     )
     return row is not None and _give_back(tx, _machine(row), "", actor)
+
+
+def ask_machines_ahead(conn: Connection) -> None:
+    """Ask ahead for `machines_of` and `sites_of`."""
+    _ALL_OPEN.ahead(conn)
+    _SITES.ahead(conn)
 
 
 def sites_of(conn: Connection) -> list[Site]:
@@ -348,7 +354,6 @@ def _give_back(tx: Transaction, machine: Machine, message: str, actor: str) -> b
 
 
 def _prolong(tx: Transaction, machine: Machine, now: datetime) -> bool:
-    tx.count("runs", 0)
     more = machine.reserved_micros // 2
     left = budgets_left(tx.conn, machines_of(tx.conn), now, current_policy(tx.conn).policy.burst.budget_usd)
     if any(name in left and Decimal(more) / MICROS > left[name] for name in path_of(machine.share)):

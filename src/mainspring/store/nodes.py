@@ -183,6 +183,11 @@ def all_nodes(conn: Connection) -> list[Node]:
     return [_node(row) for row in conn.execute(select(nodes).order_by(nodes.c.id)).mappings()]
 
 
+def ask_nodes_ahead(conn: Connection, ids: Iterable[str]) -> None:
+    """Ask ahead for `lock_nodes`."""
+    _LOCKED.ahead(conn, sorted(ids))
+
+
 def lock_nodes(conn: Connection, ids: Iterable[str]) -> dict[str, Node]:
     """Return those of the nodes `ids` that are there, in order of id, and let nobody else write them until the commit."""
     return {row["id"]: _node(row) for row in _LOCKED.rows(conn, sorted(ids))}

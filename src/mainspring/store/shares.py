@@ -121,10 +121,20 @@ def all_shares(conn: Connection) -> list[Share]:
     return [record_of(Share, shares, row) for row in conn.execute(select(shares).order_by(shares.c.name)).mappings()]
 
 
+def ask_reservations_ahead(conn: Connection, after: datetime) -> None:
+    """Ask ahead for `all_reservations`."""
+    _LATER.ahead(conn, {"after": after})
+
+
 def all_reservations(conn: Connection, after: datetime | None = None) -> list[Reservation]:
     """Return the advance reservations that have not ended at `after`."""
     rows = _RESERVATIONS.rows(conn) if after is None else _LATER.rows(conn, {"after": after})
     return [record_of(Reservation, reservations, row) for row in rows]
+
+
+def ask_shares_ahead(conn: Connection) -> None:
+    """Ask ahead for `shares_of_projects`."""
+    _SHARE_OF.ahead(conn)
 
 
 def shares_of_projects(conn: Connection, names: Sequence[str] = ()) -> dict[str, str]:

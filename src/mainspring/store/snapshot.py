@@ -24,12 +24,21 @@ from mainspring.core.waiting import expected_by_engine
 from mainspring.store.columns import record_of
 from mainspring.store.database import Database
 from mainspring.store.durations import insteads_of, medians_of
-from mainspring.store.machines import bursting, is_renting, machines_of, opened, rented_of, reserved_of, sites_of
+from mainspring.store.machines import (
+    ask_machines_ahead,
+    bursting,
+    is_renting,
+    machines_of,
+    opened,
+    rented_of,
+    reserved_of,
+    sites_of,
+)
 from mainspring.store.policies import current_policy
 from mainspring.store.share_tables import policies
-from mainspring.store.shares import all_reservations, shares_of_projects
+from mainspring.store.shares import all_reservations, ask_reservations_ahead, ask_shares_ahead, shares_of_projects
 from mainspring.store.statements import Statement
-from mainspring.store.states import Past, States
+from mainspring.store.states import Past, States, ask_states_ahead
 from mainspring.store.tables import allocations, attempts, dataset_versions, nodes, replicas, runs, unadopted
 
 _AT_ONCE = 500  # SQLite binds a limited number of values
@@ -89,6 +98,7 @@ class Snapshots:
         """
 
         def ask(conn: Connection) -> Snapshot:
+            _ask_ahead(conn, now)
             policy = self._policy_now(conn)
             rented = machines_of(conn)
             rents = sites_of(conn)
@@ -123,7 +133,7 @@ class Snapshots:
 
     def is_due(self) -> bool:
         """Say whether anything waits or is rented: if not there is nothing to plan, and no need to read the world."""
-        return self.db.read(lambda conn: bool(_ANY_WAITS.stored(conn)) or is_renting(conn))
+        return self.db.read(_is_due)
 
     def _policy_now(self, conn: Connection) -> Policy:
         rows = _POLICIES.stored(conn)
@@ -400,6 +410,21 @@ _OVERDUE = Statement(  # runs that left a paid site because they outlived what w
 _UNADOPTED = Statement(select(unadopted.c.run))
 _NODES = Statement(select(nodes).order_by(nodes.c.id))
 _POLICIES = Statement(select(policies.c.number, policies.c.policy).order_by(policies.c.number.desc()).limit(8))
+
+
+def _ask_ahead(conn: Connection, now: datetime) -> None:
+    """Ask in one go for all that a snapshot reads, but for what depends on it."""
+    ask_machines_ahead(conn)
+    ask_shares_ahead(conn)
+    ask_states_ahead(conn)
+    ask_reservations_ahead(conn, now)
+    for one in (_POLICIES, _NODES, _OPEN_RUNS, _UNADOPTED, _HELD):
+        one.ahead(conn)
+
+
+def _is_due(conn: Connection) -> bool:
+    _ANY_WAITS.ahead(conn)
+    return is_renting(conn) or bool(_ANY_WAITS.stored(conn))
 
 
 def _queued(conn: Connection, limit: int | None, each: int | None) -> list[tuple[Any, ...]]:

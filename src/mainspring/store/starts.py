@@ -21,9 +21,9 @@ from mainspring.store.attempts import insert_attempts
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import NewEvent, Transaction
 from mainspring.store.durations import medians_of
-from mainspring.store.nodes import lock_nodes, save_held, with_more
+from mainspring.store.nodes import ask_nodes_ahead, lock_nodes, save_held, with_more
 from mainspring.store.runs import lock_runs
-from mainspring.store.shares import shares_of_projects
+from mainspring.store.shares import ask_shares_ahead, shares_of_projects
 from mainspring.store.statements import Statement
 from mainspring.store.tables import allocations, runs
 
@@ -61,6 +61,8 @@ def start_all(
 
     A probe may start on a node in quarantine; no plan holds one.
     """
+    ask_shares_ahead(tx.conn)
+    ask_nodes_ahead(tx.conn, {place.node for one in decisions for place in one.places})
     batch = _Batch(
         runs={row["id"]: record_of(Run, runs, row) for row in lock_runs(tx.conn, {one.run for one in decisions})},
         nodes=lock_nodes(tx.conn, {place.node for one in decisions for place in one.places}),

@@ -7,7 +7,7 @@ with `Connection.execute`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -29,7 +29,6 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
-    exc,
     func,
     insert,
     select,
@@ -37,6 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 from sqlalchemy.types import TypeEngine
+
+from mainspring.store.driver import ask_ahead, rows, tell_driver, tell_later
 
 Asked = Select[Any] | TextualSelect | Insert | Update | Delete | ReturningInsert[Any] | ReturningUpdate[Any]
 Turn = Callable[[Any], Any] | None
@@ -81,7 +82,7 @@ class _Crowd:
         if any(row[name] is not None and not isfinite(row[name]) for name in self.floats for row in rows):
             return False
         given = {**self.bound, _ROWS: _ENCODE(rows).decode(), _COUNT: len(rows)}
-        _execute(conn, self.text, list(given.values()))
+        _execute_later(conn, self.text, list(given.values()))
         return True
 
 
@@ -100,7 +101,10 @@ class Statement:
         return int(_execute(conn, laid.text, laid.values(given)).rowcount)
 
     def many(self, conn: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run it for each of `rows`, which concern different rows of the table; those that name the same columns go together."""
+        """Run it for each of `rows`, which concern different rows of the table; those that name the same columns go together.
+
+        On PostgreSQL it may travel with the next statement: what goes wrong is raised there, or at the commit.
+        """
         alike: dict[int, tuple[_Laid, list[Mapping[str, Any]]]] = {}
         for row in rows:
             laid = self._for(conn.dialect, row)
@@ -108,7 +112,7 @@ class Statement:
         for laid, mine in alike.values():
             values = [laid.values(row) for row in mine]
             if len(values) == 1:
-                _execute(conn, laid.text, values[0])
+                _execute_later(conn, laid.text, values[0])
             elif conn.dialect.name != "postgresql" or not self._crowd(conn, laid, mine[0], values):
                 _execute(conn, laid.text, values, is_many=True)
 
@@ -123,7 +127,17 @@ class Statement:
     def stored(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[tuple[Any, ...]]:
         """Run it and return its rows as they are stored: equal ones tell, without being read, that nothing changed."""
         laid = self._for(conn.dialect, given)
-        return _all(_execute(conn, laid.text, laid.values(given)))
+        _begin(conn)
+        return rows(conn, laid.text, laid.values(given))
+
+    def ahead(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> None:
+        """Ask it together with all that are asked ahead; `stored` and what builds on it find the answer, of this moment, there.
+
+        Only makes what follows faster. Not for rows that the transaction writes before it reads them.
+        """
+        laid = self._for(conn.dialect, given)
+        _begin(conn)
+        ask_ahead(conn, laid.text, laid.values(given))
 
     def read(self, conn: Connection, row: Sequence[Any]) -> Row:
         """Return what a row that is stored so means, by name of column."""
@@ -142,7 +156,7 @@ class Statement:
     def alone(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> list[Row]:
         """As `rows`, on a connection that is in no transaction, without beginning one."""
         laid = self._for(conn.dialect, given)
-        return [self.read(conn, row) for row in _all(tell_driver(conn, laid.text, laid.values(given)))]
+        return [self.read(conn, row) for row in rows(conn, laid.text, laid.values(given))]
 
     def row(self, conn: Connection, given: Mapping[str, Any] = _NOTHING) -> Row | None:
         """Run it and return the one row that it has at most."""
@@ -165,13 +179,18 @@ class Listed:
 
     def rows(self, conn: Connection, ids: Sequence[str]) -> list[Row]:
         """Return the rows of all `ids`, in the order of the question if it has one and the ids are not too many for one."""
-        found: list[Row] = []
+        return [row for statement, given in self._asked(ids) for row in statement.rows(conn, given)]
+
+    def ahead(self, conn: Connection, ids: Sequence[str]) -> None:
+        """Ask it ahead, as `Statement.ahead`."""
+        for statement, given in self._asked(ids):
+            statement.ahead(conn, given)
+
+    def _asked(self, ids: Sequence[str]) -> Iterator[tuple[Statement, dict[str, str]]]:
         for start in range(0, len(ids), _LISTED):
             some = ids[start : start + _LISTED]
             size = 1 << (len(some) - 1).bit_length()
-            given = {f"id{n}": some[min(n, len(some) - 1)] for n in range(size)}
-            found += self._of(size).rows(conn, given)
-        return found
+            yield self._of(size), {f"id{n}": some[min(n, len(some) - 1)] for n in range(size)}
 
     def _of(self, size: int) -> Statement:
         if size not in self._sized:
@@ -222,30 +241,16 @@ def _binding(type: TypeEngine[Any], dialect: Dialect) -> Turn:
     return type.dialect_impl(dialect).bind_processor(dialect)
 
 
-def _all(cursor: Any) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = [] if cursor.description is None else cursor.fetchall()
-    return found
-
-
 def _execute(conn: Connection, text: str, values: Sequence[Any], *, is_many: bool = False) -> Any:
-    if not conn.in_transaction():
-        conn.begin()  # as SQLAlchemy does by itself: all that one transaction reads is of one instant
+    _begin(conn)
     return tell_driver(conn, text, values, is_many=is_many)
 
 
-def tell_driver(conn: Connection, text: str, values: Sequence[Any] = (), *, is_many: bool = False) -> Any:
-    """Give the database's driver a text; return its cursor. Raises what SQLAlchemy would; a dead connection is let go."""
-    driver: Any = conn.connection.driver_connection
-    errors = conn.dialect.loaded_dbapi.Error
-    cursor: Any = None
-    try:
-        cursor = driver.cursor()
-        (cursor.executemany if is_many else cursor.execute)(text, values)
-    except errors as wrong:
-        is_lost = conn.dialect.is_disconnect(wrong, driver, cursor)
-        if is_lost:
-            conn.invalidate(wrong)
-        raise exc.DBAPIError.instance(
-            text, values, wrong, errors, dialect=conn.dialect, ismulti=is_many, connection_invalidated=is_lost
-        ) from wrong
-    return cursor
+def _execute_later(conn: Connection, text: str, values: Sequence[Any]) -> None:
+    _begin(conn)
+    tell_later(conn, text, values)
+
+
+def _begin(conn: Connection) -> None:
+    if not conn.in_transaction():
+        conn.begin()  # as SQLAlchemy does by itself: all that one transaction reads is of one instant

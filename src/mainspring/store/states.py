@@ -24,6 +24,11 @@ from mainspring.store.usage import part_of, past_of, spent_of
 _SHARES = Statement(select(shares).order_by(shares.c.name))
 
 
+def ask_states_ahead(conn: Connection) -> None:
+    """Ask ahead for what `States.take` reads each time."""
+    _SHARES.ahead(conn)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
     """The moment that is asked about, this process's time then, and how old past use may be."""

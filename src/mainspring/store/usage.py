@@ -26,7 +26,7 @@ from mainspring.store.durations import learn
 from mainspring.store.machine_tables import machines
 from mainspring.store.share_tables import past_use
 from mainspring.store.share_tables import usage as booked
-from mainspring.store.statements import Statement
+from mainspring.store.statements import Listed, Statement
 from mainspring.store.tables import allocations, attempts, nodes, runs
 
 AT_ONCE = 1000  # allocations booked in one transaction: others want to write too
@@ -102,7 +102,7 @@ def spent_of(conn: Connection, now: datetime) -> dict[str, int]:
 
 def book_cost(conn: Connection, line: Line, micros: int) -> None:
     """Add what a rented machine cost to the bill of who asked for it."""
-    _add(conn, line, Used(cost_micros=micros))
+    _add(conn, {line: Used(cost_micros=micros)})
 
 
 def _of_machines(conn: Connection, now: datetime) -> Iterator[tuple[Line, int]]:
@@ -138,8 +138,7 @@ def _book(tx: Transaction, now: datetime, half_life_s: float, *which: ColumnElem
     sums: dict[Line, Used] = defaultdict(Used)
     for line, amount in _lines(rows, now):
         sums[line] += amount
-    for line in sorted(sums):
-        _add(tx.conn, line, sums[line])
+    _add(tx.conn, sums)
     _remember(tx.conn, rows, now, half_life_s)
     learn(tx.conn, rows, now)
     return len(rows)
@@ -202,15 +201,25 @@ _MORE = Statement(
     .where(*(booked.c[name] == bindparam(f"of_{name}") for name in _NAMES))
     .values({one.name: booked.c[one.name] + bindparam(f"more_{one.name}") for one in fields(Used)})
 )
+_BOOKED = Listed(lambda months: select(*(booked.c[name] for name in _NAMES)).where(booked.c.month.in_(months)))
+_NEW = Statement(booked.insert())
 _PAST = Statement(update(past_use).where(past_use.c.leaf == bindparam("of")))
 _FIRST = Statement(past_use.insert())
 
 
-def _add(conn: Connection, line: Line, amount: Used) -> None:
-    here, more = dict(zip(_NAMES, line, strict=True)), asdict(amount)
-    given = {f"of_{name}": value for name, value in here.items()} | {f"more_{name}": value for name, value in more.items()}
-    if _MORE.run(conn, given) == 0:
-        conn.execute(booked.insert(), here | more)
+def _add(conn: Connection, amounts: Mapping[Line, Used]) -> None:
+    known = {_line(row) for row in _BOOKED.rows(conn, sorted({month for month, *_ in amounts}))}
+    more, new = [], []
+    for line, amount in sorted(amounts.items(), key=lambda one: one[0]):
+        here, added = dict(zip(_NAMES, line, strict=True)), asdict(amount)
+        if line in known:
+            more.append(
+                {f"of_{key}": value for key, value in here.items()} | {f"more_{key}": value for key, value in added.items()}
+            )
+        else:
+            new.append(here | added)
+    _MORE.many(conn, more)
+    _NEW.many(conn, new)
 
 
 def _remember(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: datetime, half_life_s: float) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from mainspring.core.codec import decode_any, encode
 from mainspring.core.errors import SpecError
-from mainspring.store.statements import tell_driver
+from mainspring.store.driver import tell_driver, tell_later
 
 logger = logging.getLogger(__name__)
 _CHANNEL = "mainspring"
@@ -40,7 +40,8 @@ class Wakeups:
         payload = encode([self._me, *sorted(topics)]).decode()
         if len(payload) > _MAX_PAYLOAD:
             payload = encode([self._me, *sorted(_EVERYTHING)]).decode()
-        tell_driver(conn, "SELECT pg_notify(%s, %s)", (_CHANNEL, payload))
+        tell = tell_later if conn.in_transaction() else tell_driver
+        tell(conn, "SELECT pg_notify(%s, %s)", (_CHANNEL, payload))
 
     def listen(self) -> None:
         """Begin to hear. Idempotent; blocks until nothing is missed any more, a few seconds at most."""
