@@ -51,6 +51,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what failed once and passed when it was tried again (CI), whole: nobody would look for it otherwise."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"failed at first: {report.nodeid}", sep="_", yellow=True)
+        terminalreporter.line(report.longreprtext)
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name a long value by its size: the name of a test travels between workers and into the log, again and again."""
     return f"{argname}-of-{len(val)}" if isinstance(val, str | bytes) and len(val) > LONG else None
