@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from mainspring.client import connection
 from mainspring.client.client import Client
+from mainspring.core.errors import NotFoundError
 from mainspring.core.records import Dimension, SweepSpec
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
@@ -203,10 +204,17 @@ def program(*words: str, cwd: Path = ROOT, **env: str) -> str:
 def until(check: Callable[[], object], what: str) -> None:
     """Wait for what comes by itself."""
     deadline = time.monotonic() + LIMIT_S
-    while not check():
+    while not _is_there(check):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not come within {LIMIT_S:g} s")
         time.sleep(0.2)
+
+
+def _is_there(check: Callable[[], object]) -> bool:
+    try:
+        return bool(check())
+    except NotFoundError:  # a metric that has no point yet
+        return False
 
 
 if __name__ == "__main__":

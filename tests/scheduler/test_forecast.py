@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from mainspring.core.ids import RunId
 from mainspring.core.resources import DeviceShare, Granted
-from mainspring.core.snapshot import Place, PlacedRun, Snapshot
+from mainspring.core.shares import Share
+from mainspring.core.snapshot import Place, PlacedRun, ShareState, Snapshot
 from mainspring.scheduler.forecast import Past, Record, by_run, error_of, recalibrated, sampled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -77,6 +79,39 @@ def test_the_least_served_share_goes_first(make_node: Any, make_waiting: Any, pl
     )
     found = by_run(sampled(snapshot, SURE, seed=1))
     assert seconds(found[RunId("run_004")].median) < seconds(found[RunId("run_002")].median)
+
+
+def test_of_shares_that_hold_equally_much_the_one_served_longest_ago_is_next(
+    make_node: Any, make_waiting: Any, placed: Any
+) -> None:
+    """As in the plan; not by their names."""
+    waiting = [
+        make_waiting(number, owner=owner, gpu_milli=4000, estimate_s=100.0) for number, owner in enumerate(("amy", "bob", "zoe"))
+    ]
+    served = {"amy": NOW - timedelta(seconds=10), "bob": NOW - timedelta(seconds=20)}
+    snapshot = Snapshot(
+        now=NOW,
+        nodes=(make_node("n", cpus=64, gpus=4),),
+        placed=(placed(1, range(4), 500),),
+        waiting=tuple(waiting),
+        shares=tuple(ShareState(share=Share(name=name), served_at=at) for name, at in served.items()),
+    )
+    found = by_run(sampled(snapshot, SURE, seed=1))
+    assert [round(seconds(found[RunId(f"run_{number:03}")].median)) for number in range(3)] == [700, 600, 500]
+
+
+def test_nothing_is_claimed_of_runs_without_an_estimate(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    """Short runs that had an estimate say nothing about one of which nobody knows anything."""
+    past = Past(lengths=((0.6, 1.6),) * 30)
+    snapshot = Snapshot(
+        now=NOW,
+        nodes=(make_node("n", cpus=64, gpus=4),),
+        placed=(replace(placed(1, range(4), 1.0), estimate_s=0.0, since=NOW),),
+        waiting=(make_waiting(1, gpu_milli=4000), make_waiting(2, gpu_milli=4000)),
+    )
+    found = by_run(sampled(snapshot, past, seed=1))
+    for run in ("run_001", "run_002"):
+        assert seconds(found[RunId(run)].latest) > 3 * seconds(found[RunId(run)].earliest)
 
 
 def test_what_never_fits_has_no_bound(make_node: Any, make_waiting: Any) -> None:

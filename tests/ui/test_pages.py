@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +137,17 @@ async def test_the_server_sorts_and_filters(full: Any, simulated: Any) -> None:
         await user.should_not_see("steady")
         await user.open("/runs?order=metric:auc")
         await user.should_see("auc ▾")
+
+
+def test_a_run_that_waits_tells_when_it_is_expected_to_start(full: Any) -> None:
+    late = full.submit("late", gpus=2)
+    full.house.plan()
+    told = queue.start_of(full.view("/runs"), late.id)
+    assert re.search(r"Expected to start: <span title=\"between [0-9:]{8} and [0-9:]{8} UTC \(80%\)\">.*in \d+ (s|m|h)", told)
+    assert "/queue" in told
+    runs.pause(full.ctx, full.actor, late.id)
+    assert queue.start_of(full.view("/runs"), late.id) == ""
+    assert queue.start_of(full.view("/runs"), full.ids["running"]) == ""
 
 
 def test_a_long_queue_shows_its_front_and_where_the_rest_is(full: Any, monkeypatch: pytest.MonkeyPatch) -> None:

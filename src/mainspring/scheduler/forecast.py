@@ -92,8 +92,11 @@ class Lengths:
         self._medians: dict[int, float] = {}
 
     def of(self, estimated: float) -> Floats:
-        """Return equally likely ratios by those that were estimated alike: within `ALIKE`, and `FEWEST` at least."""
-        if not self._is_known:
+        """Return equally likely ratios by those that were estimated alike: within `ALIKE`, and `FEWEST` at least.
+
+        Of runs without an estimate (0) nothing is known: not what those took that had one.
+        """
+        if not self._is_known or not estimated:
             return self._drawn
         step = _step_of(estimated)
         if step not in self._of:
@@ -102,6 +105,8 @@ class Lengths:
 
     def expected_s(self, estimated: float) -> float:
         """Return the median length of such runs."""
+        if not estimated:
+            return UNKNOWN_S
         step = _step_of(estimated)
         if step not in self._medians:
             self._medians[step] = float(np.median(self.of(estimated)))
@@ -137,7 +142,7 @@ def _survival(lengths: Floats, is_over: Bools) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One run in the surrogate; `waits_s` is when it arrives (0: it waits now)."""
+    """One run in the surrogate; `waits_s` is when it arrives (0: it waits now), `estimated_s` 0 where nothing is known."""
 
     run: WaitingRun
     share: str
@@ -203,10 +208,10 @@ def _least_milli(snapshot: Snapshot) -> int:
 def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float, least_milli: int) -> _Job:
     asked = run.resources
     gpus = run.replicas * (max(asked.gpu_milli, least_milli) if asked.is_gpu() else 0) / GPU_MILLI
-    estimated = run.estimate_s or UNKNOWN_S
+    estimated = run.estimate_s
     waited = max(0.0, (snapshot.now - run.submitted_at).total_seconds()) if not waits_s else 0.0
     policy = snapshot.policy.order
-    size = estimated * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
+    size = (estimated or UNKNOWN_S) * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
     held = float(run.is_held)
     share = run.share or run.owner
     key = (held, -run.priority, size, waits_s)
@@ -222,6 +227,8 @@ class _Line:
         self._free_gpus, self._free_cpus = float(self._gpus), self._cpus
         self._weights = _weights(snapshot)
         self._used: dict[str, float] = {}
+        served = {state.share.name: state.served_at for state in snapshot.shares}
+        self._served_s = {name: (at - snapshot.now).total_seconds() for name, at in served.items() if at is not None}
         self._ends: list[tuple[float, int, str, float, float]] = []
         self._queues: dict[str, list[_Job]] = {}
         self.order: list[_Job] = []
@@ -229,7 +236,7 @@ class _Line:
             gpus = sum(one.milli for place in placed.places for one in place.granted.devices) / GPU_MILLI
             cpus = sum(place.granted.cpu_milli for place in placed.places) / 1000
             elapsed = (snapshot.now - placed.since).total_seconds()
-            left_s = lengths.expected_s(placed.estimate_s or UNKNOWN_S) - elapsed
+            left_s = lengths.expected_s(placed.estimate_s) - elapsed
             self._hold(placed.share or placed.owner, gpus, cpus, max(60.0, left_s))
         least = _least_milli(snapshot)
         for run in snapshot.waiting:
@@ -271,12 +278,14 @@ class _Line:
             self.order.append(job)
             self._waiting -= not job.waits_s
             if not never:  # what fits nowhere goes out of the way
+                self._served_s[share] = now
                 self._hold(share, job.gpus, job.cpus, now + job.expected_s)
             if self._queues[share]:
                 heapq.heappush(ranked, (self._rank(share), share))
 
-    def _rank(self, share: str) -> float:
-        return self._used.get(share, 0.0) / self._weights.get(share, 1.0)
+    def _rank(self, share: str) -> tuple[float, float]:
+        """Return what it holds for its weight; of those who hold equally much the one served longest ago is next."""
+        return round(self._used.get(share, 0.0) / self._weights.get(share, 1.0), 9), self._served_s.get(share, -math.inf)
 
     def _add(self, job: _Job) -> None:
         bisect.insort(self._queues.setdefault(job.share, []), job, key=lambda one: (one.key, one.run.seq))
@@ -329,18 +338,18 @@ def _take_places(
         later = 0.0
         if placed.begins_at is not None:  # it waits in its engine's queue: all of it is still to come
             elapsed, later = 0.0, max(0.0, (placed.begins_at - snapshot.now).total_seconds())
-        places.hold(placed.places, later + _rest(rng, lengths, placed.estimate_s or UNKNOWN_S, elapsed, samples))
+        places.hold(placed.places, later + _rest(rng, lengths, placed.estimate_s, elapsed, samples))
     places.seal()
     starts = np.full((len(order), samples), np.inf)
     for number, job in enumerate(order if upto is None else order[: upto + 1]):
-        true_s = job.estimated_s * rng.choice(lengths.of(job.estimated_s), samples)
+        true_s = (job.estimated_s or UNKNOWN_S) * rng.choice(lengths.of(job.estimated_s), samples)
         starts[number] = places.take(job.run, true_s, job.waits_s)
     return starts
 
 
 def _rest(rng: np.random.Generator, lengths: Lengths, estimate: float, elapsed: float, samples: int) -> Floats:
     """Return how long a run goes on that has run for `elapsed`: lengths that are over already did not happen."""
-    alike = estimate * lengths.of(estimate)
+    alike = (estimate or UNKNOWN_S) * lengths.of(estimate)
     possible = alike[alike > elapsed]
     if len(possible) >= 8:
         return np.asarray(rng.choice(possible, samples) - elapsed)

@@ -9,8 +9,9 @@ from nicegui import ui
 
 from mainspring.core.forecasts import Forecast
 from mainspring.core.queries import Waiting
-from mainspring.core.reasons import ReasonCode
-from mainspring.services import clusters, forecasts
+from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.records import Desired, RunState
+from mainspring.services import clusters, forecasts, runs
 from mainspring.ui import parts, shares
 from mainspring.ui.live import Live
 from mainspring.ui.runs import asks
@@ -71,7 +72,7 @@ def waiting(view: View) -> str:
             (
                 str(position),
                 f'<div class="ms-name">{parts.link(one.name, view.url(f"/runs/{one.run}"))}</div>{why(view, one, names)}',
-                start(view, one, expected.get(one.run)),
+                start(view, one.reason, expected.get(one.run)),
                 parts.text(one.owner),
                 asks(run) if run else "",
                 parts.span(run.created_at, None) if run else "",
@@ -106,9 +107,20 @@ def why(view: View, one: Waiting, names: Mapping[str, str]) -> str:
     return f'<div class="ms-why ms-among">{RUN_ID.sub(linked, sentence)}</div>'
 
 
-def start(view: View, one: Waiting, expected: Forecast | None) -> str:
-    """Return the interval in which the run is expected to start, the exact moments on hover."""
-    if expected is None or (one.reason is not None and one.reason.code in NEVER):
+def start_of(view: View, ref: str) -> str:
+    """Return the line of a run that waits about its start; nothing for any other, nor for one that has just come."""
+    one = runs.get(view.ctx, view.actor, ref)
+    if one.state is not RunState.QUEUED or one.desired is not Desired.RUN:
+        return ""
+    expected = forecasts.of_queue(view.ctx, view.actor, age_s=FORECAST_S).get(one.id)
+    words = start(view, one.reason, expected)
+    where = parts.link("the queue", view.url("/queue"))
+    return f'<p class="ms-soft">Expected to start: {words} ({where}).</p>' if expected is not None else ""
+
+
+def start(view: View, reason: Reason | None, expected: Forecast | None) -> str:
+    """Return the interval in which a run is expected to start, the exact moments on hover."""
+    if expected is None or (reason is not None and reason.code in NEVER):
         return '<span class="ms-soft">not foreseen</span>'
     now = view.ctx.clock.now()
     soon, late = ((at - now).total_seconds() for at in (expected.earliest, expected.latest))

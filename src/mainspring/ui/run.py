@@ -13,7 +13,7 @@ from mainspring.core.records import Desired, Role, Run, RunState
 from mainspring.core.specs import RunKind, ValueKind
 from mainspring.core.units import show_seconds
 from mainspring.services import metrics, runs
-from mainspring.ui import acts, charts, parts, run_facts, zoom
+from mainspring.ui import acts, charts, parts, queue, run_facts, zoom
 from mainspring.ui.live import Live
 from mainspring.ui.run_log import log_block
 from mainspring.ui.run_use import use
@@ -36,6 +36,7 @@ async def page(view: View) -> None:
     with page_frame(one.name, view, "/runs"):
         with ui.element("section"):
             await live.block(lambda: run_facts.top(view, one.id), "runs", "attempts")
+            await live.block(lambda: queue.start_of(view, one.id), "runs", "nodes", every_s=queue.FORECAST_S)
             await live.block(lambda: buttons(view, one.id), "runs")
         with ui.element("div").classes("ms-cols"):
             with ui.element("section"):
