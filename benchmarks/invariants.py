@@ -1,9 +1,10 @@
-"""Does anything break? Random schedules through the real store and controllers on a virtual clock, with faults.
+"""Does anything break? Random schedules through the real store and controllers on a virtual clock, with faults; then worlds.py.
 
-python -m benchmarks.invariants [--events 100000] [--first 0]
+python -m benchmarks.invariants [--events 100000] [--first 0] [--times 10]
 
 An event is something done: a submission, a plan, a round of the attempts loop, a beat, a crash, a death, a jump. Each seed is
 a fresh database and 40 runs; the first broken promise ends the bench with its seed. `--first` goes on where another ended.
+Then each test of a numbered promise plays `--times` as many generated worlds as in `make test`. Either is left out by 0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks import worlds
 from benchmarks.report import report
 from mainspring.blobs.store import BlobStore
 from mainspring.core.actors import SYSTEM
@@ -35,18 +37,27 @@ RUNS, NODES, GPUS = 40, 3, 4
 
 
 def main() -> None:
-    """Play schedules until there were enough events."""
+    """Play both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--times", type=int, default=10)
     given = parser.parse_args()
+    if given.events:
+        schedules(given.events, given.first)
+    if given.times:
+        worlds.play(given.times)
+
+
+def schedules(count: int, first: int) -> None:
+    """Play schedules until there were `count` events."""
     events: Counter[str] = Counter()
-    began, seed = perf_counter(), given.first
-    while events.total() < given.events:
+    began, seed = perf_counter(), first
+    while events.total() < count:
         with tempfile.TemporaryDirectory() as folder:
             events += play(seed, Path(folder))
         seed += 1
-    told: dict[str, object] = {"first": given.first, "next": seed, "seconds": round(perf_counter() - began), **events}
+    told: dict[str, object] = {"first": first, "next": seed, "seconds": round(perf_counter() - began), **events}
     report("invariants", "events through store and controllers", float(events.total()), "", conditions=told)
     report("invariants", "promises broken", 0.0, "", conditions=told)
 

@@ -50,12 +50,19 @@ def measure(scorer: str, nodes: int, count: int, distinct: int) -> None:
     full = scheduler.apply_plan(empty, plan)
     more = tuple(_run(count + number, draw.choice(kinds)) for number in range(count * 5))
     _timed(f"{scorer}: {5 * count} runs wait, nodes in use", replace(full, waiting=(*full.waiting, *more)), distinct)
-    asked = Resources(cpu_milli=1000, gpu_milli=1000)
-    gangs = tuple(_run(number, asked, replicas=9) for number in range(count // 10))
-    _timed(f"{scorer}: {len(gangs)} gangs of 9 wait", replace(empty, waiting=gangs), 1)
+    gangs(scorer, nodes, count // 10)
     _replan(f"{scorer}: one more run", full, [_run(10**6 + one, draw.choice(kinds)) for one in range(REPLANS)])
     at_rest = _at_rest(full, count, [_run(10**7 + one, draw.choice(kinds)) for one in range(6 * count)])
     _replan(f"{scorer}: one more run, {count} wait", at_rest, [_run(10**6 + one, draw.choice(kinds)) for one in range(REPLANS)])
+
+
+def gangs(scorer: str, nodes: int, count: int) -> None:
+    """Time a whole plan of gangs of 9 that wait for empty nodes."""
+    asked = Resources(cpu_milli=1000, gpu_milli=1000)
+    waiting = tuple(_run(number, asked, replicas=9) for number in range(count))
+    machines = tuple(_node(number) for number in range(nodes))
+    empty = Snapshot(now=NOW, nodes=machines, waiting=waiting, policy=Policy(scorer=scorer))
+    _timed(f"{scorer}: {count} gangs of 9 wait", empty, 1)
 
 
 def _at_rest(world: Snapshot, count: int, more: Sequence[WaitingRun]) -> Snapshot:
