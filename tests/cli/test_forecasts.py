@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 
@@ -31,6 +33,26 @@ def test_choices_are_compared_and_nothing_is_submitted(cli, server, tmp_path) ->
     assert "now" in shown
     assert "never" in shown
     assert json.loads(cli("ps", "--json", "--text", "later", home=server).stdout) == []
+
+
+def test_a_run_that_waits_tells_its_start_with_its_reason_and_a_paused_one_none(cli, server) -> None:
+    names = ("fills", "waits")
+    for name in names:
+        cli("run", "--detach", "--name", name, "--gpus", "2", "--", "sleep", "60", home=server)
+    try:
+        deadline = time.monotonic() + 30
+        while json.loads(cli("why", "fills", "--json", home=server).stdout)["state"] != "running":
+            assert time.monotonic() < deadline
+        told = cli("why", "waits", home=server).stdout
+        assert re.search(r"waits is queued: .*\nIt starts between \S+ and .* \(80 %\)\.", told), told
+        cli("pause", "waits", home=server)
+        assert "It starts" not in cli("why", "waits", home=server).stdout
+        refused = cli("forecast", "waits", home=server)
+        assert refused.returncode != 0
+        assert "Nobody can say when run waits starts." in refused.stderr
+    finally:
+        for name in names:
+            cli("cancel", name, "--grace", "0", home=server)
 
 
 @pytest.mark.parametrize(

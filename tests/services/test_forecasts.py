@@ -35,6 +35,22 @@ def test_a_waiting_run_has_a_forecast_and_others_have_none(house) -> None:
         forecasts.of_run(house.ctx, STRANGER, second.id)
 
 
+def test_nothing_is_foretold_of_a_run_that_waits_for_its_owners_word(house) -> None:
+    runs.submit(house.ctx, EDITOR, spec(2))
+    house.plan()
+    held, _ = runs.submit(house.ctx, EDITOR, spec(1))
+    waits, _ = runs.submit(house.ctx, EDITOR, spec(1))
+    runs.pause(house.ctx, EDITOR, held.id)
+    house.plan()
+    with pytest.raises(StateError, match=r"Nobody can say .* Paused by its owner"):
+        forecasts.of_run(house.ctx, EDITOR, held.id)
+    assert set(forecasts.of_queue(house.ctx, EDITOR)) == {waits.id}
+    assert forecasts.tell(house.ctx) == 1
+    runs.resume(house.ctx, EDITOR, held.id)
+    house.plan()
+    assert forecasts.of_run(house.ctx, EDITOR, held.id).median > house.clock.now()
+
+
 def test_less_starts_sooner_and_what_never_fits_is_refused(house) -> None:
     runs.submit(house.ctx, EDITOR, spec(1))
     house.plan()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from mainspring.cli import output
 from mainspring.cli.connecting import connect
 from mainspring.cli.flags import active_python
+from mainspring.cli.forecasts import sentence
 from mainspring.cli.options import Flag, Json, Project, Yes, values
 from mainspring.cli.output import age, emit_json, facts, note, run_state, say, short, table, took
 from mainspring.cli.questions import confirm
@@ -22,7 +24,7 @@ from mainspring.cli.use_words import use_words
 from mainspring.client.client import Client
 from mainspring.core.codec import parse_time
 from mainspring.core.environments import Wish, sentence_of
-from mainspring.core.errors import UsageError
+from mainspring.core.errors import NotFoundError, StateError, UsageError
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import Attempt, Run, RunState
 from mainspring.core.specs import Environment, Value, ValueKind, asks_for
@@ -158,7 +160,8 @@ def why(run: str, *, as_json: Json = False) -> None:
 
     Example: `mainspring why train`.
     """
-    told = connect().runs.why(run)
+    client = connect()
+    told = client.runs.why(run)
     if as_json:
         emit_json(told)
         return
@@ -167,6 +170,8 @@ def why(run: str, *, as_json: Json = False) -> None:
     say(f"{told.get('name', run)} {ended or 'is ' + str(told['state'])}{said or '.'}")
     if told.get("expected_at"):
         say(f"Expected to start at {parse_time(str(told['expected_at'])).astimezone():%H:%M:%S}.")
+    elif told["state"] == RunState.QUEUED:
+        _say_start(client, str(told["run"]))
     ahead = told.get("ahead") or []
     if ahead:
         rows = [(*_named(one), str(one.get("owner", "")), RULES.get(one.get("rule", ""), "")) for one in ahead]
@@ -174,6 +179,11 @@ def why(run: str, *, as_json: Json = False) -> None:
         table(("name", "id", "owner", "because"), rows)
     for one in told.get("changes") or []:
         say(f"What would change it: it {one['sentence']}." if one["at"] is None else f"It would start {one['sentence']}.")
+
+
+def _say_start(client: Client, run: str) -> None:
+    with suppress(NotFoundError, StateError):  # nobody knows, or it has begun meanwhile
+        say(f"It starts {sentence(client.forecasts.of_run(run))}.")
 
 
 def _named(told: Mapping[str, object]) -> tuple[str, str]:

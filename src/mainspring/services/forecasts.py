@@ -13,7 +13,7 @@ from mainspring.core.errors import NotFoundError, SpecError, StateError, UsageEr
 from mainspring.core.forecasts import CONFIDENCE, Calibration, Choice, Forecast, Prospect
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.records import Role, RunState
+from mainspring.core.records import Desired, Role, RunState
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import RunSpec
@@ -26,6 +26,7 @@ from mainspring.store.forecasts import Arrival, Told
 SEED = 7  # the same question at the same moment has the same answer
 MOST_WAITING = 1000  # the front of the queue: who stands behind it waits for all of these
 MOST_CHOICES = 32
+HELD = frozenset({ReasonCode.PAUSED, ReasonCode.SHARE_HELD})  # they wait for somebody's word, not for their turn
 LATELY = timedelta(hours=6)  # who came then may come again
 SLACK = timedelta(seconds=1)  # nobody notices
 
@@ -33,7 +34,7 @@ SLACK = timedelta(seconds=1)  # nobody notices
 def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
     """Return when a waiting run is expected to start: by the plan, or once it was placed by its engine's own word.
 
-    Raises StateError for a run that does not wait.
+    Raises StateError for a run that does not wait, or waits for somebody's word.
     """
     run = get(ctx, actor, ref)
     begins_at = expected_by_engine(run.reason) if run.state is RunState.RUNNING else None
@@ -42,6 +43,9 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
         return Forecast(earliest=ctx.clock.now(), median=at, latest=at)
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.name} does not wait: it is {run.state}.", hint=f"mainspring why {run.id}")
+    if run.desired is not Desired.RUN or (run.reason is not None and run.reason.code in HELD):
+        why = run.reason.sentence if run.reason is not None else "It is paused."
+        raise StateError(f"Nobody can say when run {run.name} starts. {why}", hint=f"mainspring why {run.id}")
     found = _sample(ctx).forecast(run.id, _record(_told(ctx)))
     if found is None:
         raise NotFoundError(
@@ -61,11 +65,11 @@ def of_queue(ctx: Context, actor: Actor, *, age_s: float = 0.0) -> dict[str, For
 
 
 def _of_all(ctx: Context) -> list[tuple[str, str, Forecast]]:
-    """Return what is expected of each of the first waiting runs, with its project, soonest first."""
+    """Return what is expected of each of the first waiting runs but paused ones, with its project, soonest first."""
     sample = _sample(ctx)
-    project_of = {run.id: run.project for run in sample.snapshot.waiting}
+    project_of = {run.id: run.project for run in sample.snapshot.waiting if not run.is_held}
     told = by_run(sample, _record(_told(ctx)))
-    found = [(str(run), project_of[run], _as_promised(one)) for run, one in told.items()]
+    found = [(str(run), project_of[run], _as_promised(one)) for run, one in told.items() if run in project_of]
     return sorted(found, key=lambda one: (not one[2].is_bounded, one[2].median))
 
 
@@ -94,7 +98,7 @@ def calibration(ctx: Context) -> Calibration:
 def tell(ctx: Context) -> int:
     """Keep a forecast for each waiting run that has none yet; return how many. It is held against the start later."""
     snapshot = ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING)
-    untold = ctx.store.forecasts.untold([run.id for run in snapshot.waiting])
+    untold = ctx.store.forecasts.untold([run.id for run in snapshot.waiting if not run.is_held])
     if not untold:
         return 0
     found = by_run(sampled(snapshot, _past(ctx), seed=SEED), _record(_told(ctx)))
