@@ -52,7 +52,7 @@ def test_a_run_that_waits_tells_its_start_with_its_reason_and_a_paused_one_none(
         assert "Nobody can say when run waits starts." in refused.stderr
     finally:
         for name in names:
-            cli("cancel", name, "--grace", "0", home=server)
+            cli("cancel", name, "--grace", "0s", home=server)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def test_sizes_and_durations_are_read_as_written() -> None:
     assert parse_bytes("4GiB") == 4 * 2**30
     assert parse_bytes("500MB") == 500_000_000
     assert parse_seconds("90s") == parse_seconds("1.5m") == 90
+    assert parse_seconds("0") == parse_seconds("0s") == 0  # of any unit
+    with pytest.raises(UsageError, match="not a duration"):
+        parse_seconds("10")
     assert show_bytes(4 * 2**30) == "4 GiB"
     assert (to_milli(0.5, "gpus"), to_milli(2, "gpus"), to_milli(1 / 3, "gpus")) == (500, 2000, 334)
 

@@ -11,7 +11,7 @@ import re
 from mainspring.core.errors import UsageError
 
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]i?B|B)\s*\Z")
-_SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d|w)\s*\Z")
+_SPAN = re.compile(r"^\s*(?:([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d|w)|0)\s*\Z")
 _FACTOR = {
     "B": 1,
     **{p + "B": 1000**n for n, p in enumerate("kMGTP", 1)},
@@ -40,13 +40,13 @@ def parse_bytes(text: str, field: str = "size") -> int:
 
 
 def parse_seconds(text: str, field: str = "duration") -> float:
-    """Return the seconds of `text` such as `90s`, `15m`, `2h`, `1d`; 0 <= result <= ten years. Raises UsageError."""
+    """Return the seconds of `text` such as `90s`, `15m`, `2h`, `1d`, or 0, which needs no unit; 0 <= result <= ten years. Raises UsageError."""
     found = _SPAN.match(text) if isinstance(text, str) else None
     if found is None:
         raise UsageError(
             f"{field} {text!r} is not a duration.", hint=f"Write a number and a unit (s, m, h, d or w): {field}=90s or 2h."
         )
-    value = float(found[1]) * _SECONDS[found[2]]
+    value = float(found[1]) * _SECONDS[found[2]] if found[1] else 0.0
     if value > MAX_SECONDS:
         raise UsageError(f"{field} {text!r} is longer than ten years.", hint="Leave it out for no limit.")
     return value
