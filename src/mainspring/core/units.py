@@ -40,7 +40,10 @@ def parse_bytes(text: str, field: str = "size") -> int:
 
 
 def parse_seconds(text: str, field: str = "duration") -> float:
-    """Return the seconds of `text` such as `90s`, `15m`, `2h`, `1d`, or 0, which needs no unit; 0 <= result <= ten years. Raises UsageError."""
+    """Return the seconds of `text` such as `90s`, `15m`, `2h`, `1d`; 0 <= result <= ten years. Raises UsageError.
+
+    0 needs no unit.
+    """
     found = _SPAN.match(text) if isinstance(text, str) else None
     if found is None:
         raise UsageError(
