@@ -92,10 +92,13 @@ class Lengths:
         self._medians: dict[int, float] = {}
 
     def of(self, estimated: float) -> Floats:
-        """Return equally likely ratios by those that were estimated alike: within `ALIKE`, and `FEWEST` at least.
+        """Return equally likely lengths by those that were estimated alike: within `ALIKE`, and `FEWEST` at least.
 
         Of runs without an estimate (0) nothing is known: not what those took that had one.
         """
+        return (estimated or UNKNOWN_S) * self._ratios_of(estimated)
+
+    def _ratios_of(self, estimated: float) -> Floats:
         if not self._is_known or not estimated:
             return self._drawn
         step = _step_of(estimated)
@@ -109,7 +112,7 @@ class Lengths:
             return UNKNOWN_S
         step = _step_of(estimated)
         if step not in self._medians:
-            self._medians[step] = float(np.median(self.of(estimated)))
+            self._medians[step] = float(np.median(self._ratios_of(estimated)))
         return estimated * self._medians[step]
 
     def _near(self, at: float) -> Floats:
@@ -342,14 +345,14 @@ def _take_places(
     places.seal()
     starts = np.full((len(order), samples), np.inf)
     for number, job in enumerate(order if upto is None else order[: upto + 1]):
-        true_s = (job.estimated_s or UNKNOWN_S) * rng.choice(lengths.of(job.estimated_s), samples)
+        true_s = rng.choice(lengths.of(job.estimated_s), samples)
         starts[number] = places.take(job.run, true_s, job.waits_s)
     return starts
 
 
 def _rest(rng: np.random.Generator, lengths: Lengths, estimate: float, elapsed: float, samples: int) -> Floats:
     """Return how long a run goes on that has run for `elapsed`: lengths that are over already did not happen."""
-    alike = (estimate or UNKNOWN_S) * lengths.of(estimate)
+    alike = lengths.of(estimate)
     possible = alike[alike > elapsed]
     if len(possible) >= 8:
         return np.asarray(rng.choice(possible, samples) - elapsed)

@@ -361,30 +361,26 @@ class Database:
                 self._transaction(conn).write_events(events)
             if self._wakeups is not None and (topics := _topics_of(done)):
                 self._wakeups.tell(conn, topics)
-            is_asked = False
             try:
-                find_alive(conn)
-                is_asked = True
                 transaction.commit()
             except exc.DBAPIError as wrong:
                 if run != self._run_guarded and not is_undone(conn, wrong):
                     raise _JobFailedError from wrong  # a statement that was put off: nothing is written
-                if not is_asked:
-                    raise
                 raise translate(wrong) from wrong
         return done
 
     def _run_bare(self, conn: Connection, batch: list[_Job]) -> list[_Job]:
         """Run jobs that nobody expects to fail, those of one kind together. Raises _JobFailedError."""
         done: list[_Job] = []
-        for jobs in _kinds(batch):
-            try:
+        try:
+            for jobs in _kinds(batch):
                 self._run(conn, jobs)
-            except Exception as wrong:
-                if is_undone(conn, wrong):
-                    raise
-                raise _JobFailedError from wrong
-            done += jobs
+                done += jobs
+            find_alive(conn)
+        except Exception as wrong:  # whosever it is: each by itself tells
+            if is_undone(conn, wrong):
+                raise
+            raise _JobFailedError from wrong
         return done
 
     def _run_guarded(self, conn: Connection, batch: list[_Job]) -> list[_Job]:

@@ -113,9 +113,10 @@ def start_of(view: View, ref: str) -> str:
     if one.state is not RunState.QUEUED or one.desired is not Desired.RUN:
         return ""
     expected = forecasts.of_queue(view.ctx, view.actor, age_s=FORECAST_S).get(one.id)
-    words = start(view, one.reason, expected)
+    if expected is None:
+        return ""
     where = parts.link("the queue", view.url("/queue"))
-    return f'<p class="ms-soft">Expected to start: {words} ({where}).</p>' if expected is not None else ""
+    return f'<p class="ms-soft">Expected to start: {start(view, one.reason, expected)} ({where}).</p>'
 
 
 def start(view: View, reason: Reason | None, expected: Forecast | None) -> str:
