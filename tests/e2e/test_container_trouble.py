@@ -101,22 +101,26 @@ def slow_registry() -> Iterator[tuple[str, threading.Event]]:
             server.shutdown()
 
 
-def test_how_far_an_image_has_come_is_told_while_it_is_pulled(box: Site, docker_engine: Any, until: Callable[..., Any]) -> None:
-    with slow_registry() as (image, hurry):
+def test_how_far_an_image_has_come_is_told_while_it_is_pulled(
+    box: Site, docker_engine: Any, until: Callable[..., Any], tmp_path: Path
+) -> None:
+    err = tmp_path / "err"
+    with slow_registry() as (image, hurry), err.open("wb") as noted:
         command = [sys.executable, "-m", "mainspring.cli.main", "run", "--image", image, "--name", "pulled", "--", "true"]
-        typed = subprocess.Popen(command, env=box.environ(), cwd=box.home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        typed = subprocess.Popen(command, env=box.environ(), cwd=box.home, stderr=noted, stdout=subprocess.DEVNULL)
         run = str(until(lambda: (found := box.call("GET", "/runs/pulled")).status_code == 200 and found.json()["id"], "the run"))
         told = until(lambda: (said := box.call("GET", f"/runs/{run}/why").json())["sentence"].count(" of ") and said, "progress")
         assert f"box has not begun it yet: pulling its image {image}: " in told["sentence"]
         assert "MB of" in told["sentence"] or "MiB of" in told["sentence"]
         assert told["reason"]["code"] == "waiting_for_engine"
         assert "pulling its image" in box.cli("ps").out
+        line = f"box has not begun it yet: pulling its image {image}"
+        until(lambda: line in err.read_text(), "the line to who waits")
         hurry.set()
         outcome = until(lambda: box.attempts(run)[0]["outcome"], "the first try's end", timeout_s=90)
     assert "has no Python" in outcome["message"], outcome
     assert box.cli("cancel", run).code == 0
-    said = typed.communicate(timeout=60)[1].decode()
-    assert f"box has not begun it yet: pulling its image {image}" in said, said
+    assert typed.wait(60) == 1, err.read_text()
     docker_engine.run("rmi", "--force", image)
 
 
