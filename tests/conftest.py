@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import engines.accounts
 import engines.docker
 import engines.kubernetes.cluster
 import engines.podman
@@ -172,16 +173,21 @@ def house(tmp_path: Path, new_database: Callable[[Path], str]) -> Iterator[House
 
 
 @contextmanager
-def _engine(module: Any, name: str, how: str, sessions: pytest.TempPathFactory) -> Iterator[Any]:
-    """Share a real engine with the other workers of this session; one that is missing is an error in CI."""
+def _engine(module: Any, name: str, how: str, sessions: pytest.TempPathFactory, share: str = "share") -> Iterator[Any]:
+    """Share a real engine with the other workers of this session, by this function of its module."""
     if module.find() is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError(f"{name} is missing: {how}")
-        pytest.skip(f"{name} is missing: {how}")
+        _missing(name, how)
     base = sessions.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name.casefold()
-    with module.share(folder) as engine:
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name.casefold().replace(" ", "-")
+    with getattr(module, share)(folder) as engine:
         yield engine
+
+
+def _missing(name: str, how: str) -> NoReturn:
+    """Skip the test for an engine that is missing; in CI that is an error."""
+    if os.environ.get("CI") == "true":
+        raise RuntimeError(f"{name} is missing: {how}")
+    pytest.skip(f"{name} is missing: {how}")
 
 
 @pytest.fixture(scope="session")
@@ -202,6 +208,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Slurm of two nodes with four declared GPUs each, shared by all workers of this session."""
     with _engine(engines.slurm, "Slurm", "scripts/engines/install", tmp_path_factory) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_with_accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Another Slurm, with accounting: it takes jobs for known accounts alone, within their limits."""
+    if not engines.accounts.find():
+        _missing("slurmdbd with MariaDB", "scripts/engines/install")
+    with _engine(engines.slurm, "Slurm with accounts", "scripts/engines/install", tmp_path_factory, "share_accounted") as cluster:
         yield cluster
 
 

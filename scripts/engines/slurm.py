@@ -1,6 +1,7 @@
 """Start a real Slurm for tests: munge, one controller, two nodes with four declared GPUs each, ended by pid.
 
 All its files lie in a folder of its own; the commands (`sbatch`, `squeue`, ...) find it by the variables of `Slurm.env`.
+`share_accounted` gives one that has accounts and qualities of service besides (`accounts.py`).
 Slurm wants root here, as its nodes start jobs for any user. Without the programs `find` returns None.
 """
 
@@ -21,13 +22,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines import accounts
 from engines.sharing import end, free_ports, is_alive, shared
 
 READY_S = 60.0
 NODES = ("n1", "n2")
 GPUS = 4
 FEATURES = {"n1": "lab,slow", "n2": "lab,fast"}
+CLUSTER = "lab"
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
+_COMPLETED = "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/filetxt\nJobCompLoc={folder}/completed.txt"
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
 _MEMORY = Path("/sys/fs/cgroup/memory")
@@ -43,6 +47,7 @@ class Slurm:
     nodes: dict[str, int]
     sshd: int
     port: int  # of the login host's sshd, on loopback
+    accounting: list[int]  # its database and slurmdbd; empty where there is none
 
     @property
     def env(self) -> dict[str, str]:
@@ -62,8 +67,7 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints. Raises CalledProcessError."""
-        env = {**os.environ, **self.env}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90).stdout
+        return _run(Path(self.folder), command)
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node again after `stop_node`."""
@@ -89,7 +93,12 @@ def share(folder: Path) -> AbstractContextManager[Slurm]:
     return shared(folder, _start, _stop, Slurm)
 
 
-def _start() -> Slurm:
+def share_accounted(folder: Path) -> AbstractContextManager[Slurm]:
+    """Share a cluster of `folder` that takes jobs for its accounts alone, and keeps account of them."""
+    return shared(folder, lambda: _start(is_accounted=True), _stop, Slurm)
+
+
+def _start(*, is_accounted: bool = False) -> Slurm:
     if find() is None:
         raise RuntimeError("Slurm is not installed: apt-get install slurm-wlm munge")
     if os.geteuid() != 0:
@@ -98,8 +107,17 @@ def _start() -> Slurm:
     folder.chmod(0o755)
     munge = _munge(folder)
     started: list[int] = [munge]
+    accounting: list[int] = []
     try:
-        _configure(folder)
+        if is_accounted:
+            kept = accounts.start(folder)
+            accounting = kept.pids
+            started += accounting
+            _configure(folder, accounts.lines_for(folder, kept.port))
+            for words in accounts.commands(CLUSTER):
+                _run(folder, words)
+        else:
+            _configure(folder, _COMPLETED.format(folder=folder).splitlines())
         controller = _spawn(folder, "slurmctld", ["-D", "-i", "-f", str(folder / "slurm.conf")])
         started.append(controller)
         nodes = {}
@@ -108,7 +126,15 @@ def _start() -> Slurm:
             started.append(nodes[name])
         (port,) = free_ports(1)
         started.append(_login(folder, port))
-        engine = Slurm(pid=controller, folder=str(folder), munge=munge, nodes=nodes, sshd=started[-1], port=port)
+        engine = Slurm(
+            pid=controller,
+            folder=str(folder),
+            munge=munge,
+            nodes=nodes,
+            sshd=started[-1],
+            port=port,
+            accounting=accounting,
+        )
         _until_idle(engine, READY_S)
     except BaseException:
         for pid in reversed(started):
@@ -123,6 +149,7 @@ def _stop(engine: Slurm) -> None:
     for name in engine.nodes:
         engine.stop_node(name)
     end(engine.pid, _GENTLY)
+    accounts.stop(engine.accounting)
     end(engine.munge, _GENTLY)
     end(engine.sshd)
     _remove_groups(Path(engine.folder))
@@ -181,7 +208,7 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _configure(folder: Path) -> None:
+def _configure(folder: Path, accounting: Sequence[str]) -> None:
     controller, *ports = free_ports(1 + len(NODES))
     devices = folder / "dev"
     devices.mkdir()
@@ -192,7 +219,7 @@ def _configure(folder: Path) -> None:
     host = socket.gethostname()
     cpus = max(2, os.cpu_count() or 2)
     lines = [
-        "ClusterName=lab",
+        f"ClusterName={CLUSTER}",
         f"SlurmctldHost={host}(127.0.0.1)",
         f"SlurmctldPort={controller}",
         "SlurmUser=root",
@@ -220,9 +247,7 @@ def _configure(folder: Path) -> None:
         "KillWait=5",
         "MinJobAge=300",
         "JobRequeue=1",
-        "JobCompType=jobcomp/filetxt",
-        f"JobCompLoc={folder}/completed.txt",
-        "AccountingStorageType=accounting_storage/none",
+        *accounting,
         "JobAcctGatherType=jobacct_gather/none",
         "MaxArraySize=1001",
     ]
@@ -258,6 +283,11 @@ def _remove_groups(folder: Path) -> None:
 def _node(folder: Path, name: str) -> int:
     (folder / name).mkdir(exist_ok=True)
     return _spawn(folder, "slurmd", ["-D", "-N", name, "-f", str(folder / "slurm.conf")], name)
+
+
+def _run(folder: Path, words: Sequence[str]) -> str:
+    env = {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf"}
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=90).stdout
 
 
 def _spawn(folder: Path, program: str, words: Sequence[str], name: str = "") -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import yaml
 from engines.kubernetes.cluster import IMAGE, NODE
 from engines.sharing import free_ports
+from engines.waiting import until
 
 from mainspring.backends.kubernetes import pods, rights
 from mainspring.backends.kubernetes.api import MERGE_PATCH, Api
@@ -502,14 +503,6 @@ def foreign_pod(name: str, asked: dict[str, str]) -> dict[str, object]:
 def pods_of(backend: KubernetesBackend, handle: Handle) -> list[dict[str, Any]]:
     """Return the pods of a replica."""
     return list(backend.native(handle)["pods"])  # type: ignore[call-overload]
-
-
-def until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.1)
 
 
 def runner_of(handle: Handle) -> int:

@@ -7,7 +7,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from engines.waiting import until
 
 from mainspring.backends.kubernetes import login, manifests
 from mainspring.backends.kubernetes.api import Api
@@ -50,13 +50,6 @@ print((here / "answer").read_text())
 def whoami(place: Any) -> str:
     told = Api(place).create("/apis/authentication.k8s.io/v1/selfsubjectreviews", dict(WHO))
     return cast("Any", told)["status"]["userInfo"]["username"]
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.05)
 
 
 def told(kubernetes: Any, user: str = "team") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 from engines.sharing import free_ports
+from engines.waiting import until
 
 from mainspring.backends.slurm.backend import SlurmBackend, create
 from mainspring.backends.slurm.door import Asked
@@ -25,17 +26,6 @@ from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
 pytestmark = pytest.mark.xdist_group("fleet")  # one cluster: what one test holds there, another would see
-
-
-LIMIT_S = 180.0  # only to end what hangs
-
-
-def until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -89,7 +79,7 @@ class TestContract(BackendContract):
     def test_work_of_others_is_taken_off_and_ours_is_not(self, backend: SlurmBackend, server: RunnerServer, slurm: Any) -> None:
         one = DeviceShare(index=3, milli=1000)
         granted = Granted(cpu_milli=1000, memory_bytes=1 << 28, devices=(one,))
-        until(lambda: slurm.run("squeue", "--noheader", "--nodelist=n2", "--states=RUNNING,COMPLETING") == "", LIMIT_S)
+        until(lambda: slurm.run("squeue", "--noheader", "--nodelist=n2", "--states=RUNNING,COMPLETING") == "")
         other = next(node for node in backend.inventory().nodes if node.name == "n2")
         request = replace(self.request(backend, server, SLEEP, "beside", granted), node=other)
         with self.launched(backend, request):

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines.waiting import until
 
 from mainspring.backends.openssh import sockets
 from mainspring.backends.ssh.backend import SshBackend, create
@@ -24,14 +25,6 @@ from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
 pytestmark = pytest.mark.xdist_group("fleet")  # the same hosts: one test cuts links that another needs
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 90.0) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.05)
 
 
 def made(lab: Any, folder: Path, *names: str, **config: object) -> SshBackend:

@@ -88,7 +88,8 @@ _QUEUE = ("SLURM_TIME_FORMAT=%s", "squeue", "--me", "--array", "--noheader", "--
 _STEPS = ("squeue", "--me", "--steps", "--noheader", "--format=%i")
 _TELLING = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "PREEMPTED")  # what runs again would end the same way, or was taken away
 _NODES = ("scontrol", "--oneliner", "--details", "show", "node")
-_ACCESS = ("Access/permission denied", "Invalid account", "Authentication", "Protocol authentication", "Munge", "munge")
+_WRONG_ACCOUNT = "Invalid account"
+_ACCESS = ("Access/permission denied", _WRONG_ACCOUNT, "Authentication", "Protocol authentication", "Munge", "munge")
 _REFUSED = ("Requested node configuration", "Invalid", "invalid", "not available", "Limit", "limit", "Unable to allocate")
 
 
@@ -532,9 +533,10 @@ def _checked(said: Said) -> Said:
 
 def _refused(said: Said, request: LaunchRequest) -> BackendError:
     told = said.err.strip().removeprefix("sbatch: ")[:400]
-    if any(word in told for word in _ACCESS):
+    is_runs_own = _WRONG_ACCOUNT in told and any(name in request.overrides for name in ("account", "partition"))
+    if any(word in told for word in _ACCESS) and not is_runs_own:
         return CredentialsError(f"Slurm refuses us: {told}")
-    if any(word in told for word in _REFUSED):
+    if is_runs_own or any(word in told for word in _REFUSED):
         return LaunchError(f"Slurm does not take attempt {request.attempt}: {told}")
     return UnreachableError(f"Slurm does not answer: {told}")
 
