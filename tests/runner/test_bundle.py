@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from types import CodeType
 
-from mainspring.runner.bundle import build_bundle, typeless
+from mainspring.runner.bundle import bare, build_bundle
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "mainspring" / "runner"
 
@@ -53,8 +53,48 @@ def test_compiled_modules_have_the_lines_of_their_sources(bundle: Path) -> None:
     assert len(compiled) > 10
     for name in compiled:
         told = marshal.loads(archive.read(name)[16:])  # noqa: S302  (made by this test)
-        tree = typeless(archive.read(name[:-1]).decode())
-        assert _lines(told) == _lines(compile(tree, name[:-1], "exec", dont_inherit=True, optimize=2)), name
+        source = archive.read(name[:-1])
+        assert _lines(told) == _lines(compile(source, name[:-1], "exec", dont_inherit=True, optimize=2)), name
+
+
+def test_what_only_people_read_is_left_out_and_every_line_stays_where_it_was() -> None:
+    source = """\
+from typing import Any
+class Folder:
+    number: int = 0  # asked of the class
+    def read(self, name: str = "a: b -> c", *rest: int, deep: dict[str, int] | None = None, **more: Any) -> dict[str, "x -> y"]:
+        \"\"\"Say what it does.\"\"\"
+        self.seen: dict[str, int] = {}
+        text: str = name  # a local one
+        return {text: '''
+# a line of text'''}
+    def ä(self, name: str) -> str: return name
+    def wide(
+        self,
+        name: str,
+    ) -> None:
+        pass
+"""
+    assert (
+        bare(source)
+        == """\
+
+class Folder:
+ number: int = 0
+ def read(self, name = "a: b -> c", *rest, deep = None, **more):
+
+  self.seen = {}
+  text: str = name
+  return {text: '''
+# a line of text'''}
+ def ä(self, name: str) -> str: return name
+ def wide(
+  self,
+  name,
+ ):
+  pass
+"""
+    )
 
 
 def _lines(code: CodeType) -> list[object]:

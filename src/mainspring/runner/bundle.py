@@ -82,7 +82,7 @@ def _add_module(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     _add(archive, name, source.encode())
     if path.name in _NOT_COMPILED:
         return
-    code = compile(typeless(source), name, "exec", dont_inherit=True, optimize=2)  # without docstrings
+    code = compile(source, name, "exec", dont_inherit=True, optimize=2)  # without docstrings
     # version 2 writes what is shared each time anew: what counts as shared differs from call to call
     head: bytes = importer._code_to_hash_pyc(code, b"\0" * 8, False)[:16]  # type: ignore[attr-defined]
     _add(archive, name + "c", head + marshal.dumps(_without_columns(code), 2))
@@ -114,22 +114,12 @@ def _without_columns(code: CodeType) -> CodeType:
     return code.replace(co_linetable=bytes(table), co_consts=inner)
 
 
-def typeless(source: str) -> ast.Module:
-    """Return a module without the types of its functions: nobody asks for them there."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.arg):
-            node.annotation = None
-    return tree
-
-
 def bare(source: str) -> str:
     """Return a module without what only people and type checkers read, each line where it was: a traceback names lines of it.
 
     Nobody asks for a type there, and to load `typing` takes a tenth of the start.
     """
+    source = _untyped(source)
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -151,6 +141,24 @@ def bare(source: str) -> str:
         if at + 1 not in kept:
             words = line.lstrip(" ")
             lines[at] = " " * ((len(line) - len(words)) // 4) + words
+    return "\n".join(lines) + "\n"
+
+
+def _untyped(source: str) -> str:
+    """Return the source without the types of arguments, of results and of attributes; those over several lines stay."""
+    lines, cuts = source.splitlines(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            cuts.append((node.lineno, node.col_offset + len(node.arg), node.annotation))
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+            at = node.returns.lineno
+            cuts.append((at, lines[at - 1].rindex(" ->", 0, node.returns.col_offset), node.returns))
+        elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Attribute):
+            cuts.append((node.lineno, node.target.end_col_offset or 0, node.annotation))
+    for at, start, kind in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
+        line = lines[at - 1]
+        if kind.end_lineno == at and line.isascii():  # columns count bytes
+            lines[at - 1] = line[:start] + line[kind.end_col_offset :]
     return "\n".join(lines) + "\n"
 
 

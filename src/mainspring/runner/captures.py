@@ -21,32 +21,32 @@ _SENT_S = 3600.0  # for so long it is not asked whether the server still has it
 _ASK_S = 60.0
 _MAX_BYTES = 4 << 20
 _SCRIPT = r"""
-import importlib.metadata as m, json, os, platform, re, sys, sysconfig
-found, seen = [], set()
+import importlib.metadata as m, json, platform, re, sys, sysconfig
+found = {}
 for one in m.distributions():
-    name = one.metadata["Name"]
-    if not name or name.lower() in seen:
+    head = (one.read_text("METADATA") or one.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    told = {key.lower(): value for key, value in re.findall(r"(?m)^(Name|Version): *(\S+)", head)}
+    name = told.get("name", "")
+    if not name or name.lower() in found:
         continue
-    seen.add(name.lower())
-    told = {"name": name, "version": str(one.version)}
+    found[name.lower()] = told
     try:
         direct = json.loads(one.read_text("direct_url.json") or "{}")
     except ValueError:
         direct = {}
+    folder = direct.get("dir_info")
     if direct.get("url"):
         url = re.sub(r"://[^/@]+@", "://", direct["url"])
         vcs = direct.get("vcs_info") or {}
         told["origin"] = "%s+%s@%s" % (vcs.get("vcs", "git"), url, vcs.get("commit_id", "")) if vcs else url
-        if (direct.get("dir_info") or {}).get("editable"):
+        if folder and folder.get("editable"):
             told["is_editable"] = True
     tags = re.findall(r"(?m)^Tag: *(\S+)-(\S+)-(\S+)", one.read_text("WHEEL") or "")
-    if tags and not (direct.get("dir_info") is not None):
+    if tags and folder is None:
         parts = [".".join(dict.fromkeys(tag[n] for tag in tags)) for n in range(3)]
-        told["wheel"] = "-".join([re.sub(r"[-_.]+", "_", name), str(one.version), *parts]) + ".whl"
-    found.append(told)
-found.sort(key=lambda one: one["name"].lower())
+        told["wheel"] = "-".join([re.sub(r"[-_.]+", "_", name), told.get("version", ""), *parts]) + ".whl"
 told = {"python": platform.python_version(), "implementation": sys.implementation.name, "platform": sysconfig.get_platform()}
-print(json.dumps([{**told, "packages": found}, [one for one in sys.path if os.path.isdir(one)]]))
+print(json.dumps([{**told, "packages": [found[key] for key in sorted(found)]}, sys.path]))
 """
 
 
