@@ -20,6 +20,7 @@ import engines.seaweedfs
 import engines.slurm
 import engines.ssh
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mainspring import scheduler
 from mainspring.blobs.store import BlobStore
@@ -38,6 +39,9 @@ from mainspring.testing.ids import FakeIds
 
 # A test that forgets to name its home must fail, not start a server in the home of whoever runs it.
 os.environ["MAINSPRING_HOME"] = "/dev/null/the-test-names-no-home"
+# Generated examples may touch a disk, and a disk may stand still for a while.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 KUBERNETES = pytest.StashKey[Any]()
 LONG = 100
 

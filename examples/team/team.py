@@ -22,6 +22,7 @@ import mainspring as ms
 from mainspring.client.client import Client
 from mainspring.client.connection import connect, forget
 from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Run
 from mainspring.core.resources import Resources
 from mainspring.core.specs import RunSpec
@@ -106,13 +107,14 @@ def submit(client: Client, name: str) -> Run:
 
 
 def note_reason(scene: Scene, client: Client, run: Run, what: str) -> None:
-    """Remember what a waiting run was told, once for each kind of moment."""
-    if what in scene.reasons:
-        return
-    time.sleep(0.2)
-    told = client.runs.why(run.id)
-    if told["state"] == "queued":
-        scene.reasons[what] = str(told["sentence"])
+    """Remember what a run was told that waits, once for each kind of moment."""
+    while what not in scene.reasons:
+        told = client.runs.why(run.id)
+        if told["state"] != "queued":
+            return
+        if told["reason"]["code"] != ReasonCode.NOT_PLANNED_YET:
+            scene.reasons[what] = str(told["sentence"])
+        time.sleep(0.05)
 
 
 def all_runs(client: Client) -> Iterator[Run]:

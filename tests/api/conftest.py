@@ -28,6 +28,7 @@ from mainspring.services.signals import Signals
 from mainspring.settings import Settings
 from mainspring.store.store import Store
 
+LIMIT_S = 60.0  # only to end what hangs: a disk may stand still for a while
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
@@ -133,23 +134,24 @@ def served(world: World) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
-    while not server.started and time.monotonic() < deadline:
+    deadline = time.monotonic() + LIMIT_S
+    while not server.started:
+        assert time.monotonic() < deadline, "the server does not start"
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
-    thread.join(10)
+    thread.join(LIMIT_S)
 
 
 @pytest.fixture
 def soon() -> Callable[[Callable[[], bool]], None]:
-    """Poll until something is so; fail after 10 s."""
+    """Poll until something is so; a limit only ends what hangs."""
 
     def wait(is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT_S
         while not is_so():
-            assert time.monotonic() < deadline, "it did not happen within 10 s"
+            assert time.monotonic() < deadline, f"it did not happen within {LIMIT_S:g} s"
             time.sleep(0.01)
 
     return wait

@@ -292,7 +292,7 @@ def test_what_a_replica_elsewhere_says_is_never_dialled_from_here(far, replicas,
 
 
 def test_a_runner_that_opens_no_tunnel_is_passed_over_and_not_waited_for_again(far, replicas, monkeypatch):
-    monkeypatch.setattr(connections, "DIAL_S", 0.5)
+    monkeypatch.setattr(connections, "DIAL_S", 3.0)  # in which the other one dials
     monkeypatch.setattr(connections, "REST_S", 600.0)
     far.add(replicas[0].address)
     with dialling(far.add(replicas[1].address)):

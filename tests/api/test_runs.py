@@ -211,16 +211,16 @@ def test_a_cancel_reaches_a_waiting_runner_at_once(world, soon):
     told: list[dict] = []
 
     def ask():
-        told.append(world.client(token).get(f"/attempts/{attempt.id}/commands", params={"hold_s": 20}).json())
+        told.append(world.client(token).get(f"/attempts/{attempt.id}/commands", params={"hold_s": 30}).json())
 
     thread = threading.Thread(target=ask)
     thread.start()
     began = time.monotonic()
     world.client().post(f"/runs/{run['id']}/cancel", json={"grace_s": 4})
-    thread.join(10)
+    thread.join(60)
     assert told[0]["commands"][0]["kind"] == "stop"
     assert told[0]["commands"][0]["deadline_s"] == 4
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     number = told[0]["commands"][0]["no"]
     again = world.client(token).get(f"/attempts/{attempt.id}/commands", params={"hold_s": 0, "after": number}).json()
     assert again["commands"] == []
@@ -232,7 +232,7 @@ def test_waiting_ends_with_the_run(world):
     thread = threading.Thread(target=lambda: ended.append(world.client().get(f"/runs/{run['id']}/wait").json()["state"]))
     thread.start()
     world.client().post(f"/runs/{run['id']}/cancel")
-    thread.join(10)
+    thread.join(60)
     assert ended == ["cancelled"]
 
 
@@ -249,7 +249,7 @@ def test_a_draining_server_ends_long_polls_and_calls_shutdown(world):
     thread = threading.Thread(target=lambda: states.append(world.client().get(f"/runs/{run['id']}/wait").json()["state"]))
     thread.start()
     assert world.client().post("/shutdown").status_code == 202
-    thread.join(10)
+    thread.join(60)
     assert states == ["queued"]
     assert called.is_set()
 

@@ -65,7 +65,7 @@ def test_a_log_is_followed_over_attempts_to_the_end(world, stream, soon):
     runner = world.client(token)
     runner.post(f"/attempts/{second.id}/beat", json={"state": "running", "chunks": [chunk(0, b"again")]})
     runner.post(f"/attempts/{second.id}/beat", json={"state": "ended", "exit": {"cause": "succeeded", "exit_code": 0}})
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert text(seen) == b"one\n\xff\x00twoagain"
     assert [(event, data.get("number")) for event, _, data in seen if event == "attempt"] == [("attempt", 1), ("attempt", 2)]
@@ -82,11 +82,11 @@ def test_a_broken_stream_goes_on_where_it_broke(world, stream):
     runner.post(f"/attempts/{attempt.id}/beat", json={"state": "ended", "exit": {"cause": "succeeded", "exit_code": 0}})
     for headers, wanted in (({}, b"abcdef"), ({"Last-Event-ID": "1:4"}, b"ef"), ({"Last-Event-ID": "1:6"}, b"")):
         seen: list = []
-        stream(f"/runs/{run['id']}/logs/follow", seen, **headers).join(10)
+        stream(f"/runs/{run['id']}/logs/follow", seen, **headers).join(60)
         assert text(seen) == wanted
         assert seen[-1][0] == "end"
     seen = []
-    stream(f"/runs/{run['id']}/logs/follow?offset=-2", seen).join(10)
+    stream(f"/runs/{run['id']}/logs/follow?offset=-2", seen).join(60)
     assert text(seen) == b"ef"
     bad = world.client(**{"Last-Event-ID": "x:y"}).get(f"/runs/{run['id']}/logs/follow")
     assert bad.status_code == 400
@@ -97,7 +97,7 @@ def test_a_cancelled_run_that_never_began_ends_its_stream(world, stream):
     seen: list = []
     thread = stream(f"/runs/{run['id']}/logs/follow", seen)
     world.client().post(f"/runs/{run['id']}/cancel")
-    thread.join(10)
+    thread.join(60)
     assert [(event, data) for event, _, data in seen] == [("end", {"state": "cancelled"})]
 
 

@@ -178,7 +178,7 @@ def test_it_is_wanted_only_while_somebody_waits(runner: Runner, world: World, cl
     waiting.start()
     soon(wanted)
     with runner.serving(GOOD):
-        waiting.join(10)
+        waiting.join(60)
         assert not waiting.is_alive()
         assert not wanted()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,9 +73,11 @@ class Containers(BackendContract):
             backend.launch(request)
 
     def test_an_image_of_a_registry_with_a_login_is_pulled(
-        self, backend: DockerBackend, server: RunnerServer, registry: Any, tmp_path: Path
+        self, backend: DockerBackend, server: RunnerServer, registry: Any, docker_engine: Any, tmp_path: Path
     ) -> None:
         image, login = registry.name("private/python:1"), {"registry_user": USER, "registry_password": PASSWORD}
+        with contextlib.suppress(subprocess.CalledProcessError):  # an earlier try may have pulled it
+            docker_engine.run("rmi", "--force", image)
         for config, is_let_in in (({}, False), ({**login, "registry_password": "wrong-one"}, False), (login, True)):
             asked = dict(backend.cluster.config) | config
             asking = DockerBackend(

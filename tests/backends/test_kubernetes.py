@@ -156,7 +156,7 @@ class TestContract(BackendContract):
         """The runner that follows sends what is left; the end is told by the backend."""
         request = self.request(backend, server, SLEEP, "drain")
         with self.launched(backend, request) as handle:
-            server.wait(request.attempt, "running")
+            server.wait_said(request.attempt, b"begun", timeout_s=LIMIT_S)
             self.kill_runner(backend, handle)
             self.wait_for(backend, handle, ObservedState.GONE)
             record = backend.read_exit(handle)
@@ -188,7 +188,7 @@ class TestContract(BackendContract):
         script = "trap 'echo told; exit 0' TERM; echo begun; sleep 300 & wait"
         request = self.request(backend, server, ["sh", "-c", script], "evicted")
         with self.launched(backend, request) as handle:
-            server.wait(request.attempt, "running")
+            server.wait_said(request.attempt, b"begun", timeout_s=LIMIT_S)
             (pod,) = pods_of(backend, handle)
             kubernetes.ask("DELETE", f"/api/v1/namespaces/{handle.data['namespace']}/pods/{pod['metadata']['name']}")
             told = server.wait(request.attempt, "ended", LIMIT_S)

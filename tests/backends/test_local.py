@@ -91,13 +91,16 @@ class TestLocal(BackendContract):
             assert place.stat().st_mode & 0o077 == 0
 
     def test_a_stop_does_not_kill_a_runner_that_waits_for_the_server(
-        self, backend: LocalBackend, server: RunnerServer, monkeypatch: pytest.MonkeyPatch
+        self, backend: LocalBackend, server: RunnerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mainspring.backends.local.backend.MARGIN_S", 0.0)
-        request = self.request(backend, server, ["sh", "-c", "sleep 0.5; echo last; exit 3"], "away")
+        go = tmp_path / "go"
+        script = f"while ! test -e {go}; do sleep 0.05; done; echo last; exit 3"
+        request = self.request(backend, server, ["sh", "-c", script], "away")
         with self.launched(backend, request) as handle:
             server.wait(request.attempt, "running")
             server.is_away = True
+            go.touch()
             place = Path(str(handle.data["folder"]))
             deadline = time.monotonic() + 20
             while not (place / "exit.json").exists() and time.monotonic() < deadline:

@@ -166,7 +166,7 @@ class TestItsOwnWord:
         script = "trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 300 & wait; done"
         request = replace(suite.request(backend, server, ["bash", "-c", script], name), overrides=overrides)
         handle = backend.launch(request)
-        server.wait(request.attempt, "running")
+        server.wait_said(request.attempt, b"begun")
         return request, handle, str(backend.native(handle)["job"])
 
     def ended(self, backend: SlurmBackend, server: RunnerServer, handle: Handle) -> tuple[str, bytes]:
@@ -232,7 +232,7 @@ class TestItsOwnWord:
         node = next(one for one in backend.inventory().nodes if one.name == "n2")
         request = replace(suite.request(backend, server, SLEEP, "dies"), node=node)
         handle = backend.launch(request)
-        server.wait(request.attempt, "running")
+        server.wait_said(request.attempt, b"begun")
         slurm.stop_node("n2")
         try:
             until(lambda: backend.observe([handle])[0].state is ObservedState.UNKNOWN)
@@ -317,7 +317,7 @@ class TestGangs:
         handles = [cast(Handle, one) for one in backend.launch_many(members)]
         server.wait(members[0].attempt, "ended", 60)
         for number in (1, 2, 3):
-            server.wait(members[0].attempt, "running", 60, replica=number)
+            server.wait_said(members[0].attempt, b"begun", replica=number)
         again = create(backend.cluster, tmp_path, backend.installation)  # another process, which knows of no gang
         until(lambda: again.observe(handles)[0].state is ObservedState.GONE)
         assert [one.state for one in again.observe(handles[1:])] == [ObservedState.RUNNING] * 3
@@ -339,7 +339,7 @@ class TestGangs:
         members = self.members(backend, server, ["bash", "-c", script], "late")
         handles = [cast(Handle, one) for one in backend.launch_many(members)]
         for number in range(4):
-            server.wait(members[0].attempt, "running", replica=number)
+            server.wait_said(members[0].attempt, b"begun", replica=number)
         slurm.run("scancel", "--batch", "--signal=USR1", str(backend.native(handles[0])["job"]))
         for number in range(4):
             told = server.wait(members[0].attempt, "ended", replica=number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -86,6 +87,13 @@ def test_fifty_runs_survive_random_deaths_of_the_server(installation: Installati
     installation.check(50)
 
 
+def kill(pids: list[int]) -> None:
+    """Kill those that have not ended meanwhile."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.engine
 def test_runs_on_postgres_survive_deaths_of_the_server_and_of_runners(on_postgres: Installation) -> None:
     dice = random.Random(5)
@@ -96,8 +104,7 @@ def test_runs_on_postgres_survive_deaths_of_the_server_and_of_runners(on_postgre
         on_postgres.kill()
         on_postgres.start()
         submit_all(on_postgres, 16, pause_s=0.05)
-    for pid in on_postgres.runner_pids()[:3]:
-        os.kill(pid, signal.SIGKILL)
+    kill(on_postgres.runner_pids()[:3])
     wait_all(on_postgres, 16, timeout_s=150)
     on_postgres.check(16, were_runners_killed=True)
 
@@ -108,8 +115,7 @@ def test_runs_whose_runners_are_killed_are_tried_again(installation: Installatio
     wait_lines(installation, 4)
     victims = installation.runner_pids()[:4]
     assert victims
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+    kill(victims)
     wait_all(installation, 12, timeout_s=150)
     installation.check(12, were_runners_killed=True)
 

@@ -21,13 +21,13 @@ CLOUD = {"name": "cloud", "backend": "simulated-cloud", "options": {"gpus": 1, "
 POINTS = ("after-W2", "after-W2:2", "before-rent", "after-rent", "before-give-back", "after-give-back")
 
 
-def submit(installation: Any, name: str, go: Path) -> str:
-    """Submit a run on the one GPU that ends when the file `go` is there."""
+def submit(installation: Any, name: str, go: Path, timeout_s: float = 60) -> str:
+    """Submit a run on the one GPU that ends when the file `go` is there; how long it may take counts for its rent."""
     program = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)"
     spec = {
         "command": [sys.executable, "-c", program],
         "name": name,
-        "timeout_s": 60,
+        "timeout_s": timeout_s,
         "resources": {"cpu_milli": 100, "gpu_milli": 1000},
     }
     answer = installation.call("POST", "/runs", json=spec, headers={"Idempotency-Key": name})
@@ -62,7 +62,7 @@ def test_no_machine_is_forgotten_or_rented_twice(
     assert installation.call("PUT", "/policy", json={"text": POLICY}).status_code == 200
     add_cloud(installation, poll)
     own, far = tmp_path / "own", tmp_path / "far"
-    first = submit(installation, "own", own)
+    first = submit(installation, "own", own, timeout_s=600)
     poll(lambda: state(installation, first) == "running", 90, "the first run's start")
     installation.kill()
     installation.start(point)

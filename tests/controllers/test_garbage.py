@@ -188,7 +188,7 @@ class Fleet:
 
 
 def test_a_slow_engine_holds_up_no_other_and_is_asked_once(house, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mainspring.controllers.garbage.ANSWER_S", 0.05)
+    monkeypatch.setattr("mainspring.controllers.garbage.ANSWER_S", 2.0)
     slow, quick, loops = Slow(), Engine(), Loops(house.ctx.signals)
     for name in ("a-slow", "b-quick"):
         house.ctx.store.clusters.add(Cluster(id=name, name=name, backend="local", created_at=house.clock.now()))

@@ -243,18 +243,18 @@ def test_a_loop_survives_a_tick_that_raises_and_wakes_on_its_topic() -> None:
 
     loops = Loops(signals)
     loops.start([Loop(name="t", topics=("runs",), tick=tick, idle_s=60)])
-    assert woken.wait(5), "it was not tried again after it raised"
+    assert woken.wait(60), "it was not tried again after it raised"
     woken.clear()
     signals.hint("runs")
-    assert woken.wait(5), "its topic did not wake it"
+    assert woken.wait(60), "its topic did not wake it"
     loops.stop()
 
 
 def storm(signals: Signals, loop: Loop, is_over: threading.Event, others_s: Callable[[], float] = time.monotonic) -> None:
-    """Let a loop run while its topic moves all the time, until it is over; for ten seconds at most."""
+    """Let a loop run while its topic moves all the time, until it is over; for a minute at most."""
     loops = Loops(signals, others_s=others_s)
     loops.start([loop])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not is_over.wait(0.001) and time.monotonic() < deadline:
         signals.hint("runs")
     loops.stop()
@@ -277,7 +277,7 @@ def test_a_loop_rests_between_the_ticks_of_a_storm() -> None:
 def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took_to_who_wants_it(
     others_s: Callable[[], float], is_resting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "MOST_REST_S", 0.5)
+    monkeypatch.setattr(loop, "MOST_REST_S", 2.0)
     signals, ticks = Signals(), []
     is_over, never = threading.Event(), threading.Event()
 
@@ -287,6 +287,6 @@ def test_a_loop_that_rests_leaves_time_in_proportion_to_what_a_tick_took_to_who_
         if len(ticks) == 4:
             is_over.set()
 
-    storm(signals, Loop(name="t", topics=("runs",), tick=tick, rest=50.0), is_over, others_s)
+    storm(signals, Loop(name="t", topics=("runs",), tick=tick, rest=100.0), is_over, others_s)
     took_s = ticks[3] - ticks[0]
-    assert took_s >= 3 * (0.03 + 0.5) if is_resting else took_s < 3 * 0.5, took_s
+    assert took_s >= 3 * (0.03 + 2.0) if is_resting else took_s < 3 * 2.0, took_s

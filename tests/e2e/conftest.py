@@ -217,7 +217,7 @@ def make_site(home: Path) -> Site:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The server that most attacks are upon. At the end its own log must tell of no traceback either."""
     made = make_site(tmp_path_factory.mktemp("e2e") / "home")
     made.start("--gpus", "2", "--cpus", "64")
@@ -227,6 +227,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.close()
     assert is_alive, f"the server died of it:\n{log[-3000:]}"
     assert "Traceback" not in log, log[-5000:]
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Iterator[Site]:
+    """The shared server; what a test that failed left running there would hold up the next one."""
+    yield shared_site
+    for one in shared_site.call("GET", "/runs", params={"state": ["queued", "running"]}).json()["items"]:
+        shared_site.call("POST", f"/runs/{one['id']}/cancel", json={"grace_s": 0})
+        shared_site.wait(one["id"])
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_a_follower_outlives_a_restart_of_the_server(fresh: Site, tmp_path: Path
         fresh.stop(signal.SIGKILL)
         fresh.start("--cpus", "4")
         go.touch()
-        assert follower.wait(30) == 0, err.read_text()
+        assert follower.wait(90) == 0, err.read_text()
     assert out.read_text() == "before\nafter\n", "a line was lost or doubled"
     assert "Traceback" not in err.read_text()
 
@@ -113,7 +113,7 @@ def test_a_digest_that_lies_stores_nothing(site: Site) -> None:
 
 
 def test_an_upload_that_breaks_off_stores_nothing(site: Site, until: Callable[..., Any]) -> None:
-    data = b"x" * 100_000
+    data = os.urandom(100_000)
     digest = hashlib.sha256(data).hexdigest()
     place = urlsplit(site.url)
     token = (site.home / "token").read_text().strip()
@@ -130,7 +130,7 @@ def test_a_bundle_that_leads_outside_is_refused(site: Site, tmp_path: Path, path
     site.call("PUT", f"/blobs/{file}", content=b"evil")
     manifest = json.dumps({"files": [{"digest": file, "mode": 0o644, "path": path, "size": 4}]}).encode()
     digest = hashlib.sha256(manifest).hexdigest()
-    assert site.call("PUT", f"/blobs/{digest}", content=manifest).status_code == 201
+    assert site.call("PUT", f"/blobs/{digest}", content=manifest).is_success
     answer = site.call("POST", "/datasets/evil/versions", json={"manifest": digest})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] == "archive"

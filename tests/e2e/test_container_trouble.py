@@ -127,7 +127,7 @@ def test_how_far_an_image_has_come_is_told_while_it_is_pulled(
 def test_a_secret_of_the_project_is_the_login_of_a_registry(
     box: Site, docker_engine: Any, registry: Any, until: Callable[..., Any]
 ) -> None:
-    image = registry.push(docker_engine.run, IMAGE, f"private/python:{os.getpid()}")
+    image = registry.push(docker_engine.run, IMAGE, f"private/python:{os.getpid()}-{time.monotonic_ns()}")
     words = ("run", "--image", image, "--override")
     refused = box.cli(*words, f"docker.registry_login={USER}:{PASSWORD}", "--", "true")
     assert (refused.code, "given as a secret of the project" in refused.err) == (2, True), refused

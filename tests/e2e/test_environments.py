@@ -105,6 +105,15 @@ def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, p
     assert "is built on this node" in site.cli(*words, cwd=project).out
 
 
+# It lives a little longer than the question what is installed, which is not waited for beyond some seconds.
+GO = """import beta, glob, os, sys, time
+print(beta.version, sys.prefix)
+deadline = time.monotonic() + 60
+while b"environment_seen" not in open(os.environ["MAINSPRING_SPOOL"] + "/events", "rb").read() and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
+
+
 @pytest.fixture
 def seen(site: Site, tmp_path: Path) -> dict[str, Any]:
     """A run without a lock, in a virtual environment that has beta from an index (here: a folder); its script is `code/go.py`."""
@@ -116,7 +125,7 @@ def seen(site: Site, tmp_path: Path) -> dict[str, Any]:
     words = [UV, "pip", "install", "--quiet", "--offline", "--no-index", "--find-links", str(wheels), "--python", python, "beta"]
     subprocess.run(words, check=True, env=env)
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "go.py").write_text("import beta, sys\nprint(beta.version, sys.prefix)\n")
+    (tmp_path / "code" / "go.py").write_text(GO)
     done = site.cli("run", "go.py", "--python", python, "--json", cwd=tmp_path / "code")
     assert done.code == 0, done
     return dict(json.loads(done.out))

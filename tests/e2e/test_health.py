@@ -152,14 +152,14 @@ def test_a_host_that_fails_every_launch_is_left_alone_until_it_works(
 
 
 def test_a_drain_with_a_time_moves_what_runs_from_its_checkpoint(fresh: Site, until: Callable[..., Any]) -> None:
-    settings = {"MAINSPRING_QUIET_BEAT_S": "1", "MAINSPRING_DRAIN_CHECKPOINT_S": "12"}
+    settings = {"MAINSPRING_QUIET_BEAT_S": "1", "MAINSPRING_DRAIN_CHECKPOINT_S": "32"}
     fresh.start("--cpus", "4", **settings)
     (name,) = nodes(fresh, "local")
     run = fresh.python(COUNT, resources={"cpu_milli": 100}, grace_s=5)
     fresh.running(run, b"begins with 0")
     late = fresh.cli("cluster", "drain", name, "--by", "2020-01-01")
     assert (late.code, "has passed" in late.err) == (2, True), late
-    drained = fresh.cli("cluster", "drain", name, "--by", "20s", "--reason", "new disks")
+    drained = fresh.cli("cluster", "drain", name, "--by", "40s", "--reason", "new disks")
     assert (drained.code, "goes on elsewhere" in drained.out) == (0, True), drained
     fresh.stop(signal.SIGKILL)
     fresh.start("--cpus", "4", **settings)

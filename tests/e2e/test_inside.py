@@ -328,7 +328,7 @@ def test_a_shell_that_is_hung_up_ends(site: Site, client: Client, until: Callabl
     with sleeper(site) as ref:
         opened = client.runs.shell(ref, ["sh", "-c", "trap '' HUP; echo up; sleep 299"], terminal=(24, 80))
         assert next(opened.outputs()).data.startswith(b"up")
-        assert [one for one in site.carriers() if b"sleep\x00299" in _words(one)]
+        until(lambda: [one for one in site.carriers() if b"sleep\x00299" in _words(one)], "what it runs")
         opened.close()
         until(lambda: not [one for one in site.carriers() if b"sleep\x00299" in _words(one)], "the end of the shell")
 
@@ -360,7 +360,7 @@ def test_a_server_that_is_stopped_tells_who_is_inside(fresh: Site) -> None:
     assert fresh.stop() == 0
     with pytest.raises(ServerUnreachableError, match="run goes on"):
         next(parts)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def _words(pid: int) -> bytes:

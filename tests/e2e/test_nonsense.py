@@ -66,10 +66,10 @@ LONG = "x" * 5000  # longer than any file's name may be
 
 
 @pytest.fixture(scope="session")
-def done_run(site: Site) -> str:
+def done_run(shared_site: Site) -> str:
     """A run that is over."""
-    ref = site.python("print(1)")
-    site.wait(ref)
+    ref = shared_site.python("print(1)")
+    shared_site.wait(ref)
     return ref
 
 

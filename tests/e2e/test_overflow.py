@@ -30,13 +30,13 @@ def cloud(fresh: Any) -> Any:
     return fresh
 
 
-def submit(site: Any, name: str, go: Path) -> str:
-    """Submit a run on one GPU that ends when the file `go` is there."""
+def submit(site: Any, name: str, go: Path, timeout_s: float = 60) -> str:
+    """Submit a run on one GPU that ends when the file `go` is there; how long it may take counts for its rent."""
     program = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)"
     spec = {
         "command": [sys.executable, "-c", program],
         "name": name,
-        "timeout_s": 60,
+        "timeout_s": timeout_s,
         "resources": {"cpu_milli": 100, "gpu_milli": 1000},
     }
     answer = site.call("POST", "/runs", json=spec)
@@ -46,7 +46,7 @@ def submit(site: Any, name: str, go: Path) -> str:
 
 def fill(site: Any, go: Path, until: Callable[..., Any]) -> list[str]:
     """Let eight runs hold all GPUs."""
-    runs = [submit(site, f"own-{number}", go) for number in range(8)]
+    runs = [submit(site, f"own-{number}", go, timeout_s=600) for number in range(8)]
     until(lambda: all(state(site, run)["state"] == "running" for run in runs), "eight running runs")
     return runs
 

@@ -98,7 +98,7 @@ def test_a_newer_database_is_left_alone(fresh: Site) -> None:
 
 def test_sigterm_ends_the_server_and_runs_go_on(fresh: Site) -> None:
     fresh.start("--cpus", "8")
-    code = "import time\nfor n in range(40):\n    print('line', n, flush=True)\n    time.sleep(0.05)"
+    code = "import time\nfor n in range(200):\n    print('line', n, flush=True)\n    time.sleep(0.05)"
     refs = [fresh.python(code) for _ in range(3)]
     for ref in refs:
         fresh.running(ref, b"line")
@@ -109,7 +109,7 @@ def test_sigterm_ends_the_server_and_runs_go_on(fresh: Site) -> None:
     for ref in refs:
         run = fresh.wait(ref)
         assert (run["state"], run["attempt"]) == ("succeeded", 1)
-        assert fresh.log(ref) == b"".join(b"line %d\n" % n for n in range(40))
+        assert fresh.log(ref) == b"".join(b"line %d\n" % n for n in range(200))
     assert "Traceback" not in fresh.server_log()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Callable
@@ -76,8 +77,9 @@ def connections(lab: Site) -> int:
     assert lab.process is not None
     found = 0
     for task in Path(f"/proc/{lab.process.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            found += Path(f"/proc/{pid}/comm").read_text().strip() == "ssh"
+        with contextlib.suppress(OSError):  # threads and processes that end meanwhile
+            for pid in (task / "children").read_text().split():
+                found += Path(f"/proc/{pid}/comm").read_text().strip() == "ssh"
     return found
 
 

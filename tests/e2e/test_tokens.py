@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -41,11 +42,12 @@ def test_a_wrong_token_ends_a_command_with_three(site: Site) -> None:
     assert "hint: " in done.err
 
 
-def test_an_expired_a_revoked_and_a_viewers_token(site: Site, until) -> None:
-    assert site.cli("user", "add", "eve").code == 0
-    assert site.cli("project", "grant", "default", "eve", "viewer").code == 0
-    short = site.call("POST", "/tokens", json={"name": "short", "user": "eve", "expires_in_s": 1}).json()["token"]
-    made = site.call("POST", "/tokens", json={"name": "viewer", "user": "eve"}).json()
+def test_an_expired_a_revoked_and_a_viewers_token(site: Site, until, tmp_path: Path) -> None:
+    eve = f"eve-{tmp_path.name[-1]}"
+    assert site.cli("user", "add", eve).code == 0
+    assert site.cli("project", "grant", "default", eve, "viewer").code == 0
+    short = site.call("POST", "/tokens", json={"name": "short", "user": eve, "expires_in_s": 1}).json()["token"]
+    made = site.call("POST", "/tokens", json={"name": "viewer", "user": eve}).json()
     env = {"MAINSPRING_URL": site.url, "MAINSPRING_TOKEN": made["token"]}
     assert site.cli("ps", **env).code == 0
     done = site.cli("run", "-d", "--", "true", **env)

@@ -263,10 +263,10 @@ def site(tmp_path: Path, bundle: Path, server: Server) -> Iterator[Site]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], Any], str], None]:
-    """Wait for something with a deadline."""
+    """Wait for something with a deadline that only ends what hangs: a disk may stand still for a while."""
 
     def wait(check: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not check():
             assert time.monotonic() < deadline, f"{what} did not happen"
             time.sleep(0.01)

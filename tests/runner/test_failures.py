@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+LIMIT_S = 60.0  # only to end what hangs: a disk may stand still for a while
 DAEMON = (
     "import os, subprocess, sys, time\n"
     "child = subprocess.Popen([sys.executable, '-c', 'import os, time; os.fork() and os._exit(0); os.setsid();"
@@ -41,7 +42,7 @@ def test_a_command_to_stop_ends_user_code_with_its_cause(site: Any, server: Any,
     runner = site.start()
     until(lambda: server.log, "the first line")
     server.commands = [{"no": 1, "kind": "stop", "cause": "preempted", "deadline_s": 5.0}]
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert (server.exit["cause"], server.exit["exit_code"]) == ("preempted", -signal.SIGTERM)
     assert (site.root / "spool" / "stop_requested").exists()
 
@@ -60,7 +61,7 @@ def test_a_followed_log_comes_at_once(site: Any, server: Any, until: Any) -> Non
         late.append(time.time() - float(seen.splitlines()[-1]))
     assert min(late) < 0.3
     runner.terminate()
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
 
 
 def test_user_code_that_ignores_sigterm_is_killed_at_the_deadline(site: Any, server: Any, until: Any) -> None:
@@ -68,7 +69,7 @@ def test_user_code_that_ignores_sigterm_is_killed_at_the_deadline(site: Any, ser
     runner = site.start()
     until(lambda: server.log, "the first line")
     server.commands = [{"no": 1, "kind": "stop", "cause": "cancelled", "deadline_s": 0.3}]
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert (server.exit["cause"], server.exit["exit_code"]) == ("cancelled", -signal.SIGKILL)
 
 
@@ -77,7 +78,7 @@ def test_a_stop_of_the_backend_is_a_sigterm_to_the_runner(site: Any, server: Any
     runner = site.start()
     until(lambda: server.log, "the first line")
     runner.terminate()
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert server.exit["cause"] == "cancelled"
 
 
@@ -88,7 +89,7 @@ def test_a_limit_of_time_is_kept(site: Any, server: Any) -> None:
 
 
 def test_silence_of_the_server_beyond_the_runs_limit_ends_it(site: Any, server: Any, until: Any) -> None:
-    site.python_code("import time; print('up', flush=True); time.sleep(600)", disconnect_limit_s=2.5)
+    site.python_code("import time; print('up', flush=True); time.sleep(600)", disconnect_limit_s=8.0)
     runner = site.start()
     until(lambda: server.log, "the first line")
     server.status, server.is_silent = 503, True
@@ -108,7 +109,7 @@ def test_answers_that_are_lost_double_nothing(site: Any, server: Any, tmp_path: 
     server.lose = 4
     (tmp_path / "go").touch()
     site.python_code(SPEAKER.format(go=str(tmp_path / "go")))
-    assert site.run(30) == 0
+    assert site.run() == 0
     assert server.log == SPOKEN
     assert server.exit["cause"] == "succeeded"
 
@@ -123,7 +124,7 @@ def test_an_outage_loses_nothing(site: Any, server: Any, until: Any, tmp_path: P
     until(lambda: (site.root / "exit.json").exists(), "the exit record")
     assert server.log == b"begun\n"
     server.status = 200
-    assert runner.wait(20) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert server.log == SPOKEN
     assert server.exit["cause"] == "succeeded"
 
@@ -134,19 +135,19 @@ def test_an_end_that_is_heard_late_says_by_how_much(site: Any, server: Any, unti
     until(lambda: server.log, "the first line")
     server.status = 503
     until(lambda: server.refusals > 1, "an outage before the end, which makes no end late")
+    before = time.monotonic()
     (tmp_path / "go").touch()
     until(lambda: (site.root / "ended.json").exists(), "the end of user code")
     ended, seen = time.monotonic(), server.refusals
     until(lambda: server.refusals > seen + 1, "an outage after it")
     least, server.status = time.monotonic() - ended, 200
-    assert runner.wait(20) == 0
-    most = time.monotonic() - ended
-    assert least <= server.late_s <= most + 1.0
+    assert runner.wait(LIMIT_S) == 0
+    assert least <= server.late_s <= time.monotonic() - before
 
 
 def test_an_end_that_is_heard_at_once_is_not_late(site: Any, server: Any) -> None:
     site.python_code("print(1)")
-    assert site.run(30) == 0
+    assert site.run() == 0
     assert (server.ends, server.late_s) == (1, 0.0)
 
 
@@ -171,7 +172,7 @@ def test_an_attempt_that_is_adopted_is_heard_again_as_soon_as_the_server_asked_f
     (tmp_path / "go").touch()
     until(lambda: server.refusals > 3, "the claim, again and again")
     server.status = 200
-    assert runner.wait(20) == 0, "it waits for half a minute, as where nothing was asked for"
+    assert runner.wait(LIMIT_S) == 0, "it waits for half a minute, as where nothing was asked for"
     assert server.log == SPOKEN
 
 
@@ -188,7 +189,7 @@ def test_a_second_runner_of_one_folder_leaves_at_once(site: Any, server: Any, un
     until(lambda: server.log, "the first line")
     assert site.run() == 75
     (tmp_path / "go").touch()
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert server.log == SPOKEN
 
 
@@ -217,7 +218,7 @@ def test_the_outcome_is_left_where_the_engine_shows_it(site: Any, server: Any, u
     runner = site.start()
     until(lambda: server.log, "the first line")
     runner.terminate()
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert server.exit["cause"] == "preempted"
     assert json.loads((tmp_path / "last-word").read_text())["outcome"]["cause"] == "preempted"
 
@@ -231,7 +232,7 @@ def test_a_signal_by_which_the_engine_tells_why_is_that_cause(site: Any, server:
     runner = site.start()
     until(lambda: server.log, "the first line")
     runner.send_signal(signal.SIGUSR1)
-    assert runner.wait(10) == 0
+    assert runner.wait(LIMIT_S) == 0
     assert (server.exit["cause"], server.log) == ("timeout", b"up\ntold\n")
 
 
@@ -272,7 +273,7 @@ def test_an_exit_record_of_a_dead_runner_is_sent_by_the_next(site: Any, server: 
 def test_a_crash_at_any_point_ends_in_one_end(site: Any, server: Any, point: str) -> None:
     code = "import os; open(os.environ['L'], 'a').write('x'); print('said')"
     site.python_code(code, env={"L": str(site.root / "ledger")})
-    assert site.start(env={**os.environ, "MAINSPRING_FAULT": point}).wait(10) == -signal.SIGKILL
+    assert site.start(env={**os.environ, "MAINSPRING_FAULT": point}).wait(LIMIT_S) == -signal.SIGKILL
     assert site.run() == 0
     began = (site.root / "ledger").read_text() if (site.root / "ledger").exists() else ""
     assert len(began) <= 1
@@ -353,7 +354,7 @@ def test_log_beyond_the_limit_gives_way_to_a_marker(site: Any, server: Any, unti
     (tmp_path / "go").touch()
     until(lambda: (site.root / "holes.json").exists() and (site.root / "exit.json").exists(), "a hole")
     server.status = 200
-    assert runner.wait(30) == 0
+    assert runner.wait(LIMIT_S) == 0
     holes = site.read("holes.json")["holes"]
     lost = sum(end - start for start, end in holes)
     text = server.log.replace(b"\n[mainspring: %d bytes of log were dropped while the server was away]\n" % lost, b"", 1)

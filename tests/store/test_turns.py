@@ -99,15 +99,15 @@ def test_a_process_that_stops_within_a_transaction_holds_nobody_up_for_long(post
     def work(tx):
         tries.append(tx.count("runs"))
         waits.set()
-        assert goes_on.wait(20)
+        assert goes_on.wait(60)
         return tx.count("runs")
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(stopped.store._db.write, work)
-        assert waits.wait(20)
+        assert waits.wait(60)
         began = time.monotonic()
         assert other.run().seq == 1  # the other one's turn, though the first never gave it back
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
         goes_on.set()
         assert first.result() == 3
     assert tries == [1, 2]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,7 @@ from nicegui import app as nicegui_app
 from nicegui.testing import User
 from nicegui.testing.general import nicegui_reset_globals
 from nicegui.testing.user_simulation import user_simulation
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,6 +37,9 @@ from mainspring.services.context import Context
 from mainspring.ui.app import hang_pages
 from mainspring.ui.view import View
 from mainspring.ui.waking import attach_waking_ui
+
+LIMIT_MS = 30_000  # only to end what hangs: a disk may stand still for a while
+expect.set_options(timeout=LIMIT_MS)
 
 ALICE = Actor(name="alice", is_admin=True)
 BOB = Actor(name="bob", roles={"theirs": Role.VIEWER})
@@ -195,16 +199,27 @@ class _LetIn:
         await self._app(scope, receive, send)
 
 
+@contextmanager
+def modules_kept() -> Iterator[None]:
+    """Keep our modules where they are: NiceGUI forgets those that have pages, and a test after it would load them anew."""
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "mainspring"}
+    try:
+        yield
+    finally:
+        sys.modules.update(kept)
+
+
 @pytest.fixture
 def simulated(full: Full) -> Callable[[], Any]:
     """Open the pages to NiceGUI's simulated user."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[User]:
-        async with user_simulation() as user:
-            nicegui_app.add_middleware(_LetIn)
-            hang_pages(full.ctx)
-            yield user
+        with modules_kept():
+            async with user_simulation() as user:
+                nicegui_app.add_middleware(_LetIn)
+                hang_pages(full.ctx)
+                yield user
 
     return opened
 
@@ -222,7 +237,7 @@ class Site:
 
 @pytest.fixture
 def site(full: Full) -> Iterator[Site]:
-    with nicegui_reset_globals():
+    with modules_kept(), nicegui_reset_globals():
         listening = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         api = build_api(full.ctx, url=url)
@@ -230,8 +245,9 @@ def site(full: Full) -> Iterator[Site]:
         server = uvicorn.Server(uvicorn.Config(api, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.01)
         yield Site(full=full, url=url)
         server.should_exit = True
@@ -255,7 +271,7 @@ class Watched:
         self.complaints: list[str] = []
         self.strangers: list[str] = []
         self._context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
-        self._context.set_default_timeout(15_000)
+        self._context.set_default_timeout(LIMIT_MS)
         self.page: Page = self._context.new_page()
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda wrong: self.complaints.append(str(wrong)))

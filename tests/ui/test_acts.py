@@ -16,6 +16,12 @@ from mainspring.services import endpoints, models, pipelines, projects, secrets,
 Open = Callable[..., Any]
 Aside = Callable[[Callable[[], Any]], Any]
 pytestmark = pytest.mark.browser
+# The first chart is drawn and has taken the brush: before that a drag does nothing.
+BRUSHED = """() => {
+  const drawn = document.querySelector(".ms-chart canvas");
+  const chart = drawn && getElement(Number(drawn.closest(".ms-chart").id.slice(1)))?.chart;
+  return chart && chart.msHasBrush;
+}"""
 
 
 def test_runs_are_ticked_and_compared(tab: Open, site: Any) -> None:
@@ -25,6 +31,7 @@ def test_runs_are_ticked_and_compared(tab: Open, site: Any) -> None:
     expect(page.locator(".ms-picked")).to_contain_text("Tick another one")
     page.get_by_label("Choose steady").check()
     expect(page.locator(".ms-picked")).to_contain_text("2 chosen")
+    page.wait_for_url(lambda url: "%2C" in url or "," in urlsplit(url).query)
     assert set(_query(page)["picked"][0].split(",")) == {site.full.ids["good"], site.full.ids["running"]}
     page.get_by_role("link", name="Compare").click()
     expect(page.locator(".ms-sentence")).to_contain_text("They differ in rate")
@@ -90,9 +97,9 @@ def test_a_long_list_grows_while_it_is_scrolled(tab: Open, aside: Aside, site: A
 def test_a_drag_over_a_chart_asks_for_its_steps(tab: Open, site: Any) -> None:
     seen = tab()
     page = seen.open(f"/runs/{site.full.ids['running']}")
+    page.wait_for_function(BRUSHED)
     box = page.locator(".ms-chart canvas").first.bounding_box()
     assert box is not None
-    page.wait_for_timeout(500)  # the chart takes the brush after it was drawn
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] * 0.4, y)
     page.mouse.down()

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.browser
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], "resultTypes": ["violations"]}
 PASSING = {"exclude": [["#q-loading-bar"]]}  # Quasar's own line on top, there for as long as an answer takes
 DIALOG = {"include": [["[role=dialog], dialog"]]}  # what is behind it is looked at as a page
-SETTLED_MS = 400  # a dialog fades in: half transparent its words have half the contrast
+# A dialog fades in: half transparent its words have half the contrast.
+SETTLED = """() => [...document.querySelectorAll('[role=dialog]')].every(
+  (one) => getComputedStyle(one).opacity === '1'
+    && one.getAnimations({subtree: true}).every((move) => move.playState !== 'running'))"""
 # Every button that opens a dialog, by page; `picked` is the list of runs with two of them ticked.
 DIALOGS = {
     "run": ("Cancel run", "Pause", "Run again", "Keys"),
@@ -51,7 +54,7 @@ def test_no_dialog_is_hard_to_read(tab: Callable[..., Any], site: Any, theme: st
             dialog = page.get_by_role("dialog")
             expect(dialog).to_be_visible()
             expect(dialog.get_by_role("button").first).to_be_visible()
-            page.wait_for_timeout(SETTLED_MS)
+            page.wait_for_function(SETTLED)
             wrong += hard_to_read(page, f"{button} of {name}", DIALOG)
             wide = page.evaluate("document.documentElement.scrollWidth")
             wrong += [f"{button} of {name} is {wide} px wide on a screen of {width}"] if wide > width else []

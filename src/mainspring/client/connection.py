@@ -30,7 +30,7 @@ try:
 except ImportError:  # no file locks on Windows: only Linux runs a server, WSL counts as Linux
     fcntl = None  # type: ignore[assignment]
 
-READY_S = 20.0
+READY_S = 60.0  # it takes 1.3 s; a disk that stands still is no reason to give up while its process lives
 POLL_S = 0.03
 UP = "up.json"
 _shared: dict[tuple[str, str], Client] = {}

@@ -108,7 +108,7 @@ class HalfTunnel:
             self._handler.connection.sendall(head + message)
 
     def serve(self) -> None:
-        """Take what comes, until the runner closes."""
+        """Take what comes, until the runner closes; `end` tells the streams."""
         while True:
             opcode, message = self._message()
             if opcode == _CLOSE:
@@ -122,6 +122,9 @@ class HalfTunnel:
                 stream.room.release()
             else:
                 stream.frames.put(frame)
+
+    def end(self) -> None:
+        """Tell the streams that nothing comes any more."""
         for stream in self._streams.values():
             stream.frames.put(Frame(Kind.CLOSE, stream.number))
 

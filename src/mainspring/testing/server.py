@@ -100,6 +100,14 @@ class RunnerServer:
                 raise TimeoutError(f"{attempt} did not become {state} within {timeout_s:g} s, it is {told.state or 'silent'}")
         return told
 
+    def wait_said(self, attempt: str, words: bytes, replica: int = 0, timeout_s: float = 60.0) -> Told:
+        """Block until the replica's log has these words: "running" is told before user code does its first step. TimeoutError."""
+        told = self.of(attempt, replica)
+        with self.moved:
+            if not self.moved.wait_for(lambda: words in told.log, timeout_s):
+                raise TimeoutError(f"{attempt} did not say {words!r} within {timeout_s:g} s, but {told.log[-200:]!r}")
+        return told
+
     def inside(self, attempt: str, replica: int = 0, timeout_s: float = 60.0) -> HalfTunnel:
         """Return the tunnel into a replica, once its runner has dialled. Raises TimeoutError."""
         key = (attempt, replica)
@@ -254,7 +262,9 @@ class RunnerServer:
             made.serve()
         finally:
             with self.moved:
-                self.tunnels.pop((attempt, replica), None)
+                if self.tunnels.get((attempt, replica)) is made:  # the runner may have dialled again
+                    del self.tunnels[attempt, replica]
+            made.end()
 
     def _send(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | bytes) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -61,6 +61,8 @@ PAGES: tuple[tuple[str, Callable[[View], Awaitable[None]]], ...] = (
     ("/settings", settings.page),
 )
 GZIP_LEVEL = 1  # the usual 9 takes as long as drawing the page, and makes it smaller by a tenth
+DRAWN_S = 30.0  # a page that takes longer is told as an error; it takes some tens of milliseconds
+BACK_S = 10.0  # a tab that was silent for so long is drawn anew
 # NiceGUI compiles templates in the browser, hence 'unsafe-eval'; nothing may come from, or go to, another host
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -84,6 +86,7 @@ def attach_ui(api: FastAPI, ctx: Context) -> None:
         show_welcome_message=False,
         gzip_middleware_factory=partial(GZipMiddleware, compresslevel=GZIP_LEVEL),
         storage_secret=None,
+        reconnect_timeout=BACK_S,
     )
 
 
@@ -110,7 +113,7 @@ def actor_of(request: Request) -> Actor:
 
 
 def _hang(ctx: Context, path: str, draw: Callable[[View], Awaitable[None]]) -> None:
-    @ui.page(path)
+    @ui.page(path, response_timeout=DRAWN_S)
     async def _page(request: Request) -> None:
         view = await _view(ctx, request)
         client = ui.context.client
