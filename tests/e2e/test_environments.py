@@ -106,10 +106,10 @@ def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, p
 
 
 # It lives a little longer than the question what is installed, which is not waited for beyond some seconds.
-GO = """import beta, glob, os, sys, time
+GO = """import beta, os, pathlib, sys, time
 print(beta.version, sys.prefix)
-deadline = time.monotonic() + 60
-while b"environment_seen" not in open(os.environ["MAINSPRING_SPOOL"] + "/events", "rb").read() and time.monotonic() < deadline:
+events, deadline = pathlib.Path(os.environ["MAINSPRING_SPOOL"], "events"), time.monotonic() + 60
+while not (events.exists() and b"environment_seen" in events.read_bytes()) and time.monotonic() < deadline:
     time.sleep(0.02)
 """
 
