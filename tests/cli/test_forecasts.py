@@ -5,10 +5,31 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mainspring.cli.forecasts import sentence
+from mainspring.core.forecasts import Forecast
+
 pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(
+    ("earliest_s", "latest_s", "words"),
+    [
+        (0, 1, r"now"),
+        (60, 61, r"at about \d\d:\d\d:\d\d"),
+        (60, 400, r"between \d\d:\d\d:\d\d and \d\d:\d\d:\d\d \(80 %\)"),
+        (60, 4000, r"between \d\d:\d\d and \d\d:\d\d \(80 %\)"),
+        (60, 30 * 3600, r"between \w+ \d\d \w+ \d\d:\d\d and \w+ \d\d \w+ \d\d:\d\d \(80 %\)"),
+    ],
+)
+def test_both_ends_of_an_interval_are_told_alike(earliest_s: float, latest_s: float, words: str) -> None:
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    early, late = (now + timedelta(seconds=one) for one in (earliest_s, latest_s))
+    told = Forecast(earliest=early, median=early, latest=late, confidence=0.8)
+    assert re.fullmatch(words, sentence(told, now))
 
 
 def test_the_record_is_told(cli, server) -> None:

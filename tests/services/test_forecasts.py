@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mainspring.core.actors import Actor
@@ -49,6 +51,16 @@ def test_nothing_is_foretold_of_a_run_that_waits_for_its_owners_word(house) -> N
     runs.resume(house.ctx, EDITOR, held.id)
     house.plan()
     assert forecasts.of_run(house.ctx, EDITOR, held.id).median > house.clock.now()
+
+
+def test_nothing_is_foretold_of_a_run_that_no_machine_fits_any_more(house) -> None:
+    runs.submit(house.ctx, EDITOR, spec(1))
+    waits, _ = runs.submit(house.ctx, EDITOR, spec(2))
+    (node,) = house.ctx.store.nodes.all()
+    house.ctx.store.nodes.upsert("local", [replace(node, devices=node.devices[:1])], now=house.clock.now())
+    house.plan()
+    with pytest.raises(StateError, match="Nobody can say when"):
+        forecasts.of_run(house.ctx, EDITOR, waits.id)
 
 
 def test_less_starts_sooner_and_what_never_fits_is_refused(house) -> None:

@@ -95,14 +95,15 @@ def sentence(told: Forecast, now: datetime | None = None) -> str:
         return "now"
     confidence = f"({told.confidence:.0%})".replace("%", " %")
     if (told.latest - told.earliest).total_seconds() < SOON_S:
-        return f"at about {_clock(told.median, at)}"
-    return f"between {_clock(told.earliest, at)} and {_clock(told.latest, at)} {confidence}"
+        return f"at about {told.median.astimezone():{_digits(told.median, at)}}"
+    clock = _digits(told.latest, at)  # of both: as fine as the later one can be told
+    return f"between {told.earliest.astimezone():{clock}} and {told.latest.astimezone():{clock}} {confidence}"
 
 
-def _clock(moment: datetime, now: datetime) -> str:
-    local = moment.astimezone()
-    seconds = "%H:%M:%S" if (moment - now).total_seconds() < 600 else "%H:%M"
-    return local.strftime(seconds if (moment - now).total_seconds() < 20 * 3600 else "%a %d %b %H:%M")
+def _digits(moment: datetime, now: datetime) -> str:
+    """Return how a moment is told: with seconds when it is near, with its day when it is far."""
+    away_s = (moment - now).total_seconds()
+    return "%H:%M:%S" if away_s < 600 else "%H:%M" if away_s < 20 * 3600 else "%a %d %b %H:%M"
 
 
 def _wait(told: Forecast | None) -> str | Text:

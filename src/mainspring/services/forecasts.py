@@ -26,7 +26,8 @@ from mainspring.store.forecasts import Arrival, Told
 SEED = 7  # the same question at the same moment has the same answer
 MOST_WAITING = 1000  # the front of the queue: who stands behind it waits for all of these
 MOST_CHOICES = 32
-HELD = frozenset({ReasonCode.PAUSED, ReasonCode.SHARE_HELD})  # they wait for somebody's word, not for their turn
+# Who waits for somebody's word, or for machines that are not there, waits for no turn.
+UNFORESEEN = frozenset({ReasonCode.PAUSED, ReasonCode.SHARE_HELD, ReasonCode.CANNOT_FIT, ReasonCode.NO_CLUSTER})
 LATELY = timedelta(hours=6)  # who came then may come again
 SLACK = timedelta(seconds=1)  # nobody notices
 
@@ -34,7 +35,7 @@ SLACK = timedelta(seconds=1)  # nobody notices
 def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
     """Return when a waiting run is expected to start: by the plan, or once it was placed by its engine's own word.
 
-    Raises StateError for a run that does not wait, or waits for somebody's word.
+    Raises StateError for a run that does not wait, or not for its turn (`UNFORESEEN`).
     """
     run = get(ctx, actor, ref)
     begins_at = expected_by_engine(run.reason) if run.state is RunState.RUNNING else None
@@ -43,7 +44,7 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
         return Forecast(earliest=ctx.clock.now(), median=at, latest=at)
     if run.state is not RunState.QUEUED:
         raise StateError(f"Run {run.name} does not wait: it is {run.state}.", hint=f"mainspring why {run.id}")
-    if run.desired is not Desired.RUN or (run.reason is not None and run.reason.code in HELD):
+    if run.desired is not Desired.RUN or (run.reason is not None and run.reason.code in UNFORESEEN):
         why = run.reason.sentence if run.reason is not None else "It is paused."
         raise StateError(f"Nobody can say when run {run.name} starts. {why}", hint=f"mainspring why {run.id}")
     found = _sample(ctx).forecast(run.id, _record(_told(ctx)))

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from mainspring.core.forecasts import Forecast
 from mainspring.core.queries import Waiting
-from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.reasons import Reason
 from mainspring.core.records import Desired, RunState
 from mainspring.services import clusters, forecasts, runs
 from mainspring.ui import parts, shares
@@ -20,7 +20,6 @@ from mainspring.ui.view import View
 
 MAX_ROWS = 200
 RUN_ID = re.compile(r"(?:run )?\b(?P<id>run-[0-9a-z]{12,32})\b")
-NEVER = (ReasonCode.PAUSED, ReasonCode.CANNOT_FIT, ReasonCode.NO_CLUSTER, ReasonCode.SHARE_HELD)
 MAX_PEOPLE = 4  # named in the sentence
 FORECAST_S = 10.0  # how often the expected starts are worked out while somebody looks
 
@@ -61,7 +60,10 @@ def waiting(view: View) -> str:
         return parts.note("Nobody: what is submitted now starts at once where it fits.")
     expected = forecasts.of_queue(view.ctx, view.actor, age_s=FORECAST_S)
     order = {run: number for number, run in enumerate(expected)}
-    ranked = sorted(found, key=lambda one: (one.reason is not None and one.reason.code in NEVER, order.get(one.run, len(order))))
+    ranked = sorted(
+        found,
+        key=lambda one: (one.reason is not None and one.reason.code in forecasts.UNFORESEEN, order.get(one.run, len(order))),
+    )
     known = view.ctx.store.runs.some([one.run for one in ranked[:MAX_ROWS]])
     names = {str(one.run): one.name for one in found}
     has_priority = any(one.priority for one in found)
@@ -121,7 +123,7 @@ def start_of(view: View, ref: str) -> str:
 
 def start(view: View, reason: Reason | None, expected: Forecast | None) -> str:
     """Return the interval in which a run is expected to start, the exact moments on hover."""
-    if expected is None or (reason is not None and reason.code in NEVER):
+    if expected is None or (reason is not None and reason.code in forecasts.UNFORESEEN):
         return '<span class="ms-soft">not foreseen</span>'
     now = view.ctx.clock.now()
     soon, late = ((at - now).total_seconds() for at in (expected.earliest, expected.latest))
