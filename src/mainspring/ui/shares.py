@@ -22,7 +22,7 @@ AGE_S = 4.0  # of what a long queue makes slow to work out
 PAST_S = 60.0  # how often the past is drawn again
 MAX_BANDS = 7
 MAX_ROWS = 200
-NUMERIC = ("Hold", "Fair", "Owed", "Ask for", "Weight")
+NUMERIC = ("Hold", "Fair", "Owed", "Ask for", "Weight now")
 NAMES = {"gpu": "GPU", "cpu": "CPU", "memory": "memory"}
 
 
@@ -147,7 +147,7 @@ def tree(view: View) -> str:
         "Ask for",
         "Promised",
         "Limit",
-        "Weight",
+        "Weight now",
     )
     rows = [[cell for cell, is_kept in zip(row(one, unit, whole), kept, strict=True) if is_kept] for one in found[:MAX_ROWS]]
     shown = [head for head, is_kept in zip(heads, kept, strict=True) if is_kept]
