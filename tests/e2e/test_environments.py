@@ -105,6 +105,17 @@ def test_what_was_pruned_goes_with_the_next_run_and_is_built_again(site: Site, p
     assert "is built on this node" in site.cli(*words, cwd=project).out
 
 
+def test_what_is_pruned_now_is_gone_when_the_command_is_done(site: Site, project: Path) -> None:
+    words = ("run", "train.py", "--environment", "lock", "--wheels", str(project.parent / "wheelhouse"))
+    lock = json.loads(site.cli(*words, "--json", cwd=project).out)["spec"]["environment"]["lock"]
+    listed = listed_of(site, lock)
+    pruned = site.cli("env", "prune", listed["key"][:8], "--now", timeout_s=150)
+    assert (pruned.code, "1 environment, " in pruned.out, ": removed." in pruned.out) == (0, True, True), pruned
+    assert not listed_of(site, lock)
+    assert not list(site.home.glob(f"**/environments/{listed['key']}"))
+    assert site.wait("env-prune")["state"] == "succeeded", "it ends by itself"
+
+
 # It lives a little longer than the question what is installed, which is not waited for beyond some seconds.
 GO = """import beta, os, pathlib, sys, time
 print(beta.version, sys.prefix)

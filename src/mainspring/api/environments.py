@@ -19,12 +19,16 @@ router = APIRouter(prefix=PREFIX, tags=["environments"])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """Which environments are to go: `keys` (or their beginnings), else those unused for `unused_s`, less `keep` a node."""
+    """Which environments are to go: `keys` (or their beginnings), else those unused for `unused_s`, less `keep` a node.
+
+    `is_now`: by a tiny run on each node, which is submitted; else by the next run there.
+    """
 
     keys: tuple[str, ...] = ()
     unused_s: float = 0.0
     keep: int = 0
     node: str = ""
+    is_now: bool = False
 
 
 @router.get("/environments")
@@ -38,7 +42,9 @@ def all_environments(ctx: Ctx, actor: Who) -> Response:
 @shaped(takes=Prune, gives=NodeEnvironment, is_page=True)
 def prune(ctx: Ctx, actor: Who, body: Annotated[Prune, Depends(body_of(Prune))]) -> Response:
     """Let environments go: the next run on their node removes them, never one in use."""
-    found = environments.prune(ctx, actor, keys=body.keys, unused_s=body.unused_s, keep=body.keep, node=body.node)
+    found = environments.prune(
+        ctx, actor, keys=body.keys, unused_s=body.unused_s, keep=body.keep, node=body.node, is_now=body.is_now
+    )
     return answer_all(found)
 
 

@@ -10,11 +10,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mainspring.cli.connecting import connect
-from mainspring.cli.options import Json
+from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import age, emit_json, facts, note, say, short, table
+from mainspring.cli.submit import busy
 from mainspring.core.environments import NodeEnvironment
 from mainspring.core.errors import NotFoundError
-from mainspring.core.units import show_bytes
+from mainspring.core.units import counted, show_bytes
 from mainspring.sdk.resources import to_seconds
 
 SHOWN = 12  # characters of a key
@@ -87,11 +88,12 @@ def prune(
     older_than: str | None = None,
     keep: int = 0,
     node: str = "",
+    now: Annotated[bool, Flag] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Let environments go: those named, else all that no run uses (administrators). The next run on the node removes them.
 
-    Examples: `mainspring env prune --older-than 30d`, `mainspring env prune --keep 3`, `mainspring env prune 3f2a91`.
+    Examples: `mainspring env prune --older-than 30d`, `mainspring env prune --keep 3 --now`, `mainspring env prune 3f2a91`.
 
     Parameters
     ----------
@@ -101,16 +103,27 @@ def prune(
         Not the last used ones, so many of each node.
     node
         Only on this node.
+    now
+        Submit a tiny run to each node for it, and wait until they are gone.
     """
     unused_s = to_seconds(older_than, "--older-than")
-    found = connect().environments.prune(keys=key, unused_s=unused_s, keep=keep, node=node)
+    client = connect()
+    found = client.environments.prune(keys=key, unused_s=unused_s, keep=keep, node=node, is_now=now)
+    left: list[NodeEnvironment] = []
+    if now and found:
+        with busy("a run on each node removes them"):
+            left = client.environments.left(found)
     if as_json:
         emit_json(found)
-        return
+        return int(bool(left))
     _list(found, empty="There is nothing to remove.")
     if found:
-        size = sum(one.size_bytes for one in found)
-        say(f"{len(found)} environments, {show_bytes(size)}: removed by the next run on their node.")
+        size = show_bytes(sum(one.size_bytes for one in found))
+        when = "removed by the next run on their node" if not now else "removed" if not left else f"{len(left)} are still there"
+        say(f"{counted(len(found), 'environment')}, {size}: {when}.")
+    if left:
+        note("What keeps them: mainspring ps --tag env-prune")
+    return int(bool(left))
 
 
 def _list(found: Iterable[NodeEnvironment], *, empty: str) -> None:

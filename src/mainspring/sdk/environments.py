@@ -17,9 +17,16 @@ def environments() -> list[NodeEnvironment]:
     return connect().environments.all()
 
 
-def prune_environments(*keys: str, older_than: str | float | None = None, keep: int = 0, node: str = "") -> list[NodeEnvironment]:
+def prune_environments(
+    *keys: str, older_than: str | float | None = None, keep: int = 0, node: str = "", now: bool = False
+) -> list[NodeEnvironment]:
     """Let environments go (administrators): those named, else all that no run used for `older_than`, less the newest `keep`.
 
-    The next run on their node removes them, never one in use. Return those that were asked for.
+    The next run on their node removes them, never one in use; `now` submits a tiny run to each node, and waits for two
+    minutes at most. Return those that were asked for.
     """
-    return connect().environments.prune(keys=keys, unused_s=to_seconds(older_than, "older_than"), keep=keep, node=node)
+    client, unused_s = connect(), to_seconds(older_than, "older_than")
+    found = client.environments.prune(keys=keys, unused_s=unused_s, keep=keep, node=node, is_now=now)
+    if now:
+        client.environments.left(found)
+    return found

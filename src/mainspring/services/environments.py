@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -11,9 +11,19 @@ from mainspring.core.actors import Actor
 from mainspring.core.codec import decode
 from mainspring.core.environments import Captured, NodeEnvironment, RunEnvironment, lock_of
 from mainspring.core.errors import MainspringError, NotFoundError, UsageError
-from mainspring.core.records import Run
+from mainspring.core.ids import RunId
+from mainspring.core.records import NodeState, Run
+from mainspring.core.resources import Resources
+from mainspring.core.specs import RunSpec
 from mainspring.services import runs
 from mainspring.services.context import Context
+
+REMOVED_S = 120.0  # what is not gone by then goes with a later run
+# its runner removes them beside it, and writes an event of each
+_UNTIL_REMOVED = """n=0
+until [ "$(grep -c environment_removed "$MAINSPRING_SPOOL/events" 2>/dev/null)" -ge {count} ] || [ $n -ge {looks} ]; do
+  n=$((n + 1)); sleep 0.2
+done"""
 
 
 def all(ctx: Context, actor: Actor) -> list[NodeEnvironment]:
@@ -39,12 +49,19 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> RunEnvironment:
 
 
 def prune(
-    ctx: Context, actor: Actor, *, keys: Sequence[str] = (), unused_s: float = 0.0, keep: int = 0, node: str = ""
+    ctx: Context,
+    actor: Actor,
+    *,
+    keys: Sequence[str] = (),
+    unused_s: float = 0.0,
+    keep: int = 0,
+    node: str = "",
+    is_now: bool = False,
 ) -> list[NodeEnvironment]:
     """Write that environments are to go (administrators), and return them; the next run on their node removes them.
 
     Those named by `keys` (or their beginnings); else those that no run used for `unused_s`, less the newest `keep` of a node.
-    None that is in use. Raises NotFoundError for a key that nothing has.
+    None that is in use. `is_now`: that run is submitted, a tiny one for each node. Raises NotFoundError (no such key).
     """
     actor.need_admin()
     if unused_s < 0 or keep < 0:
@@ -65,7 +82,23 @@ def prune(
             wanted.append(one)
     event = runs.said(actor, "environment.prune_asked", ctx.store.installation, "", count=len(wanted))
     ctx.store.environments.ask_to_go(wanted, now=now, event=event)
+    if is_now:
+        _remove(ctx, actor, wanted)
     return [replace(one, asked_to_go_at=now, node=names.get(one.node, one.node)) for one in wanted]
+
+
+def _remove(ctx: Context, actor: Actor, wanted: Sequence[NodeEnvironment]) -> None:
+    """Submit a run to each node that lives until they are gone there, for each project: a container engine keeps them apart."""
+    nodes = {node.id: node for node in ctx.store.nodes.all() if node.state is NodeState.READY}
+    known = ctx.store.runs.some([RunId(one.run) for one in wanted])
+    places = Counter((one.node, known[RunId(one.run)].project if one.run in known else "default") for one in wanted)
+    for (node, project), count in places.items():
+        if node not in nodes:  # it takes no runs now
+            continue
+        command = ("sh", "-c", _UNTIL_REMOVED.format(count=count, looks=int(REMOVED_S / 0.2)))
+        asked = Resources(cpu_milli=min(100, nodes[node].cpu_milli), labels={"node": node})
+        spec = RunSpec(name="env-prune", project=project, command=command, resources=asked, tags=("env-prune",))
+        runs.submit(ctx, actor, spec)
 
 
 def _captured(ctx: Context, run: Run) -> Captured | None:
