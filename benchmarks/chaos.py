@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,21 +37,34 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=8, help="runs in flight in each round")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="the number of the first round")
-    parser.add_argument("--seconds", type=float, default=0.0, help="end after the round in which this time is over")
+    parser.add_argument("--at-once", type=int, default=1, help="rounds beside each other, each with an installation of its own")
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin no round after this time")
     kept = Path(tempfile.gettempdir()) / "mainspring-chaos.json"
     parser.add_argument("--state", type=Path, default=kept, help=f"where it is kept what is done; default {kept}")
     asked = parser.parse_args()
     conftest, cases = load("conftest"), load("test_chaos")
     state = read_state(asked.state, asked.seed, asked.runs)
-    began = time.monotonic()
-    for number in range(asked.first, asked.first + asked.rounds):
-        if str(number) in state["rounds"]:
-            continue
-        state["rounds"][str(number)] = told = play(conftest, cases, random.Random(asked.seed * 1_000_003 + number), asked.runs)
-        write_state(asked.state, state)
-        print(f"round {number}: {json.dumps(told)}", file=sys.stderr, flush=True)
-        if asked.seconds and time.monotonic() - began > asked.seconds:
-            break
+    until = time.monotonic() + asked.seconds if asked.seconds else math.inf
+    turn = threading.Lock()
+
+    def one(number: int) -> None:
+        if time.monotonic() > until:
+            return
+        told = play(conftest, cases, random.Random(asked.seed * 1_000_003 + number), asked.runs)
+        with turn:
+            state["rounds"][str(number)] = told
+            write_state(asked.state, state)
+            print(f"round {number}: {json.dumps(told)}", file=sys.stderr, flush=True)
+
+    left = [number for number in range(asked.first, asked.first + asked.rounds) if str(number) not in state["rounds"]]
+    with ThreadPoolExecutor(asked.at_once) as pool:
+        rounds = [pool.submit(one, number) for number in left]
+        try:
+            for each in rounds:
+                each.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     tell(state, asked.runs)
     if any(one["broken"] for one in state["rounds"].values()):
         sys.exit(1)
