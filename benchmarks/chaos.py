@@ -62,8 +62,8 @@ def main() -> None:
         try:
             for each in rounds:
                 each.result()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # and Ctrl-C: what is played comes to its end, nothing more is begun
+            pool.shutdown(cancel_futures=True)
             raise
     tell(state, asked.runs)
     if any(one["broken"] for one in state["rounds"].values()):
@@ -85,8 +85,6 @@ def play(conftest: ModuleType, cases: ModuleType, dice: random.Random, runs: int
         cases.submit_all(site, runs)
         cases.wait_all(site, runs, timeout_s=DONE_S)
         site.check(runs, were_runners_killed=kind in ("runner point", "runner deaths", "both"))
-    except KeyboardInterrupt:
-        raise
     except BaseException as broken:  # the loop's top: also pytest's own, which are no Exception; the next round goes on
         told["broken"] = f"{type(broken).__name__}: {str(broken)[:2000]}"
         told["home"] = str(home)

@@ -108,13 +108,15 @@ def submit(client: Client, name: str) -> Run:
 
 def note_reason(scene: Scene, client: Client, run: Run, what: str) -> None:
     """Remember what a run was told that waits, once for each kind of moment."""
-    while what not in scene.reasons:
+    deadline = time.monotonic() + 10
+    while what not in scene.reasons and time.monotonic() < deadline:
         told = client.runs.why(run.id)
         if told["state"] != "queued":
             return
         if told["reason"]["code"] != ReasonCode.NOT_PLANNED_YET:
             scene.reasons[what] = str(told["sentence"])
-        time.sleep(0.05)
+        else:
+            time.sleep(0.05)
 
 
 def all_runs(client: Client) -> Iterator[Run]:

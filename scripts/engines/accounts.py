@@ -41,9 +41,10 @@ def start(folder: Path) -> Accounting:
     """Start both for the cluster of `folder`, whose munge is up. Raises RuntimeError."""
     place = folder / "accounting"
     place.mkdir(mode=0o755)
-    database, port = free_ports(2)
     password = secrets.token_hex(16)
-    pids = [_database(place, database, password)]
+    _make_database(place, password)
+    database, port = free_ports(2)
+    pids = [_database(place, database)]
     try:
         _until_open(database, pids[0], place / "mariadbd.log")
         pids.append(_daemon(folder, place, database, port, password))
@@ -82,10 +83,16 @@ def commands(cluster: str) -> list[list[str]]:
     return [["sacctmgr", "--immediate", "--quiet", *words] for words in made]
 
 
-def _database(place: Path, port: int, password: str) -> int:
-    data = place / "data"
-    words = ["--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=socket", "--skip-test-db", "--user=root"]
-    made = subprocess.run([_program("mariadb-install-db"), *words], capture_output=True, text=True, check=False, cwd=place)
+def _make_database(place: Path, password: str) -> None:
+    words = [
+        "--no-defaults",
+        f"--datadir={place}/data",
+        "--auth-root-authentication-method=socket",
+        "--skip-test-db",
+        "--user=root",
+    ]
+    command = [_program("mariadb-install-db"), *words]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, timeout=READY_S)
     if made.returncode != 0:
         raise RuntimeError(f"mariadb-install-db: {made.stdout[-1000:]}{made.stderr[-1000:]}")
     first = place / "first.sql"
@@ -93,8 +100,11 @@ def _database(place: Path, port: int, password: str) -> int:
     first.write_text(
         f"CREATE USER slurm@'127.0.0.1' IDENTIFIED BY '{password}';\nGRANT ALL ON accounts.* TO slurm@'127.0.0.1';\n"
     )
-    words = ["--no-defaults", f"--datadir={data}", f"--socket={place}/socket", f"--port={port}", "--bind-address=127.0.0.1"]
-    words += ["--user=root", f"--pid-file={place}/mariadbd.pid", f"--init-file={first}", "--skip-name-resolve"]
+
+
+def _database(place: Path, port: int) -> int:
+    words = ["--no-defaults", f"--datadir={place}/data", f"--socket={place}/socket", f"--port={port}", "--bind-address=127.0.0.1"]
+    words += ["--user=root", f"--pid-file={place}/mariadbd.pid", f"--init-file={place}/first.sql", "--skip-name-resolve"]
     words += ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--performance-schema=OFF"]
     return _spawn(place, "mariadbd", words)
 
@@ -154,4 +164,6 @@ def _until_open(port: int, pid: int, log: Path) -> None:
                 raise RuntimeError(f"{log.stem} does not start:\n{told}") from None
             time.sleep(0.05)
         else:
-            return
+            if is_alive(pid):  # else somebody else's
+                return
+            raise RuntimeError(f"{log.stem} did not get its port {port}.")

@@ -139,6 +139,8 @@ def _start(*, is_accounted: bool = False) -> Slurm:
     except BaseException:
         for pid in reversed(started):
             end(pid)
+        _remove_groups(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return engine
 
@@ -287,7 +289,11 @@ def _node(folder: Path, name: str) -> int:
 
 def _run(folder: Path, words: Sequence[str]) -> str:
     env = {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf"}
-    return subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=90).stdout
+    try:
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=90).stdout
+    except subprocess.CalledProcessError as wrong:
+        wrong.add_note(str(wrong.stderr))
+        raise
 
 
 def _spawn(folder: Path, program: str, words: Sequence[str], name: str = "") -> int:

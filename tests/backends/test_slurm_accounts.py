@@ -132,3 +132,5 @@ def test_an_account_that_slurm_takes_back_is_the_clusters_trouble_and_no_runs(
     configured(backend, account="chemistry")
     with pytest.raises(CredentialsError, match="Invalid account"):
         backend.launch(suite.request(backend, server, SLEEP, "blameless"))
+    with pytest.raises(CredentialsError, match="Invalid account"):  # it says what the pool says
+        backend.launch(asking(suite.request(backend, server, SLEEP, "same"), account="chemistry"))

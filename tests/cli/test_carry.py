@@ -58,8 +58,13 @@ def test_a_checkpoint_asked_for_is_where_the_next_try_begins(cli, server, tmp_pa
     wait_for(lambda: attempts()[0]["state"] == "ended", "the pause")
     here = [Path(root, name) for root, names, _ in os.walk(server) for name in names if name == "checkpoints"]
     assert here
-    for path in here:
-        shutil.rmtree(path, ignore_errors=True)  # as on a node that has never seen the run; the server tidies up meanwhile
+
+    def is_gone() -> bool:  # as on a node that has never seen the run; the server tidies up meanwhile
+        for path in here:
+            shutil.rmtree(path, ignore_errors=True)
+        return not any(path.exists() for path in here)
+
+    wait_for(is_gone, "the loss of its files")
     assert cli("resume", run, home=server).returncode == 0
     done = cli("logs", "-f", run, home=server)
     assert done.returncode == 0, done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mainspring.runner import cache
+from mainspring.runner import cache, captures
 from mainspring.runner.cache import STAMP_S, cached, is_there, keep, make_room
 
 CODE = "import os; i = os.environ['MAINSPRING_INPUTS']; print(open(i + '/rows/rows.csv').read(), end='')"
@@ -149,6 +150,24 @@ def test_a_blob_of_an_older_cache_is_read_once_and_kept(tmp_path: Path) -> None:
     os.utime(cached(str(tmp_path), digest))
     assert is_there(str(tmp_path), digest, -1)
     assert os.stat(cached(str(tmp_path), digest)).st_mtime == STAMP_S
+
+
+def test_every_kind_of_package_is_seen_with_its_name_and_version(tmp_path: Path) -> None:
+    """As a wheel, as a folder of an old build, as the one file that distributions install, and one that tells no version."""
+    site = tmp_path / "site"
+    for name, text in {
+        "one-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: One\nVersion: 1.0\n\nName: story\n",
+        "two-2.0.egg-info/PKG-INFO": "Metadata-Version: 1.0\nName: two\nVersion: 2.0\n",
+        "three-3.0.egg-info": "Metadata-Version: 1.0\nName: three\nVersion: 3.0\n",
+        "four.dist-info/METADATA": "Metadata-Version: 2.1\nName: four\n",
+        "five-5.0.dist-info/METADATA": "",
+    }.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    words = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{captures._SCRIPT}"]
+    seen, _ = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    found = {one["name"]: one["version"] for one in seen["packages"]}
+    assert found.items() >= {"One": "1.0", "two": "2.0", "three": "3.0", "four": ""}.items()
 
 
 def test_of_runs_that_begin_at_once_one_asks_their_interpreter_what_is_installed(site: Any, server: Any, tmp_path: Path) -> None:

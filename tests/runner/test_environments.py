@@ -371,6 +371,19 @@ def test_what_was_used_least_lately_makes_room_and_never_what_is_in_use(
     assert sorted(path.name[0] for path in tmp_path.glob("*.json")) == [letter for letter in "abcd" if letter not in goes]
 
 
+def test_of_what_never_was_in_this_cache_nothing_is_told_and_of_what_went_before_it_is(tmp_path: Path, monkeypatch: Any) -> None:
+    """A node may have several caches, as container engines keep projects apart: the key may be in another one."""
+    monkeypatch.setattr(cache, "KEEP_FREE_BYTES", 0)
+    told: list[str] = []
+    there = Environments(str(tmp_path), lambda _: None, lambda kind, key: told.append(key), lambda: False)
+    kept(tmp_path, "a", 1e9)
+    here, elsewhere = "a" * 32, "b" * 32
+    assert there.make_room(4000, (here, elsewhere)) == [here]
+    assert told == [here]
+    assert there.make_room(4000, (here, elsewhere)) == []
+    assert told == [here, here], "who removed it may have ended before it could tell"
+
+
 def test_the_next_run_keeps_the_limit_and_its_own_environment_whatever_the_limit(node: Node, server: Any) -> None:
     one, two = make_wheel(node.wheels, "alpha", "1.0"), make_wheel(node.wheels, "alpha", "1.1")
     node.ask(pinned(one), "import alpha; print(alpha.version)")

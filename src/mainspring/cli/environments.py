@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +16,12 @@ from mainspring.cli.output import age, emit_json, facts, note, say, short, table
 from mainspring.cli.submit import busy
 from mainspring.core.environments import NodeEnvironment
 from mainspring.core.errors import NotFoundError
+from mainspring.core.records import Run, RunState
 from mainspring.core.units import counted, show_bytes
 from mainspring.sdk.resources import to_seconds
 
 SHOWN = 12  # characters of a key
+NOW_S = 120.0  # a run may have to wait for its turn: what it is there for comes with it
 
 
 def ls(*, as_json: Json = False) -> None:
@@ -104,25 +107,30 @@ def prune(
     node
         Only on this node.
     now
-        Submit a tiny run to each node for it, and wait until they are gone.
+        Submit a tiny run to each node for it, and wait until these are over; 1 when something is still there.
     """
     unused_s = to_seconds(older_than, "--older-than")
     client = connect()
-    found = client.environments.prune(keys=key, unused_s=unused_s, keep=keep, node=node, is_now=now)
+    found = client.environments.prune(keys=key, unused_s=unused_s, keep=keep, node=node)
+    unended: list[Run] = []
     left: list[NodeEnvironment] = []
     if now and found:
-        with busy("a run on each node removes them"):
-            left = client.environments.left(found)
+        with busy("A tiny run on each node removes them"):
+            until = time.monotonic() + NOW_S
+            ended = [client.runs.wait(run.id, max(0.0, until - time.monotonic())) for run in client.environments.remove_now()]
+        unended = [run for run in ended if run.state is not RunState.SUCCEEDED]
+        left = client.environments.left(found)
     if as_json:
         emit_json(found)
         return int(bool(left))
     _list(found, empty="There is nothing to remove.")
     if found:
         size = show_bytes(sum(one.size_bytes for one in found))
-        when = "removed by the next run on their node" if not now else "removed" if not left else f"{len(left)} are still there"
+        still = f"{len(left)} still there on {', '.join(sorted({one.node for one in left}))}, for the next run there"
+        when = "removed by the next run on their node" if not now else still if left else "removed"
         say(f"{counted(len(found), 'environment')}, {size}: {when}.")
-    if left:
-        note("What keeps them: mainspring ps --tag env-prune")
+    for run in unended:
+        note(f"{run.name} ({short(run.id)}) is {run.state}: mainspring why {run.id}")
     return int(bool(left))
 
 

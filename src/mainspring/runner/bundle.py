@@ -152,13 +152,14 @@ def _untyped(source: str) -> str:
             cuts.append((node.lineno, node.col_offset + len(node.arg), node.annotation))
         elif isinstance(node, ast.FunctionDef) and node.returns is not None:
             at = node.returns.lineno
-            cuts.append((at, lines[at - 1].rindex(" ->", 0, node.returns.col_offset), node.returns))
+            cuts.append((at, lines[at - 1].rfind(" ->", 0, node.returns.col_offset), node.returns))
         elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Attribute):
             cuts.append((node.lineno, node.target.end_col_offset or 0, node.annotation))
     for at, start, kind in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
         line = lines[at - 1]
-        if kind.end_lineno == at and line.isascii():  # columns count bytes
-            lines[at - 1] = line[:start] + line[kind.end_col_offset :]
+        rest = line[kind.end_col_offset :]
+        if start >= 0 and kind.lineno == kind.end_lineno == at and line.isascii() and rest.startswith((":", ",", ")", " =")):
+            lines[at - 1] = line[:start] + rest  # columns count bytes
     return "\n".join(lines) + "\n"
 
 

@@ -24,9 +24,10 @@ _SCRIPT = r"""
 import importlib.metadata as m, json, platform, re, sys, sysconfig
 found = {}
 for one in m.distributions():
-    head = (one.read_text("METADATA") or one.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    head = (one.read_text("METADATA") or one.read_text("PKG-INFO") or one.read_text("") or "").partition("\n\n")[0]
     told = {key.lower(): value for key, value in re.findall(r"(?m)^(Name|Version): *(\S+)", head)}
-    name = told.get("name", "")
+    told = {"name": "", "version": "", **told}
+    name = told["name"]
     if not name or name.lower() in found:
         continue
     found[name.lower()] = told
@@ -44,7 +45,7 @@ for one in m.distributions():
     tags = re.findall(r"(?m)^Tag: *(\S+)-(\S+)-(\S+)", one.read_text("WHEEL") or "")
     if tags and folder is None:
         parts = [".".join(dict.fromkeys(tag[n] for tag in tags)) for n in range(3)]
-        told["wheel"] = "-".join([re.sub(r"[-_.]+", "_", name), told.get("version", ""), *parts]) + ".whl"
+        told["wheel"] = "-".join([re.sub(r"[-_.]+", "_", name), told["version"], *parts]) + ".whl"
 told = {"python": platform.python_version(), "implementation": sys.implementation.name, "platform": sysconfig.get_platform()}
 print(json.dumps([{**told, "packages": [found[key] for key in sorted(found)]}, sys.path]))
 """

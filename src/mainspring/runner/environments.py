@@ -130,8 +130,8 @@ class Environments:
                 is_too_much = sum(sizes) > limit_bytes or is_short(self.root)
             if (one["key"] in unwanted or is_too_much) and self._remove(str(one["key"])):
                 gone.append(str(one["key"]))
-        here = {str(one["key"]) for one in kept}
-        for key in [*gone, *(one for one in unwanted if one not in here)]:  # some went before, and nobody could tell
+        # some went before, and nobody could tell; of what never was in this cache nothing is said: it may be in another one here
+        for key in sorted({*gone, *(one for one in self._removed() if one in unwanted)}):
             self._event("environment_removed", key=key)
         return gone
 

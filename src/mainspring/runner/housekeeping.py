@@ -46,6 +46,7 @@ class House(threading.Thread):
             self._make_room()
         except Exception as wrong:  # as above
             self._folder.event("house_failed", message=repr(wrong)[:300])
+        open(self._folder.in_spool("house_over"), "w").close()  # a run that is there for nothing else waits for it
 
     def _make_room(self) -> None:
         os.makedirs(self._cache, mode=0o700, exist_ok=True)

@@ -22,11 +22,11 @@ def prune_environments(
 ) -> list[NodeEnvironment]:
     """Let environments go (administrators): those named, else all that no run used for `older_than`, less the newest `keep`.
 
-    The next run on their node removes them, never one in use; `now` submits a tiny run to each node, and waits for two
-    minutes at most. Return those that were asked for.
+    The next run on their node removes them, never one in use; `now` submits a tiny run to each node for it, and waits until
+    these are over. Return those that were asked for; `environments()` tells what is still there.
     """
     client, unused_s = connect(), to_seconds(older_than, "older_than")
-    found = client.environments.prune(keys=keys, unused_s=unused_s, keep=keep, node=node, is_now=now)
-    if now:
-        client.environments.left(found)
+    found = client.environments.prune(keys=keys, unused_s=unused_s, keep=keep, node=node)
+    for run in client.environments.remove_now() if now and found else []:
+        client.runs.wait(run.id)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -11,28 +11,21 @@ from mainspring.core.actors import Actor
 from mainspring.core.codec import decode
 from mainspring.core.environments import Captured, NodeEnvironment, RunEnvironment, lock_of
 from mainspring.core.errors import MainspringError, NotFoundError, UsageError
-from mainspring.core.ids import RunId
-from mainspring.core.records import NodeState, Run
+from mainspring.core.records import Node, NodeState, Run
 from mainspring.core.resources import Resources
-from mainspring.core.specs import RunSpec
+from mainspring.core.specs import Environment, RunSpec
 from mainspring.services import runs
 from mainspring.services.context import Context
 
-REMOVED_S = 120.0  # what is not gone by then goes with a later run
-# its runner removes them beside it, and writes an event of each
-_UNTIL_REMOVED = """n=0
-until [ "$(grep -c environment_removed "$MAINSPRING_SPOOL/events" 2>/dev/null)" -ge {count} ] || [ $n -ge {looks} ]; do
-  n=$((n + 1)); sleep 0.2
-done"""
+REMOVAL_S = 600.0
+# its runner removes them beside it, and leaves a file when that is over
+_UNTIL_OVER = 'until [ -e "$MAINSPRING_SPOOL/house_over" ]; do sleep 0.1; done'
 
 
 def all(ctx: Context, actor: Actor) -> list[NodeEnvironment]:
-    """Return the environments on nodes, as their last runs told; nodes and runs are named for people."""
+    """Return the environments on nodes, as their last runs told; nodes and clusters are named for people."""
     del actor
-    names = {node.id: node.name for node in ctx.store.nodes.all()}
-    clusters = {cluster.id: cluster.name for cluster in ctx.store.clusters.all()}
-    found = ctx.store.environments.all()
-    return [replace(one, node=names.get(one.node, one.node), cluster=clusters.get(one.cluster, one.cluster)) for one in found]
+    return _named(ctx, ctx.store.environments.all())
 
 
 def of_run(ctx: Context, actor: Actor, ref: str) -> RunEnvironment:
@@ -56,12 +49,11 @@ def prune(
     unused_s: float = 0.0,
     keep: int = 0,
     node: str = "",
-    is_now: bool = False,
 ) -> list[NodeEnvironment]:
     """Write that environments are to go (administrators), and return them; the next run on their node removes them.
 
     Those named by `keys` (or their beginnings); else those that no run used for `unused_s`, less the newest `keep` of a node.
-    None that is in use. `is_now`: that run is submitted, a tiny one for each node. Raises NotFoundError (no such key).
+    None that is in use. Raises NotFoundError for a key that nothing has.
     """
     actor.need_admin()
     if unused_s < 0 or keep < 0:
@@ -82,23 +74,52 @@ def prune(
             wanted.append(one)
     event = runs.said(actor, "environment.prune_asked", ctx.store.installation, "", count=len(wanted))
     ctx.store.environments.ask_to_go(wanted, now=now, event=event)
-    if is_now:
-        _remove(ctx, actor, wanted)
-    return [replace(one, asked_to_go_at=now, node=names.get(one.node, one.node)) for one in wanted]
+    return _named(ctx, [replace(one, asked_to_go_at=now) for one in wanted])
 
 
-def _remove(ctx: Context, actor: Actor, wanted: Sequence[NodeEnvironment]) -> None:
-    """Submit a run to each node that lives until they are gone there, for each project: a container engine keeps them apart."""
+def remove_now(ctx: Context, actor: Actor) -> list[Run]:
+    """Submit the runs that remove what is to go (administrators): a tiny one to each node that takes runs; return them.
+
+    It runs as the last run did that used what is to go there, project, image and overrides: engines may keep caches apart by
+    these. What is in use then, or on a node that takes no runs, goes with a later run.
+    """
+    actor.need_admin()
+    wanted = [one for one in ctx.store.environments.all() if one.asked_to_go_at is not None and not one.is_in_use]
+    ids = list(dict.fromkeys(one.run for one in wanted))
+    users = {id: run for at in range(0, len(ids), 500) for id, run in ctx.store.runs.some(ids[at : at + 500]).items()}
     nodes = {node.id: node for node in ctx.store.nodes.all() if node.state is NodeState.READY}
-    known = ctx.store.runs.some([RunId(one.run) for one in wanted])
-    places = Counter((one.node, known[RunId(one.run)].project if one.run in known else "default") for one in wanted)
-    for (node, project), count in places.items():
-        if node not in nodes:  # it takes no runs now
+    made: dict[tuple[str, str, str], Run] = {}
+    for one in wanted:
+        user, node = users.get(one.run), nodes.get(one.node)
+        if user is None or node is None or (node.id, user.project, user.spec.environment.image) in made:
             continue
-        command = ("sh", "-c", _UNTIL_REMOVED.format(count=count, looks=int(REMOVED_S / 0.2)))
-        asked = Resources(cpu_milli=min(100, nodes[node].cpu_milli), labels={"node": node})
-        spec = RunSpec(name="env-prune", project=project, command=command, resources=asked, tags=("env-prune",))
-        runs.submit(ctx, actor, spec)
+        spec = _removal(node, user)
+        try:
+            run, _ = runs.submit(ctx, actor, spec)
+        except MainspringError:  # its project is gone, say, or the node takes less now: as on one that takes none
+            continue
+        made[node.id, user.project, user.spec.environment.image] = run
+    return list(made.values())
+
+
+def _removal(node: Node, user: Run) -> RunSpec:
+    return RunSpec(
+        name="env-prune",
+        project=user.project,
+        command=("sh", "-c", _UNTIL_OVER),
+        environment=Environment(image=user.spec.environment.image),
+        overrides=user.spec.overrides,
+        resources=Resources(cpu_milli=min(100, node.cpu_milli), labels={"node": node.id}),
+        timeout_s=REMOVAL_S,
+        tags=("env-prune",),
+    )
+
+
+def _named(ctx: Context, found: Sequence[NodeEnvironment]) -> list[NodeEnvironment]:
+    """Return them with the names of nodes and clusters in place of their ids."""
+    names = {node.id: node.name for node in ctx.store.nodes.all()}
+    clusters = {cluster.id: cluster.name for cluster in ctx.store.clusters.all()}
+    return [replace(one, node=names.get(one.node, one.node), cluster=clusters.get(one.cluster, one.cluster)) for one in found]
 
 
 def _captured(ctx: Context, run: Run) -> Captured | None:

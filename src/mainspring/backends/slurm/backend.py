@@ -336,7 +336,7 @@ class SlurmBackend:
         shape = sbatch_words(first, config, nodes=nodes, each=each)
         asked = Asked(write=files, kept={runner: data}, run=[[*shape, *words]], script=script, passed=(*PASSED_ON, "SLURM_CONF"))
         (said,) = self.door.ask(asked).said
-        return None if said.code == 0 else _refused(said, first)
+        return None if said.code == 0 else _refused(said, first, self.cluster.config)
 
     def _crowd_files(self, files: dict[str, bytes], name: str, crowd: Sequence[LaunchRequest]) -> str:
         """Write down who is in an array or a gang, for scripts there and for whoever looks at it later; return where."""
@@ -531,9 +531,10 @@ def _checked(said: Said) -> Said:
     raise UnreachableError(f"Slurm does not answer: {told}")
 
 
-def _refused(said: Said, request: LaunchRequest) -> BackendError:
+def _refused(said: Said, request: LaunchRequest, config: Mapping[str, object]) -> BackendError:
     told = said.err.strip().removeprefix("sbatch: ")[:400]
-    is_runs_own = _WRONG_ACCOUNT in told and any(name in request.overrides for name in ("account", "partition"))
+    own = [name for name in ("account", "partition") if request.overrides.get(name) not in (None, config.get(name))]
+    is_runs_own = _WRONG_ACCOUNT in told and bool(own)
     if any(word in told for word in _ACCESS) and not is_runs_own:
         return CredentialsError(f"Slurm refuses us: {told}")
     if is_runs_own or any(word in told for word in _REFUSED):
