@@ -22,7 +22,8 @@ PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 _SCHEMES = ("unix", "http+unix", "npipe", "tcp", "http", "https", "ssh")
-_IMPROPER = "container state improper"  # podman's 500 for what is a 409 of Docker: it ended meanwhile
+# podman's 500 for what is a 409 of Docker: it ended before it could be killed
+_NOT_RUNNING = ("can only kill running containers", "container state improper: ")
 _PLAINLY = {
     "FileNotFoundError": "there is no such socket.",
     "Connection refused": "nobody listens there.",
@@ -229,7 +230,7 @@ class Door:
                 raise _no_image(of_image, _said(wrong)) from wrong
             if wrong.status_code == 404:
                 raise AbsentError(_said(wrong)) from wrong
-            if wrong.status_code == 409 or _IMPROPER in _said(wrong):
+            if wrong.status_code == 409 or any(words in _said(wrong) for words in _NOT_RUNNING):
                 raise TakenError(_said(wrong)) from wrong
             if wrong.status_code in (401, 403):
                 raise CredentialsError(f"The engine at {self.host} refuses us: {_said(wrong)}") from wrong
