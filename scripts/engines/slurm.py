@@ -31,7 +31,6 @@ GPUS = 4
 FEATURES = {"n1": "lab,slow", "n2": "lab,fast"}
 CLUSTER = "lab"
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
-_COMPLETED = "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/filetxt\nJobCompLoc={folder}/completed.txt"
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
 _MEMORY = Path("/sys/fs/cgroup/memory")
@@ -117,7 +116,8 @@ def _start(*, is_accounted: bool = False) -> Slurm:
             for words in accounts.commands(CLUSTER):
                 _run(folder, words)
         else:
-            _configure(folder, _COMPLETED.format(folder=folder).splitlines())
+            kind = ["AccountingStorageType=accounting_storage/none", "JobCompType=jobcomp/filetxt"]
+            _configure(folder, [*kind, f"JobCompLoc={folder}/completed.txt"])
         controller = _spawn(folder, "slurmctld", ["-D", "-i", "-f", str(folder / "slurm.conf")])
         started.append(controller)
         nodes = {}

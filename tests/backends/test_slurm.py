@@ -204,7 +204,7 @@ class TestItsOwnWord:
         assert self.ended(backend, server, handle) == (Cause.PREEMPTED, b"begun\ntold\n")
 
     def test_how_a_job_ended_that_has_left_the_queue_is_asked_of_accounting(
-        self, backend: SlurmBackend, server: RunnerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, backend: SlurmBackend, server: RunnerServer, forgotten: Callable[[Handle], None]
     ) -> None:
         suite = TestContract()
         suite.installation = backend.installation
@@ -213,11 +213,7 @@ class TestItsOwnWord:
         handle = backend.launch(request)
         server.wait(request.attempt, "ended")
         suite.wait_for(backend, handle, ObservedState.GONE)
-        (Path(str(handle.data["folder"])) / "exit.json").unlink()  # as if the runner had been killed with it
-        (tmp_path / "forgetful").mkdir()
-        (tmp_path / "forgetful" / "squeue").write_text("#!/bin/sh\nexit 0\n")
-        (tmp_path / "forgetful" / "squeue").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path / 'forgetful'}:{os.environ['PATH']}")
+        forgotten(handle)
         record = backend.read_exit(handle)
         assert record is not None
         assert record.outcome.cause is Cause.OUT_OF_MEMORY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,7 @@ def test_how_a_job_ended_that_has_left_the_queue_is_read_by_sacct(
     backend: SlurmBackend,
     server: RunnerServer,
     suite: BackendContract,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    forgotten: Callable[[Handle], None],
     slurm_with_accounts: Any,
 ) -> None:
     command = ["python3", "-c", "x = b'x' * (400 << 20)"]
@@ -114,11 +113,7 @@ def test_how_a_job_ended_that_has_left_the_queue_is_read_by_sacct(
     job = job_of(backend, handle)
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
     until(lambda: slurm_with_accounts.run(*words).strip() == "OUT_OF_MEMORY")
-    (Path(str(handle.data["folder"])) / "exit.json").unlink()  # as if the runner had been killed with it
-    (tmp_path / "forgetful").mkdir()
-    (tmp_path / "forgetful" / "squeue").write_text("#!/bin/sh\nexit 0\n")
-    (tmp_path / "forgetful" / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'forgetful'}:{os.environ['PATH']}")
+    forgotten(handle)
     record = backend.read_exit(handle)
     assert record is not None
     assert record.outcome.cause is Cause.OUT_OF_MEMORY

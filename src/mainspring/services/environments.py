@@ -42,13 +42,7 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> RunEnvironment:
 
 
 def prune(
-    ctx: Context,
-    actor: Actor,
-    *,
-    keys: Sequence[str] = (),
-    unused_s: float = 0.0,
-    keep: int = 0,
-    node: str = "",
+    ctx: Context, actor: Actor, *, keys: Sequence[str] = (), unused_s: float = 0.0, keep: int = 0, node: str = ""
 ) -> list[NodeEnvironment]:
     """Write that environments are to go (administrators), and return them; the next run on their node removes them.
 
@@ -91,14 +85,15 @@ def remove_now(ctx: Context, actor: Actor) -> list[Run]:
     made: dict[tuple[str, str, str], Run] = {}
     for one in wanted:
         user, node = users.get(one.run), nodes.get(one.node)
-        if user is None or node is None or (node.id, user.project, user.spec.environment.image) in made:
+        if user is None or node is None:
             continue
-        spec = _removal(node, user)
+        place = (node.id, user.project, user.spec.environment.image)
+        if place in made:
+            continue
         try:
-            run, _ = runs.submit(ctx, actor, spec)
+            made[place], _ = runs.submit(ctx, actor, _removal(node, user))
         except MainspringError:  # its project is gone, say, or the node takes less now: as on one that takes none
             continue
-        made[node.id, user.project, user.spec.environment.image] = run
     return list(made.values())
 
 
