@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mainspring.core.ids import RunId
-from mainspring.core.resources import DeviceShare, Granted
+from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Place, PlacedRun, ShareState, Snapshot
 from mainspring.scheduler.forecast import Past, Record, by_run, error_of, recalibrated, sampled
@@ -133,6 +133,50 @@ def test_gangs_over_nodes_and_shares_of_a_gpu_and_cpus(make_node: Any, make_wait
     assert starts[RunId("run_003")] == 0
     assert {starts[RunId("run_001")], starts[RunId("run_002")]} <= {0.0, 100.0}
     assert not found[RunId("run_004")].is_bounded
+
+
+def test_of_several_choices_the_one_that_is_met_first_is_foretold(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    """`A100:2 | L4:1` beside busy A100s; then nothing of the first kind is there at all."""
+    devices = tuple(Device(index=index, model="L4", memory_bytes=1) for index in range(1))
+    small = make_node("small", devices=devices)
+    either = (Resources(gpu_milli=1000, gpu_models=("L4",)),)
+    run = make_waiting(1, gpu_milli=2000, gpu_models=("A100",), alternatives=either, estimate_s=100.0)
+    both = Snapshot(now=NOW, nodes=(make_node("n", gpus=2), small), placed=(placed(1, range(2), 600),), waiting=(run,))
+    assert seconds(by_run(sampled(both, SURE, seed=1))[run.id].latest) == 0
+    later = make_waiting(2, gpu_milli=2000, gpu_models=("A100",), alternatives=either, estimate_s=1000.0)
+    second = by_run(sampled(replace(both, waiting=(run, later)), SURE, seed=1))[later.id]
+    assert seconds(second.median) == pytest.approx(100)  # the L4 comes free before the A100s
+    alone = by_run(sampled(replace(both, nodes=(small,), placed=()), SURE, seed=1))[run.id]
+    assert alone.is_bounded
+
+
+def test_a_gang_of_several_sizes_starts_with_the_least(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    nodes, held = (make_node("n", gpus=4),), (placed(1, range(2), 600),)
+    run = make_waiting(1, gpu_milli=1000, replicas=8, min_replicas=2, estimate_s=100.0)
+    found = by_run(sampled(Snapshot(now=NOW, nodes=nodes, placed=held, waiting=(run,)), SURE, seed=1))[run.id]
+    assert (seconds(found.latest), found.is_bounded) == (0, True)
+    rigid = replace(run, min_replicas=0)
+    assert not by_run(sampled(Snapshot(now=NOW, nodes=nodes, placed=held, waiting=(rigid,)), SURE, seed=1))[run.id].is_bounded
+
+
+@pytest.mark.parametrize(("same", "starts"), [("", 0), ("node", 600), ("rack", 300)])
+def test_replicas_that_stay_together_wait_for_one_place(
+    make_node: Any, make_waiting: Any, placed: Any, same: str, starts: float
+) -> None:
+    """Two GPUs are free on two racks now, two of one rack in five minutes, two of one machine in ten."""
+    racks = {"n": "a", "m": "b", "k": "b"}
+    nodes = tuple(make_node(name, gpus=2 if name == "n" else 1, labels={"rack": rack}) for name, rack in racks.items())
+    on_k = replace(placed(2, range(1), 300), places=(replace(placed(2, range(1), 300).places[0], node="k"),))
+    run = make_waiting(1, gpu_milli=1000, replicas=2, same=same, estimate_s=10.0)
+    snapshot = Snapshot(now=NOW, nodes=nodes, placed=(placed(1, range(1), 600), on_k), waiting=(run,))
+    assert seconds(by_run(sampled(snapshot, SURE, seed=1))[run.id].median) == pytest.approx(starts)
+
+
+def test_a_gang_stays_in_one_cluster(make_node: Any, make_waiting: Any, placed: Any) -> None:
+    nodes = (make_node("n", gpus=2), make_node("m", gpus=1, cluster="other"))
+    run = make_waiting(1, gpu_milli=1000, replicas=2, estimate_s=10.0)
+    snapshot = Snapshot(now=NOW, nodes=nodes, placed=(placed(1, range(1), 600),), waiting=(run,))
+    assert seconds(by_run(sampled(snapshot, SURE, seed=1))[run.id].median) == pytest.approx(600)
 
 
 def test_runs_that_outlast_their_estimate_are_not_believed_to_end_at_once(make_node: Any, make_waiting: Any, placed: Any) -> None:

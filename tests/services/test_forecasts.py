@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mainspring.core.actors import Actor
-from mainspring.core.errors import AccessDeniedError, NotFoundError, StateError, UsageError
+from mainspring.core.errors import AccessDeniedError, CannotFitError, NotFoundError, StateError, UsageError
 from mainspring.core.forecasts import Choice
 from mainspring.core.records import Role
 from mainspring.core.resources import Resources
@@ -78,6 +78,32 @@ def test_less_starts_sooner_and_what_never_fits_is_refused(house) -> None:
     assert wrong[0].refusal
     assert runs.get(house.ctx, EDITOR, "a")  # asking submitted nothing more
     assert len(house.ctx.store.runs.find("a")) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "starts_now"),
+    [
+        ({"alternatives": (Resources(gpu_milli=1000),), "resources": Resources(gpu_milli=9000)}, True),
+        ({"replicas": 8, "min_replicas": 2}, True),
+        ({"replicas": 2, "same": "node"}, True),
+        ({"replicas": 8, "min_replicas": 3}, False),
+        ({"replicas": 2, "same": "rack"}, False),
+        ({"priority": 1}, False),
+    ],
+)
+def test_what_is_foretold_is_what_would_be_accepted(house, asked, starts_now) -> None:
+    """A choice is refused exactly where its submission is: alternatives, sizes of a gang, a rack, the right to a priority."""
+    wanted = replace(spec(1), **asked)
+    (told,) = forecasts.prospects(house.ctx, EDITOR, [Choice(label="", spec=wanted)])
+    if not starts_now:
+        with pytest.raises((AccessDeniedError, CannotFitError)) as refused:
+            runs.submit(house.ctx, EDITOR, wanted)
+        assert told.refusal == refused.value.message
+        return
+    assert told.forecast is not None
+    assert told.forecast.latest == house.clock.now()
+    made, _ = runs.submit(house.ctx, EDITOR, wanted)
+    assert house.plan() == [made.id]
 
 
 def test_asking_takes_the_rights_of_submitting(house) -> None:

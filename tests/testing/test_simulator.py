@@ -12,7 +12,7 @@ from mainspring.core.policy import BurstMode, BurstPolicy, OrderPolicy, Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import Device, DeviceShare, Granted, Resources
 from mainspring.core.shares import Share
-from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan, ShareState, Snapshot
+from mainspring.core.snapshot import Decision, DecisionKind, Place, Plan, ShareState, Site, Snapshot
 from mainspring.simulator import Done, Faults, Job, Setting, figures, simulate, waits, with_noise, worse_than_alone
 
 AT_HOME = Policy(burst=BurstPolicy(mode=BurstMode.NEVER))
@@ -113,6 +113,31 @@ def test_a_plan_that_gives_more_than_there_is_stops_the_simulation() -> None:
 def test_a_job_that_can_never_start_ends_the_simulation() -> None:
     with pytest.raises(PlannerError, match="wait on an empty fleet"):
         simulate([job(0, 0, 10, gpus=8)], Setting(nodes=[node(0)], policy=AT_HOME, tick_s=86_400))
+
+
+@pytest.mark.parametrize(("budget", "rented"), [("", 6), ("20", 2), ("1", 0)])
+def test_no_budget_is_exceeded_by_what_is_rented_in_time(budget: str, rented: int) -> None:
+    """Ten jobs of an hour on one GPU; each machine is reserved for twice that and costs 8 USD at most, 4 in the end."""
+    machine = replace(node(9, gpus=1), cluster="cloud", pool="cloud", price_usd_per_hour="3.6")
+    rule = BurstPolicy(min_wait_s=0, min_gain_s=0, min_life_s=0, idle_s=60)
+    shares = (ShareState(share=Share(name="a", budget_usd=budget)),)
+    site = Site(name="cloud", machine=machine, max_machines=8, ready_s=60)
+    setting = Setting(nodes=[node(0, gpus=1)], policy=Policy(burst=rule), shares=shares, sites=(site,))
+    history = simulate([job(number, 0, 3600) for number in range(10)], setting)
+    assert (history.most_rented >= rented) if rented else history.most_rented == 0
+    if budget:
+        assert history.rented_usd <= float(budget)
+        assert history.most_rented == rented
+    assert (history.rented_usd > 0) == (rented > 0)
+
+
+def test_alternatives_and_one_machine_for_all_replicas_are_kept_to() -> None:
+    either = replace(job(0, 0, 10), resources=Resources(gpu_milli=9000), alternatives=(Resources(gpu_milli=2000),))
+    together = replace(job(1, 0, 10, replicas=4), same="node")
+    done = by_id(simulate([either, together], Setting(nodes=[node(0), node(1, gpus=2)], policy=AT_HOME)).done)
+    assert [done[name].wait_s for name in ("j000", "j001")] == [0, 0]
+    with pytest.raises(PlannerError, match="wait on an empty fleet"):
+        simulate([together], Setting(nodes=[node(0, gpus=2), node(1, gpus=2)], policy=AT_HOME))
 
 
 def test_the_watch_sees_every_snapshot_with_its_plan() -> None:

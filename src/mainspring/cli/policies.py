@@ -97,6 +97,8 @@ def rehearse(file: Path, /, *, last: str = "7d", as_json: Json = False) -> None:
         f"Fairness (Jain) {found.now.jain:.3f} now, {found.then.jain:.3f} then; stopped for others {found.now.evictions} now, "
         f"{found.then.evictions} then; worked twice {found.now.lost:.2%} now, {found.then.lost:.2%} then."
     )
+    if found.now.cost_usd or found.then.cost_usd:
+        say(f"Rented machines ${found.now.cost_usd:,.2f} now, ${found.then.cost_usd:,.2f} then.")
     if found.left_out:
         note(f"Left out: {counted(found.left_out, 'run')}, older than the newest {found.runs} or fitting nowhere now.")
 

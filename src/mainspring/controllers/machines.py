@@ -178,7 +178,7 @@ class Machines:
         is_idle = node is not None and node.used_cpu_milli == 0
         if seen.ends_at < machine.ends_at - SLACK:
             renter.rent(machine.id, machine.offer, machine.ends_at)  # the row was prolonged, the site does not know yet
-        if (machine.ends_at - now).total_seconds() < last_call_s(machine):
+        if (machine.ends_at - now).total_seconds() < last_call_s((machine.ends_at - machine.asked_at).total_seconds()):
             self._last_call(machine, now, node)
         elif is_idle != (machine.idle_since is not None):
             store.mark_idle(machine, now if is_idle else None)

@@ -172,9 +172,9 @@ def paid_until(since: datetime, price_usd_per_hour: str, micros: int) -> datetim
     return since + timedelta(milliseconds=int(Decimal(micros) * HOUR_MS / (price * 1_000_000)))
 
 
-def last_call_s(machine: Machine) -> float:
+def last_call_s(life_s: float) -> float:
     """Return how long before its end a machine is prolonged or cleared: a tenth of its life, ten minutes at most."""
-    return min(600.0, max(5.0, (machine.ends_at - machine.asked_at).total_seconds() / 10))
+    return min(600.0, max(5.0, life_s / 10))
 
 
 def cooldown_s(failures: int) -> float:

@@ -20,7 +20,10 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsed:
-    """The load under one policy. `lost`: the part (0..1) of GPU time that was worked twice; `jain`: how fairly it was shared."""
+    """The load under one policy. `lost`: the part (0..1) of GPU time that was worked twice; `jain`: how fairly it was shared.
+
+    `cost_usd` is what the machines cost that would have been rented.
+    """
 
     policy: Policy
     all: Outlook
@@ -29,6 +32,7 @@ class Rehearsed:
     evictions: int = 0
     lost: float = 0.0
     makespan_s: float = 0.0
+    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,12 @@ def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, sa
     return misfit(cluster, request, empty_counts(cluster, request), replicas, same)
 
 
+def would_one_fit(nodes: Sequence[Node], choices: Sequence[Resources], replicas: int = 1, same: str = "") -> Reason | None:
+    """Return None if the empty nodes could hold one of the `choices`, else why not the first of them. As `would_fit`."""
+    misfits = [would_fit(nodes, asked, replicas, same) for asked in choices]
+    return None if None in misfits else misfits[0]
+
+
 def no_cluster(cluster: Cluster) -> Reason:
     """Return the reason of a cluster without any ready node."""
     known = len(cluster.nodes)

@@ -210,15 +210,17 @@ def _least_milli(snapshot: Snapshot) -> int:
 
 def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float, least_milli: int) -> _Job:
     asked = run.resources
-    gpus = run.replicas * (max(asked.gpu_milli, least_milli) if asked.is_gpu() else 0) / GPU_MILLI
+    least = max(1, min(run.min_replicas or run.replicas, run.replicas))  # a gang starts with as few as will do
+    gpu = (max(asked.gpu_milli, least_milli) if asked.is_gpu() else 0) / GPU_MILLI
     estimated = run.estimate_s
     waited = max(0.0, (snapshot.now - run.submitted_at).total_seconds()) if not waits_s else 0.0
     policy = snapshot.policy.order
-    size = (estimated or UNKNOWN_S) * max(gpus, 0.1) / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
+    work = (estimated or UNKNOWN_S) * max(run.replicas * gpu, 0.1)
+    size = work / (1 + waited / policy.aging_s) if policy.is_shortest_first else 0.0
     held = float(run.is_held)
     share = run.share or run.owner
     key = (held, -run.priority, size, waits_s)
-    return _Job(run, share, gpus, run.replicas * asked.cpu_milli / 1000, estimated, lengths.expected_s(estimated), key, waits_s)
+    return _Job(run, share, least * gpu, least * asked.cpu_milli / 1000, estimated, lengths.expected_s(estimated), key, waits_s)
 
 
 class _Line:

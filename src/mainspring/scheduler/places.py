@@ -8,8 +8,8 @@ where GPUs are given only whole; memory and disk are left out. Gaps in front of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,17 @@ from mainspring.scheduler.requests import Key, Request, key_of, make_request
 
 SLOTS = 16  # parts of a node's CPUs
 NEVER = np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a run may start: of `rows` (samples, nodes) of `when` the first `taken` moments are taken from `starts` on."""
+
+    when: Floats
+    rows: Ints
+    taken: int | Ints  # of each row, or (samples, nodes)
+    starts: Floats  # (samples,)
+    parts: Floats  # (samples, nodes) of the time for which each is taken
 
 
 @dataclass(slots=True)
@@ -56,42 +67,55 @@ class Places:
         self.cpu_when.sort(axis=2)
 
     def take(self, run: WaitingRun, lengths: Floats, not_before: float) -> Floats:
-        """Return when the run starts in each sample, and take its places for `lengths`; infinity where it never can."""
-        request, allowed, devices = self._request(run.resources)
-        when = self.gpu_when if devices else self.cpu_when
-        if devices:
-            part = run.resources.gpu_milli / GPU_MILLI if 0 < run.resources.gpu_milli < GPU_MILLI else 1.0
-            parts = np.where(self.has_whole, 1.0, part)
-            needs = np.full(len(allowed), devices)
-        else:
-            parts = np.ones(len(allowed))
-            needs = np.clip(-(-int(request.need[0]) // np.maximum(1, self.slot_milli)), 1, SLOTS)
-        rows = np.flatnonzero(allowed & (needs <= when.shape[2]))
-        if not len(rows):
+        """Return when the run starts in each sample, and take its places for `lengths`; infinity where it never can.
+
+        Of several choices, numbers of replicas and racks it is the one that is met first on average; of equals the first.
+        """
+        ways = list(self._ways(run, not_before))
+        if not ways:
             return np.full(self.samples, NEVER)
-        need = int(needs[rows].max())
-        ready = np.maximum(when[:, rows, need - 1], not_before)  # (samples, rows)
-        if run.replicas == 1:
-            # of nodes that are ready at the same moment, the one whose next device is busy longest: fill what is begun
-            after = when[:, rows, min(need, when.shape[2] - 1)]
-            chosen = (ready - 1e-6 * np.minimum(after, 1e9)).argmin(axis=1)[:, None]
-        else:
-            fits_each = max(1, when.shape[2] // need)
-            nodes = min(len(rows), -(-run.replicas // fits_each))
-            if nodes * fits_each < run.replicas:
-                return np.full(self.samples, NEVER)
-            need = min(when.shape[2], need * -(-run.replicas // nodes))
-            ready = np.maximum(when[:, rows, need - 1], not_before)
-            chosen = np.argpartition(ready, nodes - 1, axis=1)[:, :nodes] if nodes < len(rows) else np.arange(len(rows))[None, :]
-            chosen = np.broadcast_to(chosen, (self.samples, nodes))
+        way = ways[0] if len(ways) == 1 else min(ways, key=lambda one: float(one.starts.mean()))
         sample = np.arange(self.samples)[:, None]
-        starts = ready[sample, chosen].max(axis=1)
-        ends = starts[:, None] + np.broadcast_to(lengths, starts.shape)[:, None] * parts[rows[chosen]]  # (samples, nodes)
-        lines = when[sample, rows[chosen]]  # (samples, nodes, devices)
-        lines[:, :, :need] = ends[:, :, None]
+        ends = way.starts[:, None] + np.broadcast_to(lengths, way.starts.shape)[:, None] * way.parts  # (samples, nodes)
+        lines = way.when[sample, way.rows]  # (samples, nodes, devices)
+        if isinstance(way.taken, int):
+            lines[:, :, : way.taken] = ends[:, :, None]
+        else:
+            lines = np.where(np.arange(lines.shape[2]) < way.taken[:, :, None], ends[:, :, None], lines)
         lines.sort(axis=2)
-        when[sample, rows[chosen]] = lines
-        return np.asarray(starts)
+        way.when[sample, way.rows] = lines
+        return way.starts
+
+    def _ways(self, run: WaitingRun, not_before: float) -> Iterator[_Way]:
+        least = max(1, min(run.min_replicas or run.replicas, run.replicas))
+        for asked in (run.resources, *run.alternatives):
+            request, allowed, devices = self._request(asked)
+            when = self.gpu_when if devices else self.cpu_when
+            if devices:
+                part = asked.gpu_milli / GPU_MILLI if 0 < asked.gpu_milli < GPU_MILLI else 1.0
+                parts = np.where(self.has_whole, 1.0, part)
+                needs = np.full(len(allowed), devices)
+            else:
+                parts = np.ones(len(allowed))
+                needs = np.clip(-(-int(request.need[0]) // np.maximum(1, self.slot_milli)), 1, SLOTS)
+            able = allowed & (needs <= when.shape[2])
+            for replicas in dict.fromkeys((run.replicas, least)):
+                for rows in self._domains(able, run.same if replicas > 1 else "", replicas):
+                    need = int(needs[rows].max())
+                    if replicas > 1 and run.same != "node":
+                        way = _gang(when, rows, need, replicas, not_before)
+                    else:
+                        way = _single(when, rows, need * replicas, not_before)
+                    if way is not None:
+                        yield replace(way, parts=parts[way.rows])
+
+    def _domains(self, able: Bools, same: str, replicas: int) -> list[Ints]:
+        """Return the rows among which all replicas have to find their places, for each choice of them."""
+        if replicas == 1 or same == "node" or (not same and len(self.cluster.clusters) == 1):
+            rows = np.flatnonzero(able)
+            return [rows] if len(rows) else []
+        domain = np.where(able, self.cluster.domain_of(same), -1)
+        return [np.flatnonzero(domain == one) for one in np.unique(domain[domain >= 0]).tolist()]
 
     def _request(self, asked: Resources) -> tuple[Request, Bools, int]:
         key = key_of(asked)
@@ -100,6 +124,35 @@ class Places:
             usable = request.counts(self.cluster, self.cluster.capacity, self.cluster.gpu_capacity()) > 0
             self._requests[key] = (request, usable & self.cluster.is_ready, request.devices)
         return self._requests[key]
+
+
+def _single(when: Floats, rows: Ints, need: int, not_before: float) -> _Way | None:
+    """Return where `need` moments of one row come first; None where no row has so many."""
+    if need > when.shape[2]:
+        return None
+    ready = np.maximum(when[:, rows, need - 1], not_before)  # (samples, rows)
+    # of nodes that are ready at the same moment, the one whose next device is busy longest: fill what is begun
+    after = when[:, rows, min(need, when.shape[2] - 1)]
+    chosen = (ready - 1e-6 * np.minimum(after, 1e9)).argmin(axis=1)[:, None]
+    return _possible(_Way(when, rows[chosen], need, ready[np.arange(len(ready))[:, None], chosen][:, 0], np.ones(1)))
+
+
+def _gang(when: Floats, rows: Ints, need: int, replicas: int, not_before: float) -> _Way | None:
+    """Return where `replicas` that take `need` moments each find theirs first, on as many of the rows as that takes."""
+    each = when[:, rows, need - 1 :: need]  # (samples, rows, replicas on a row): when a row has room for one, two, ...
+    ready = np.maximum(each.reshape(len(each), -1), not_before)
+    if replicas > ready.shape[1]:
+        return None
+    chosen = np.argpartition(ready, replicas - 1, axis=1)[:, :replicas]
+    taken = np.zeros(ready.shape, dtype=np.int64)
+    np.put_along_axis(taken, chosen, need, axis=1)
+    starts = np.take_along_axis(ready, chosen, axis=1).max(axis=1)
+    on = np.broadcast_to(rows, (len(each), len(rows)))
+    return _possible(_Way(when, on, taken.reshape(each.shape).sum(axis=2), starts, np.ones(1)))
+
+
+def _possible(way: _Way) -> _Way | None:
+    return way if np.isfinite(way.starts).any() else None
 
 
 def build_places(snapshot: Snapshot, samples: int) -> Places:

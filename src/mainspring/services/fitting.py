@@ -6,6 +6,7 @@ Only that something fits is kept: what is refused is judged by the nodes as they
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mainspring.core.resources import Resources
@@ -14,7 +15,8 @@ from mainspring.scheduler import request_key
 FRESH_S = 2.0  # a node that went since then lets a run wait that would have been refused: it says why
 MOST = 1000  # kinds of requests that are remembered
 
-Kind = tuple[object, int, str]
+Choices = Sequence[Resources]
+Kind = tuple[tuple[object, ...], int, str]
 
 
 @dataclass(slots=True)
@@ -23,12 +25,16 @@ class Fitting:
 
     _until_s: dict[Kind, float] = field(default_factory=dict)
 
-    def is_known(self, resources: Resources, replicas: int, same: str, *, now_s: float) -> bool:
-        """Say whether this was found to fit in the last `FRESH_S` seconds of the monotonic clock."""
-        return self._until_s.get((request_key(resources), replicas, same), -math.inf) > now_s
+    def is_known(self, choices: Choices, replicas: int, same: str, *, now_s: float) -> bool:
+        """Say whether one of these was found to fit in the last `FRESH_S` seconds of the monotonic clock."""
+        return self._until_s.get(_kind(choices, replicas, same), -math.inf) > now_s
 
-    def note(self, resources: Resources, replicas: int, same: str, *, now_s: float) -> None:
+    def note(self, choices: Choices, replicas: int, same: str, *, now_s: float) -> None:
         """Remember that this fits now."""
         if len(self._until_s) >= MOST:
             self._until_s = {}
-        self._until_s[request_key(resources), replicas, same] = now_s + FRESH_S
+        self._until_s[_kind(choices, replicas, same)] = now_s + FRESH_S
+
+
+def _kind(choices: Choices, replicas: int, same: str) -> Kind:
+    return tuple(request_key(asked) for asked in choices), replicas, same

@@ -9,18 +9,18 @@ from statistics import median
 
 from mainspring import scheduler
 from mainspring.core.actors import Actor
-from mainspring.core.errors import NotFoundError, SpecError, StateError, UsageError
+from mainspring.core.errors import AccessDeniedError, NotFoundError, SpecError, StateError, UsageError
 from mainspring.core.forecasts import CONFIDENCE, Calibration, Choice, Forecast, Prospect
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import ReasonCode
-from mainspring.core.records import Desired, Role, RunState
+from mainspring.core.records import Desired, Project, Role, RunState
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import RunSpec
 from mainspring.core.waiting import expected_by_engine
 from mainspring.scheduler.forecast import Past, Record, Sampled, by_run, error_of, recalibrated, sampled
 from mainspring.services.context import Context
-from mainspring.services.runs import check_project, get, make_run
+from mainspring.services.runs import check_priority, check_project, get, make_run
 from mainspring.store.forecasts import Arrival, Told
 
 SEED = 7  # the same question at the same moment has the same answer
@@ -151,6 +151,9 @@ def _coming(one: Arrival, share: str) -> WaitingRun:
         submitted_at=one.created_at,
         resources=one.spec.resources,
         replicas=one.spec.replicas,
+        alternatives=one.spec.alternatives,
+        min_replicas=one.spec.min_replicas,
+        same=one.spec.same,
         share=share,
         estimate_s=one.spec.timeout_s,
     )
@@ -162,26 +165,28 @@ def _as_promised(told: Forecast) -> Forecast:
 
 
 def _prospect(ctx: Context, actor: Actor, sample: Sampled, record: Record, choice: Choice) -> Prospect:
-    check_project(ctx, choice.spec.project)
+    project = check_project(ctx, choice.spec.project)
     actor.need(choice.spec.project, Role.EDITOR)
     try:
-        run = _as_waiting(ctx, actor, choice.spec)
-    except SpecError as wrong:
+        check_priority(actor, project, choice.spec.priority)
+        run = _as_waiting(ctx, actor, project, choice.spec)
+    except (SpecError, AccessDeniedError) as wrong:
         return Prospect(label=choice.label, refusal=wrong.message)
-    never = scheduler.would_fit(sample.snapshot.nodes, run.resources, run.replicas)
+    least = run.min_replicas or run.replicas
+    never = scheduler.would_one_fit(sample.snapshot.nodes, (run.resources, *run.alternatives), least, run.same)
     if never is not None and never.code is ReasonCode.CANNOT_FIT:
         return Prospect(label=choice.label, refusal=never.sentence)
     return Prospect(label=choice.label, forecast=_as_promised(sample.ask(run, record)))
 
 
-def _as_waiting(ctx: Context, actor: Actor, spec: RunSpec) -> WaitingRun:
+def _as_waiting(ctx: Context, actor: Actor, project: Project, spec: RunSpec) -> WaitingRun:
     run = make_run(ctx, actor.name, spec, is_fresh=True)
-    project = ctx.store.projects.get(run.project)
+    spec = run.spec  # what runs in an image may go only where containers run
     return WaitingRun(
         id=RunId(run.id),
         owner=run.owner,
         project=run.project,
-        share=leaf_of(project.share if project is not None else "", run.owner),
+        share=leaf_of(project.share, run.owner),
         estimate_s=ctx.store.forecasts.estimate(run.project, run.owner, spec),
         seq=2**62,  # behind everybody who waits
         priority=run.priority,

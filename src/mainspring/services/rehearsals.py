@@ -11,10 +11,10 @@ from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError
 from mainspring.core.policy import Policy, check_policy
 from mainspring.core.queries import RunFilter
-from mainspring.core.records import Node, NodeState, Run
+from mainspring.core.records import Attempt, Node, NodeState, Run
 from mainspring.core.rehearsals import Outlook, Rehearsal, Rehearsed
 from mainspring.core.shares import leaf_of
-from mainspring.core.snapshot import Snapshot
+from mainspring.core.snapshot import ShareState, Snapshot
 from mainspring.services.context import Context
 from mainspring.simulator import Job, Setting, Waits, figures, simulate
 
@@ -31,22 +31,27 @@ def rehearse(ctx: Context, actor: Actor, policy: Policy, *, days: float = 7.0) -
     check_policy(policy)
     now = ctx.clock.now()
     snapshot = ctx.store.snapshot(now, limit=0)
-    nodes = [emptied(node) for node in snapshot.nodes if node.state is NodeState.READY]
+    rented = {machine.node for machine in snapshot.rented}
+    nodes = [emptied(node) for node in snapshot.nodes if node.state is NodeState.READY and node.id not in rented]
     found, total = _ended(ctx, now - timedelta(days=days))
     share_of = {project.name: project.share for project in ctx.store.projects.all()}
-    jobs = [
-        job_of(run, leaf_of(share_of.get(run.project, ""), run.owner), _believed(ctx, run))
-        for run in found
-        if scheduler.would_fit(nodes, run.spec.resources, run.spec.replicas) is None
-    ]
-    if not jobs:
+    jobs = {run.id: job_of(run, leaf_of(share_of.get(run.project, ""), run.owner), _first_attempt(ctx, run)) for run in found}
+    fitting = [run for run in found if _fits(nodes, jobs[run.id])]
+    if not fitting:
         raise NotFoundError(
             f"No run that would fit ended in the last {days:g} day{'s' * (days != 1)}.", hint="Rehearse a longer time."
         )
-    start = min(job.submit_s for job in jobs)
-    jobs = [replace(job, submit_s=job.submit_s - start) for job in jobs]
-    before, after = (_under(one, jobs, nodes, snapshot) for one in (snapshot.policy, policy))
-    return Rehearsal(now=before, then=after, runs=len(jobs), left_out=total - len(jobs))
+    start = min(jobs[run.id].submit_s for run in fitting)
+
+    def under(one: Policy) -> Rehearsed:
+        at_home = ctx.store.datasets.kept_at_home(one.burst.home_data)
+        load = [
+            replace(jobs[run.id], submit_s=jobs[run.id].submit_s - start, sites=() if at_home & _inputs(run) else None)
+            for run in fitting
+        ]
+        return _under(one, load, nodes, snapshot)
+
+    return Rehearsal(now=under(snapshot.policy), then=under(policy), runs=len(fitting), left_out=total - len(fitting))
 
 
 def in_force(ctx: Context, actor: Actor) -> Policy:
@@ -60,8 +65,14 @@ def emptied(node: Node) -> Node:
     return replace(node, used_cpu_milli=0, used_memory_bytes=0, used_disk_bytes=0, used_devices=())
 
 
-def job_of(run: Run, share: str, believed_s: float) -> Job:
-    """Return a run that ended as the simulator takes it: the planner is told what was believed, never its true duration."""
+def job_of(run: Run, share: str, attempt: Attempt | None) -> Job:
+    """Return a run that ended as the simulator takes it: the planner is told what was believed, never its true duration.
+
+    A gang that may have several sizes asks for the one that it had in its first `attempt`: how long it takes with another
+    nobody knows.
+    """
+    replicas = len(attempt.replicas) if attempt is not None and run.spec.min_replicas else run.spec.replicas
+    believed_s = attempt.estimate_s if attempt is not None else 0.0  # 0: nobody knew
     begun, ended = run.started_at or run.created_at, run.ended_at or run.created_at
     return Job(
         id=str(run.id),
@@ -69,12 +80,23 @@ def job_of(run: Run, share: str, believed_s: float) -> Job:
         owner=run.owner,
         submit_s=run.created_at.timestamp(),
         duration_s=max((ended - begun).total_seconds(), 0.001),
-        estimate_s=believed_s,
+        estimate_s=believed_s or run.spec.timeout_s,
         resources=run.spec.resources,
-        replicas=run.spec.replicas,
+        replicas=replicas,
         priority=run.priority,
         is_preemptible=run.spec.is_preemptible,
+        alternatives=run.spec.alternatives,
+        same=run.spec.same,
+        data_bytes=sum(value.size_bytes for value in run.spec.args.values()),
     )
+
+
+def _fits(nodes: Sequence[Node], job: Job) -> bool:
+    return scheduler.would_one_fit(nodes, (job.resources, *job.alternatives), job.replicas, job.same) is None
+
+
+def _inputs(run: Run) -> frozenset[str]:
+    return frozenset(value.digest for value in run.spec.args.values() if value.digest)
 
 
 def _ended(ctx: Context, since: datetime) -> tuple[list[Run], int]:
@@ -92,14 +114,17 @@ def _ended(ctx: Context, since: datetime) -> tuple[list[Run], int]:
             return found, total
 
 
-def _believed(ctx: Context, run: Run) -> float:
-    """Return how long the run was believed to take when it was placed, else its time limit; 0 when nobody knew."""
+def _first_attempt(ctx: Context, run: Run) -> Attempt | None:
     placed = ctx.store.attempts.of_run(run.id)
-    return placed[0].estimate_s if placed and placed[0].estimate_s > 0 else run.spec.timeout_s
+    return placed[0] if placed else None
 
 
 def _under(policy: Policy, jobs: Sequence[Job], nodes: Sequence[Node], snapshot: Snapshot) -> Rehearsed:
-    history = simulate(jobs, Setting(nodes=nodes, policy=policy, shares=snapshot.shares))
+    """Play the load on own nodes that nobody has used yet, with all paid sites at hand and nothing of any budget spent."""
+    shares = tuple(ShareState(share=state.share) for state in snapshot.shares)
+    sites = tuple(replace(site, running=0, cooldown_until=None) for site in snapshot.sites)
+    setting = Setting(nodes=nodes, policy=policy, shares=shares, sites=sites, budget_usd=policy.burst.budget_usd)
+    history = simulate(jobs, setting)
     gpus = float(sum(len(node.devices) for node in nodes)) or 1.0
     said = figures(history, gpus=gpus)
     return Rehearsed(
@@ -110,6 +135,7 @@ def _under(policy: Policy, jobs: Sequence[Job], nodes: Sequence[Node], snapshot:
         evictions=said.evictions,
         lost=said.lost,
         makespan_s=said.makespan_s,
+        cost_usd=round(said.cost_usd, 2),
     )
 
 

@@ -82,19 +82,17 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
 def _check_fits(ctx: Context, spec: RunSpec) -> None:
     least, now_s = spec.min_replicas or spec.replicas, ctx.clock.monotonic()
     choices = (spec.resources, *spec.alternatives)
-    if any(ctx.fitting.is_known(asked, least, spec.same, now_s=now_s) for asked in choices):
+    if ctx.fitting.is_known(choices, least, spec.same, now_s=now_s):
         return
     nodes = ctx.store.nodes.all()
-    misfits = [scheduler.would_fit(nodes, asked, least, spec.same) for asked in choices]
-    for asked, misfit in zip(choices, misfits, strict=True):
-        if misfit is None:
-            ctx.fitting.note(asked, least, spec.same, now_s=now_s)
-    first = misfits[0]
-    if first is not None and all(one is not None and one.code is ReasonCode.CANNOT_FIT for one in misfits):
+    misfit = scheduler.would_one_fit(nodes, choices, least, spec.same)
+    if misfit is None:
+        ctx.fitting.note(choices, least, spec.same, now_s=now_s)
+    elif misfit.code is ReasonCode.CANNOT_FIT:
         hint = "See what there is: mainspring cluster ls"
         if spec.resources.is_gpu() and not any(node.devices for node in nodes):
             hint += ". To try without a GPU, declare slots: mainspring down, then mainspring up --gpus 2"
-        raise CannotFitError(first.sentence, hint=hint, details=dict(first.facts))
+        raise CannotFitError(misfit.sentence, hint=hint, details=dict(misfit.facts))
 
 
 def make_run(ctx: Context, owner: str, spec: RunSpec, link: Link | None = None, *, is_fresh: bool = False) -> Run:

@@ -24,10 +24,13 @@ class Job:
     owner: str = ""  # empty: the share
     is_preemptible: bool = True
     sites: tuple[str, ...] | None = None
+    alternatives: tuple[Resources, ...] = ()
+    same: str = ""
+    data_bytes: int = 0
 
     @property
     def gpus(self) -> float:
-        """Return the GPUs of all replicas."""
+        """Return the GPUs of all replicas, by the first choice."""
         return self.resources.gpu_milli * self.replicas / 1000
 
 

@@ -1,10 +1,11 @@
-"""What each share had lately, as the server keeps it: decayed use, and when it was last given something."""
+"""What each share had lately, as the server keeps it: decayed use, when it was last given something, what it rented."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from math import log
 
 from mainspring.core.shares import ROOT, Share, parent_of, path_of
@@ -37,6 +38,14 @@ class Past:
             if name != ROOT:
                 state = self._states.get(name)
                 self._states[name] = replace(state or ShareState(share=Share(name=name)), served_at=now)
+
+    def owe(self, share: str, *, reserved: Decimal, spent: Decimal = Decimal(0)) -> None:
+        """Note that rented machines of a share may cost so much more (or less), and that so much of it was spent."""
+        for name in path_of(share):
+            if name != ROOT:
+                state = self._states.get(name) or ShareState(share=Share(name=name))
+                owed, gone = Decimal(state.reserved_usd) + reserved, Decimal(state.spent_usd) + spent
+                self._states[name] = replace(state, reserved_usd=str(owed), spent_usd=str(gone))
 
     def states(self, now_s: float) -> tuple[ShareState, ...]:
         """Return the shares as the planner sees them."""

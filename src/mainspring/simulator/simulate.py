@@ -6,14 +6,18 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import TypeAlias
 
 from mainspring.core.errors import PlannerError
 from mainspring.core.ids import RunId
+from mainspring.core.machines import last_call_s
 from mainspring.core.policy import Policy
-from mainspring.core.records import Node
+from mainspring.core.records import Node, NodeState
+from mainspring.core.shares import path_of
 from mainspring.core.snapshot import OVERDUE, Decision, DecisionKind, Plan, Rented, ShareState, Site, Snapshot, Typical
 from mainspring.scheduler import Planner as KeptPlanner
+from mainspring.scheduler.burst import budgets
 from mainspring.simulator.jobs import Done, Job
 from mainspring.simulator.past import Past
 from mainspring.simulator.world import Progress, World
@@ -80,6 +84,18 @@ def simulate(
     return _Loop(jobs, setting, planner, watch).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """When a rented machine was asked for, where, for which run of which share, what is reserved for it and for how long."""
+
+    asked_s: float
+    site: str
+    run: RunId
+    share: str
+    reserved_usd: Decimal
+    life_s: float
+
+
 class _Loop:
     def __init__(self, jobs: Sequence[Job], setting: Setting, planner: Planner, watch: Watch | None) -> None:
         self.setting, self.planner, self.watch = setting, planner, watch
@@ -101,7 +117,7 @@ class _Loop:
         self.plans = self.machines = self.lost_nodes = self.refused = self.most_rented = 0
         self.next_tick_s = 0.0
         self.rented_gpu_s = self.rented_usd = 0.0
-        self.births: dict[str, tuple[float, str]] = {}
+        self.births: dict[str, _Birth] = {}
         self.jobs = sorted(jobs, key=lambda job: (job.submit_s, job.id))
         for seq, job in enumerate(self.jobs):
             progress = self.progress[RunId(job.id)] = Progress(job, seq)
@@ -173,18 +189,23 @@ class _Loop:
         elif decision.kind is DecisionKind.START:
             self.start(decision)
         elif decision.kind is DecisionKind.EVICT:
-            world.stop(run)
-            number = self.progress[run].number
             self.progress[run].stays_home |= decision.rule == OVERDUE
-            self.at(self.now_s + self.setting.grace_s, lambda: self.stopped(run, number))
+            self.evict(run)
         elif decision.kind is DecisionKind.NOMINATE:
             world.waiting[run] = replace(world.waiting[run], nominated=decision.places)
         elif decision.kind is DecisionKind.BURST:
-            asked = world.waiting[run].replicas
-            site = world.sites[decision.site]
+            asked, share = world.waiting[run].replicas, world.waiting[run].share or world.waiting[run].owner
+            site, cost = world.sites[decision.site], Decimal(decision.cost_usd or "0")
             world.sites[site.name] = replace(site, running=site.running + asked)
             world.waiting[run] = replace(world.waiting[run], is_bursting=True)
-            self.at(self.now_s + site.ready_s, lambda: self.machines_come(site.name, asked, run))
+            world.past.owe(share, reserved=cost)
+            born = _Birth(self.now_s, site.name, run, share, cost / asked, self.world.paid_s(site, cost / asked))
+            self.at(self.now_s + site.ready_s, lambda: self.machines_come(born, asked))
+
+    def evict(self, run: RunId) -> None:
+        self.world.stop(run)
+        number = self.progress[run].number
+        self.at(self.now_s + self.setting.grace_s, lambda: self.stopped(run, number))
 
     def arrive(self, progress: Progress) -> None:
         self.world.enqueue(progress)
@@ -249,15 +270,16 @@ class _Loop:
         self.world.enqueue(progress)
         self.is_dirty = True
 
-    def machines_come(self, site_name: str, count: int, run: RunId) -> None:
-        site = self.world.sites[site_name]
+    def machines_come(self, born: _Birth, count: int) -> None:
+        site, run = self.world.sites[born.site], born.run
         for _ in range(count):
             self.machines += 1
-            name = f"{site_name}-{self.machines:05}"
+            name = f"{site.name}-{self.machines:05}"
             self.world.nodes[name] = replace(site.machine, id=name, name=name)
             born_at = self.world.wall(self.now_s)
-            self.world.rented[name] = Rented(node=name, site=site_name, born_at=born_at, idle_since=born_at)
-            self.births[name] = (self.now_s, site_name)
+            self.world.rented[name] = Rented(node=name, site=site.name, born_at=born_at, idle_since=born_at)
+            self.births[name] = born
+            self.await_last_call(name)
         self.most_rented = max(self.most_rented, len(self.births))
         if run in self.world.waiting:
             self.world.waiting[run] = replace(self.world.waiting[run], is_bursting=False)
@@ -266,13 +288,40 @@ class _Loop:
     def go_home(self, name: str) -> None:
         if any(place.node == name for run in self.world.placed.values() for place in run.places):
             raise PlannerError(f"{name} was sent home while runs are on it.")
-        node, (born_s, site_name) = self.world.nodes.pop(name), self.births.pop(name)
+        node, born = self.world.nodes.pop(name), self.births.pop(name)
         del self.world.rented[name]
-        site = self.world.sites[site_name]
-        self.world.sites[site_name] = replace(site, running=site.running - 1)
-        lived = self.now_s - born_s
+        site = self.world.sites[born.site]
+        self.world.sites[born.site] = replace(site, running=site.running - 1)
+        lived = self.now_s - born.asked_s - site.ready_s
+        paid = lived / HOUR_S * float(node.price_usd_per_hour)
+        self.world.past.owe(born.share, reserved=-born.reserved_usd, spent=Decimal(str(round(paid, 6))))
         self.rented_gpu_s += lived * len(node.devices)
-        self.rented_usd += lived / HOUR_S * float(node.price_usd_per_hour)
+        self.rented_usd += paid
+
+    def await_last_call(self, name: str) -> None:
+        born = self.births[name]
+        self.at(born.asked_s + born.life_s - last_call_s(born.life_s), lambda: self.last_call(name, born))
+
+    def last_call(self, name: str, born: _Birth) -> None:
+        """Its money is nearly used up. As the server does: more for the run that it was rented for, else all stop in time."""
+        if self.births.get(name) != born:
+            return
+        runs = [run for run, placed in self.world.placed.items() if any(place.node == name for place in placed.places)]
+        if not runs:
+            self.go_home(name)
+            return
+        more = born.reserved_usd / 2
+        left = budgets(self.world.snapshot(self.now_s))
+        if born.run in runs and all(more <= left.get(above, more) for above in path_of(born.share)):
+            self.world.past.owe(born.share, reserved=more)
+            self.births[name] = replace(born, reserved_usd=born.reserved_usd + more, life_s=born.life_s * 1.5)
+            self.await_last_call(name)
+            return
+        self.world.nodes[name] = replace(self.world.nodes[name], state=NodeState.DRAINING)
+        for run in runs:
+            if not self.world.placed[run].is_stopping:
+                self.evict(run)
+        self.at(self.now_s + self.setting.grace_s, lambda: self.go_home(name) if name in self.births else None)
 
     def lose_node(self) -> None:
         """Let a node vanish with all that is on it, and come back empty after a while."""

@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
+from mainspring.core.budgets import MICROS
 from mainspring.core.durations import LEARNED, believed, class_of, instead
 from mainspring.core.errors import PlannerError
 from mainspring.core.ids import RunId
+from mainspring.core.machines import paid_until
 from mainspring.core.policy import Policy
 from mainspring.core.records import Node
 from mainspring.core.resources import GPU_MILLI, DeviceShare
@@ -96,6 +99,11 @@ class World:
             budget_usd=self.budget_usd,
         )
 
+    def paid_s(self, site: Site, usd: Decimal) -> float:
+        """Return for how long a machine of `site` may be had for so much."""
+        micros = int(usd * MICROS)
+        return (paid_until(EPOCH, site.machine.price_usd_per_hour, micros) - EPOCH).total_seconds()
+
     def enqueue(self, progress: Progress) -> None:
         """Let a job wait: when it comes, and again when it was stopped. It keeps its place in the order."""
         job = progress.job
@@ -112,6 +120,9 @@ class World:
             version=progress.number + 1,
             share=job.share,
             estimate_s=self._believed(RunId(job.id)),
+            alternatives=job.alternatives,
+            same=job.same,
+            data_bytes=job.data_bytes,
             is_preemptible=job.is_preemptible,
             sites=() if progress.stays_home else job.sites,
         )
@@ -155,6 +166,7 @@ class World:
             places=tuple(places),
             version=one.version,
             resources=one.resources,
+            same=one.same,
             submitted_at=one.submitted_at,
             share=one.share,
             estimate_s=one.estimate_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from mainspring.core.records import Dataset, DatasetVersion
 from mainspring.store.columns import record_of, values_of
@@ -98,6 +98,20 @@ class Datasets:
         asked = select(v).where(v.c.project == project, v.c.manifest == manifest).order_by(v.c.created_at.desc()).limit(1)
         row = self._db.read(lambda conn: conn.execute(asked).mappings().one_or_none())
         return None if row is None else record_of(DatasetVersion, v, row)
+
+    def kept_at_home(self, home_data: str) -> frozenset[str]:
+        """Return the manifests of data sets that a policy with this `burst.home_data` lets go to no paid site."""
+        return self._db.read(lambda conn: kept_at_home(conn, home_data))
+
+
+def kept_at_home(conn: Connection, home_data: str) -> frozenset[str]:
+    """Return the manifests of the data sets named (NAME or PROJECT/NAME, separated by commas): all versions."""
+    names = [name.strip() for name in home_data.split(",") if name.strip()]
+    if not names:
+        return frozenset()
+    full = dataset_versions.c.project + "/" + dataset_versions.c.dataset
+    asked = select(dataset_versions.c.manifest).where(or_(dataset_versions.c.dataset.in_(names), full.in_(names)))
+    return frozenset(conn.execute(asked).scalars())
 
 
 def _select(project: str, name: str) -> Select[Any]:

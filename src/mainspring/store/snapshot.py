@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select, text
+from sqlalchemy import Connection, bindparam, select, text
 
 from mainspring.core.durations import believed, estimate, keys_of
 from mainspring.core.ids import RunId
@@ -23,6 +23,7 @@ from mainspring.core.specs import RunSpec, ValueKind
 from mainspring.core.waiting import expected_by_engine
 from mainspring.store.columns import record_of
 from mainspring.store.database import Database
+from mainspring.store.datasets import kept_at_home
 from mainspring.store.durations import insteads_of, medians_of
 from mainspring.store.machines import (
     ask_machines_ahead,
@@ -106,7 +107,7 @@ class Snapshots:
             share_of = shares_of_projects(conn)
             if self._insteads is None:
                 self._insteads = insteads_of(conn, policy)
-            at_home = _kept_at_home(conn, policy) if rents else frozenset()
+            at_home = kept_at_home(conn, policy.burst.home_data) if rents else frozenset()
             overdue = frozenset(run for (run,) in _OVERDUE.stored(conn)) if rents else frozenset()
             waiting = self._waiting(conn, share_of, _queued(conn, limit, each), bursting(rented), at_home, overdue)
             placed = self._placed(conn, share_of, at_home)
@@ -442,16 +443,6 @@ def _sizes(conn: Connection, specs: Sequence[RunSpec]) -> dict[str, int]:
         asked = select(dataset_versions.c.manifest, dataset_versions.c.size_bytes).where(some)
         sizes |= {manifest: int(size) for manifest, size in conn.execute(asked).tuples()}
     return sizes
-
-
-def _kept_at_home(conn: Connection, policy: Policy) -> frozenset[str]:
-    """Return the manifests of data sets that the policy lets go to no paid site: all versions."""
-    names = [name.strip() for name in policy.burst.home_data.split(",") if name.strip()]
-    if not names:
-        return frozenset()
-    full = dataset_versions.c.project + "/" + dataset_versions.c.dataset
-    asked = select(dataset_versions.c.manifest).where(or_(dataset_versions.c.dataset.in_(names), full.in_(names)))
-    return frozenset(conn.execute(asked).scalars())
 
 
 def _asked(spec: RunSpec, project: str, owner: str, sizes: Mapping[str, int]) -> _Asked:
