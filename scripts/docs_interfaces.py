@@ -108,7 +108,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     """Return a type as people write it, with links to the records below."""
     if "$ref" in schema:
         name = str(schema["$ref"]).rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+        return f"[{name}](#{name.lower().replace('.', '')})"
     for word in ("anyOf", "oneOf", "allOf"):
         if word in schema:
             return " or ".join(dict.fromkeys(_kind(one) for one in schema[word]))

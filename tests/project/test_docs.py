@@ -31,8 +31,9 @@ def generator(scripts_on_path: Path) -> Any:
 def site(project: Path, project_command: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the documentation once and return its folder."""
     folder = tmp_path_factory.mktemp("site")
-    built = project_command(project / ".venv/bin/mkdocs", "build", "--strict", "--quiet", "-d", folder)
+    built = project_command(project / ".venv/bin/mkdocs", "build", "--strict", "-d", folder)
     assert built.returncode == 0, built.stderr[-4000:]
+    assert "WARNING" not in built.stderr
     return folder
 
 

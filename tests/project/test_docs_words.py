@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
 import mainspring
 from mainspring.cli import dispatch
@@ -67,6 +68,20 @@ def test_flags_in_the_documents_exist(pages: list[Path], flags: dict[str, str]) 
                 assert word.split("=")[0] in told, f"{page}: {command} {word}"
 
 
+def test_commands_in_the_documents_are_taken_as_they_stand(pages: list[Path]) -> None:
+    """Not only the words: how many there are, in which order, and what their values are."""
+    app, seen, wrong = dispatch.build_app(), 0, []
+    for page, words in _commands(pages, inline=False):
+        if not any(mark in word for word in words for mark in ("…", "...", "|", "<", ">", "$(")):
+            try:
+                app.parse_args(words, exit_on_error=False, print_error=False)
+            except CycloptsError as refused:
+                wrong.append(f"{page}: mainspring {shlex.join(words)}: {refused}")
+            seen += 1
+    assert not wrong, "\n".join(wrong)
+    assert seen > 80
+
+
 def test_tests_that_the_documents_name_exist(pages: list[Path], project: Path) -> None:
     named = {found for page in pages for found in TEST.findall(page.read_text(encoding="utf-8"))}
     assert len(named) > 15
@@ -102,8 +117,8 @@ def test_the_tutorial_s_task_is_a_plain_call(pages: list[Path], monkeypatch: pyt
     assert type(model).__name__ == "Model"
 
 
-def _commands(pages: list[Path]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each `mainspring …` line of the shell blocks and of inline code, as words after the program's name."""
+def _commands(pages: list[Path], *, inline: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Yield each `mainspring …` line of the shell blocks and of `inline` code, as words after the program's name."""
     for page in pages:
         text = page.read_text(encoding="utf-8")
         lines = [
@@ -112,8 +127,8 @@ def _commands(pages: list[Path]) -> Iterator[tuple[str, list[str]]]:
             if kind in ("bash", "sh", "")
             for line in code.replace("\\\n", " ").splitlines()
         ]
-        lines += re.findall(r"`(mainspring [^`…]+)`", text)
-        for line in lines:
+        lines += re.findall(r"`(mainspring [^`…]+)`", text) if inline else []
+        for line in (part for whole in lines for part in re.split(r" && | ; ", whole)):
             if line.strip().startswith("mainspring "):
                 words = shlex.split(line.split(" #")[0].replace("[", "").replace("]", ""))[1:]
                 if words and re.fullmatch(r"[a-z]+", words[0]):
