@@ -79,6 +79,15 @@ def test_any_bad_answer_is_one_of_our_errors(scripted, reply, status, body, kind
         scripted.client().people.whoami()
 
 
+def test_what_a_newer_server_tells_more_is_passed_over(scripted, reply):
+    outlook = {"runs": 1, "mean_s": 1.0, "p50_s": 1.0, "p90_s": 1.0, "p99_s": 2.0}
+    policy = {"order": {"aging_s": 60.0, "is_kind": True}, "mood": "good"}
+    under = {"policy": policy, "all": outlook, "by_share": {"a": outlook}, "carbon_kg": 3}
+    scripted.answers = [reply(200, {"now": under, "then": under, "runs": 1, "seed": 7})]
+    found = scripted.client().policies.rehearse("", days=1)
+    assert (found.runs, found.now.policy.order.aging_s, found.then.by_share["a"].p90_s) == (1, 60.0, 1.0)
+
+
 def test_an_answer_that_is_not_json_is_a_server_error(scripted):
     scripted.answers = [lambda _: httpx2.Response(200, content=b"<html>hello</html>")]
     with pytest.raises(ServerError, match="not JSON"):

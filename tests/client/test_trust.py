@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from mainspring.client import transport
 from mainspring.client.transport import AsyncTransport, Later, Transport
 from mainspring.core.errors import ServerUnreachableError
 from mainspring.services import certificates
@@ -71,6 +72,35 @@ def test_a_coroutine_refuses_it_too(stranger: tuple[str, str]) -> None:
 
     with pytest.raises(ServerUnreachableError, match="certificate"):
         asyncio.run(ask())
+
+
+def test_who_knows_the_servers_own_certificate_trusts_the_authorities_elsewhere(
+    stranger: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a certificate of its own sends people to an object store that an authority vouches for."""
+    (tmp_path / "store").mkdir()
+    made = certificates.own(tmp_path / "store", ["127.0.0.1"], now=datetime.datetime.now(datetime.UTC))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.path, made.key_path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Says)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.elsewhere = f"{stranger[0]}/bucket/blob"  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pinned = made.path.read_text()
+    opened = Transport.open(f"https://127.0.0.1:{server.server_port}", "secret", certificate=pinned)
+    opened.pause = lambda _: None
+    try:
+        with pytest.raises(ServerUnreachableError, match="certificate"):
+            opened.get("/blobs/x")
+        vouched = ssl.create_default_context(cadata=next(tmp_path.glob("*.crt")).read_text())
+        monkeypatch.setattr(transport, "authorities", lambda: vouched)
+        again = Transport.open(opened.url, "secret", certificate=pinned)
+        assert again.get("/blobs/x").plain() == {}
+        with again.stream("GET", "/blobs/x") as answer:
+            assert answer.read() == b"{}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_authorities_are_read_when_a_handshake_needs_them(stranger: tuple[str, str], tmp_path: Path) -> None:

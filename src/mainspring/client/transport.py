@@ -50,14 +50,14 @@ class Answer:
             raise ServerError("The server answered with something that is not JSON.", hint="Is this a Mainspring?") from wrong
 
     def record(self, cls: type[T]) -> T:
-        """Return the body as a `cls`; fields that a newer server adds are ignored at the top level."""
+        """Return the body as a `cls`; fields that a newer server adds are passed over."""
         return to_record(self.plain(), cls)
 
 
 def to_record(plain: Any, cls: type[T]) -> T:
     """Return the `cls` that an answer's JSON describes. Raises ServerError when the server speaks another language."""
     try:
-        return codec.from_plain(plain, cls)
+        return codec.from_newer(plain, cls)
     except SpecError as wrong:
         raise ServerError(
             f"The server's answer is not what this client expects: {wrong.message}", hint="Use the same version on both sides."
@@ -84,13 +84,15 @@ class Transport:
 
         `certificate` (PEM) is the server's own: no authority is asked then.
         """
+        own = {url.rstrip("/"): httpx2.HTTPTransport(verify=verified(certificate), trust_env=False)} if certificate else {}
         http = httpx2.Client(
             base_url=url.rstrip("/"),
             headers=_headers(token),
             timeout=_TIMEOUT,
             transport=inner,
             trust_env=False,
-            verify=verified(certificate),
+            verify=verified(""),  # an object store that we are sent to has no certificate of this server
+            mounts=own,
         )
         return cls(url.rstrip("/"), token, http, certificate=certificate)
 
@@ -196,14 +198,19 @@ class AsyncTransport:
     ) -> AsyncTransport:
         """Return a transport; `inner` replaces the network (tests), `certificate` (PEM) is the server's own."""
         limits = httpx2.Limits(max_connections=64, max_keepalive_connections=64)
+        mine = url.rstrip("/")
+        own = (
+            {mine: httpx2.AsyncHTTPTransport(verify=verified(certificate), trust_env=False, limits=limits)} if certificate else {}
+        )
         http = httpx2.AsyncClient(
-            base_url=url.rstrip("/"),
+            base_url=mine,
             headers=_headers(token),
             timeout=_TIMEOUT,
             transport=inner,
             trust_env=False,
             limits=limits,
-            verify=verified(certificate),
+            verify=verified(""),
+            mounts=own,
         )
         return cls(url.rstrip("/"), http)
 

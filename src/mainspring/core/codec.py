@@ -51,12 +51,17 @@ def to_plain(value: object) -> Any:
 
 def from_plain(plain: object, cls: type[T]) -> T:
     """Return the `cls` that plain JSON values describe; the inverse of `to_plain`. Raises SpecError."""
-    try:
-        made = msgspec.convert(plain, cls, strict=True)
-    except msgspec.MsgspecError as wrong:
-        raise _explained(wrong) from wrong
+    made = from_newer(plain, cls)
     _refuse_unknown(plain, made, "")
     return made
+
+
+def from_newer(plain: object, cls: type[T]) -> T:
+    """Return the `cls` of what another version wrote: as `from_plain`, but fields that are not known here are passed over."""
+    try:
+        return msgspec.convert(plain, cls, strict=True)
+    except msgspec.MsgspecError as wrong:
+        raise _explained(wrong) from wrong
 
 
 def _refuse_unknown(plain: object, made: object, path: str) -> None:
@@ -68,7 +73,7 @@ def _refuse_unknown(plain: object, made: object, path: str) -> None:
                 where = f"{path}.{key}".lstrip(".")
                 raise SpecError(
                     f"There is no field {where!r}.",
-                    hint="Known here: " + ", ".join(sorted(fields)) + ".",
+                    hint="Known here: " + ", ".join(sorted(fields)) + ". Another version may know it: mainspring --version",
                     details={"path": where},
                 )
             _refuse_unknown(inner, getattr(made, key), f"{path}.{key}")
