@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
 for _place in (ROOT / "src", ROOT / "scripts"):  # a hook is loaded by path: nothing has put these on the way yet
@@ -20,6 +21,7 @@ from docs_diagram import state_diagram  # noqa: E402
 from docs_interfaces import command_line_page, rest_page  # noqa: E402
 from docs_results import results_page  # noqa: E402
 
+from mainspring.client.client import Client  # noqa: E402
 from mainspring.core import errors, lifecycle, reasons, records  # noqa: E402
 from mainspring.settings import Settings  # noqa: E402
 
@@ -28,7 +30,8 @@ NOTE = "<!-- Written by scripts/docs_generate.py from the code; change the code,
 # What to tell the reader about each reason: what it means, and what can be done. A code that is missing here fails a test.
 REASONS: Mapping[str, tuple[str, str]] = {
     "not_planned_yet": (
-        "The run was accepted after the last plan was made. The next plan follows within a second.",
+        "The run was accepted after the last plan was made. The next plan follows within a second; behind a very long queue of "
+        "the same person it may take some.",
         "Nothing. If it stays so, the schedule loop does not run: look at `mainspring doctor`.",
     ),
     "paused": ("Somebody holds the run: it keeps its place in the order and is not started.", "`mainspring resume RUN`."),
@@ -64,7 +67,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "gang_incomplete": (
         "The run has several replicas. Some would fit now, not all of them; a gang starts as a whole or not at all.",
-        "Wait, or ask for fewer with `--replicas`.",
+        "Wait, ask for fewer with `--replicas 2`, or say from how many on it may start: `--replicas 2..8`.",
     ),
     "share_held": (
         "An admin holds the share of the run, or one above it: its waiting runs keep their order and none is started.",
@@ -106,8 +109,13 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "Wait, or ask without `--same`.",
     ),
     "behind": (
-        "A run that is ahead in the order takes the place first. Order is priority, then time of submission.",
-        "`mainspring why RUN` names who is ahead. An editor may raise the priority.",
+        "The plan did not come as far: so many runs ahead were started that the rest follows in the next plan (`max_starts`), or "
+        "so many kinds of requests of its own share are ahead and blocked that no more were tried (`backfill.depth`). The order: "
+        "between shares who is owed most comes first; inside a share priority, then the least estimated GPU time, where waiting "
+        "counts (`order.aging_s`, a day, halves a run's size), then time of submission. See [the rules](../how-to/policy.md).",
+        "Wait for those ahead: `mainspring why RUN` names them, each with the rule by which it comes first. Inside its share a "
+        "run is moved by its priority: `mainspring priority RUN high`. Above normal takes the role that the project names, owner "
+        "unless it says otherwise; an editor may lower it.",
     ),
     "waiting_for_engine": (
         "The run was placed, and the engine there has a scheduler of its own (Kubernetes, Slurm) that has not begun it: a quota, "
@@ -126,14 +134,17 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "`mainspring cluster resume NODE`, with `--device N` for one GPU. See [Keep nodes healthy](../how-to/node-health.md).",
     ),
     "node_unreachable": (
-        "The node that has the run does not answer. Silence proves nothing: the run may well go on "
-        "there, and time alone never makes it dead.",
-        "The sentence says when another attempt begins. If you know that the node is gone: `mainspring node dead NODE`.",
+        "Of a run that was placed: the node that has it does not answer. Silence proves nothing: the run may well go on "
+        "there, and time alone never makes it dead. Of a run that waits: only nodes could hold it that take no runs now, because "
+        "they do not answer or are drained; the sentence names them.",
+        "The sentence says when another attempt begins. If you know that the node is gone: `mainspring node dead NODE`. One that "
+        "was drained is opened again by `mainspring cluster resume NODE`.",
     ),
     "cleaning_up": (
         "The former attempt is being ended, and its end is not confirmed yet. The next attempt starts "
         "after that, never beside it.",
-        "Wait for the grace period in the sentence.",
+        "Nothing: its runner or its node confirms it. `mainspring show RUN` lists the attempts; if you know that the node is "
+        "gone for good: `mainspring node dead NODE`.",
     ),
 }
 
@@ -158,6 +169,8 @@ PYTHON_PARTS = (
     ("Endpoints", ("mainspring.sdk.deploy",)),
     ("The connection", ("mainspring.client.connection",)),
 )
+# What of `ms.connect()` has its own entries: for the rest there are the functions above, which do more.
+NOUNS = ("shares", "policies", "plans", "forecasts", "clusters", "machines", "people")
 
 
 def errors_page() -> str:
@@ -351,12 +364,26 @@ def python_page() -> str:
                 lines += [f"::: {module}.{name}", "    options:", "      heading_level: 3", ""]
     if names:
         raise RuntimeError(f"PYTHON_PARTS names no part of the page for {', '.join(names)}")
+    lines += _nouns()
     lines += [
         "## Errors",
         "",
         "Every error class of the [error codes](errors.md) that a program may want to catch is offered too.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _nouns() -> list[str]:
+    """Return the attributes of what `ms.connect()` returns: a table of all, and entries for `NOUNS`."""
+    hints = {name: kind for name, kind in get_type_hints(Client).items() if name != "transport"}
+    classes = {name: kind for name, kind in hints.items() if kind.__module__ == f"mainspring.client.{name}"}
+    lines = ["`ms.connect()` has an attribute for each noun of the [REST interface](rest.md):", "", "| attribute | what it is |"]
+    lines += ["|---|---|"]
+    lines += [f"| `ms.connect().{name}` | {(kind.__doc__ or '').splitlines()[0]} |" for name, kind in classes.items()]
+    for name in NOUNS:
+        where = f"mainspring.client.{name}.{classes[name].__name__}"
+        lines += ["", f"::: {where}", "    options:", "      heading_level: 3"]
+    return [*lines, ""]
 
 
 def _offered() -> dict[str, list[str]]:

@@ -269,3 +269,5 @@ def test_a_runner_whose_folder_was_lost_begins_nothing_a_second_time(world):
     assert (found["state"], found["retries_used"], first["outcome"]["cause"]) == ("queued", 0, "node_lost")
     second, other = world.launch()
     assert world.client(other).get(f"/attempts/{second.id}/work").json()["number"] == 2
+    figures = world.client().get(world.client().base_url.copy_with(path="/metrics")).text
+    assert "mainspring_wait_seconds_count 1.0" in figures, "what a run waited before its first attempt is counted once"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engines import warm
 
+from mainspring.cli.main import run_cli
 from mainspring.client import connection
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -23,10 +24,24 @@ def cli(tmp_path: Path) -> Cli:
     def call(*words: str, home: Path | None = None, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
         environ |= {"MAINSPRING_HOME": str(home or tmp_path / "empty"), "COLUMNS": "200", **env}
-        return subprocess.run(
-            [sys.executable, "-m", "mainspring.cli.main", *words],
-            capture_output=True, text=True, env=environ, cwd=tmp_path, input=stdin, timeout=60, check=False,
-        )  # fmt: skip
+        done = warm.run(words, env=environ, cwd=tmp_path, data=stdin.encode(), timeout=60)
+        return subprocess.CompletedProcess(words, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return call
+
+
+@pytest.fixture
+def typed(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run `mainspring WORDS` in tmp_path and in this process, on the module's server: a twentieth of a process of its own."""
+    for name in [name for name in os.environ if name.startswith("MAINSPRING_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MAINSPRING_HOME", str(server))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        code = run_cli(list(words))
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
     return call
 

@@ -32,8 +32,8 @@ def test_both_ends_of_an_interval_are_told_alike(earliest_s: float, latest_s: fl
     assert re.fullmatch(words, sentence(told, now))
 
 
-def test_the_record_is_told(cli, server) -> None:
-    assert set(json.loads(cli("forecast", "--record", "--json", home=server).stdout)) == {
+def test_the_record_is_told(typed) -> None:
+    assert set(json.loads(typed("forecast", "--record", "--json").stdout)) == {
         "told",
         "inside",
         "confidence",
@@ -42,38 +42,63 @@ def test_the_record_is_told(cli, server) -> None:
     }
 
 
-def test_choices_are_compared_and_nothing_is_submitted(cli, server, tmp_path) -> None:
+def test_choices_are_compared_and_nothing_is_submitted(typed, tmp_path) -> None:
     (tmp_path / "later.py").write_text("pass")
-    told = cli("forecast", "later.py", "--gpus", "1", home=server)
+    told = typed("forecast", "later.py", "--gpus", "1")
     assert (told.returncode, told.stdout) == (0, "It would start now.\n")
-    compared = json.loads(cli("what-if", "--gpus 900", "--priority 5 --cpus 1", "later.py", "--json", home=server).stdout)
+    compared = json.loads(typed("what-if", "--gpus 900", "--priority 5 --cpus 1", "later.py", "--json").stdout)
     assert [one["label"] for one in compared] == ["as it is", "--gpus 900", "--priority 5 --cpus 1"]
     assert compared[0]["forecast"] is not None
     assert "GPU" in compared[1]["refusal"]
-    shown = cli("what-if", "--gpus 900", "later.py", home=server).stdout
+    shown = typed("what-if", "--gpus 900", "later.py").stdout
     assert "now" in shown
     assert "never" in shown
-    assert json.loads(cli("ps", "--json", "--text", "later", home=server).stdout) == []
+    assert json.loads(typed("ps", "--json", "--text", "later").stdout) == []
 
 
-def test_a_run_that_waits_tells_its_start_with_its_reason_and_a_paused_one_none(cli, server) -> None:
+def test_a_run_that_waits_tells_its_start_with_its_reason_and_a_paused_one_none(typed) -> None:
     names = ("fills", "waits")
     for name in names:
-        cli("run", "--detach", "--name", name, "--gpus", "2", "--", "sleep", "60", home=server)
+        typed("run", "--detach", "--name", name, "--gpus", "2", "--", "sleep", "60")
     try:
         deadline = time.monotonic() + 30
-        while json.loads(cli("why", "fills", "--json", home=server).stdout)["state"] != "running":
+        while json.loads(typed("why", "fills", "--json").stdout)["state"] != "running":
             assert time.monotonic() < deadline
-        told = cli("why", "waits", home=server).stdout
+        told = typed("why", "waits").stdout
         assert re.search(r"waits is queued: .*\nIt starts between \S+ and .* \(80 %\)\.", told), told
-        cli("pause", "waits", home=server)
-        assert "It starts" not in cli("why", "waits", home=server).stdout
-        refused = cli("forecast", "waits", home=server)
+        typed("pause", "waits")
+        assert "It starts" not in typed("why", "waits").stdout
+        refused = typed("forecast", "waits")
         assert refused.returncode != 0
         assert "Nobody can say when run waits starts." in refused.stderr
     finally:
         for name in names:
-            cli("cancel", name, "--grace", "0s", home=server)
+            typed("cancel", name, "--grace", "0s")
+
+
+def test_what_would_let_it_start_is_told_of_a_run_and_before_one_is_submitted(typed, tmp_path) -> None:
+    """One of two GPUs is held for an hour at most: half of what is asked for would start now, all of it then."""
+    (tmp_path / "later.py").write_text("pass")
+    holds = typed("run", "--detach", "--gpus", "1", "--timeout", "1h", "--", "tail", "-f", "/dev/null").stdout.strip()
+    asks = ""
+    try:
+        deadline = time.monotonic() + 30
+        while json.loads(typed("why", holds, "--json").stdout)["state"] != "running":
+            assert time.monotonic() < deadline
+        said = typed("forecast", "later.py", "--gpus", "2").stdout
+        assert re.fullmatch(r"It would start (between .*|at about .*)\. With --gpus 1: now\.\n", said), said
+        assert "With" not in typed("forecast", "later.py", "--gpus", "1").stdout
+        asks = typed("run", "--detach", "--gpus", "2", "later.py").stdout.strip()
+        less, then = json.loads(typed("why", asks, "--json").stdout)["changes"]
+        assert (less["sentence"], less["at"], less["facts"]) == ("starts now with 1 GPU less", None, {"gpu_milli": 1000})
+        assert then["facts"] == {"run": holds}
+        at = datetime.fromisoformat(then["at"])
+        assert timedelta(minutes=30) < at - datetime.now(UTC) < timedelta(hours=3)
+        told = typed("why", asks).stdout
+        assert "What would change it: it starts now with 1 GPU less.\n" in told
+        assert f"It would start when {holds} ends, about {at.astimezone(UTC):%H:%M} UTC.\n" in told
+    finally:
+        typed("cancel", *filter(None, (asks, holds)), "--grace", "0s")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +111,9 @@ def test_a_run_that_waits_tells_its_start_with_its_reason_and_a_paused_one_none(
         (("what-if", "--no-such-flag 1", "later.py"), "no-such-flag"),
     ],
 )
-def test_mistakes_are_told(cli, server, tmp_path, words, said) -> None:
+def test_mistakes_are_told(typed, tmp_path, words, said) -> None:
     (tmp_path / "later.py").write_text("pass")
-    told = cli(*words, home=server)
+    told = typed(*words)
     assert told.returncode != 0
     assert said in told.stderr
     assert "Traceback" not in told.stderr

@@ -145,6 +145,11 @@ def test_a_pipeline_stops_at_its_gate(task):
 def test_shares_and_use_are_told_and_configured(task):
     tree = ms.share("lab", guarantee="1gpu", weight=2, budget="5usd/month")
     assert [(one.name, one.guarantee["gpu"], one.weight) for one in tree] == [("lab", 1000, 2.0)]
+    assert [(one.name, one.budget_usd) for one in ms.connect().shares.all()] == [("lab", "5")]
+    (moved,) = ms.share("lab", limit="2gpu", parent="faculty", held=True)
+    assert (moved.name, moved.limit, moved.is_held) == ("faculty/lab", {"gpu": 2000}, True)
+    (back,) = ms.share("lab", limit="", parent="", held=False)
+    assert (back.name, back.limit, back.is_held) == ("lab", {}, False)
     assert {"", "lab"} <= {one.name for one in ms.share()}
     with pytest.warns(UserWarning, match="scaled down"):
         ms.share("lab", guarantee="9gpu")
@@ -153,6 +158,28 @@ def test_shares_and_use_are_told_and_configured(task):
     ms.share("lab", guarantee="")
     task(lambda: 1, gpus=1, name="used").submit().wait()
     assert any(row.gpu_hours > 0 for row in ms.usage(by="user"))
+
+
+def test_what_was_decided_held_and_kept_is_told(task):
+    client = ms.connect()
+    run = task(lambda: 1, name="decided", gpus=1).submit()
+    run.wait()
+    record = client.plans.recorded("now", has_snapshot=True)
+    assert [one.run for one in record.plan.decisions] == [run.id]
+    assert client.plans.replay(record)["same_plan"]
+    assert client.plans.recorded().number == record.number
+    now = client.plans.fresh()
+    assert (now.number, now.plan.decisions, now.snapshot) == (0, (), None)
+    past = client.shares.history(hours=1, stretches=6)
+    assert (past.unit, len(past.held[run.record.owner])) == ("gpu", 6)
+    kept, notices = client.shares.reserve("lab", "tomorrow 9:00", "tomorrow 18:00", "4gpu:A100")
+    assert (kept.replicas, kept.resources.gpu_models, len(notices)) == (4, ("A100",), 1)
+    assert kept in client.shares.reservations()
+    client.shares.release(kept.id)
+    with pytest.raises(ms.UsageError, match="ends_at 'some day' is no moment"):
+        client.shares.reserve("lab", "tomorrow", "some day", "1gpu")
+    with pytest.raises(ms.SpecError, match="cannot be reserved"):
+        client.shares.reserve("lab", "tomorrow 9:00", "tomorrow 18:00", "2gpu, 4cpu")
 
 
 def test_a_policy_is_shown_rehearsed_and_set(task, tmp_path):

@@ -12,7 +12,7 @@ from mainspring.core.errors import AccessDeniedError, ConflictError, NotFoundErr
 from mainspring.core.policy_file import parse_policy, show_policy, with_value
 from mainspring.core.records import Cause, Role
 from mainspring.core.resources import Resources
-from mainspring.core.shares import parse_amounts
+from mainspring.core.shares import parse_amounts, show_amounts
 from mainspring.core.snapshot import OVERDUE, Decision, DecisionKind, Plan
 from mainspring.core.specs import RunSpec
 from mainspring.services import policies, projects, runs, shares, standings, usage
@@ -243,6 +243,11 @@ def test_a_window_above_the_fleet_is_kept_and_noticed(house):
     (large,) = shares.reserve(house.ctx, SYSTEM, replace(one_gpu, resources=Resources(cpu_milli=10**6))).notices
     assert "8 CPUs" in large
     assert len(shares.reservations(house.ctx, ALICE)) == 5
+
+
+def test_amounts_are_read_as_they_are_shown():
+    amounts = {"gpu:a100": 4000, "gpu": 500, "cpu": 64_000, "memory": 3 << 30}
+    assert parse_amounts(show_amounts(amounts)) == amounts
 
 
 @pytest.mark.parametrize("text", ["3foo", "gpu", "-1gpu", "4gpu:", "8gpu, 2gpu", "4cpu:a100"])

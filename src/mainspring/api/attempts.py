@@ -12,6 +12,7 @@ from starlette.responses import Response
 from mainspring.api.answers import PREFIX, answer, shaped
 from mainspring.api.auth import Ctx, Runner
 from mainspring.api.bodies import body_of
+from mainspring.api.prometheus import measured_of
 from mainspring.api.streams import is_draining
 from mainspring.core.beats import LINE_STREAMS, Beat, BeatAnswer, Work
 from mainspring.core.errors import GoneError, SpecError
@@ -26,9 +27,12 @@ Replica = Annotated[int, Query(ge=0, le=4096)]
 
 @router.get("/attempts/{attempt_id}/work")
 @shaped(gives=Work)
-def work(ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
+def work(request: Request, ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
     """Return what the runner is to do."""
-    return answer(attempts.work(ctx, attempts.find(ctx, attempt), replica))
+    found = attempts.find(ctx, attempt)
+    told = attempts.work(ctx, found, replica)
+    measured_of(request).began(ctx, found, replica)
+    return answer(told)
 
 
 @router.get("/attempts/{attempt_id}/peers")

@@ -15,13 +15,15 @@ from starlette.responses import Response
 
 from mainspring.api.auth import Ctx, Who
 from mainspring.core.actors import Actor
-from mainspring.core.records import NodeState
+from mainspring.core.records import Attempt, NodeState
 from mainspring.services import standings, status
 from mainspring.services.context import Context
 from mainspring.services.planned import BUCKETS_S, Planned
 
 router = APIRouter(include_in_schema=False)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_WAITS_S = (1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 86_400.0, 7 * 86_400.0)
+_KEPT = 10_000  # attempts that were counted: a runner whose answer was lost asks again
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -41,6 +43,13 @@ class Measured:
             "Time from request to answer at the gateway.",
             ("endpoint",),
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._begun: set[str] = set()
+        self._waits = Histogram(
+            "mainspring_wait_seconds",
+            "From submission to the first place, of runs that began.",
+            buckets=_WAITS_S,
             registry=self.registry,
         )
         self.runs = Gauge("mainspring_runs", "Runs by state.", ("state",), registry=self.registry)
@@ -66,13 +75,22 @@ class Measured:
         self._predictions.labels(endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
+    def began(self, ctx: Context, attempt: Attempt, replica: int) -> None:
+        """Count how long a run had waited, when the first member of its first attempt asks for its work; once."""
+        if (attempt.number, replica) != (1, 0) or attempt.id in self._begun:
+            return
+        run = ctx.store.runs.get(attempt.run)
+        if run is not None:
+            if len(self._begun) >= _KEPT:
+                self._begun.clear()
+            self._begun.add(attempt.id)
+            self._waits.observe(max(0.0, (attempt.created_at - run.created_at).total_seconds()))
+
 
 @router.get("/metrics")
 def tell_figures(request: Request, ctx: Ctx, actor: Who) -> Response:
     """Return the figures in Prometheus' text format."""
-    measured = request.app.state.measured
-    if not isinstance(measured, Measured):
-        raise TypeError("build_api did not set the counters")
+    measured = measured_of(request)
     told = status.status(ctx, actor, url="")
     counts, gpus = told["counts"], told["gpus"]
     if isinstance(counts, dict):
@@ -88,6 +106,14 @@ def tell_figures(request: Request, ctx: Ctx, actor: Who) -> Response:
     _tell_queue(measured, ctx, actor)
     text = generate_latest(measured.registry) + generate_latest(_Planner(ctx.planned))
     return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def measured_of(request: Request) -> Measured:
+    """Return the counters of the application that a request came to."""
+    measured = request.app.state.measured
+    if not isinstance(measured, Measured):
+        raise TypeError("build_api did not set the counters")
+    return measured
 
 
 class _Planner(Collector):

@@ -12,13 +12,14 @@ from mainspring.api.auth import Ctx, Who
 from mainspring.api.bodies import body_of
 from mainspring.core.shares import Share
 from mainspring.core.snapshot import Reservation
-from mainspring.core.standings import Standing
+from mainspring.core.standings import History, Standing
 from mainspring.core.usage import UsageRow
 from mainspring.services import shares, standings, usage
 from mainspring.services.shares import Changed, NewReservation, Reserved, ShareChange
 from mainspring.services.usage import By
 
 router = APIRouter(prefix=PREFIX, tags=["shares"])
+MOST_HOURS = 24.0 * 31
 
 
 @router.get("/shares")
@@ -33,6 +34,18 @@ def all_shares(ctx: Ctx, actor: Who) -> Response:
 def where_they_stand(ctx: Ctx, actor: Who) -> Response:
     """Return who holds what, is promised what and is owed what: the root first, each share before those below it."""
     return answer_all(standings.standings(ctx, actor))
+
+
+@router.get("/standings/history")
+@shaped(gives=History)
+def what_they_held(
+    ctx: Ctx,
+    actor: Who,
+    hours: Annotated[float, Query(gt=0, le=MOST_HOURS)] = 24.0,
+    stretches: Annotated[int, Query(ge=1, le=1000)] = standings.STRETCHES,
+) -> Response:
+    """Return what each leaf of the tree held on average in equal stretches of the last hours, who held most first."""
+    return answer(standings.history(ctx, actor, hours=hours, stretches=stretches))
 
 
 @router.patch("/shares/{ref:path}")

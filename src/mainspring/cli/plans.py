@@ -1,14 +1,15 @@
-"""Recorded plans on the command line: shown, saved for a bug report, made again."""
+"""Plans on the command line: shown, saved for a bug report, made again."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 from mainspring import scheduler
 from mainspring.cli.connecting import connect
-from mainspring.cli.options import Json
-from mainspring.cli.output import emit_json, say, short, table
+from mainspring.cli.options import Flag, Json
+from mainspring.cli.output import done, emit_json, say, short, table
 from mainspring.core.codec import decode, encode
 from mainspring.core.errors import ConflictError, SpecError, UsageError
 from mainspring.core.moments import parse_moment
@@ -16,22 +17,30 @@ from mainspring.core.replays import PlanRecord
 from mainspring.core.units import counted
 
 
-def show(*, at: str = "", save: Path | None = None, as_json: Json = False) -> None:
-    """Show what was decided last, or at a time (administrators).
+def show(*, at: str = "", now: Annotated[bool, Flag] = False, save: Path | None = None, as_json: Json = False) -> None:
+    """Show what was decided last, or at a time, or what would be decided now (administrators).
 
-    Examples: `mainspring plan show`, `mainspring plan show --at "2h ago" --save plan.json`.
+    Recorded are plans that start, stop, rent or give back something; one by which all only wait is made again with `--now`.
+
+    Examples: `mainspring plan show`, `mainspring plan show --at "2h ago"`, `mainspring plan show --now --save plan.json`.
 
     Parameters
     ----------
     at
-        The last plan at this time, such as `14:05`, `2h ago` or 2026-03-01T09:00; local where no time zone is said.
+        The last recorded plan at this time, such as `14:05`, `2h ago` or 2026-03-01T09:00; local where no time zone is said.
+    now
+        The plan that would be made now, as number 0: why each run waits at this moment. Nothing is carried out.
     save
         Write the plan with its snapshot to this file: `mainspring plan replay FILE` makes it again anywhere.
     """
-    found = _recorded(at, has_snapshot=save is not None)
+    if now and at:
+        raise UsageError("A plan is made now, or was recorded at a time.", hint="Say one of --at and --now.")
+    has_snapshot = save is not None
+    found = connect().plans.fresh(has_snapshot=has_snapshot) if now else _recorded(at, has_snapshot=has_snapshot)
     if save is not None:
-        save.write_bytes(encode(found))
-        say(f"Plan {found.number} and its snapshot are in {save}.")
+        _write(save, encode(found))
+        saved = {"number": found.number, "saved": str(save)}
+        done(saved, f"Plan {found.number} and its snapshot are in {save}.", as_json=as_json)
         return
     if as_json:
         emit_json(found)
@@ -85,6 +94,13 @@ def replay(file: Path | None = None, /, *, at: str = "", as_json: Json = False) 
 def _recorded(at: str, *, has_snapshot: bool) -> PlanRecord:
     moment = parse_moment(at, datetime.now(UTC), "--at") if at else None
     return connect().plans.recorded(moment, has_snapshot=has_snapshot)
+
+
+def _write(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as wrong:
+        raise UsageError(f"{file} cannot be written: {wrong.strerror}.", hint="Name another file behind --save.") from wrong
 
 
 def _read(file: Path) -> PlanRecord:

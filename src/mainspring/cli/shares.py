@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -16,14 +14,12 @@ from mainspring.cli.connecting import connect
 from mainspring.cli.options import Flag, Json
 from mainspring.cli.output import done, emit_json, note, say, table
 from mainspring.client.client import Client
-from mainspring.core.errors import SpecError, UsageError
+from mainspring.core.errors import UsageError
 from mainspring.core.moments import parse_moment
-from mainspring.core.resources import GPU_MILLI, Resources
 from mainspring.core.shares import Amounts, parse_amounts, parse_budget, show_amounts
 from mainspring.core.standings import Standing
 
 WIDTH = 20
-_MANY_GPUS = re.compile(r"^(?P<count>\d+)\s*gpus?(?::(?P<model>[A-Za-z0-9._-]+))?\Z", re.IGNORECASE)
 
 
 def share(
@@ -75,7 +71,7 @@ def share(
         raise UsageError("Which share?", hint="mainspring share NAME --weight 2")
     if rm:
         client.shares.remove(name)
-        say(f"{name} is as if nobody had configured it.")
+        done({"removed": name}, f"{name} is as if nobody had configured it.", as_json=as_json)
         return
     if not is_change:
         _show_tree(client, name, as_json)
@@ -168,10 +164,9 @@ def reservation_add(share: str, what: str, /, *, begin: str, end: str, as_json: 
     end
         When it ends.
     """
-    resources, replicas = to_reserved(what)
     now = datetime.now(UTC)
     begins_at, ends_at = parse_moment(begin, now, "--begin"), parse_moment(end, now, "--end")
-    made, notices = connect().shares.reserve(share, begins_at, ends_at, resources, replicas=replicas)
+    made, notices = connect().shares.reserve(share, begins_at, ends_at, what)
     if as_json:
         emit_json({"reservation": made, "notices": notices})
         return
@@ -189,28 +184,13 @@ def reservation_rm(reservation: str, /, *, as_json: Json = False) -> None:
     done({"given_up": reservation}, f"{reservation} is given up.", as_json=as_json)
 
 
-def to_reserved(text: str) -> tuple[Resources, int]:
-    """Return what one member of a reservation holds, and how many there are: `4gpu` are four of one GPU. Raises SpecError."""
-    many = _MANY_GPUS.match(text.strip())
-    if many is not None and int(many["count"]):
-        models = (many["model"],) if many["model"] else ()
-        return Resources(gpu_milli=GPU_MILLI, gpu_models=models), int(many["count"])
-    amounts = parse_amounts(text)
-    gpus = [name for name in amounts if name.startswith("gpu")]
-    if not amounts or gpus:
-        raise SpecError(f"{text[:60]!r} cannot be reserved.", hint="Say whole GPUs (4gpu:A100), or `16cpu, 64GiB`.")
-    return replace(Resources(), cpu_milli=amounts.get("cpu", 1000), memory_bytes=amounts.get("memory", 0)), 1
-
-
 def _show_tree(client: Client, name: str, as_json: bool) -> None:
-    found = client.shares.standings()
-    if name:
-        found = [one for one in found if one.name == name or one.name.startswith(name + "/") or one.name.endswith("/" + name)]
-        if not found:
-            note(f"Nobody holds, waits for or configured anything in {name!r}.")
-            return
+    found = client.shares.standings(name)
     if as_json:
         emit_json(found)
+        return
+    if not found:
+        note(f"Nobody holds, waits for or configured anything in {name!r}.")
         return
     unit = "gpu" if any(one.total.get("gpu") for one in found) else "cpu"
     rows = [_row(one, unit) for one in found]
@@ -231,7 +211,7 @@ def _row(one: Standing, unit: str) -> tuple[Text | str, ...]:
         bar,
         f"{fair / 1000:.3g}" + (f" (owed {owed / 1000:.3g})" if owed > 0 and one.depth else ""),
         _amounts(one.guarantee),
-        _amounts(one.limit),
+        show_amounts(one.limit),  # a limit of nothing is one
         _amounts(one.asked),
         f"{one.weight:.3g}" if one.depth else "",
     )

@@ -20,7 +20,7 @@ ROOT = ""
 Amounts: TypeAlias = Mapping[str, int]
 """So much of each resource: `cpu` (milli), `memory` (bytes), `gpu` (milli, any model), `gpu:a100` (milli of one model)."""
 
-_AMOUNT = re.compile(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>[A-Za-z]*)(?::(?P<model>[A-Za-z0-9._-]+))?\Z")
+_AMOUNT = re.compile(r"^(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[A-Za-z]*)(?::(?P<model>[A-Za-z0-9._-]+))?\Z")
 _BUDGET = re.compile(r"^(?P<usd>\d+(?:\.\d+)?)\s*(?:usd)?(?:\s*/\s*month)?\Z", re.IGNORECASE)
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._@-]{0,63}){0,7}\Z")
 

@@ -42,11 +42,7 @@ def share(
         name = made.name
         for one in notices:
             warnings.warn(one, stacklevel=2)
-    return [
-        one
-        for one in client.shares.standings()
-        if not name or one.name == name or one.name.startswith(name + "/") or one.name.endswith("/" + name)
-    ]
+    return client.shares.standings(name)
 
 
 def usage(*, by: str = "share", month: str = "") -> list[UsageRow]:
