@@ -23,7 +23,7 @@ from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Cause, Dimension, Endpoint, EndpointState, Node, Role, RunState, SweepSpec
 from mainspring.core.resources import CONTAINERS, Resources
 from mainspring.core.specs import Entry, Environment, RunKind, RunSpec, Value, ValueKind
-from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, runs, sweeps
+from mainspring.services import clusters, datasets, endpoints, events, gates, lineage, models, projects, runs, sweeps
 from mainspring.services.fitting import FRESH_S
 
 VIEWER = Actor(name="vera", roles={"default": Role.VIEWER})
@@ -101,6 +101,21 @@ def test_a_waiting_run_tells_why_and_who_is_ahead(house) -> None:
     assert "ed" in told["sentence"]
     assert [one["run"] for one in told["ahead"]] == [second.id]
     assert [one.run for one in clusters.queue(house.ctx, EDITOR)] == [second.id, third.id]
+
+
+def test_whose_end_lets_a_run_start_is_named_to_those_who_may_see_it(house) -> None:
+    projects.add(house.ctx, SYSTEM, "closed")
+    asked = RunSpec(command=("a",), resources=Resources(gpu_milli=2000), timeout_s=600)
+    first, _ = runs.submit(house.ctx, SYSTEM, replace(asked, project="closed"))
+    house.plan()
+    house.begin(house.attempt_of(first))
+    waits, _ = runs.submit(house.ctx, EDITOR, asked)
+    house.plan()
+    (named,) = [one for one in runs.why(house.ctx, SYSTEM, waits.id)["changes"] if one.at]
+    (hidden,) = [one for one in runs.why(house.ctx, EDITOR, waits.id)["changes"] if one.at]
+    assert first.id in named.sentence
+    assert (hidden.at, hidden.facts) == (named.at, {})
+    assert hidden.sentence.startswith("when a run of a project you are not in ends")
 
 
 def test_cancel_of_a_waiting_run_is_at_once_and_of_a_running_one_is_intent(house) -> None:

@@ -32,7 +32,7 @@ from mainspring.core.snapshot import WaitingRun
 from mainspring.core.specs import Environment, Link, RunKind, RunSpec, Value, ValueKind, check_spec, on_path
 from mainspring.core.units import show_seconds
 from mainspring.core.waiting import expected_by_engine
-from mainspring.core.whys import Why
+from mainspring.core.whys import Change, Why
 from mainspring.plugins import reach
 from mainspring.services import caching, plans
 from mainspring.services.context import Context
@@ -278,7 +278,7 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
         "ahead_count": line.position - 1 if line is not None else 0,
         "waiting_count": line.waiting if line is not None else 0,
         "expected_at": line.expected_at if line is not None else expected_by_engine(reason),
-        "changes": line.changes if line is not None else (),
+        "changes": [_seen(ctx, actor, one) for one in line.changes] if line is not None else [],
         "stopped_for": needed_by,
         "attempt": last,
         "cache": caching.tell(ctx, run),
@@ -356,6 +356,16 @@ def _told(ctx: Context, actor: Actor, why: Why, waiting: Mapping[RunId, WaitingR
         named = {"run": run.id if run else "", "name": run.name if run else ""}
         found.append({**named, "owner": here.owner, "rule": one.rule})
     return found
+
+
+def _seen(ctx: Context, actor: Actor, change: Change) -> Change:
+    """Return what would let a run start; the run whose end that is, only where the actor may see it."""
+    if "run" not in change.facts or change.at is None:
+        return change
+    other = ctx.store.runs.get(str(change.facts["run"]))
+    if other is not None and actor.may(other.project, Role.VIEWER):
+        return change
+    return replace(change, sentence=f"when a run of a project you are not in ends, about {change.at:%H:%M} UTC", facts={})
 
 
 def _needed_by(ctx: Context, actor: Actor, attempt: Attempt | None) -> dict[str, object] | None:
