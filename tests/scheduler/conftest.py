@@ -259,7 +259,14 @@ def _worlds(pick: Pick, most_runs: int) -> Snapshot:
     """Make a busy world: a tree of shares, running and waiting runs of whole and shared GPUs, gangs, estimates, a paid site."""
     width = pick([2, 4])
     nodes = [
-        _node(f"n{one}", cpus=16, gpus=width, is_whole=pick([False, False, True]), pool=pick(["default", "default", "big"]))
+        _node(
+            f"n{one}",
+            cpus=16,
+            gpus=width,
+            is_whole=pick([False, False, True]),
+            pool=pick(["default", "default", "big"]),
+            labels=pick([{}, {"rack": "r1"}, {"rack": "r1"}, {"rack": "r2"}]),
+        )
         for one in range(pick([1, 2, 3]))
     ]
     leaves = pick([("alice", "bob"), ("a/x", "a/y", "b/z"), ("a/x", "b/y", "carl"), ("o/a/x", "o/a/y", "o/b/z", "q/w")])
@@ -319,6 +326,13 @@ def _state(pick: Pick, name: str) -> ShareState:
     return ShareState(share=share, history=pick([0.0, 0.3]), spent_usd=pick(["0", "1.5"]))
 
 
+_OTHERS = (
+    Resources(cpu_milli=1000, gpu_milli=1000, pool="big"),
+    Resources(cpu_milli=10, gpu_memory_bytes=8 * GIB),
+    Resources(cpu_milli=4000),
+)
+
+
 def _asking(pick: Pick, number: int, leaves: Sequence[str]) -> WaitingRun:
     leaf = pick(leaves)
     run = _waiting(
@@ -333,7 +347,10 @@ def _asking(pick: Pick, number: int, leaves: Sequence[str]) -> WaitingRun:
         is_preemptible=pick([True, True, True, False]),
         submitted_at=NOW - timedelta(seconds=pick([0, 600, 7200, 90_000])),
         sites=pick([None, None, (), ("cloud",)]),
+        alternatives=pick([(), (), (), (), *((one,) for one in _OTHERS), _OTHERS]),
     )
+    if run.replicas > 1:
+        run = replace(run, min_replicas=pick([0, 0, 1, 2]), same=pick(["", "", "node", "rack"]))
     return replace(run, id=RunId(f"run_w{number}"))
 
 

@@ -66,7 +66,7 @@ def test_invariant_05_no_share_above_its_limit(data: DataObject, worlds: Any) ->
         for name in path_of(run.share):
             limit = _configured(snapshot)[name].share.limit if name in _configured(snapshot) else {}
             assert use[name]["cpu"] <= limit.get("cpu", 2**62)
-            assert not run.resources.gpu_milli or use[name]["gpu"] <= limit.get("gpu", 2**62)
+            assert not any(place.granted.devices for place in one.places) or use[name]["gpu"] <= limit.get("gpu", 2**62)
 
 
 @often
@@ -88,7 +88,7 @@ def test_invariant_06_who_may_not_be_stopped_is_not_and_stays_within_the_guarant
             below = [other.share for key, other in _configured(snapshot).items() if key.startswith(name + "/")]
             guarantee = state.share.guarantee.get("gpu", state.share.guarantee.get("gpu:a100", 0))
             promised = sum(other.guarantee.get("gpu", other.guarantee.get("gpu:a100", 0)) for other in below)
-            assert not run.resources.gpu_milli or pinned[name]["gpu"] <= max(guarantee, promised)
+            assert not any(place.granted.devices for place in one.places) or pinned[name]["gpu"] <= max(guarantee, promised)
 
 
 @often

@@ -22,6 +22,7 @@ SHOWN = 6  # names listed in a sentence
 def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, same: str = "") -> Reason | None:
     """Return None if the empty nodes could hold it, else why not: CANNOT_FIT, or NO_CLUSTER when no node is known.
 
+    `same` (a label, `node`) is of gangs, also of one that may start with a single replica: others may join it there.
     Nodes that drain, are in quarantine or out of reach count, devices that were taken out (they may come back), and what work
     that is not ours holds now; dead nodes do not. All replicas go to one cluster.
     """
@@ -66,7 +67,7 @@ def most_in_one_cluster(cluster: Cluster, counts: Ints, same: str = "") -> int:
 
 def misfit(cluster: Cluster, request: Request, counts: Ints, replicas: int, same: str = "") -> Reason | None:
     """Return why even the empty `cluster` cannot hold it, saying what it could; None if it can. `counts`: as `empty_counts`."""
-    most = most_in_one_cluster(cluster, counts, same if replicas > 1 else "")
+    most = most_in_one_cluster(cluster, counts, same)
     if most >= replicas:
         return None
     facts: dict[str, object] = {"asked": request.asked.show(), "replicas": replicas, "replicas_at_most": most}

@@ -100,7 +100,7 @@ class Places:
                 needs = np.clip(-(-int(request.need[0]) // np.maximum(1, self.slot_milli)), 1, SLOTS)
             able = allowed & (needs <= when.shape[2])
             for replicas in dict.fromkeys((run.replicas, least)):
-                for rows in self._domains(able, run.same if replicas > 1 else "", replicas):
+                for rows in self._domains(able, run.same if run.replicas > 1 else "", replicas):
                     need = int(needs[rows].max())
                     if replicas > 1 and run.same != "node":
                         way = _gang(when, rows, need, replicas, not_before)
@@ -111,10 +111,10 @@ class Places:
 
     def _domains(self, able: Bools, same: str, replicas: int) -> list[Ints]:
         """Return the rows among which all replicas have to find their places, for each choice of them."""
-        if replicas == 1 or same == "node" or (not same and len(self.cluster.clusters) == 1):
-            rows = np.flatnonzero(able)
-            return [rows] if len(rows) else []
         domain = np.where(able, self.cluster.domain_of(same), -1)
+        if replicas == 1 or same == "node" or (not same and len(self.cluster.clusters) == 1):
+            rows = np.flatnonzero(domain >= 0)
+            return [rows] if len(rows) else []
         return [np.flatnonzero(domain == one) for one in np.unique(domain[domain >= 0]).tolist()]
 
     def _request(self, asked: Resources) -> tuple[Request, Bools, int]:

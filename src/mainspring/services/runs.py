@@ -81,13 +81,14 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
 
 def _check_fits(ctx: Context, spec: RunSpec) -> None:
     least, now_s = spec.min_replicas or spec.replicas, ctx.clock.monotonic()
+    same = spec.same if spec.replicas > 1 else ""
     choices = (spec.resources, *spec.alternatives)
-    if ctx.fitting.is_known(choices, least, spec.same, now_s=now_s):
+    if ctx.fitting.is_known(choices, least, same, now_s=now_s):
         return
     nodes = ctx.store.nodes.all()
-    misfit = scheduler.would_one_fit(nodes, choices, least, spec.same)
+    misfit = scheduler.would_one_fit(nodes, choices, least, same)
     if misfit is None:
-        ctx.fitting.note(choices, least, spec.same, now_s=now_s)
+        ctx.fitting.note(choices, least, same, now_s=now_s)
     elif misfit.code is ReasonCode.CANNOT_FIT:
         hint = "See what there is: mainspring cluster ls"
         if spec.resources.is_gpu() and not any(node.devices for node in nodes):
