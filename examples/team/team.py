@@ -30,6 +30,7 @@ from mainspring.scheduler.fairness import Served, fairness
 
 GPUS = 8
 TRIALS = int(os.environ.get("TEAM_TRIALS", "500"))
+WHOLE, MOST_S, LEAST_INDEX = 500, 180.0, 0.99  # so many trials make the whole scene; what it promises then
 SWEEPER = "alice"
 OTHERS = ("bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
 RUSH = int(os.environ.get("TEAM_RUSH", "20"))  # runs that each of the others submits at once, in the middle
@@ -168,6 +169,8 @@ def report(scene: Scene, study: ms.Study, took_s: float) -> None:
     unfinished = [run for run in runs if run.state != "succeeded"]
     if unfinished or len(runs) != TRIALS + len(OTHERS) * (3 + RUSH):
         sys.exit(f"the scene is broken: {len(runs)} runs, {len(unfinished)} of them did not succeed")
+    if TRIALS >= WHOLE and (took_s > MOST_S or found.index < LEAST_INDEX):
+        sys.exit(f"the scene is not what it promises: at most {MOST_S:.0f} s, Jain's index at least {LEAST_INDEX}")
 
 
 if __name__ == "__main__":
