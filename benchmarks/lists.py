@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.installation import PREFIX, installation
+from benchmarks.installation import PREFIX, Installation, installation
 from benchmarks.report import percentile, report
 
 ROUNDS = 40
+FORESEEN, REST_S = 1000, 0.5
 
 
 def main() -> None:
@@ -20,10 +21,11 @@ def main() -> None:
     given = parser.parse_args()
     with installation(gpus=1) as server:
         holder = server.submit("sleep", "3600", gpu_milli=1000)
+        foresee(server, min(FORESEEN, given.runs))
         began = time.perf_counter()
-        for number in range(given.runs):
+        for number in range(FORESEEN, given.runs):
             server.submit("true", gpu_milli=1000, name=f"waiting-{number:05}")
-        submitted = given.runs / (time.perf_counter() - began)
+        submitted = max(0, given.runs - FORESEEN) / (time.perf_counter() - began)
         conditions: dict[str, object] = {"runs": given.runs, "rounds": ROUNDS, "page": 50}
         report("lists", "submitted", submitted, "1/s", conditions=conditions)
         listed = server.get("/runs", limit=50)
@@ -44,6 +46,21 @@ def main() -> None:
             times = timed(partial(server.open_page, path))
             report("lists", f"{name} p50", percentile(times, 0.5), "ms", conditions=conditions)
         server.http.post(f"{PREFIX}/runs/{holder}/cancel", json={"grace_s": 0})
+
+
+def foresee(server: Installation, count: int) -> None:
+    """Let so many runs wait; report how long it takes to be told when one of them starts, right after the other."""
+    waiting = [server.submit("true", gpu_milli=1000, name=f"waiting-{number:05}") for number in range(count)]
+    asked = iter(waiting[:: max(1, count // (ROUNDS + 1))])
+
+    def ask() -> object:
+        time.sleep(REST_S)  # so that a part of them is answered from a sample of their own
+        return server.get(f"/runs/{next(asked)}/forecast")
+
+    times = [one - 1000 * REST_S for one in timed(ask)]
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        conditions: dict[str, object] = {"waiting": count, "rounds": ROUNDS, "rest_s": REST_S}
+        report("lists", f"forecast of a run {name}", percentile(times, part), "ms", conditions=conditions)
 
 
 def timed(read: Callable[[], object]) -> list[float]:

@@ -28,6 +28,7 @@ MOST_WAITING = 1000  # the front of the queue: who stands behind it waits for al
 MOST_CHOICES = 32
 # Who waits for somebody's word, or for machines that are not there, waits for no turn.
 UNFORESEEN = frozenset({ReasonCode.PAUSED, ReasonCode.SHARE_HELD, ReasonCode.CANNOT_FIT, ReasonCode.NO_CLUSTER})
+RECENT_S = 2.0  # so old may be the sample that one question is answered from
 LATELY = timedelta(hours=6)  # who came then may come again
 SLACK = timedelta(seconds=1)  # nobody notices
 
@@ -47,7 +48,10 @@ def of_run(ctx: Context, actor: Actor, ref: str) -> Forecast:
     if run.desired is not Desired.RUN or (run.reason is not None and run.reason.code in UNFORESEEN):
         why = run.reason.sentence if run.reason is not None else "It is paused."
         raise StateError(f"Nobody can say when run {run.name} starts. {why}", hint=f"mainspring why {run.id}")
-    found = _sample(ctx).forecast(run.id, _record(_told(ctx)))
+    record = _record(_told(ctx))
+    found = _sample(ctx, age_s=RECENT_S).forecast(run.id, record)
+    if found is None:  # it came since
+        found = _sample(ctx).forecast(run.id, record)
     if found is None:
         raise NotFoundError(
             f"Run {run.name} stands behind the first {MOST_WAITING} waiting runs: nobody can say yet when it starts.",
@@ -78,7 +82,7 @@ def prospects(ctx: Context, actor: Actor, choices: Sequence[Choice]) -> list[Pro
     """Return what each choice would give were it submitted now; nothing is submitted. Raises UsageError for too many."""
     if not 1 <= len(choices) <= MOST_CHOICES:
         raise UsageError(f"{len(choices)} choices were given.", hint=f"Between 1 and {MOST_CHOICES} can be compared.")
-    sample = _sample(ctx)
+    sample = _sample(ctx, age_s=RECENT_S)
     record = _record(_told(ctx))
     return [_prospect(ctx, actor, sample, record, choice) for choice in choices]
 
@@ -126,8 +130,13 @@ def _waited_s(one: Told) -> float:
     return max(0.0, (one.started_at - one.told_at).total_seconds())
 
 
-def _sample(ctx: Context) -> Sampled:
-    return sampled(ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING), _past(ctx), seed=SEED)
+def _sample(ctx: Context, *, age_s: float = 0.0) -> Sampled:
+    """Return a sample of the near future; where many ask it may be `age_s` seconds old (less where it is made quickly)."""
+
+    def make() -> Sampled:
+        return sampled(ctx.store.snapshot(ctx.clock.now(), limit=MOST_WAITING), _past(ctx), seed=SEED)
+
+    return ctx.recent.get("sample", make, clock=ctx.clock, age_s=age_s)
 
 
 def _past(ctx: Context) -> Past:
