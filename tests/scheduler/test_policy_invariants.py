@@ -506,7 +506,14 @@ def test_invariants_19_20_21_hold_for_the_full_policy(data: DataObject, worlds: 
 @given(data=st.data())
 def test_invariants_22_to_27_machines_are_rented_by_the_rules(data: DataObject, worlds: Any, naive: Any) -> None:
     drawn = data.draw(worlds)
-    snapshot = replace(drawn, waiting=tuple(replace(run, id=type(run.id)(f"{run.id}_{run.seq}")) for run in drawn.waiting))
+    nobodys = data.draw(st.sampled_from([0, 1, 2]))  # runs that nobody answers for
+    snapshot = replace(
+        drawn,
+        waiting=tuple(
+            replace(run, id=type(run.id)(f"{run.id}_{run.seq}"), owner="" if place < nobodys else run.owner)
+            for place, run in enumerate(drawn.waiting)
+        ),
+    )
     plan = scheduler.plan(snapshot)
     after = scheduler.apply_plan(snapshot, plan)
     free = naive.free(after.nodes)
@@ -528,7 +535,8 @@ def test_invariants_22_to_27_machines_are_rented_by_the_rules(data: DataObject, 
         assert snapshot.policy.burst.mode is not BurstMode.NEVER
         assert moved or snapshot.policy.burst.mode is BurstMode.NO_FIT or idle == 0  # 22
         assert run.sites is None or one.site in run.sites  # 27
-        assert run.owner  # 26
+        assert run.owner  # 26: somebody answers for it, and what is reserved has an end
+        assert Decimal(one.cost_usd) > 0
         assert not run.is_bursting  # 24
         assert site.running + sum(other.machines for other in asked if other.site == one.site) <= site.max_machines
     assert len({one.run for one in asked}) == len(asked)  # 24
