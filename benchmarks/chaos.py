@@ -25,7 +25,8 @@ from typing import Any
 
 from benchmarks.report import percentile, report
 
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "chaos"
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests" / "chaos"
 KINDS = ("server point", "runner point", "server deaths", "runner deaths", "both")
 DONE_S, REACH_S = 120.0, 10.0
 
@@ -77,7 +78,7 @@ def play(conftest: ModuleType, cases: ModuleType, dice: random.Random, runs: int
     runner_point = dice.choice(cases.RUNNER_POINTS) if kind == "runner point" else ""
     home = Path(tempfile.mkdtemp(prefix="mainspring-chaos-")) / "home"
     home.mkdir(mode=0o700)
-    site = conftest.Installation(home=home)
+    site = conftest.Installation(home=home, begin=conftest.warm.cold)
     told: dict[str, Any] = {"kind": kind, "point": point or runner_point, "kills": 0, "seconds": 0.0, "broken": "", "home": ""}
     began = time.monotonic()
     try:
@@ -88,6 +89,7 @@ def play(conftest: ModuleType, cases: ModuleType, dice: random.Random, runs: int
     except BaseException as broken:  # the loop's top: also pytest's own, which are no Exception; the next round goes on
         told["broken"] = f"{type(broken).__name__}: {str(broken)[:2000]}"
         told["home"] = str(home)
+        told["server"] = None if site.process is None else site.process.poll()  # how it had ended by then; None: it lives
     finally:
         site.kill()
         for pid in site.runners():
@@ -180,6 +182,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def load(name: str) -> ModuleType:
     """Load a module of the chaos tests: the promises are written down once."""
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.append(str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location(f"chaos_{name}", TESTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -13,7 +13,6 @@ from mainspring.core.backend import Engine
 from mainspring.core.errors import NotFoundError, ServerError
 
 KINDS = ("backends", "samplers", "notifiers", "scorers")
-_FAULT = os.environ.get("MAINSPRING_FAULT", "")
 _reached = 0
 _lock = threading.Lock()
 
@@ -66,11 +65,14 @@ def engine(kind: str) -> Engine:
     return Engine(create=found)
 
 
+@cache
+def _fault() -> str:
+    return os.environ.get("MAINSPRING_FAULT", "")
+
+
 def reach(point: str) -> None:
     """Kill this process, as a power cut would, if MAINSPRING_FAULT names `point` (`after-W2:3`: at the third time)."""
-    if not _FAULT:
-        return
-    wanted, _, count = _FAULT.partition(":")
+    wanted, _, count = _fault().partition(":")
     if wanted != point:
         return
     global _reached

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from engines import warm
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 TLS = ssl.create_default_context()  # made once: reading the system's authorities takes 50 ms, and polling calls often
@@ -48,13 +48,14 @@ def poll(check: Callable[[], bool], timeout_s: float, what: str) -> None:
 
 @dataclass
 class Installation:
-    """One MAINSPRING_HOME with a server that may be killed and started again."""
+    """One MAINSPRING_HOME with a server that may be killed and started again. `begin` starts its process: see `engines.warm`."""
 
     home: Path
+    begin: Callable[..., warm.Process] = warm.start
     cpus: int = 64
     flags: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: warm.Process | None = None
     starts: int = 0
     deaths: list[int] = field(default_factory=list)
 
@@ -74,13 +75,8 @@ class Installation:
                 env[name] = point
         (self.home / "server.json").unlink(missing_ok=True)
         with (self.home / "server.out").open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home), *self.flags],
-                env=env,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            words = ["server", "--home", str(self.home), *self.flags]
+            self.process = self.begin(words, env=env, stdout=out, stderr=out, start_new_session=True)
         poll(lambda: self.is_dead() or self.answers(), 90, "the server's start")
 
     def answers(self) -> bool:

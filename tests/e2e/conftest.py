@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from engines import warm
 from engines.docker import IMAGE as CONTAINER
 from engines.kubernetes.cluster import IMAGE as POD
 
@@ -51,25 +52,36 @@ class Done:
 
 @dataclass
 class Site:
-    """One MAINSPRING_HOME, its server, and hands that type commands and speak REST."""
+    """One MAINSPRING_HOME, its server, and hands that type commands and speak REST.
+
+    `behind` are words before those of the server: a program that starts it otherwise. One that `is_cold` starts as a Python of
+    its own, for what its start itself is about.
+    """
 
     home: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: warm.Process | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    behind: tuple[str, ...] = ()
+    is_cold: bool = False
 
     def environ(self, **more: str) -> dict[str, str]:
         """Return a clean environment for this installation."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         return {**kept, "MAINSPRING_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "200", **self.env, **more}
 
-    def start(self, *flags: str, expects: bool = True, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, *flags: str, expects: bool = True, **env: str) -> warm.Process:
         """Start the server in the foreground of a session of its own; wait until it answers (or has ended)."""
-        command = [sys.executable, "-m", "mainspring.cli.main", "server", "--home", str(self.home), *flags]
-        settings = {"MAINSPRING_HAS_UI": "false", "MAINSPRING_SWEEP_GRACE_S": "1", **env}
+        words = ["server", "--home", str(self.home), *flags]
+        environ = self.environ(**{"MAINSPRING_HAS_UI": "false", "MAINSPRING_SWEEP_GRACE_S": "1", **env})
+        made: warm.Process
         with (self.home / "server.log").open("ab") as log:
-            made = subprocess.Popen(
-                command, env=self.environ(**settings), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            if self.behind or self.is_cold:
+                command = [*self.behind, sys.executable, "-m", warm.MODULE, *words]
+                made = subprocess.Popen(
+                    command, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            else:
+                made = warm.start(words, env=environ, stdout=log, stderr=log, start_new_session=True)
         if expects:
             self.process = made
             until(lambda: made.poll() is not None or self.answers(), "the server's start")
@@ -137,16 +149,7 @@ class Site:
 
     def cli(self, *words: str, cwd: Path | None = None, timeout_s: float = 90.0, data: str = "", **env: str) -> Done:
         """Type a command and wait for its end. No traceback may reach a user, whatever happens."""
-        command = [sys.executable, "-m", "mainspring.cli.main", *words]
-        made = subprocess.run(
-            command,
-            env=self.environ(**env),
-            cwd=cwd or self.home,
-            input=data.encode(),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        made = warm.run(words, env=self.environ(**env), cwd=cwd or self.home, data=data.encode(), timeout=timeout_s)
         done = Done(made.returncode, made.stdout.decode(errors="replace"), made.stderr.decode(errors="replace"))
         assert "Traceback" not in done.err, done.err
         assert "should not have happened" not in done.err, done.err
@@ -244,6 +247,14 @@ def site(shared_site: Site) -> Iterator[Site]:
 def fresh(tmp_path: Path) -> Iterator[Site]:
     """An installation of its own that is not started yet."""
     made = make_site(tmp_path / "home")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An installation for all tests of a module that is not started yet."""
+    made = make_site(tmp_path_factory.mktemp("module") / "home")
     yield made
     made.close()
 

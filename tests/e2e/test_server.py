@@ -242,6 +242,7 @@ def _fill(path: Path) -> None:
 
 
 def test_an_idle_server_uses_next_to_nothing(fresh: Site, record_property: Callable[[str, object], None]) -> None:
+    fresh.is_cold = True
     fresh.start(MAINSPRING_HAS_UI="true")
     assert fresh.wait(fresh.python("print('warm')"))["state"] == "succeeded"
     assert fresh.process is not None
