@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.images import python_layer
+from engines.networks import DOCKER, free_networks
 from engines.sharing import end, is_alive, shared
 
 READY_S = 60.0
@@ -107,6 +108,7 @@ def stop(engine: Docker) -> None:
         containers = engine.run("ps", "--all", "--quiet").split()
         if containers:
             engine.run("rm", "--force", *containers)
+        engine.run("network", "prune", "--force")  # their bridges would stay
     end(engine.pid, _GENTLY)
     with contextlib.suppress(OSError, ValueError):
         end(int((Path(engine.folder) / "exec/containerd/containerd.pid").read_text()))
@@ -128,8 +130,8 @@ def _until_ready(engine: Docker) -> None:
 
 def _bridge() -> tuple[str, str]:
     """Make a bridge with a network of its own; return its name and this machine's address on it."""
-    for number in range(200, 250):
-        name, address = f"msdock{number}", f"10.213.{number}.1"
+    for number, network in free_networks(DOCKER):
+        name, address = f"msdock{number}", str(network[1])
         made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True)
         if made.returncode == 0:
             subprocess.run(["ip", "address", "add", f"{address}/24", "dev", name], check=True, capture_output=True)

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.networks import HOSTS, free_networks
 from engines.sharing import end, is_alive, shared
 
 READY_S = 60.0
@@ -228,10 +229,9 @@ def _bridge_of(address: str) -> str:
 
 
 def _free_net() -> int:
-    """Return a network of 10.213/16 that this machine has not."""
-    told = _run("ip", "-o", "addr")
+    """Return the number of a network that this machine has not, nor a bridge of that number."""
     links = _run("ip", "-o", "link")
-    return next(n for n in range(1, 255) if f"10.213.{n}." not in told and f"ms{n}x" not in links)
+    return next(number for number, _ in free_networks(HOSTS) if f"ms{number}x" not in links)
 
 
 def _run(*command: str) -> str:

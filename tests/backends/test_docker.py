@@ -156,6 +156,24 @@ class TestDocker(Containers):
             assert reached.wait(request.attempt, "ended").log == b"over the bridge\n"
         reached.close()
 
+    def test_on_an_internal_network_the_server_is_reached(self, docker_engine: Any, tmp_path: Path) -> None:
+        """Docker's firewall keeps containers in there (not this Docker's, which may write no rules); no run can ask to be out."""
+        name = f"sealed-{os.getpid()}"
+        docker_engine.run("network", "create", "--internal", name)
+        told = docker_engine.run("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", name)
+        reached = RunnerServer(told.strip())
+        try:
+            backend = make(docker_engine, tmp_path, network=name)
+            assert backend.probe().is_ready
+            request = self.request(backend, reached, ["sh", "-c", "echo sealed"], "sealed")
+            with self.launched(backend, request):
+                assert reached.wait(request.attempt, "ended").log == b"sealed\n"
+            with pytest.raises(LaunchError, match="administrator has set network"):
+                backend.launch(dataclasses.replace(request, attempt=AttemptId("att-out"), overrides={"network": "host"}))
+        finally:
+            reached.close()
+            docker_engine.run("network", "rm", name)
+
 
 class TestPodman(Containers):
     @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from mainspring.backends.kubernetes.api import MERGE_PATCH
 from mainspring.backends.kubernetes.backend import KubernetesBackend
 from mainspring.backends.kubernetes.flavours import find_flavour
 from mainspring.backends.kubernetes.places import find_place
-from mainspring.core.backend import LaunchRequest
+from mainspring.core.backend import LaunchRequest, Notice
 from mainspring.core.errors import CredentialsError, LaunchError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cluster
@@ -64,6 +65,9 @@ class TestFlavours:
             until(lambda: "openshift" in str(kubernetes.ask("GET", "/apis")))
             made = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
             assert made.probe().facts["flavour"] == "OpenShift"
+            nowhere = {"kubeconfig": kubernetes.kubeconfig("admin", space), "namespace": "nowhere"}
+            (notice,) = KubernetesBackend(replace(made.cluster, config=nowhere), tmp_path / "nowhere", "inst").probe().notices
+            assert notice.command == "oc new-project nowhere"
             request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
             server.jobs[request.attempt] = ["id", "-u"]
             handle = made.launch(request)
@@ -153,6 +157,35 @@ class TestFlavours:
         assert (made.probe().facts["name space"], made.probe().facts["context"]) == (space, names[1][0])
         other = KubernetesBackend(replace(made.cluster, config={**config, "context": names[0][0]}), tmp_path / "b", "inst")
         assert "in name space default" in other.probe().notices[0].text
+
+    def test_a_queue_of_kueue_that_nobody_named_is_told(self, kubernetes: Any, space: str, tmp_path: Path) -> None:
+        """Runs would go past it. Whoever may not see queues is told that there may be one."""
+        path, group = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "kueue.x-k8s.io"
+        team = make_backend(kubernetes, space, tmp_path, cpus=2, memory=4)
+        config = {**team.cluster.config, "kubeconfig": kubernetes.kubeconfig("admin", space)}
+        (tmp_path / "admin").mkdir()
+        admin = KubernetesBackend(replace(team.cluster, config=config), tmp_path / "admin", team.installation)
+
+        def told(made: KubernetesBackend) -> list[Notice]:
+            return [one for one in made.probe().notices if "Kueue" in one.text]
+
+        assert told(team) == []
+        kubernetes.ask("POST", path, definition("LocalQueue", group))
+        try:
+            queues = f"/apis/{group}/v1/namespaces/{space}/localqueues"
+            until(lambda: not kubernetes.ask("GET", queues)["items"], unless=urllib.error.HTTPError)
+            until(lambda: group in str(kubernetes.ask("GET", "/apis")))
+            (notice,) = told(team)
+            assert ("we may not see whether" in notice.text, "--queue=QUEUE" in notice.command) == (True, True)
+            assert told(admin) == [], "this name space has none"
+            queue = {"apiVersion": f"{group}/v1", "kind": "LocalQueue", "metadata": {"name": "lab"}}
+            kubernetes.ask("POST", queues, {**queue, "spec": {"clusterQueue": "all"}})
+            (notice,) = told(admin)
+            assert ("has Kueue's queue lab." in notice.text, "--queue=lab" in notice.command) == (True, True)
+            admin.cluster = replace(admin.cluster, config={**config, "queue": "lab"})
+            assert told(admin) == []
+        finally:
+            kubernetes.ask("DELETE", f"{path}/localqueues.{group}")
 
     def test_others_are_known_by_their_context_and_labels(self) -> None:
         def flavour(url: str = "https://h:1", context: str = "", version: str = "v1.31.0", label: str = "x/y") -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ENGINES = {"local", "box", "metal", "hpc", "pods"}
 SMALL = {"cpu_milli": 250, "memory_bytes": 64 << 20}
+TRIAL_CPU = 500
 TRIAL = "import sys, time, mainspring; time.sleep(1); mainspring.log_metric('score', 1.0); print('of', sys.argv[0])"
 pytestmark = [
     pytest.mark.e2e,
@@ -33,14 +34,34 @@ def clusters_of(site: Site, runs: list[str]) -> Counter[str]:
     return found
 
 
+def held_and_there(site: Site) -> tuple[list[int], list[int]]:
+    """Return the CPUs (milli) that runs hold on each node of the fleet, and those that it has."""
+    clusters = site.call("GET", "/clusters").json()
+    held = [sum(one["granted"]["cpu_milli"] for one in runs) for cluster in clusters for runs in cluster["holders"].values()]
+    return held, [node["cpu_milli"] for cluster in clusters for node in cluster["nodes"]]
+
+
 def test_one_sweep_spreads_over_all_of_them(fleet: Site, until: Any) -> None:
-    """Scene (b): what fits nowhere now waits in one queue, whatever engine comes free first."""
-    template = {"command": ["python3", "-c", TRIAL], "resources": SMALL}
+    """Scene (b): what fits nowhere now waits in one queue, whatever engine comes free first; a share's limit is one for all.
+
+    The limit is a little less than all that there is, so that it is reached only when every engine is in use.
+    """
+    most = min(60 * TRIAL_CPU, sum(held_and_there(fleet)[1]) - TRIAL_CPU)
+    mine = fleet.call("GET", "/whoami").json()["name"]
+    assert fleet.cli("share", mine, "--limit", f"{most / 1000:g}cpu").code == 0
+    template = {"command": ["python3", "-c", TRIAL], "resources": {**SMALL, "cpu_milli": TRIAL_CPU}}
     asked = {"template": template, "space": [{"name": "lr", "kind": "float", "low": 0.0, "high": 1.0}], "metric": "score"}
     made = fleet.call("POST", "/sweeps", json={**asked, "trials": 60})
     assert made.status_code == 201, made.text
     sweep = made.json()["id"]
-    until(lambda: fleet.call("GET", f"/sweeps/{sweep}").json()["state"] == "done", "the sweep", timeout_s=240)
+    seen: list[int] = []
+
+    def is_done() -> bool:
+        seen.append(sum(held_and_there(fleet)[0]))
+        return bool(fleet.call("GET", f"/sweeps/{sweep}").json()["state"] == "done")
+
+    until(is_done, "the sweep", timeout_s=240)
+    assert max(seen) == most, (most, seen)
     trials = fleet.call("GET", f"/sweeps/{sweep}/trials").json()
     runs = [one["run"] for one in (trials["items"] if isinstance(trials, dict) else trials)]
     spread = clusters_of(fleet, runs)
@@ -48,9 +69,12 @@ def test_one_sweep_spreads_over_all_of_them(fleet: Site, until: Any) -> None:
 
 
 def test_all_runs_are_there_after_the_server_was_killed(fleet: Site, begin_fleet: Callable[..., None], until: Any) -> None:
-    """Scene (f), with as many runs as two cores carry: none is lost, none is done twice, no line is missing."""
+    """Scene (f): of a hundred runs none is lost, none is done twice, no line is missing; most are short, for two cores."""
     lines = ["sh", "-c", "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.5; done"]
     runs = [fleet.submit(lines, resources=SMALL) for _ in range(30)]
+    quick = {"cpu_milli": 50, "memory_bytes": 16 << 20}
+    short = [fleet.submit(["echo", "short"], resources={**quick, "labels": {"cluster": one}}) for one in ("local", "metal") * 32]
+    short.append(fleet.submit(["echo", "short"], resources=quick))
 
     def pinned(cluster: str) -> str | None:
         asked = {"command": lines, "resources": {**SMALL, "labels": {"cluster": cluster}}}
@@ -61,10 +85,12 @@ def test_all_runs_are_there_after_the_server_was_killed(fleet: Site, begin_fleet
     fleet.running(runs[0], b"2")
     fleet.stop(signal.SIGKILL)
     begin_fleet(fleet, "hpc", "pods")
-    for run in runs:
+    assert len([*runs, *short]) == 100
+    for run in (*runs, *short):
         assert fleet.wait(run, timeout_s=240)["state"] == "succeeded", run
-        assert fleet.log(run) == b"1\n2\n3\n4\n5\n6\n7\n8\n"
+        assert fleet.log(run) == (b"short\n" if run in short else b"1\n2\n3\n4\n5\n6\n7\n8\n")
     assert set(clusters_of(fleet, runs)) == ENGINES
+    assert sum(clusters_of(fleet, short).values()) == len(short)
 
 
 def test_what_no_row_knows_is_found_on_every_engine_and_taken_in_again(

@@ -7,7 +7,6 @@ The node has GPUs by our word only. Without Go, or one of Debian's programs, `fi
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
@@ -31,6 +30,7 @@ from engines.images import image_archive
 from engines.kubernetes import report, settings
 from engines.kubernetes.certificates import certify
 from engines.kubernetes.program import can_be_built, program
+from engines.networks import KUBERNETES, free_networks
 from engines.sharing import end, free_ports, is_alive, shared
 
 READY_S = 240.0  # the machine may be busy with other engines
@@ -229,16 +229,7 @@ def _make_group(path: Path) -> None:
 
 def _bridge() -> tuple[str, str]:
     """Make a bridge in a range that nobody uses; return its name and this machine's address on it."""
-    told = subprocess.run(["ip", "-json", "-4", "address"], check=True, capture_output=True, text=True).stdout
-    taken = [
-        ipaddress.ip_interface(f"{one['local']}/{one['prefixlen']}").network
-        for link in json.loads(told)
-        for one in link["addr_info"]
-    ]
-    for number in range(200, 250):
-        network = ipaddress.ip_network(f"10.213.{number}.0/24")
-        if any(network.overlaps(other) for other in taken):
-            continue
+    for number, network in free_networks(KUBERNETES):
         name, address = f"msk{number}", str(network[1])
         # With a hardware address of its own: otherwise it takes the lowest of its ports', which come and go with the pods, and
         # the others do not find it for seconds each time.

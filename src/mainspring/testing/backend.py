@@ -30,10 +30,17 @@ SLEEP = ["sh", "-c", "echo begun; exec sleep 300"]
 # as a framework does it: the first member listens where all were told, the other ones connect; each hears the other's rank
 RENDEZVOUS = """
 import json, os, socket, time
-rank, place = os.environ["RANK"], (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-config = json.loads(os.environ["TF_CONFIG"])
-assert config["cluster"]["worker"][0] == "%s:%d" % place and config["task"]["index"] == int(rank), config
-assert os.environ["PET_NODE_RANK"] == rank and os.environ["PET_NNODES"] == os.environ["WORLD_SIZE"]
+told = os.environ
+rank, place = told["RANK"], (told["MASTER_ADDR"], int(told["MASTER_PORT"]))
+peers = told["MAINSPRING_PEERS"].split(",")  # as a program of MPI's kind reads it
+assert len(peers) == int(told["WORLD_SIZE"]) and peers[0] == "%s:%d" % place, peers
+assert told["MAINSPRING_HOSTS"].split(",") == [one.rpartition(":")[0] for one in peers], told["MAINSPRING_HOSTS"]
+assert json.loads(told["TF_CONFIG"]) == {"cluster": {"worker": peers}, "task": {"type": "worker", "index": int(rank)}}
+seen = [told[name] for name in ("NODE_RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MAINSPRING_REPLICA", "MAINSPRING_WORLD_SIZE")]
+assert seen == [rank, "0", "1", rank, told["WORLD_SIZE"]], seen
+seen = [told["PET_" + name] for name in ("NNODES", "NODE_RANK", "NPROC_PER_NODE", "MASTER_ADDR", "MASTER_PORT")]  # torchrun's
+gpus = [one for one in told.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+assert seen == [told["WORLD_SIZE"], rank, str(max(1, len(gpus))), told["MASTER_ADDR"], told["MASTER_PORT"]], seen
 if rank == "0":
     door = socket.create_server(("", place[1]))
     door.settimeout(30)
@@ -48,8 +55,10 @@ else:
             assert time.time() < until
             time.sleep(0.05)
 other.sendall(rank.encode())
-print(rank, "of", os.environ["WORLD_SIZE"], "heard", other.recv(1).decode())
+print(rank, "of", told["WORLD_SIZE"], "heard", other.recv(1).decode())
 """
+# takes the time that it is given, and says so as the last thing
+LAST_WORDS = "trap 'sleep 0.3; echo told; exit 0' TERM; echo begun; sleep 300 & wait"
 # a data set goes down beside the code, what is left in the folder of outputs goes up
 COPY = """
 import os
@@ -186,6 +195,17 @@ class BackendContract:
             backend.stop(handle, 1.0)
             self.wait_for(backend, handle, ObservedState.GONE)
             backend.stop(handle, 1.0)
+
+    def test_a_stop_leaves_user_code_its_grace_for_last_words(self, backend: Backend, server: RunnerServer) -> None:
+        request = replace(self.request(backend, server, ["sh", "-c", LAST_WORDS], "grace"), grace_s=30.0)
+        with self.launched(backend, request) as handle:
+            server.wait_said(request.attempt, b"begun\n")
+            backend.stop(handle, 30.0)
+            told = server.wait(request.attempt, "ended")
+            assert told.log == b"begun\ntold\n"
+            assert told.exit is not None
+            assert told.exit["exit_code"] == 0
+            self.wait_for(backend, handle, ObservedState.GONE)
 
     def test_stop_ends_what_ignores_sigterm_and_what_it_started(self, backend: Backend, server: RunnerServer) -> None:
         script = "trap '' TERM; (trap '' TERM; sleep 300) & echo $!; sleep 300"

@@ -24,6 +24,10 @@ _PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 _SCHEMES = ("unix", "http+unix", "npipe", "tcp", "http", "https", "ssh")
 # podman's 500 for what is a 409 of Docker: it ended before it could be killed
 _NOT_RUNNING = ("can only kill running containers", "container state improper: ")
+_LETTING = {
+    "docker": "sudo usermod -aG docker $USER, then log in again, and: mainspring down; mainspring up",
+    "podman": "systemctl --user enable --now podman.socket, which is that user's own: leave --host out",
+}
 _PLAINLY = {
     "FileNotFoundError": "there is no such socket.",
     "Connection refused": "nobody listens there.",
@@ -240,9 +244,7 @@ class Door:
         except (errors.DockerException, OSError, import_module("requests").RequestException) as wrong:
             text = str(wrong)
             if "Permission denied" in text or "PermissionError" in text:
-                raise CredentialsError(
-                    f"The server's user may not speak to {self.host}.", hint="sudo usermod -aG docker $USER, then log in again."
-                ) from wrong
+                raise CredentialsError(f"The server's user may not speak to {self.host}.", hint=_LETTING[self.program]) from wrong
             raise self._unreachable(text) from wrong
 
     def _unreachable(self, text: str) -> UnreachableError:

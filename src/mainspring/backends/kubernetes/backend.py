@@ -24,6 +24,7 @@ from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingEr
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
 from mainspring.backends.kubernetes.places import Place, find_place, stamp_of
+from mainspring.backends.kubernetes.queues import unnamed_queue
 from mainspring.backends.kubernetes.watch import Watch
 from mainspring.backends.launches import launch_record, runner_zip
 from mainspring.core.backend import (
@@ -216,6 +217,7 @@ class KubernetesBackend:
             notices.append(Notice(text=text))
         if found:
             self._keep(api.place)
+        notices += unnamed_queue(api, self.cluster, self._groups(api))
         facts = {"flavour": self._found_flavour(api).name, "context": api.place.context, "name space": namespace}
         return Probe(is_ready=bool(found), version=version, notices=tuple(notices), facts=facts)
 
@@ -377,16 +379,22 @@ class KubernetesBackend:
     def _delete_pod(self, api: Api, pod: pods.Pod, grace_s: int) -> None:
         api.delete(f"{self._space()}/pods/{pod.metadata.name}", grace_s)
 
+    def _groups(self, api: Api) -> dict[str, str]:
+        """Return the API groups that the cluster has, each as it is asked for: `kueue.x-k8s.io/v1beta1`."""
+        groups = cast("list[Mapping[str, object]]", api.get("/apis").get("groups") or [])
+        versions = {str(one["name"]): cast("Mapping[str, str]", one.get("preferredVersion") or {}) for one in groups}
+        return {name: version.get("groupVersion", "") for name, version in versions.items()}
+
     def _found_flavour(self, api: Api) -> Flavour:
         if self._flavour is None:
-            groups = cast("list[dict[str, str]]", api.get("/apis").get("groups") or [])
+            groups = self._groups(api)
             version = str(api.get("/version").get("gitVersion"))
             try:
                 labels = [one.metadata.labels for one in self._machines(api)]
             except CredentialsError:
                 labels = []
             place = api.place
-            self._flavour = find_flavour(place.url, place.context, [one["name"] for one in groups], version, labels)
+            self._flavour = find_flavour(place.url, place.context, groups, version, labels)
         return self._flavour
 
     def _door(self) -> Api:

@@ -16,6 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from mainspring.backends.again import refusals
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import thread_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
@@ -146,12 +147,13 @@ class SlurmBackend:
                         ["sbatch", "--version"],
                         ["sbatch", "--test-only", "--wrap=true", *option_words(self.cluster.config)],
                         ["mkdir", "-p", "-m", "700", self._base()],
+                        ["test", "-w", self._base()],
                     ]
                 )
             )
         except (CredentialsError, LaunchError) as wrong:
-            return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=wrong.hint),))
-        version, ping, told, config, queue, sbatch, tried, made = answer.said
+            return Probe(is_ready=False, notices=refusals(self.cluster, OPTIONS, wrong))
+        version, ping, told, config, queue, sbatch, tried, *folder = answer.said
         where = f"on {self.login.host}" if self.login is not None else "on this machine"
         notices = missing_commands({"sinfo": version, "scontrol": ping, "squeue": queue, "sbatch": sbatch}, where)
         if notices:
@@ -159,7 +161,7 @@ class SlurmBackend:
         partitions = sorted(set(told.out.split()))
         notices = (*unreachable(ping, queue), *unknown_partition(self.cluster, partitions), *old_python(answer.python, where))
         facts = {"commands": where, "partitions": ", ".join(partitions), "memory limits": limits_of(config.out)}
-        notices = (*notices, *unusable_folder(self.cluster, made, self._base(), where))
+        notices = (*notices, *unusable_folder(self.cluster, folder, self._base(), where))
         is_ready = not notices
         if is_ready:
             is_ready, notices = refused_job(self.cluster, tried)

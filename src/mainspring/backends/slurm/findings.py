@@ -62,11 +62,13 @@ def old_python(version: str, where: str) -> tuple[Notice, ...]:
     return (Notice(text=f"Python {version} is {where}; 3.9 is needed.", command="module load python"),)
 
 
-def unusable_folder(cluster: Cluster, made: Said, folder: str, where: str) -> tuple[Notice, ...]:
-    """Return the notice of a folder for runs that cannot be made there."""
-    if made.code == 0:
+def unusable_folder(cluster: Cluster, said: Sequence[Said], folder: str, where: str) -> tuple[Notice, ...]:
+    """Return the notice of a folder for runs that cannot be made there, or not be written into: `said` of the two tries."""
+    made, written = said
+    if made.code == written.code == 0:
         return ()
-    text = f"The folder {folder}, which login host and nodes are to share, cannot be made {where}: {_line(made)}"
+    what = f"cannot be made {where}: {_line(made)}" if made.code else f"cannot be written into {where}."
+    text = f"The folder {folder}, which login host and nodes are to share, {what}"
     return (Notice(text=text, command=add_again(cluster, OPTIONS, folder="FOLDER")),)
 
 

@@ -1,0 +1,24 @@
+"""Networks for the bridges of engines: 10.213.NUMBER.0/24, each kind of engine within numbers of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+
+HOSTS, DOCKER, KUBERNETES = range(1, 150), range(150, 200), range(200, 250)
+
+
+def free_networks(numbers: Sequence[int]) -> Iterator[tuple[int, ipaddress.IPv4Network]]:
+    """Yield those that this machine has no address in: of two bridges with one network, the first gets all answers."""
+    told = subprocess.run(["ip", "-json", "-4", "address"], check=True, capture_output=True, text=True).stdout
+    taken = [
+        ipaddress.IPv4Interface(f"{one['local']}/{one['prefixlen']}").network
+        for link in json.loads(told)
+        for one in link["addr_info"]
+    ]
+    for number in numbers:
+        network = ipaddress.IPv4Network(f"10.213.{number}.0/24")
+        if not any(network.overlaps(other) for other in taken):
+            yield number, network
