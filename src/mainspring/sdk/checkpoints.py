@@ -21,6 +21,7 @@ LOCK = "checkpoint.lock"
 TICK_S = 0.01  # what is written later than this after the mark has a later time of change
 POLL_S = 0.05
 MAX_WAIT_S = 60.0
+_ended = ""  # the spool of the run that was told to save for the last time
 
 checkpoint_dir: str = os.environ.get("MAINSPRING_CHECKPOINT", "")  # what is complete in it is there for the next try
 
@@ -63,14 +64,18 @@ def writing_checkpoint() -> Iterator[Path]:
 
 
 def should_checkpoint() -> bool:
-    """Say, once for each request, whether a checkpoint is asked for; true as well when the run is asked to end."""
+    """Say, once for each request, whether a checkpoint is asked for; true once as well when the run is asked to end."""
+    global _ended
     spool = os.environ.get("MAINSPRING_SPOOL", "")
     if not spool:
         return False
+    is_last = should_stop() and _ended != spool
     try:
         os.unlink(os.path.join(spool, "checkpoint_requested"))
     except OSError:
-        return should_stop()
+        if is_last:
+            _ended = spool
+        return is_last
     return True
 
 

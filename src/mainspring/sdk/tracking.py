@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from mainspring.core.errors import UsageError
 from mainspring.core.paths import is_safe_path
+from mainspring.sdk import stops
 
 FLUSH_S = 0.1
 WAKE_AT = 4000
@@ -80,9 +81,14 @@ def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
 
 
 def should_stop() -> bool:
-    """Say whether the run is asked to end: by a cancel, a pause, a time limit, or the scheduler."""
-    folder = os.environ.get("MAINSPRING_SPOOL", "")
-    return bool(folder) and os.path.exists(os.path.join(folder, "stop_requested"))
+    """Say whether the run is asked to end: by a cancel, a pause, a time limit, or the scheduler.
+
+    From the first call on, SIGTERM does not end the program (unless it has a handler of its own): it has its grace to save what
+    it wants to and to end by itself.
+    """
+    if in_run():
+        stops.heed()
+    return stops.is_asked()
 
 
 def in_run() -> bool:

@@ -29,6 +29,7 @@ if not _yield_to_installed():
     from ._checkpoints import checkpoint, checkpoint_dir, is_resumed, should_checkpoint, writing_checkpoint
     from ._graphs import find as __getattr__  # noqa: F401 (PEP 562)
     from ._graphs import pipeline
+    from ._stops import should_stop
     from ._tracking import (
         Dataset,
         Model,
@@ -36,7 +37,6 @@ if not _yield_to_installed():
         log_metric,
         log_metrics,
         log_params,
-        should_stop,
         task,
     )
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._tracking import notice, should_stop
+from ._stops import should_stop
+from ._tracking import notice
 
 _COMPLETE = "checkpoint_complete"
 _TICK_S = 0.01  # what is written later than this after the mark has a later time of change
@@ -19,6 +20,7 @@ _MAX_WAIT_S = 60.0
 
 checkpoint_dir = os.environ.get("MAINSPRING_CHECKPOINT", "")
 _spool = os.environ.get("MAINSPRING_SPOOL", "")
+_is_last_told = False
 
 
 def checkpoint() -> None:
@@ -51,13 +53,16 @@ def writing_checkpoint() -> Iterator[Path]:
 
 
 def should_checkpoint() -> bool:
-    """Say, once for each request, whether a checkpoint was asked for; also when the run is asked to end."""
+    """Say, once for each request, whether a checkpoint was asked for; once as well when the run is asked to end."""
+    global _is_last_told
     if not _spool:
         return False
+    is_last = should_stop() and not _is_last_told
     try:
         os.unlink(os.path.join(_spool, "checkpoint_requested"))
     except OSError:
-        return should_stop()
+        _is_last_told = _is_last_told or is_last
+        return is_last
     return True
 
 

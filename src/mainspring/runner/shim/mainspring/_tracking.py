@@ -69,11 +69,6 @@ def log_artifact(path: str, name: str | None = None) -> None:
         shutil.copyfile(path, target)
 
 
-def should_stop() -> bool:
-    """Say whether the run was asked to end."""
-    return bool(_spool) and os.path.exists(os.path.join(_spool, "stop_requested"))
-
-
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Mark a function as a task; here it stays a plain function that has itself as `.function`."""
     if function is None:
