@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -205,6 +206,23 @@ def test_two_planners_at_once_start_nothing_twice(house) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda one: one.tick(), two * 4))
     assert [len(house.ctx.store.attempts.of_run(run.id)) for run in house.ctx.store.runs.by_link("", "")] == [1] * 6
+
+
+def test_nobody_plans_again_while_nothing_changes(house) -> None:
+    """Runs wait behind one that nobody may stop: the loop is woken by what happens next, by no clock."""
+    schedule = Schedule(house.ctx)
+    assert schedule.tick() is None  # nobody waits
+    asked = RunSpec(command=("x",), resources=Resources(gpu_milli=2000))
+    holds, _ = runs.submit(house.ctx, SYSTEM, replace(asked, is_preemptible=False))
+    waits = [runs.submit(house.ctx, SYSTEM, asked)[0] for _ in range(3)]
+    schedule.tick()
+    house.begin(house.attempt_of(holds))
+    told = house.ctx.store.runs.get(waits[0].id)
+    assert schedule.tick() is None
+    house.clock.advance(3600)
+    assert schedule.tick() is None
+    again = house.ctx.store.runs.get(waits[0].id)
+    assert (again.version, again.reason) == (told.version, told.reason)
 
 
 def test_a_run_far_behind_that_fits_waits_a_second_at_most(house) -> None:
