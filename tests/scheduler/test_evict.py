@@ -198,6 +198,19 @@ def test_a_run_that_lost_little_moves_aside(scene: Any, make_node: Any, gpu_run:
     assert len([one for one in scheduler.plan(after).decisions if one.kind is DecisionKind.START]) == 2
 
 
+def test_a_move_comes_before_a_reclaim(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
+    """Room for two devices comes from a small run that goes to another node; else from one that has to wait."""
+    nodes = [make_node(name, gpus=2) for name in "abc"]
+    start = scene(nodes, [gpu_run(1, gpus=2), gpu_run(2), gpu_run(3)], policy=Policy(scorer="spread"))
+    snapshot = later(start, gpu_run(9, "bob", 2), gpu_run(10, "bob", 2))
+    assert len({place.node for run in snapshot.placed for place in run.places}) == 3
+    assert set(_evicted(snapshot).values()) == {("reclaim", "run_009")}  # the small ones would lose an hour of work by a move
+    kept = tuple(
+        replace(run, checkpointed_at=snapshot.now) if run.resources.gpu_milli == 1000 else run for run in snapshot.placed
+    )
+    assert [rule for rule, _ in _evicted(replace(snapshot, placed=kept)).values()] == ["move"]
+
+
 def test_nobody_moves_unless_all_find_a_place(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
     """Each of two would fit on the other node, which has the CPU for one of them."""
     nodes = [make_node("a", gpus=2, labels={"zone": "x"}), make_node("b", cpus=1, gpus=2)]

@@ -89,6 +89,15 @@ def test_past_use_counts_against_what_is_borrowed(scene: Any, make_node: Any, ma
     assert _starts(snapshot, scheduler.plan(snapshot)) == {"alice": 1, "bob": 7}
 
 
+def test_the_dominant_resource_counts_whichever_it_is(scene: Any, make_node: Any, make_waiting: Any) -> None:
+    """The example of the paper: 9 CPUs and 18 GiB; one asks for <1 CPU, 4 GiB>, the other for <3 CPUs, 1 GiB>: three and two."""
+    runs = [make_waiting(seq, owner="ann", cpu_milli=1000, memory_bytes=4 << 30) for seq in range(6)]
+    runs += [make_waiting(seq, owner="bob", cpu_milli=3000, memory_bytes=1 << 30) for seq in range(6, 12)]
+    plan = scheduler.plan(scene([make_node("n", cpus=9, memory_gib=18)], runs))
+    started = [one.run for one in plan.decisions if one.kind is DecisionKind.START]
+    assert [sum(run < "run_006" for run in started), sum(run >= "run_006" for run in started)] == [3, 2]
+
+
 def test_a_person_who_asks_for_cpus_does_not_starve_beside_one_who_holds_all_gpus(
     scene: Any, make_node: Any, make_waiting: Any
 ) -> None:
