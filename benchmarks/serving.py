@@ -6,12 +6,16 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +27,7 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from benchmarks.installation import PREFIX, Installation, installation
-from benchmarks.report import percentile, report
+from benchmarks.report import peer_name, percentile, report
 
 CLIENTS, REQUESTS, GATEWAY_REQUESTS = 16, 20_000, 6_000
 FIELDS = [f"f{number}" for number in range(10)]
@@ -31,13 +35,30 @@ RECORD = {name: round(0.1 * position, 1) for position, name in enumerate(FIELDS)
 CONDITIONS: dict[str, object] = {"model": "lightgbm 100 trees of 31 leaves, 10 features, onnx", "rows": 1}
 
 
+PEER_REQUESTS = 2_000
+SAVE = """
+import sys, onnx, mlflow.onnx
+mlflow.onnx.save_model(onnx.load(sys.argv[1]), sys.argv[2], onnx_execution_providers=["CPUExecutionProvider"])
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a peer gives: requests a second, and the seconds of each."""
+
+    name: str
+    rate: float
+    seconds: list[float]
+
+
 def main() -> None:
     """Report the replica alone, then through the gateway of a real installation (`--replica` leaves that out)."""
     with tempfile.TemporaryDirectory(prefix="mainspring-bench-") as scratch:
         folder = make_model(Path(scratch) / "model")
+        peer = peer_of(folder, Path(scratch))
         with replica(folder, Path(scratch)) as address:
             headers = {"content-type": "application/json"}
-            measure("replica", f"http://{address}/predict", headers, json.dumps(RECORD).encode(), REQUESTS, CLIENTS)
+            measure("replica", f"http://{address}/predict", headers, json.dumps(RECORD).encode(), REQUESTS, CLIENTS, peer=peer)
             measure("replica", f"http://{address}/predict", headers, json.dumps(RECORD).encode(), 2_000, 1)
             tensor = {"name": "X", "shape": [1, 10], "datatype": "FP32", "data": list(RECORD.values())}
             body = json.dumps({"inputs": [tensor]}).encode()
@@ -53,15 +74,76 @@ def main() -> None:
                     withdraw(server)
 
 
-def measure(what: str, url: str, headers: dict[str, str], body: bytes, requests: int, clients: int) -> None:
+def measure(
+    what: str, url: str, headers: dict[str, str], body: bytes, requests: int, clients: int, *, peer: Peer | None = None
+) -> None:
     """Send `requests` from `clients` connections and report rate and latencies. Ends the bench at the first wrong answer."""
     uvloop.run(load(url, headers, body, clients * 20, clients))  # warm
     took_s, seconds = uvloop.run(load(url, headers, body, requests, clients))
     conditions = {**CONDITIONS, "clients": clients, "requests": len(seconds)}
-    report("serving", f"{what} requests, {clients} clients", len(seconds) / took_s, "1/s", conditions=conditions)
+    beside = {} if peer is None else {"peer": peer.name}
+    rate = None if peer is None else peer.rate
+    report(
+        "serving",
+        f"{what} requests, {clients} clients",
+        len(seconds) / took_s,
+        "1/s",
+        peer_value=rate,
+        conditions=conditions,
+        **beside,
+    )
     for share, name in ((0.5, "p50"), (0.99, "p99")):
-        value = 1000 * percentile(seconds, share)
-        report("serving", f"{what} {name}, {clients} clients", value, "ms", conditions=conditions)
+        value, theirs = 1000 * percentile(seconds, share), None if peer is None else 1000 * percentile(peer.seconds, share)
+        report("serving", f"{what} {name}, {clients} clients", value, "ms", peer_value=theirs, conditions=conditions, **beside)
+
+
+def peer_of(folder: Path, scratch: Path) -> Peer | None:
+    """Return what `mlflow models serve` gives with the same ONNX model, asked by as many clients; None without mlflow."""
+    name = peer_name("mlflow")
+    if not name:
+        return None
+    saved, port = scratch / "mlflow", free_port()
+    subprocess.run([sys.executable, "-c", SAVE, str(folder / "model.onnx"), str(saved)], check=True, capture_output=True)
+    words = ["models", "serve", "--model-uri", str(saved), "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    with (scratch / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "mlflow", *words],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
+    try:
+        url, headers = f"http://127.0.0.1:{port}/invocations", {"content-type": "application/json"}
+        wait_for(f"http://127.0.0.1:{port}/ping", process, scratch / "mlflow.log")
+        body = json.dumps({"inputs": {"X": [list(RECORD.values())]}}).encode()
+        uvloop.run(load(url, headers, body, CLIENTS * 4, CLIENTS))
+        took_s, seconds = uvloop.run(load(url, headers, body, PEER_REQUESTS, CLIENTS))
+        return Peer(f"{name}, models serve", len(seconds) / took_s, seconds)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers."""
+    end = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError as wrong:
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"mlflow models serve does not start: {log.read_text()[-2000:]}") from wrong
+            time.sleep(0.1)
 
 
 async def load(url: str, headers: dict[str, str], body: bytes, requests: int, clients: int) -> tuple[float, list[float]]:
