@@ -188,10 +188,16 @@ def _engine(module: Any, name: str, how: str, sessions: pytest.TempPathFactory, 
 
 
 def _missing(name: str, how: str) -> NoReturn:
-    """Skip the test for an engine that is missing; in CI that is an error."""
+    """Skip the test for what is missing; in CI that is an error."""
     if os.environ.get("CI") == "true":
         raise RuntimeError(f"{name} is missing: {how}")
     pytest.skip(f"{name} is missing: {how}")
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[bool, str, str], None]:
+    """Return `need(is_here, name, how)`: a test without it is skipped, in CI an error."""
+    return lambda is_here, name, how: None if is_here else _missing(name, how)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from mainspring.backends.devices import parse_devices
 from mainspring.backends.grants import granted_env
 from mainspring.backends.local import create
 from mainspring.backends.local.backend import LocalBackend
-from mainspring.backends.local.cgroups import find, own, remove
+from mainspring.backends.local.cgroups import Cgroups, find, own, remove
 from mainspring.backends.local.forks import Forks
 from mainspring.backends.local.processes import boot_id, is_alive, start_time
 from mainspring.core.backend import ObservedState
@@ -74,6 +74,20 @@ class TestLocal(BackendContract):
             told = server.wait(request.attempt, "ended")
             assert told.exit is not None
             assert told.exit["cause"] == "out_of_memory"
+
+    def test_the_cpu_limit_is_what_was_granted(self, backend: LocalBackend, server: RunnerServer) -> None:
+        if not backend.capabilities.limits:
+            assert backend.probe().notices
+            return
+        request = self.request(backend, server, SLEEP, "cpu", Granted(cpu_milli=1500, memory_bytes=0))
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            groups = [Path(group) for group in cast("list[str]", backend.native(handle)["cgroups"])]
+            v1 = [(one / "cpu.cfs_quota_us", one / "cpu.cfs_period_us") for one in groups if (one / "cpu.cfs_quota_us").exists()]
+            told = [one.read_text().split() for one in (groups[0] / "cpu.max",) if one.exists()]
+            told += [[one.read_text().strip() for one in both] for both in v1]
+            assert [int(quota) / int(period) for quota, period in told] == [1.5]
+            assert str(backend.native(handle)["pid"]) in (groups[-1] / "cgroup.procs").read_text().split()
 
     def test_the_token_is_in_no_listing(self, backend: LocalBackend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "token")
@@ -221,6 +235,19 @@ def test_our_own_groups_are_found_in_both_versions(tmp_path: Path, told: str, fi
         (tmp_path / name).touch()
     (tmp_path / "told").write_text(told)
     assert own("memory", tmp_path, tmp_path / "told") == [base, base / "a", base / "a" / "b"]
+
+
+@pytest.mark.parametrize(
+    ("granted", "limits"),
+    [
+        (Granted(cpu_milli=2500, memory_bytes=3 << 30), {"cpu.max": "250000 100000", "memory.max": str(3 << 30)}),
+        (Granted(cpu_milli=5, memory_bytes=0), {"cpu.max": "1000 100000"}),  # no less is taken; no memory granted: no limit
+    ],
+)
+def test_groups_of_version_2_limit_what_was_granted(tmp_path: Path, granted: Granted, limits: dict[str, str]) -> None:
+    (group,) = Cgroups(2, (tmp_path,)).make("one.0", granted)
+    assert group == tmp_path / "one.0"
+    assert {one.name: one.read_text() for one in group.iterdir()} == limits
 
 
 def test_declared_devices_are_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mainspring.cli.completion import script
+from mainspring.cli.dispatch import dispatch
 
 BASH = """
 source <(mainspring completion bash)
@@ -35,8 +37,13 @@ zpty -d z
 """
 
 
+def test_programs_get_the_script_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["completion", "zsh", "--json"]) in (0, None)
+    assert json.loads(capsys.readouterr().out) == {"shell": "zsh", "script": script("zsh")}
+
+
 @pytest.fixture
-def told(tmp_path: Path) -> Callable[..., str]:
+def told(tmp_path: Path, need: Callable[[bool, str, str], None]) -> Callable[..., str]:
     """Return what a shell program prints in a folder with two scripts, with our command on the PATH."""
     for name in ("hello.py", "help.py"):
         (tmp_path / name).write_text("print(1)\n", encoding="utf-8")
@@ -44,8 +51,7 @@ def told(tmp_path: Path) -> Callable[..., str]:
     env = {**os.environ, "PATH": path, "HOME": str(tmp_path), "MAINSPRING_HOME": str(tmp_path / "home"), "TERM": "xterm"}
 
     def run(*words: str) -> str:
-        if shutil.which(words[0]) is None:
-            pytest.skip(f"there is no {words[0]} on this machine: apt install {words[0]}")
+        need(shutil.which(words[0]) is not None, words[0], "scripts/engines/install")
         done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -45,6 +48,48 @@ def test_the_log_of_a_run_that_waits_says_so(cli, server):
     assert (told.returncode, told.stdout) == (0, "")
     assert "waits has not begun: mainspring why waits" in told.stderr
     assert cli("cancel", "waits", "holds-all", home=server).returncode == 0
+
+
+LISTENS = """
+import socket
+door = socket.create_server(("127.0.0.1", 0))
+print("first")
+print("port", door.getsockname()[1], flush=True)
+while True:
+    with door.accept()[0] as one:
+        one.sendall(b"hi")
+"""
+
+
+def test_programs_read_a_log_reach_a_port_and_look_inside(cli, server, script, tmp_path):
+    script(LISTENS)
+    assert cli("run", "--detach", "--name", "listens", "train.py", home=server).returncode == 0
+    environ = {**os.environ, "MAINSPRING_HOME": str(server)}
+    environ.pop("PYTHONUNBUFFERED", None)
+
+    def begin(*words):
+        command = [sys.executable, "-m", "mainspring.cli.main", *words, "--json"]
+        return subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    following = begin("logs", "-f", "listens")
+    told = [json.loads(following.stdout.readline()) for _ in range(2)]
+    assert told[0] == {"stream": "log", "attempt": 1, "offset": 0, "text": "first"}
+    assert (told[1]["offset"], told[1]["text"][:5]) == (6, "port ")
+    assert [json.loads(line) for line in cli("logs", "listens", "--json", home=server).stdout.splitlines()] == told
+    (last,) = cli("logs", "listens", "--json", "--tail", "1", home=server).stdout.splitlines()
+    assert json.loads(last) == told[1]
+    inside = cli("shell", "listens", "--json", "--", "sh", "-c", "echo in; echo bad >&2; exit 4", home=server)
+    assert (inside.returncode, json.loads(inside.stdout)) == (4, {"code": 4, "output": "in\n", "errors": "bad\n"})
+    reaching = begin("port", "listens", told[1]["text"].split()[1])
+    where = urlsplit(json.loads(reaching.stdout.readline())["url"])
+    with socket.create_connection((where.hostname, where.port), timeout=20) as one:
+        assert one.recv(10) == b"hi"
+    assert cli("cancel", "listens", "--grace", "0s", home=server).returncode == 0
+    assert following.communicate(timeout=30)[0] == ""
+    assert reaching.communicate(timeout=30)[0] == ""
+    assert (following.returncode, reaching.returncode) == (1, 0)
+    for words in (("logs", "listens", "--replica", "1"), ("logs", "-f", "listens", "--attempt", "7")):
+        assert cli(*words, home=server).returncode == 4
 
 
 def test_an_empty_list_says_where_the_runs_are(cli, server, script, again):
@@ -140,7 +185,10 @@ def test_data_sets(cli, server, tmp_path, again):
     name = f"flights{again}"
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.csv").write_text("x\n1\n")
-    assert f"{name}@v1: 1 file," in cli("data", "add", name, "d", home=server).stdout
+    added = cli("data", "add", name, "d", home=server, FORCE_COLOR="1")  # as on a terminal
+    assert f"{name}@v1: 1 file," in added.stdout
+    assert re.search(r"Sending files: \d+ B of \d+ B", added.stderr), added.stderr
+    assert cli("data", "add", name, "d", "--json", home=server, FORCE_COLOR="1").stderr == ""
     assert "Nothing has changed" in cli("data", "add", name, "d", home=server).stderr
     assert "v1" in cli("data", "ls", home=server).stdout
     assert "a.csv" in cli("data", "show", f"{name}@v1", home=server).stdout

@@ -44,6 +44,28 @@ def test_a_folder_comes_back_as_it_was(blob_client, blob_server, tmp_path):
     assert blob_server.requests[before:] == [f"GET /blobs/{digest}"]
 
 
+def test_what_has_travelled_is_told_while_it_does(blob_client, tmp_path):
+    (tmp_path / "large").write_bytes(os.urandom((3 << 20) + 5))
+    sources = {_digest(data := (tmp_path / "large").read_bytes()): tmp_path / "large", _digest(b"small"): b"small"}
+    total, sent, fetched = len(data) + 5, [], []
+    blob_client.blobs.upload(sources, progress=lambda *told: sent.append(told))
+    assert sent == [(1 << 20, total), (2 << 20, total), (3 << 20, total), (len(data), total), (total, total)]
+    blob_client.blobs.upload(sources, progress=lambda *told: sent.append(told))
+    assert len(sent) == 5, "nothing was missing"
+    entries = [FileEntry(path=name[:5], digest=name, size=total - 5 if name == _digest(data) else 5) for name in sources]
+    manifest = blob_client.blobs.put(pack_manifest(entries)[0])
+    blob_client.blobs.save_folder(manifest, tmp_path / "out", progress=lambda *told: fetched.append(told))
+    assert fetched == [(5, total), (total, total)]
+
+
+def test_a_part_that_is_sent_again_is_counted_once(scripted, reply, tmp_path):
+    (tmp_path / "large").write_bytes(os.urandom(3 << 20))
+    digest, told = _digest((tmp_path / "large").read_bytes()), []
+    scripted.answers = [reply(body={"missing": [digest]}), reply(503), reply(201, {})]
+    scripted.client().blobs.upload({digest: tmp_path / "large"}, progress=lambda done, total: told.append(done >> 20))
+    assert told == [1, 2, 3, 1, 2, 3]
+
+
 def test_damaged_bytes_are_refused_and_leave_nothing(blob_client, blob_server, tmp_path):
     data = os.urandom(100)
     blob_server.held[_digest(data)] = data

@@ -57,6 +57,13 @@ def test_a_stream_that_ends_without_an_end_is_asked_for_again(scripted):
     assert [part.data for part in parts] == [b"a", b"b", b""]
 
 
+def test_any_member_of_a_run_is_followed(scripted):
+    scripted.answers = [_stream(_log(0, b"from two\n") + _event("end", {"state": "succeeded"}))]
+    parts = list(Runs(scripted.client().transport).follow("run", replica=2))
+    assert parts[0].data == b"from two\n"
+    assert scripted.seen[0].url.params["replica"] == "2"
+
+
 def test_a_run_that_is_not_there_is_an_error_at_once(scripted, reply):
     scripted.answers = [reply(404, {"error": {"code": "not_found", "message": "no such run"}})]
     with pytest.raises(NotFoundError, match="no such run"):

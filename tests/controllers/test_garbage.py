@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import pytest
 
-from mainspring.controllers.garbage import Garbage
+from mainspring.controllers.garbage import COLLECT_S, Garbage
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import SYSTEM
 from mainspring.core.backend import Handle
@@ -158,6 +159,36 @@ def test_what_an_ended_attempt_left_is_ended_after_the_grace_and_a_living_one_is
     yard.pass_time(48 * HOUR_S)
     assert kept not in yard.engine.stopped
     assert attempts.find(yard.house.ctx, kept)
+
+
+def test_what_the_settings_no_longer_keep_is_gone_after_an_hour(yard: Yard) -> None:
+    ctx, house = yard.garbage.ctx, yard.house
+    house.clock.wall = datetime.now(UTC)  # the age of a blob is told by its disk
+    kept = ctx.settings.model_copy(update={"logs_days": 1 / 48, "archived_days": 1 / 48, "blob_grace_s": 1800.0})
+    yard.garbage.ctx = replace(ctx, settings=kept)
+    archived, left = (runs.submit(ctx, SYSTEM, RunSpec(command=("a",)))[0] for _ in "12")
+    house.plan()
+    for run in (archived, left):
+        ctx.store.attempts.append(house.attempt_of(run).id, 0, [("log", 0, b"text")], now=house.clock.now())
+        house.end(run, outputs={"": house.model_value("a named one")} if run is left else None)
+    runs.archive(ctx, SYSTEM, archived.id)
+    stray = ctx.blobs.put_bytes(b"no record names it")
+    named = house.model_value("a named one").digest
+    attempt = house.attempt_of(left).id
+
+    yard.garbage.tick()
+    yard.pass_time(COLLECT_S - 60)
+    assert ctx.store.logs.read(attempt, 0, "log") == b"text", "the store is not looked through each minute"
+    yard.pass_time(60)
+    assert ctx.store.runs.get(archived.id) is None
+    assert ctx.store.runs.get(left.id) is not None
+    assert ctx.store.logs.read(attempt, 0, "log") == b""
+    assert (ctx.blobs.has(stray), ctx.blobs.has(named)) == (False, True)
+    assert "run.archived" in {event.kind for event in ctx.store.events.since(0)}
+
+    yard.garbage.ctx = replace(ctx, settings=kept.model_copy(update={"events_days": 1 / 48}))
+    yard.pass_time(COLLECT_S)
+    assert "run.archived" not in {event.kind for event in ctx.store.events.since(0)}
 
 
 class Slow(Engine):

@@ -1,8 +1,13 @@
-"""Endpoints whose replicas run where the server dials nobody: in a container or a pod of a network of its own, behind ssh."""
+"""Endpoints: a replica that dies, a version that is taken back, and replicas that run where the server dials nobody:
+
+in a container or a pod of a network of its own, behind ssh.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +20,7 @@ from engines.docker import IMAGE
 if TYPE_CHECKING:
     from conftest import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 # as people do it who have the library; a native model, so that nothing but numpy is needed where it is served
 REGISTER = """
@@ -26,7 +31,8 @@ from sklearn.linear_model import LinearRegression
 
 rows = np.array([[0.0], [1.0], [2.0]], np.float32)
 inputs = {"inputs": [{"name": "x", "dtype": "float32"}], "outputs": [{"name": "y", "dtype": "float32"}]}
-ms.Model(LinearRegression().fit(rows, rows[:, 0] * 2), signature=inputs).register("doubles")
+for factor in map(int, sys.argv[2:]):
+    ms.Model(LinearRegression().fit(rows, rows[:, 0] * factor), signature=inputs).register(sys.argv[1])
 """
 
 
@@ -36,9 +42,10 @@ def ours() -> list[str]:
     return sorted(one for one in found if not any(one != other and Path(one).is_relative_to(other) for other in found))
 
 
-def register(site: Site) -> None:
-    """Register a model."""
-    done = subprocess.run([sys.executable, "-c", REGISTER], env=site.environ(), capture_output=True, text=True, check=False)
+def register(site: Site, name: str = "doubles", *factors: str) -> None:
+    """Register a version of a model for each factor by which it multiplies; one of 2 when there is none."""
+    words = [sys.executable, "-c", REGISTER, name, *(factors or ("2",))]
+    done = subprocess.run(words, env=site.environ(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -101,6 +108,40 @@ def test_who_waits_no_longer_for_an_endpoint_is_told_where_to_look(fresh: Site) 
     assert "draining" in fresh.cli("why", "serve-doubles").out
 
 
+def test_a_replica_that_is_killed_is_replaced_and_a_version_is_taken_back(site: Site, until: Callable[..., Any]) -> None:
+    register(site, "times", "2", "3")
+
+    def deploy(version: int) -> str:
+        done = site.cli("deploy", f"times@{version}", "--name", "times", "--json")
+        assert done.code == 0, done
+        return serving()
+
+    def serving() -> str:
+        runs = site.call("GET", "/runs", params={"state": "running", "limit": 50}).json()["items"]
+        return str(next(one["id"] for one in runs if one["name"] == "serve-times"))
+
+    def says() -> float:
+        done = site.cli("endpoint", "predict", "times", '[{"x": 10}]')
+        return round(float(json.loads(done.out)[0]), 1) if done.code == 0 else 0.0
+
+    first = deploy(1)
+    assert says() == 20
+    os.kill(json.loads((site.folder_of(first) / "started").read_text())["pid"], signal.SIGKILL)
+    assert site.wait(first)["state"] == "failed"
+    until(lambda: says() == 20, "a prediction after the replica was killed")
+    second = serving()
+    assert second != first
+    third = deploy(2)
+    assert (says(), site.wait(second)["state"]) == (30, "cancelled")
+    assert site.cli("endpoint", "rollback", "times").out == "times goes to revision 3.\n"
+    until(lambda: says() == 20, "a prediction of the version before")
+    site.wait(third)
+    last = serving()
+    assert site.cli("endpoint", "rm", "times", "--yes").code == 0
+    site.wait(last)
+
+
+@pytest.mark.engine
 def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
     fresh: Site, docker_engine: Any, until: Callable[..., Any]
 ) -> None:
@@ -114,6 +155,7 @@ def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
     check(fresh, until, *flags)
 
 
+@pytest.mark.engine
 @pytest.mark.xdist_group("fleet")
 def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
     fresh.start("--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
@@ -124,6 +166,7 @@ def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: A
     check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
 
 
+@pytest.mark.engine
 @pytest.mark.xdist_group("fleet")
 def test_a_job_of_slurm_is_asked_through_its_tunnel(
     fresh: Site, slurm: Any, begin_fleet: Callable[..., None], add_engine: Callable[..., None], until: Callable[..., Any]
@@ -134,6 +177,7 @@ def test_a_job_of_slurm_is_asked_through_its_tunnel(
     check(fresh, until, "--cpus", "1", MAINSPRING_QUIET_BEAT_S="1", **slurm.env)
 
 
+@pytest.mark.engine
 @pytest.mark.timeout(900)  # the first waits until the program of Kubernetes is built
 @pytest.mark.xdist_group("fleet")
 def test_a_pod_is_asked_through_its_tunnel(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,3 +50,16 @@ def test_extras_in_the_page_are_those_of_the_package(project: Path, declared: di
     for name, extra, *_ in ROW.findall(page):
         if extra:
             assert declared[name] == extra, name
+
+
+def test_the_contract_of_core_names_all_that_is_imported_anywhere(project: Path) -> None:
+    contracts = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (forbidden,) = [set(one["forbidden_modules"]) for one in contracts if one["id"] == "core-alone"]
+    used = set()
+    for path in (project / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used |= {one.name.partition(".")[0] for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                used.add(str(node.module).partition(".")[0])
+    assert used - set(sys.stdlib_module_names) - {"mainspring", "msgspec"} <= forbidden

@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 
 PYTHON = ".venv-examples/bin/python"
-ROOT = Path(__file__).resolve().parents[2]
-needs_frameworks = pytest.mark.skipif(not (ROOT / PYTHON).is_file(), reason="TensorFlow is missing: scripts/install examples")
+
+
+@pytest.fixture
+def frameworks(project: Path, need: Callable[[bool, str, str], None]) -> Path:
+    """Return the interpreter that has TensorFlow."""
+    need((project / PYTHON).is_file(), "TensorFlow", "scripts/install examples")
+    return project / PYTHON
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.e2e
-@needs_frameworks
+@pytest.mark.usefixtures("frameworks")
 @pytest.mark.timeout(420)
 def test_vgg16_is_stopped_once_and_learns_on_from_its_checkpoint(project_command: Callable[..., Any]) -> None:
     done = project_command("scripts/vision", "--json", "vgg16", timeout_s=400)
@@ -40,15 +45,16 @@ def test_vgg16_is_stopped_once_and_learns_on_from_its_checkpoint(project_command
     assert row["loss_last"] < 0.6 * row["loss_first"]
 
 
-@needs_frameworks
 @pytest.mark.timeout(300)
-def test_inception_v4_has_the_published_number_of_weights(project_command: Callable[..., Any], project: Path) -> None:
+def test_inception_v4_has_the_published_number_of_weights(
+    project_command: Callable[..., Any], project: Path, frameworks: Path
+) -> None:
     code = (
         "from inception_v4_network import inception_v4\n"
         "network = inception_v4(classes=1000)\n"
         "print(network.output_shape, sum(one.shape.num_elements() for one in network.trainable_weights))"
     )
-    done = project_command(project / PYTHON, "-c", code, cwd=project / "examples/vision", timeout_s=280)
+    done = project_command(frameworks, "-c", code, cwd=project / "examples/vision", timeout_s=280)
     assert done.stdout.split("\n")[0] == "(None, 1000) 42679816", done.stdout + done.stderr
 
 

@@ -57,12 +57,23 @@ def environment(
 
 @pytest.fixture
 def installed(environment: Path, project_command: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Return a function that calls the installed command with a home of its own; takes the server down at the end."""
+    """Return a function that calls the installed command with a home of its own; takes the server down at the end.
+
+    Whoever calls it has nothing in `person`, and what is temporary goes to `temporary`.
+    """
     home = tmp_path / "home"
     command = environment / "bin/mainspring"
+    theirs = {"HOME": str(tmp_path / "person"), "TMPDIR": str(tmp_path / "temporary")}
+    for place in theirs.values():
+        Path(place).mkdir()
 
     def call(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        env = {"MAINSPRING_HOME": str(home), "PATH": f"{environment / 'bin'}:/usr/bin:/bin", "COLUMNS": "160", "NO_COLOR": "1"}
+        env = {
+            "MAINSPRING_HOME": str(home),
+            "PATH": f"{environment / 'bin'}:/usr/bin:/bin",
+            "COLUMNS": "160",
+            "NO_COLOR": "1",
+        } | theirs
         result: subprocess.CompletedProcess[str] = project_command(command, *words, timeout_s=timeout_s, cwd=tmp_path, env=env)
         return result
 
@@ -106,6 +117,9 @@ def test_up_run_ps_logs_why_down(installed: Callable[..., Any], tmp_path: Path) 
     down = installed("down")
     assert down.returncode == 0, down.stderr
     assert not _alive_within(status["pid"], 15)
+    (tmp_path / "work.py").unlink()
+    left = [path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "home")]
+    assert {path.name for path in left} == {"person", "temporary"}, "something is kept outside MAINSPRING_HOME"
 
 
 def test_no_traceback_reaches_a_user(installed: Callable[..., Any]) -> None:

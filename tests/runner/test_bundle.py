@@ -12,6 +12,7 @@ from types import CodeType
 
 from mainspring.runner.bundle import bare, build_bundle
 
+LATER = {"annotationlib", "compression", "tomllib"}  # modules that came after 3.9
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "mainspring" / "runner"
 
 
@@ -44,7 +45,7 @@ def test_every_module_is_python_3_9_and_imports_the_standard_library_alone() -> 
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
-            assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names), (path, names)
+            assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names) - LATER, (path, names)
 
 
 def test_compiled_modules_have_the_lines_of_their_sources(bundle: Path) -> None:

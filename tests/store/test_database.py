@@ -320,6 +320,20 @@ def test_a_local_folder_is_accepted(tmp_path):
     refuse_network_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("magic", "kind"), [(0x6969, "nfs"), (0xEF53, "")])
+def test_a_database_on_a_network_file_system_is_refused_before_it_is_touched(empty_sqlite_home, monkeypatch, magic, kind):
+    monkeypatch.setattr("mainspring.store.ownership._statfs_type", lambda folder: magic)  # what the kernel says of the folder
+    if not kind:
+        assert empty_sqlite_home.open().runs.counts() == {}
+        return
+    with pytest.raises(StoreError, match=rf"network file system \({kind}\); SQLite loses data there") as refused:
+        empty_sqlite_home.open()
+    assert "local disk" in refused.value.hint
+    assert "postgresql" in refused.value.hint
+    assert refused.value.details["filesystem"] == kind
+    assert list(empty_sqlite_home.path.parent.iterdir()) == []
+
+
 def test_urls():
     assert parse_url("/a/b.db").database == "/a/b.db"
     assert parse_url("sqlite:////a/b.db").database == "/a/b.db"

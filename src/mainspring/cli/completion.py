@@ -7,6 +7,8 @@ import sys
 from typing import Literal
 
 from mainspring.cli.dispatch import build_app
+from mainspring.cli.options import Json
+from mainspring.cli.output import emit_json
 
 _WORD = re.compile(r"'((?:\d+|\*):(?:[^':\\]|\\.)+)'")  # a word of which zsh is not told what it may be
 # zsh reads such a script in two ways: sourced, then it registers itself; or from $fpath when first asked, then it answers.
@@ -20,13 +22,14 @@ fi
 """
 
 
-def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /, *, as_json: Json = False) -> None:
     """Print the completion script of a shell: `source <(mainspring completion bash)`.
 
     The same for zsh; for fish: `mainspring completion fish | source`. In the file that a shell reads first it holds
     for good.
     """
-    sys.stdout.write(script(shell))
+    made = script(shell)
+    emit_json({"shell": shell, "script": made}) if as_json else sys.stdout.write(made)
 
 
 def script(shell: Literal["bash", "zsh", "fish"]) -> str:

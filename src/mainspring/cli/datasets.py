@@ -27,8 +27,8 @@ def add(name: str, path: Path, /, *, message: str = "", project: Project = "defa
     check_name(name, "data set")
     client = connect()
     before = {one["dataset"]["name"]: (one.get("latest") or {}).get("number", 0) for one in client.datasets.all(project=project)}
-    with busy("Sending files"):
-        digest, _ = upload_folder(client, path)
+    with busy("Sending files", is_quiet=as_json) as progress:
+        digest, _ = upload_folder(client, path, progress=progress)
         version = client.datasets.add_version(name, digest, message=message, project=project)
     if as_json:
         emit_json(version)
@@ -95,6 +95,6 @@ def pull(reference: str, target: Path = Path("."), /, *, project: Project = "def
     name, _, ref = reference.partition("@")
     client = connect()
     version = client.datasets.get(name, ref or "latest", project=project)
-    with busy("Fetching"):
-        client.blobs.save_folder(version.manifest, target)
+    with busy("Fetching", is_quiet=as_json) as progress:
+        client.blobs.save_folder(version.manifest, target, progress=progress)
     done(version, f"{version.dataset}@v{version.number}: {counted(version.files, 'file')} in {target}", as_json=as_json)

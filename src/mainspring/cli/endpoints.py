@@ -123,7 +123,14 @@ def show(name: str, /, *, project: Project = "default", as_json: Json = False) -
     table(("revision", "model", "pool", "age", "by"), rows)
 
 
-def predict(name: str, records: str = "-", /, *, project: Project = "default") -> None:
+def predict(
+    name: str,
+    records: str = "-",
+    /,
+    *,
+    project: Project = "default",
+    as_json: Json = False,  # noqa: ARG001 (predictions are JSON for people too)
+) -> None:
     """Send records and print predictions: `mainspring endpoint predict delays '[{"distance": 733}]'`, or by stdin.
 
     Parameters

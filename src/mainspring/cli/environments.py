@@ -63,7 +63,9 @@ def show(run: str, /, *, as_json: Json = False) -> None:
         note(f"In no index, so that `env export` leaves them out: {', '.join(found.left_out)}")
 
 
-def export(run: str, /, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None) -> None:
+def export(
+    run: str, /, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None, as_json: Json = False
+) -> None:
     """Print the lock that builds a run's environment again; it may be edited, and named by `--environment`.
 
     Examples: `mainspring env export RUN -o requirements.txt`; at once: `mainspring run --environment from:RUN train.py`.
@@ -77,10 +79,14 @@ def export(run: str, /, *, output: Annotated[Path | None, Parameter(name=["--out
     if found.captured is None and not found.has_lock:
         raise NotFoundError(f"Nothing was seen of what run {run} ran with.", hint="mainspring env show RUN")
     head = "" if found.has_lock else f"# what run {found.run} ran with: Python {found.python}\n"
+    if output is not None:
+        output.write_text(head + found.lock, encoding="utf-8")
+    if as_json:
+        emit_json({"run": found.run, "python": found.python, "lock": head + found.lock, "left_out": found.left_out})
+        return
     if output is None:
         sys.stdout.write(head + found.lock)
     else:
-        output.write_text(head + found.lock, encoding="utf-8")
         note(f"{output} is written. Use it: mainspring run --environment {output} --python {found.python} SCRIPT")
     if found.left_out:
         note(f"Left out, as no index has them: {', '.join(found.left_out)}")

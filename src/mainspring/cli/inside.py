@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from mainspring.cli.connecting import connect
-from mainspring.cli.output import note, say, short
+from mainspring.cli.output import emit_json, note, one_line, short
 from mainspring.client.client import Client
 from mainspring.client.inside import Shell
 from mainspring.core.errors import MainspringError, StateError
 from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.sdk.inside import run_inside
 
 try:
     import termios
@@ -37,6 +38,7 @@ def shell(
     /,
     *command: Annotated[str, Parameter(allow_leading_hyphen=False, help="The command, behind `--`; none: a shell.")],
     replica: int = 0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Open a shell inside a running run: in its environment and folder, in its container, pod, host or node.
 
@@ -50,8 +52,14 @@ def shell(
         The run: its id, the beginning or end of one, or its name.
     replica
         Which member of a run that has several.
+    as_json
+        For programs: wait for the command, without input, and print one object with `code`, `output` and `errors`.
     """
     client = connect()
+    if as_json:
+        ended = run_inside(client, run, command, replica=replica)
+        emit_json({"code": ended.code, "output": ended.text, "errors": ended.errors.decode("utf-8", "replace")})
+        return ended.code
     is_terminal = termios is not None and sys.stdin.isatty() and sys.stdout.isatty()
     opened = client.runs.shell(
         run,
@@ -74,6 +82,7 @@ def port(
     *,
     local: int = 0,
     replica: int = 0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Reach a port inside a running run at an address of this machine, until Ctrl-C or the run's end.
 
@@ -90,6 +99,8 @@ def port(
         The port of this machine; default: a free one.
     replica
         Which member of a run that has several.
+    as_json
+        For programs: one line with `url`.
     """
     client = connect()
     found = client.runs.get(run)
@@ -103,7 +114,9 @@ def port(
 
     forward.on_failure = tell
     with forward:
-        say(f"http://{forward.address}")
+        url = f"http://{forward.address}"
+        sys.stdout.write(one_line({"url": url}) if as_json else f"{url}\n")
+        sys.stdout.flush()  # a program waits for it at the other end of a pipe
         note(f"It leads to port {port} of {found.name} ({short(found.id)}). Ctrl-C ends it.")
         _until_over(client, found.id)
     note(f"{found.name} has ended.")

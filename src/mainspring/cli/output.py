@@ -49,6 +49,11 @@ def emit_json(value: object) -> None:
     sys.stdout.write(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def one_line(value: object) -> str:
+    """Return `value` as JSON on one line, for what programs read line by line."""
+    return json.dumps(to_plain(value), ensure_ascii=False) + "\n"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]], *, empty: str = "") -> None:
     """Print a table, or `empty` when there are no rows."""
     listed = list(rows)

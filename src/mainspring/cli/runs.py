@@ -15,6 +15,7 @@ from mainspring.cli import output
 from mainspring.cli.connecting import connect
 from mainspring.cli.flags import active_python
 from mainspring.cli.forecasts import sentence
+from mainspring.cli.log_lines import JsonLog, PlainLog, Printed
 from mainspring.cli.options import Flag, Json, Project, Yes, values
 from mainspring.cli.output import age, emit_json, facts, note, run_state, say, short, table, took
 from mainspring.cli.questions import confirm
@@ -115,10 +116,12 @@ def logs(
     attempt: int | None = None,
     replica: int = 0,
     tail: Annotated[int | None, Parameter(name=["--tail", "-n"])] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Print a run's log; with `-f` go on as it is written, and end with the run's exit code.
 
-    Examples: `mainspring logs train`, `mainspring logs -f train`, `mainspring logs --attempt 1 --tail 20 train`.
+    Examples: `mainspring logs train`, `mainspring logs -f train`, `mainspring logs --attempt 1 --tail 20 train`,
+    `mainspring logs --json train`.
 
     Parameters
     ----------
@@ -130,26 +133,25 @@ def logs(
         The member of a run with several.
     tail
         Only the last lines.
+    as_json
+        For programs: one JSON object for each line, with `stream`, `attempt`, `offset` (in bytes) and `text`.
     """
     if tail is not None and tail < 0:
         raise UsageError(f"--tail is {tail}.", hint="How many lines from the end, 0 or more.")
+    to = JsonLog(sys.stdout) if as_json else PlainLog(sys.stdout)
     client = connect()
     found = client.runs.get(run)
-    if follow and replica == 0:
-        return _follow(client, found, attempt, tail)
-    offset = 0
-    if tail is not None:
-        part = client.runs.log(found.id, attempt=attempt, replica=replica, offset=-TAIL_BYTES, limit=TAIL_BYTES)
-        lines = part.data.splitlines(keepends=True)
-        sys.stdout.buffer.write(b"".join(lines[-tail:] if tail else []))
-        offset = part.next_offset
+    attempt, offset = _from(client, found, attempt, replica, tail)
+    if follow:
+        return _follow(client, found, to, attempt=attempt, replica=replica, offset=offset)
     while True:
         part = client.runs.log(found.id, attempt=attempt, replica=replica, offset=offset)
         if not part.data:
             break
-        sys.stdout.buffer.write(part.data)
+        attempt = part.attempt  # a later one may begin meanwhile
+        to.take(part.data, attempt, part.offset)
         offset = part.next_offset
-    sys.stdout.flush()
+    to.end()
     if offset == 0 and found.state == RunState.QUEUED and attempt is None:
         note(f"{found.name} has not begun: mainspring why {found.name}, or mainspring logs -f {found.name} to wait for it")
     return 0
@@ -374,7 +376,7 @@ def rerun(
     )
     if follow:
         note(f"Submitted {again.name} ({short(again.id)}).")
-        return _follow(client, again, None, None)
+        return _follow(client, again, PlainLog(sys.stdout))
     if as_json:
         emit_json(again)
     else:
@@ -386,8 +388,8 @@ def pull(run: str, target: Path = Path("."), /, *, as_json: Json = False) -> Non
     """Fetch what a run returned and wrote into a folder: `mainspring pull RUN results/`."""
     client = connect()
     found = client.runs.get(run)
-    with busy("Fetching"):
-        written = pull_outputs(client, found, target)
+    with busy("Fetching", is_quiet=as_json) as progress:
+        written = pull_outputs(client, found, target, progress=progress)
     if as_json:
         emit_json([str(path) for path in written])
     elif not written:
@@ -396,14 +398,25 @@ def pull(run: str, target: Path = Path("."), /, *, as_json: Json = False) -> Non
         say(str(path))
 
 
-def _follow(client: Client, run: Run, attempt: int | None, tail: int | None) -> int:
-    offset = 0
-    if tail is not None and run.attempt:
-        part = client.runs.log(run.id, attempt=attempt, offset=-TAIL_BYTES, limit=TAIL_BYTES)
-        lines = part.data.splitlines(keepends=True)
-        offset = part.next_offset - len(b"".join(lines[-tail:] if tail else []))
-        attempt = attempt or part.attempt or None
-    ended = follow_run(client, run, attempt=attempt or (1 if run.attempt == 1 else None), offset=offset)
+def _from(client: Client, run: Run, attempt: int | None, replica: int, tail: int | None) -> tuple[int | None, int]:
+    """Return of which attempt and from where on to print: the beginning, or that of the last `tail` lines.
+
+    Raises NotFoundError where there is no such attempt or replica.
+    """
+    if not 0 <= replica < run.spec.replicas:
+        raise NotFoundError(f"The run has no replica {replica}; it has {run.spec.replicas}, counted from 0.")
+    if tail is None or not run.attempt:
+        return attempt, 0
+    part = client.runs.log(run.id, attempt=attempt, replica=replica, offset=-TAIL_BYTES, limit=TAIL_BYTES)
+    *lines, rest = part.data.split(b"\n")
+    whole = [line + b"\n" for line in lines] + ([rest] if rest else [])
+    return attempt or part.attempt or None, part.next_offset - sum(map(len, whole[-tail:] if tail else []))
+
+
+def _follow(client: Client, run: Run, to: Printed, *, attempt: int | None = None, replica: int = 0, offset: int = 0) -> int:
+    if run.attempt and (attempt or replica):
+        client.runs.log(run.id, attempt=attempt, replica=replica, limit=0)  # refuses what is not there
+    ended = follow_run(client, run, to=to, attempt=attempt or (1 if run.attempt == 1 else None), replica=replica, offset=offset)
     return INTERRUPTED if ended is None else conclude(ended)
 
 

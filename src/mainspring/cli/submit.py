@@ -17,14 +17,17 @@ from rich.prompt import Confirm
 
 from mainspring.cli.connecting import connect
 from mainspring.cli.flags import Command, RunFlags, spec_of, wish_of
+from mainspring.cli.log_lines import PlainLog, Printed
 from mainspring.cli.options import Json, Yes
 from mainspring.cli.output import emit_json, note, say, short
+from mainspring.client.blobs import Progress
 from mainspring.client.client import Client
 from mainspring.core.environments import Wish
 from mainspring.core.errors import MainspringError, TooLargeError
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.records import Cause, Run, RunState
 from mainspring.core.specs import Code, RunSpec, on_path
+from mainspring.core.units import show_bytes
 from mainspring.sdk.code import send_code
 from mainspring.sdk.locks import resolve
 
@@ -53,13 +56,14 @@ def run(
     spec, folder = spec_of(command, flags)
     with busy("Starting the server"):
         client = connect()
-    code = send(client, folder, is_confirmed=yes or bool(os.environ.get("MAINSPRING_YES"))) if folder else Code()
+    is_confirmed = yes or bool(os.environ.get("MAINSPRING_YES"))
+    code = send(client, folder, is_confirmed=is_confirmed, is_quiet=as_json) if folder else Code()
     submitted = client.runs.submit(furnished(client, with_code(spec, code), wish_of(flags), folder))
     if detach:
         emit_json(submitted) if as_json else say(submitted.id)
         return 0
     note(f"Submitted {submitted.name} ({short(submitted.id)}).")
-    ended = follow(client, submitted, to=sys.stderr if as_json else sys.stdout)
+    ended = follow(client, submitted, to=PlainLog(sys.stderr if as_json else sys.stdout))
     if ended is None:
         note(f"Detached; it goes on. Follow it: mainspring logs -f {short(submitted.id)}")
         note(f"Stop it: mainspring cancel {short(submitted.id)}")
@@ -69,19 +73,19 @@ def run(
     return conclude(ended)
 
 
-def send(client: Client, folder: Path, *, is_confirmed: bool) -> Code:
+def send(client: Client, folder: Path, *, is_confirmed: bool, is_quiet: bool = False) -> Code:
     """Send the code; asks a person, if there is one, when it is large."""
     try:
-        with busy("Sending code"):
-            return send_code(client, folder, is_confirmed=is_confirmed)
+        with busy("Sending code", is_quiet=is_quiet) as progress:
+            return send_code(client, folder, is_confirmed=is_confirmed, progress=progress)
     except TooLargeError as large:
         if is_confirmed or not sys.stdin.isatty():
             raise
         note(large.message)
         if not Confirm.ask("Send it?", default=False):
             raise
-    with busy("Sending code"):
-        return send_code(client, folder, is_confirmed=True)
+    with busy("Sending code", is_quiet=is_quiet) as progress:
+        return send_code(client, folder, is_confirmed=True, progress=progress)
 
 
 def with_code(spec: RunSpec, code: Code) -> RunSpec:
@@ -97,37 +101,34 @@ def furnished(client: Client, spec: RunSpec, wish: Wish, folder: Path | None) ->
 
 
 @contextmanager
-def busy(text: str) -> Iterator[None]:
-    """Show that something goes on, on a terminal."""
+def busy(text: str, *, is_quiet: bool = False) -> Iterator[Progress]:
+    """Show on a terminal that something goes on; what is yielded shows how much of it is done, in bytes."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
+    if is_quiet or not console.is_terminal:
+        yield lambda _done, _total: None
         return
-    with console.status(text):
-        yield
+    with console.status(text) as shown:
+        yield lambda done, total: shown.update(f"{text}: {show_bytes(done)} of {show_bytes(total)}")
 
 
-def follow(client: Client, run: Run, *, to: object = None, attempt: int | None = None, offset: int = 0) -> Run | None:
+def follow(client: Client, run: Run, *, to: Printed, attempt: int | None = None, replica: int = 0, offset: int = 0) -> Run | None:
     """Print the log as it is written, and why the run waits; return the ended run, None when Ctrl-C came first."""
-    stream = getattr(to or sys.stdout, "buffer", None)
     begun = threading.Event()
     threading.Thread(target=_tell_why, args=(client, run.id, begun), daemon=True, name="why").start()
     try:
-        for part in client.runs.follow(run.id, attempt=attempt, offset=offset):
+        for part in client.runs.follow(run.id, attempt=attempt, replica=replica, offset=offset):
             if part.kind != "attempt":  # it is placed, and its engine may keep it waiting
                 begun.set()
             if part.kind == "attempt" and part.attempt > 1:
+                to.end()
                 note(f"--- try {part.attempt} ---")
             elif part.data:
-                if stream is not None:
-                    stream.write(part.data)
-                    stream.flush()
-                else:
-                    sys.stdout.write(part.data.decode("utf-8", "replace"))
+                to.take(part.data, part.attempt, part.offset)
         return client.runs.wait(run.id)
     except KeyboardInterrupt:
         return None
     finally:
+        to.end()
         begun.set()
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mainspring.client.transport import Transport
@@ -21,7 +21,7 @@ ASK_DIGESTS = 50_000
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 40
 Source = bytes | Path
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]  # the bytes that have travelled, and all that are to
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +48,25 @@ class Blobs:
     def upload(self, sources: dict[str, Source], *, progress: Progress | None = None) -> int:
         """Send what the server lacks of `sources` (digest to bytes or file); return the bytes sent. Idempotent.
 
-        `progress` is called with the bytes of each part that arrived.
+        `progress` is called after each part, also of a large file; less than before where a part is sent again.
         """
-        sent = 0
         batch: list[tuple[str, bytes]] = []
         held = 0
-        for digest in self.missing(list(sources)):
+        missing = {digest: _size(sources[digest]) for digest in self.missing(list(sources))}
+        count = _Count(progress, sum(missing.values()))
+        for digest, size in missing.items():
             source = sources[digest]
-            size = len(source) if isinstance(source, bytes) else source.stat().st_size
             if size > SMALL_BYTES:
-                self._put_large(digest, source)
-                _tell(progress, size)
+                self._put_large(digest, source, count)
             else:
                 batch.append((digest, source if isinstance(source, bytes) else source.read_bytes()))
                 held += size
                 if held >= PACK_BYTES or len(batch) >= PACK_FILES:
-                    self._pack(batch, progress)
+                    self._pack(batch, count)
                     batch, held = [], 0
-            sent += size
         if batch:
-            self._pack(batch, progress)
-        return sent
+            self._pack(batch, count)
+        return count.total
 
     def get(self, digest: str) -> bytes:
         """Return a blob, verified. Raises NotFoundError, IntegrityError."""
@@ -76,8 +74,8 @@ class Blobs:
         _verify(digest, hashlib.sha256(data).hexdigest())
         return data
 
-    def save(self, digest: str, target: Path, *, mode: int = 0o644) -> None:
-        """Write a blob to `target`, verified, atomically."""
+    def save(self, digest: str, target: Path, *, mode: int = 0o644, arrived: Callable[[int], None] = lambda _: None) -> None:
+        """Write a blob to `target`, verified, atomically; `arrived` is called with the bytes of each part."""
         target.parent.mkdir(parents=True, exist_ok=True)
         counted = hashlib.sha256()
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
@@ -86,6 +84,7 @@ class Blobs:
                 for chunk in response.iter_bytes():
                     counted.update(chunk)
                     file.write(chunk)
+                    arrived(len(chunk))
             _verify(digest, counted.hexdigest())
             os.chmod(name, mode)
             os.replace(name, target)
@@ -105,13 +104,13 @@ class Blobs:
         for entry in wanted:
             _check_below(target, entry.path)
         small = [entry for entry in wanted if entry.size <= SMALL_BYTES]
+        count = _Count(progress, sum(entry.size for entry in wanted))
         for batch in _batches(small):
             self._save_batch(batch, target)
-            _tell(progress, sum(entry.size for entry in batch))
+            count.add(sum(entry.size for entry in batch))
         for entry in wanted:
             if entry.size > SMALL_BYTES:
-                self.save(entry.digest, target / entry.path, mode=entry.mode)
-                _tell(progress, entry.size)
+                self.save(entry.digest, target / entry.path, mode=entry.mode, arrived=count.add)
         return found
 
     def _save_batch(self, entries: list[FileEntry], target: Path) -> None:
@@ -130,14 +129,30 @@ class Blobs:
             partial.chmod(entry.mode)
             partial.replace(path)
 
-    def _put_large(self, digest: str, source: Source) -> None:
-        content = source if isinstance(source, bytes) else _chunks_of(source)
+    def _put_large(self, digest: str, source: Source, count: _Count) -> None:
+        content = source if isinstance(source, bytes) else _chunks_of(source, count)
         self.transport.send("PUT", f"/blobs/{digest}", content=content, timeout_s=600.0)
+        if isinstance(source, bytes):
+            count.add(len(source))
 
-    def _pack(self, batch: list[tuple[str, bytes]], progress: Progress | None) -> None:
+    def _pack(self, batch: list[tuple[str, bytes]], count: _Count) -> None:
         body = b"".join(part for digest, data in batch for part in (bytes.fromhex(digest), len(data).to_bytes(8, "big"), data))
         self.transport.send("POST", "/blobs/pack", content=body, is_repeatable=True, timeout_s=300.0)
-        _tell(progress, sum(len(data) for _, data in batch))
+        count.add(sum(len(data) for _, data in batch))
+
+
+@dataclass(slots=True)
+class _Count:
+    """Tells how much of `total` has travelled, part by part."""
+
+    progress: Progress | None
+    total: int
+    done: int = field(default=0, init=False)
+
+    def add(self, size: int) -> None:
+        self.done += size
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
 def _frames(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -163,11 +178,19 @@ def _batches(entries: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
         yield batch
 
 
-def _chunks_of(path: Path) -> Callable[[], Iterator[bytes]]:
+def _size(source: Source) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _chunks_of(path: Path, count: _Count) -> Callable[[], Iterator[bytes]]:
+    before = count.done
+
     def chunks() -> Iterator[bytes]:
+        count.done = before  # it may be sent again
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
+                count.add(len(chunk))
 
     return chunks
 
@@ -189,8 +212,3 @@ def _check_below(target: Path, path: str) -> None:
     parent = (target / path).parent
     if parent.exists() and not parent.resolve().is_relative_to(target.resolve()):
         raise ArtifactError(f"{path!r} would be written outside {str(target)!r}.", hint="Take an empty folder.")
-
-
-def _tell(progress: Progress | None, size: int) -> None:
-    if progress is not None:
-        progress(size)

@@ -112,9 +112,9 @@ class Runs:
         lines = self.transport.get(_path(ref, "logs"), query).data.splitlines()
         return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
 
-    def follow(self, ref: str, *, attempt: int | None = None, offset: int = 0) -> Iterator[LogPart]:
+    def follow(self, ref: str, *, attempt: int | None = None, replica: int = 0, offset: int = 0) -> Iterator[LogPart]:
         """Yield the log as it is written, until the run ends."""
-        return follow_log(self.transport, ref, attempt=attempt, offset=offset)
+        return follow_log(self.transport, ref, attempt=attempt, replica=replica, offset=offset)
 
     def metrics(self, ref: str) -> dict[str, Any]:
         """Return `{name: {last, min, max, count, step}}`."""

@@ -90,9 +90,11 @@ def events(transport: Transport, path: str, query: Query, is_end: Callable[[Serv
         transport.pause(pause_s(min(broken, 6)))
 
 
-def follow_log(transport: Transport, run: str, *, attempt: int | None = None, offset: int = 0) -> Iterator[LogPart]:
+def follow_log(
+    transport: Transport, run: str, *, attempt: int | None = None, replica: int = 0, offset: int = 0
+) -> Iterator[LogPart]:
     """Yield the log of a run as it is written, over all its attempts from `attempt` on (the current one), until it ends."""
-    query = {"attempt": attempt, "offset": offset}
+    query = {"attempt": attempt, "replica": replica, "offset": offset}
     for event in events(transport, f"/runs/{quote(run, safe='')}/logs/follow", query, _ends_log):
         yield log_part(event)
 

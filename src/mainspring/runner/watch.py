@@ -64,7 +64,7 @@ class Watch(threading.Thread):
         self._visible = visible
         self._folder = folder
         self._link = link
-        self._stop = stop
+        self._ending = stop  # `_stop` is a thread's own
         self._pid = pid
         self._timeout_s = float(spec.get("timeout_s") or 0.0)
         self._disconnect_s = float(spec.get("disconnect_limit_s") or 0.0)
@@ -83,10 +83,10 @@ class Watch(threading.Thread):
             try:
                 now = time.monotonic()
                 if self._timeout_s and now - began >= self._timeout_s:
-                    self._stop.ask("timeout", self._grace_s)
+                    self._ending.ask("timeout", self._grace_s)
                 if self._disconnect_s:
                     self._fence(boot_time() - self._link.heard_at)
-                self._stop.enforce()
+                self._ending.enforce()
                 if self._is_awaited:
                     self._read_address()
                 if now - looked >= USAGE_S:
@@ -98,7 +98,7 @@ class Watch(threading.Thread):
     def _fence(self, silent_s: float) -> None:
         """End user code once no beat was answered for too long (P5); before that, ask it for a checkpoint."""
         if silent_s >= self._disconnect_s:
-            self._stop.ask("node_lost", self._grace_s)
+            self._ending.ask("node_lost", self._grace_s)
         is_near = silent_s >= self._disconnect_s - min(self._grace_s, self._disconnect_s / 2)
         if is_near and not self._is_warned:
             append(self._folder.in_spool("checkpoint_requested"), b"")

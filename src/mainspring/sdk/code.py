@@ -9,11 +9,11 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mainspring.client.blobs import Source
+from mainspring.client.blobs import Progress, Source
 from mainspring.client.client import Client
 from mainspring.client.connection import home_folder
 from mainspring.core.errors import ArtifactError, IntegrityError, TooLargeError
@@ -77,7 +77,7 @@ def bundle(folder: Path, *, cache: Path | None = None) -> Bundle:
     return Bundle(root, folder.relative_to(root).as_posix(), files, sources, facts)
 
 
-def send_code(client: Client, folder: Path, *, is_confirmed: bool = False, progress: Callable[[int], None] | None = None) -> Code:
+def send_code(client: Client, folder: Path, *, is_confirmed: bool = False, progress: Progress | None = None) -> Code:
     """Send the code around `folder` and return what a spec says of it. Raises TooLargeError over 1 GB unless confirmed."""
     cache = client.home / "cache" if client.home is not None else home_folder() / "cache"
     gathered = bundle(folder, cache=cache)
@@ -94,7 +94,7 @@ def send_code(client: Client, folder: Path, *, is_confirmed: bool = False, progr
         return _send(client, bundle(folder, cache=cache), progress)
 
 
-def _send(client: Client, gathered: Bundle, progress: Callable[[int], None] | None) -> Code:
+def _send(client: Client, gathered: Bundle, progress: Progress | None) -> Code:
     data, digest = pack_manifest(gathered.files)
     sources: dict[str, Source] = {**gathered.sources, digest: data}
     diff = ""

@@ -6,10 +6,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from mainspring.client.blobs import Source
+from mainspring.client.blobs import Progress, Source
 from mainspring.client.client import Client
 from mainspring.client.connection import home_folder
 from mainspring.core.errors import ArtifactError
@@ -46,7 +45,7 @@ def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
     return data, digest, sources, sum(entry.size for entry in entries)
 
 
-def upload_folder(client: Client, path: Path, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+def upload_folder(client: Client, path: Path, *, progress: Progress | None = None) -> tuple[str, int]:
     """Send what the server lacks of a file or folder; return (digest of its manifest, bytes)."""
     data, digest, sources, size = gather(path)
     client.blobs.upload({**sources, digest: data}, progress=progress)
