@@ -27,9 +27,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mainspring.api.app import build_api
 from mainspring.core.actors import SYSTEM, Actor
+from mainspring.core.backend import Notice, Probe
 from mainspring.core.graphs import Graph, PipelineState, Step, StepKind, StepRun, StepState
 from mainspring.core.objectives import Objective
-from mainspring.core.records import Cause, Dimension, Role, Run, RunState, SweepSpec, Trial
+from mainspring.core.records import Cause, Cluster, Dimension, Role, Run, RunState, SweepSpec, Trial
 from mainspring.core.resources import Resources
 from mainspring.core.specs import Link, RunSpec, Value, ValueKind
 from mainspring.services import datasets, endpoints, gates, models, pipelines, runs, secrets, sweeps, tokens, users
@@ -144,7 +145,17 @@ def full(house: Any) -> Full:
     waiting = found.submit("patient", gpus=2)
     house.plan()
     found.ids |= {"running": running.id, "waiting": waiting.id}
+    _tell_cluster(found)
     return found
+
+
+def _tell_cluster(found: Full) -> None:
+    """Register a cluster whose hosts are not there yet; its engine has told what it has and what would mend it."""
+    store = found.ctx.store.clusters
+    store.add(Cluster(id="lab", name="lab", backend="ssh", config={"targets": ["gpu01", "gpu02"], "port": 22}))
+    notice = Notice(text="gpu02: the driver does not answer.", command="ssh gpu02 sudo modprobe nvidia")
+    facts = {"driver": "550.54", "free disk": "312 GiB"}
+    store.set_probe("lab", Probe(is_ready=True, version="OpenSSH", notices=(notice,), facts=facts))
 
 
 def _tell_trials(found: Full, sweep: str) -> None:

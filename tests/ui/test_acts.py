@@ -1,14 +1,17 @@
-"""What people do on the pages, in a real Chromium: compare, zoom, deploy, roll back, cancel, run again."""
+"""What people do on the pages, in a real Chromium: compare, zoom, deploy, roll back, cancel, run again, add a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from mainspring.controllers.fleet import Fleet, Reach
+from mainspring.controllers.operations import Operations
 from mainspring.core.actors import SYSTEM
 from mainspring.core.records import Role, RunState
 from mainspring.services import endpoints, models, pipelines, projects, secrets, users
@@ -22,6 +25,14 @@ BRUSHED = """() => {
   const chart = drawn && getElement(Number(drawn.closest(".ms-chart").id.slice(1)))?.chart;
   return chart && chart.msHasBrush;
 }"""
+
+
+class AtOnce:
+    """Lanes where work is done by who brings it."""
+
+    def submit(self, work: Callable[[], None], *, lane: str) -> None:
+        assert lane
+        work()
 
 
 def test_runs_are_ticked_and_compared(tab: Open, site: Any) -> None:
@@ -168,6 +179,55 @@ def test_a_pipeline_that_failed_goes_on_after_its_good_steps(tab: Open, aside: A
     ]
     expect(page.get_by_role("button", name="Cancel pipeline")).to_be_visible()
     aside(lambda: pipelines.cancel(full.ctx, full.actor, again))
+    seen.close()
+
+
+def test_a_cluster_is_refused_then_added_checked_and_forgotten(tab: Open, aside: Aside, site: Any, tmp_path: Path) -> None:
+    ctx = site.full.ctx
+    reach = Reach(url=site.url, network_url="https://192.0.2.1:1")
+    controller = Operations(ctx, Fleet(ctx, tmp_path / "clusters"), cast(Any, AtOnce()), reach)
+
+    def answered() -> None:
+        while not aside(ctx.store.operations.pending):
+            page.wait_for_timeout(50)
+        aside(controller.tick)
+
+    seen = tab()
+    page = seen.open("/clusters")
+    fold = page.locator("[data-fold=lab]")
+    fold.locator("summary").click()
+    page.get_by_role("button", name="Add cluster").click()
+    dialog = page.get_by_role("dialog")
+    add, said = dialog.get_by_role("button", name="Add cluster"), dialog.get_by_role("status")
+    dialog.locator("summary").click()
+    dialog.get_by_label("gpus", exact=True).fill("many")
+    add.click()
+    expect(said).to_contain_text("--gpus takes a number, not 'many'.")
+    dialog.get_by_label("gpus", exact=True).fill("")
+    dialog.get_by_label("host", exact=True).fill("nonsense")
+    add.click()
+    answered()
+    expect(said).to_contain_text("Cluster 'docker' cannot be used:")
+    expect(said.get_by_role("button")).to_be_visible()  # what mends it, to be copied
+    dialog.get_by_label("Kind").click()
+    page.get_by_role("option", name="simulated-cloud").click()
+    dialog.get_by_label("Name").fill("cloud")
+    add.click()
+    answered()
+    told = page.get_by_role("dialog", name="cloud is registered with 0 nodes.")
+    expect(told).to_contain_text("4 at most")
+    told.get_by_role("button", name="Check").click()
+    answered()
+    expect(page.get_by_role("dialog", name="Check cloud")).to_contain_text("No node of cluster 'cloud' takes runs now.")
+    page.keyboard.press("Escape")
+    block = page.locator("section", has=page.get_by_role("heading", name="Clusters"))
+    expect(block).to_contain_text("simulated-cloud, 0 nodes")
+    expect(fold).to_have_attribute("open", "")  # what was drawn again is as it was left
+    block.get_by_role("button", name="Forget").first.click()
+    expect(dialog).to_contain_text("Forget cloud?")
+    dialog.get_by_role("button", name="Forget").click()
+    expect(block).not_to_contain_text("simulated-cloud")
+    assert [one.name for one in aside(ctx.store.clusters.all)] == ["lab", "local"]
     seen.close()
 
 

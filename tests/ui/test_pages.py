@@ -13,7 +13,8 @@ from nicegui.testing import User
 
 from mainspring.core.actors import SYSTEM, Actor
 from mainspring.core.records import Role
-from mainspring.core.resources import Device, Foreign
+from mainspring.core.resources import Device, Foreign, Resources
+from mainspring.core.specs import RunSpec
 from mainspring.services import clusters, projects, runs
 from mainspring.ui import clusters as clusters_page
 from mainspring.ui import compare, queue, run_facts, zoom
@@ -35,7 +36,7 @@ FIRST_SCREEN = {
     "queue": ("runs wait: 2 of alice", "patient", "Waits for 2 GPUs", "in the order in which starts are expected"),
     "rehearsal": ("What would another policy have done", "Half-life of past use"),
     "shares": ("alice", "Fair", "Held over the last 24 hours"),
-    "clusters": ("1 of 1 node ready", "steady", "Drain"),
+    "clusters": ("1 of 1 node ready", "steady", "Drain", "gpu02: the driver does not answer", "Add cluster"),
     "datasets": ("flights", "v2"),
     "dataset": ("Version 2 of 2", "1 added, 1 changed", "b.csv"),
     "models": ("delays", "champion"),
@@ -150,6 +151,36 @@ def test_a_run_that_waits_tells_when_it_is_expected_to_start(full: Any) -> None:
     assert queue.start_of(full.view("/runs"), full.ids["running"]) == ""
 
 
+def test_the_queue_tells_of_each_run_when_it_is_expected_to_start(full: Any) -> None:
+    held = full.submit("held", gpus=2)
+    runs.pause(full.ctx, full.actor, held.id)
+    full.house.plan()
+    rows = {
+        name: row
+        for row in queue.waiting(full.view("/queue")).split("<tr>")
+        for name in ("patient", "held")
+        if f">{name}<" in row
+    }
+    assert re.search(r"<span title=\"between [0-9:]{8} and [0-9:]{8} UTC \(80%\)\">[^<]*in \d+ (s|m|h)", rows["patient"])
+    assert "not foreseen" in rows["held"], "nobody knows when its owner lets it go on"
+
+
+def test_a_run_that_waits_tells_what_would_change_it(full: Any) -> None:
+    view = full.view("/runs")
+    assert "What would change it: It starts now with 1 GPU less.</p>" in run_facts.top(view, full.ids["waiting"])
+    assert "What would change it" not in run_facts.top(view, full.ids["running"])
+    runs.cancel(full.ctx, full.actor, full.ids["waiting"])
+    full.house.end(full.ids["running"])
+    spec = RunSpec(command=("x",), name="bounded", resources=Resources(gpu_milli=2000), timeout_s=3600)
+    bounded, _ = runs.submit(full.ctx, full.actor, spec)
+    full.house.plan()
+    full.house.begin(full.house.attempt_of(bounded))
+    late = full.submit("late", gpus=2)
+    full.house.plan()
+    told = rf'It would start when <a href="/runs/{bounded.id}">bounded</a> ends, about \d\d:\d\d UTC\.'
+    assert re.search(told, run_facts.top(view, late.id))
+
+
 def test_a_long_queue_shows_its_front_and_where_the_rest_is(full: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "MAX_ROWS", 2)
     for number in range(4):
@@ -182,13 +213,13 @@ def test_a_viewer_is_offered_nothing_that_is_refused(full: Any) -> None:
 
 
 def _node_cells(full: Any) -> tuple[str, ...]:
-    one = clusters.all(full.ctx, full.actor)[0]
+    one = clusters.get(full.ctx, full.actor, "local")
     return clusters_page.row(full.view("/clusters"), one, one.nodes[0])
 
 
 def test_a_node_tells_what_others_work_holds(full: Any) -> None:
     assert "Others" not in "".join(_node_cells(full))
-    one = clusters.all(full.ctx, full.actor)[0]
+    one = clusters.get(full.ctx, full.actor, "local")
     node = replace(one.nodes[0], foreign=Foreign(cpu_milli=2500, memory_bytes=3 << 30, devices=(Device(index=7),)))
     cells = "".join(clusters_page.row(full.view("/clusters"), one, node))
     assert "work holds 1 GPU, 2.5 CPUs and 3 GiB." in cells

@@ -10,7 +10,7 @@ import pytest
 
 from mainspring.core.records import Dimension, Run, Sweep, SweepSpec, Trial
 from mainspring.core.specs import Entry, RunKind, RunSpec, Value, ValueKind
-from mainspring.core.standings import Standing
+from mainspring.core.standings import History, Standing
 from mainspring.services.lineage import LineageNode
 from mainspring.ui import graph, parts, run, run_log, run_use, shares, sweeps
 from mainspring.ui.models import verified_words
@@ -80,6 +80,22 @@ def test_a_bar_stays_within_its_frame_and_tells_its_figures() -> None:
     assert "holds 16 GPUs, fair 3 GPUs, promised 2 GPUs, limit 99 GPUs" in drawn
     assert all(float(x) <= shares.WIDTH for x in re.findall(r'(?:width|x1)="([\d.]+)"', drawn))
     assert "<script" not in "".join(shares.row(one, "gpu", 8000))
+
+
+def test_the_past_has_a_band_for_each_who_held_most_and_one_for_all_others() -> None:
+    held = {f"p{n}": (1000.0 * (9 - n), 500.0) for n in range(shares.MAX_BANDS + 2)}
+    drawn = shares.past_chart(History(begin=NOW, stretch_s=60.0, unit="gpu", held=held))
+    names = [one["name"] for one in drawn["series"]]  # type: ignore[attr-defined]
+    assert names == [*[f"p{n}" for n in range(shares.MAX_BANDS)], "others"]
+    begin = round(NOW.timestamp() * 1000)
+    assert drawn["series"][0]["data"] == [[begin + 60_000, 9.0], [begin + 120_000, 0.5]]  # type: ignore[index]
+    assert drawn["series"][-1]["data"] == [[begin + 60_000, 3.0], [begin + 120_000, 1.0]]  # type: ignore[index]
+    assert drawn["yAxis"]["name"] == "GPUs"  # type: ignore[index]
+
+
+def test_the_sums_of_the_past_are_the_charts_twin(full: Any) -> None:
+    full.house.clock.advance(3600)
+    assert "<td>alice</td><td class=ms-num>0.50</td><td class=ms-num>100.0%</td>" in shares.sums(full.view("/shares", hours="6"))
 
 
 def test_an_empty_table_says_so() -> None:

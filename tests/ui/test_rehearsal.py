@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from nicegui import ui
 
 from mainspring.core.policy import OrderPolicy, Policy
 from mainspring.core.rehearsals import Outlook, Rehearsal, Rehearsed
@@ -42,6 +45,50 @@ def test_the_sentence_names_who_wins_and_who_loses_most() -> None:
     same = Rehearsal(now=_under(ann=60), then=_under(ann=60.2), runs=3)
     assert rehearsal.sentence(same) == "The mean wait stays 1 m 0 s."
     assert "none" in rehearsal.by_share(same)
+
+
+def test_the_chart_has_two_bars_for_each_person_those_who_wait_longest_on_top() -> None:
+    found = Rehearsal(now=_under(ann=60, bob=600, cem=90), then=_under(ann=360, bob=120, cem=90), runs=9)
+    drawn = rehearsal.chart(found)
+    assert drawn["yAxis"]["data"] == ["bob", "ann", "cem"]  # type: ignore[index]
+    assert [(one["name"], one["data"]) for one in drawn["series"]] == [  # type: ignore[attr-defined]
+        ("now", [10.0, 1.0, 1.5]),
+        ("rehearsed", [2.0, 6.0, 1.5]),
+    ]
+    many = _under(**{f"p{n}": 60.0 + n for n in range(rehearsal.MAX_BARS + 5)})
+    shown = rehearsal.chart(Rehearsal(now=many, then=many, runs=1))
+    assert len(shown["yAxis"]["data"]) == rehearsal.MAX_BARS  # type: ignore[index]
+
+
+def test_the_summary_sets_both_policies_side_by_side() -> None:
+    then = replace(_under(ann=120), evictions=1200, lost=0.0123, jain=0.5, makespan_s=7200.0)
+    rows = _cells(rehearsal.summary(Rehearsal(now=_under(ann=60), then=then, runs=3)))
+    assert rows["Mean wait"] == ["1 m 0 s", "2 m 0 s"]
+    assert rows["How fairly it was shared (Jain, 1 is best)"] == ["1.000", "0.500"]
+    assert rows["Runs stopped for others"] == ["0", "1,200"]
+    assert rows["GPU time worked twice"] == ["0.00%", "1.23%"]
+    assert rows["Until all was done"] == ["0 s", "2 h 0 m"]
+    assert "Rented machines" not in rows
+    rented = Rehearsal(now=then, then=replace(then, cost_usd=1234.5), runs=3)
+    assert _cells(rehearsal.summary(rented))["Rented machines"] == ["0.00 USD", "1,234.50 USD"]
+
+
+def _cells(table: str) -> dict[str, list[str]]:
+    """Return the cells of each row of a table by what stands first."""
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+async def test_a_rehearsal_shows_its_report_or_why_there_is_none(full: Any, simulated: Any) -> None:
+    async with simulated() as user:
+        await user.open("/rehearsal?go=1&fair=1&shortest=1&days=1")
+        for words in ("The mean wait", "replayed.", "Waits of each person", "Both policies", "Until all was done", "Who wins"):
+            await user.should_see(words, retries=100)
+        await user.should_see(ui.echart)
+        full.house.clock.advance(3 * 86_400)
+        await user.open("/rehearsal?go=1&days=1")
+        await user.should_see("No run that would fit ended in the last 1 day.", retries=100)
+        await user.should_see("Rehearse a longer time.")
 
 
 async def test_only_administrators_rehearse(full: Any, simulated: Any) -> None:

@@ -32,15 +32,13 @@ def listen(handlers: Mapping[str, Handler]) -> None:
 
 def ask(question: str, consequence: str, verb: str, act: Callable[[], Awaitable[None]], *, is_destructive: bool = True) -> None:
     """Open a dialog that says what will happen; `act` follows when it is confirmed."""
-    with asked(question, consequence) as dialog, ui.row().classes("ms-actions"):
+    with asked(question, consequence) as dialog:
 
         async def confirmed() -> None:
             dialog.close()
             await act()
 
-        colour = "color=negative" if is_destructive else "color=primary"
-        ui.button(verb, on_click=confirmed).props(f"no-caps unelevated {colour}")
-        plain_button("Leave it", dialog.close)
+        buttons(dialog, verb, confirmed, is_destructive=is_destructive)
 
 
 @contextmanager
@@ -54,6 +52,35 @@ def asked(question: str, note: str = "") -> Iterator[ui.dialog]:
         yield dialog
     dialog.on("hide", dialog.delete)
     dialog.open()
+
+
+def field(label: str, value: str = "", *, hint: str = "", is_hidden: bool = False) -> ui.input:
+    """Draw a field of a dialog; `hint` stands below it, and what is hidden is shown as dots."""
+    found = ui.input(label, value=value, password=is_hidden).props("dense outlined autocomplete=off").style("width:100%")
+    if hint:
+        found.props["hint"] = hint
+    return found
+
+
+def choice(label: str, known: list[str] | dict[int, str], value: str | int) -> ui.select:
+    """Draw a field of a dialog that takes one of `known`; a dictionary has the words for each."""
+    return ui.select(known, value=value, label=label).props("dense outlined").style("width:100%")
+
+
+def buttons(
+    dialog: ui.dialog, verb: str, act: Callable[[], object], *, is_destructive: bool = False, leave: str = "Leave it"
+) -> ui.button:
+    """Draw the last row of a dialog: the button that acts, which is returned, and the one that leaves everything as it is."""
+    with ui.row().classes("ms-actions"):
+        colour = "color=negative" if is_destructive else "color=primary"
+        found = ui.button(verb, on_click=act).props(f"no-caps unelevated {colour}")
+        plain_button(leave, dialog.close)
+    return found
+
+
+def answer() -> ui.html:
+    """Draw the place in a dialog where an answer will be read, aloud too."""
+    return ui.html("", sanitize=False).classes("ms-answer").props("role=status")
 
 
 def plain_button(label: str, act: Callable[[], object]) -> None:
@@ -71,3 +98,12 @@ async def carry_out(act: Callable[[], T], done: str) -> T | None:
         return None
     ui.notify(done)
     return result
+
+
+async def tried(act: Callable[[], T], said: ui.html) -> T | None:
+    """Do `act` in a thread; None when it was refused: `said` tells why, beside the fields that are wrong."""
+    try:
+        return await run.io_bound(act)
+    except MainspringError as wrong:
+        said.set_content(parts.refusal(wrong))
+        return None

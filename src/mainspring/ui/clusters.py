@@ -1,4 +1,4 @@
-"""`/clusters`: engines, nodes, devices, and who holds what; administrators drain and resume nodes."""
+"""`/clusters`: nodes, devices and who holds them, clusters with what their engines told; what one may do is in `cluster_acts`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from mainspring.core.resources import ALONE
 from mainspring.core.units import show_bytes
 from mainspring.services import clusters
 from mainspring.services.clusters import ClusterView
-from mainspring.ui import acts, parts
+from mainspring.ui import acts, cluster_acts, cluster_facts, parts
 from mainspring.ui.live import Live
 from mainspring.ui.theme import page_frame
 from mainspring.ui.view import View
 
 MAX_HOLDERS = 500
+TOLD_S = 10.0  # how often it is read anew what engines told: that moves no topic
 
 
 async def page(view: View) -> None:
@@ -29,7 +30,10 @@ async def page(view: View) -> None:
         with ui.element("section"):
             parts.heading("Who holds what")
             await live.block(lambda: holders(view), "nodes", "runs")
-    acts.listen({"drain": lambda node: _ask_drain(view, node), "resume": lambda node: _resume(view, node)})
+        with ui.element("section"):
+            parts.heading("Clusters")
+            await live.block(lambda: engines(view), "nodes", "clusters", every_s=TOLD_S)
+    acts.listen(cluster_acts.handlers(view))
     live.start()
 
 
@@ -60,12 +64,6 @@ def nodes(view: View) -> str:
 
 def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
     """Return one node as cells."""
-    act = ""
-    if view.actor.is_admin:
-        if node.state is NodeState.READY:
-            act = parts.button("Drain", "drain", node.id, is_small=True)
-        elif node.state in (NodeState.DRAINING, NodeState.QUARANTINED):
-            act = parts.button("Resume", "resume", node.id, is_small=True)
     cpus = parts.meter(node.used_cpu_milli, node.cpu_milli, f"{node.used_cpu_milli / 1000:g} of {node.cpu_milli / 1000:g}")
     memory = parts.meter(
         node.used_memory_bytes, node.memory_bytes, f"{show_bytes(node.used_memory_bytes)} of {show_bytes(node.memory_bytes)}"
@@ -84,8 +82,26 @@ def row(view: View, one: ClusterView, node: Node) -> tuple[str, ...]:
         parts.text(node.pool),
         price,
         parts.moment(node.seen_at),
-        act,
+        buttons(node) if view.actor.is_admin else "",
     )
+
+
+def buttons(node: Node) -> str:
+    """Return what may be done with the node, and with those of its GPUs that are out."""
+    found = []
+    if node.state is NodeState.READY:
+        found.append(parts.button("Drain", "drain", node.id, is_small=True))
+    elif node.state in (NodeState.DRAINING, NodeState.QUARANTINED):
+        found.append(parts.button("Resume", "resume", node.id, is_small=True))
+    found += [parts.button(f"Resume GPU {one}", "resume", f"{node.id} {one}", is_small=True) for one in sorted(node.out())]
+    return " ".join(found)
+
+
+def engines(view: View) -> str:
+    """Return every cluster with what its engine told when it was looked at last."""
+    found = "".join(cluster_facts.cluster(view, one) for one in clusters.all(view.ctx, view.actor))
+    add = f'<div class="ms-actions">{parts.button("Add cluster", "cluster.add")}</div>' if view.actor.is_admin else ""
+    return f'<div class="ms-clusters">{found}{add}</div>'
 
 
 def people(one: ClusterView) -> list[str]:
@@ -123,16 +139,3 @@ def holders(view: View) -> str:
     return parts.table(
         heads, rows, empty="Nobody: everything is free.", label="Who holds what", numeric=("CPUs", "Memory", "For")
     )
-
-
-async def _ask_drain(view: View, node: str) -> None:
-    async def drain() -> None:
-        await acts.carry_out(lambda: clusters.drain(view.ctx, view.actor, node), "It takes nothing new.")
-
-    acts.ask(
-        f"Drain {node}?", "What runs there goes on to its end; nothing new is placed there until it is resumed.", "Drain", drain
-    )
-
-
-async def _resume(view: View, node: str) -> None:
-    await acts.carry_out(lambda: clusters.resume(view.ctx, view.actor, node), "It takes runs again.")

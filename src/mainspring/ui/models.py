@@ -207,7 +207,7 @@ async def _ask_deploy(view: View, number: str) -> None:
             "An endpoint that exists gets it as its next revision: requests move over when it answers, and can be rolled back. "
             "A new name becomes a new endpoint."
         )
-        name = ui.input("Endpoint", value=known[0].name if known else view.ref).props("dense outlined").style("width:100%")
+        name = acts.field("Endpoint", known[0].name if known else view.ref)
 
         async def deploy() -> None:
             dialog.close()
@@ -218,9 +218,7 @@ async def _ask_deploy(view: View, number: str) -> None:
             if done is not None:
                 ui.navigate.to(view.url(f"/endpoints/{target}"))
 
-        with ui.row().classes("ms-actions"):
-            ui.button("Deploy", on_click=deploy).props("no-caps unelevated color=primary")
-            acts.plain_button("Leave it", dialog.close)
+        acts.buttons(dialog, "Deploy", deploy)
 
 
 def _ask_champion(view: View, number: str) -> None:

@@ -75,8 +75,18 @@
   let held = null;
   const key = (one) => one.dataset.act ? `${one.dataset.act} ${one.dataset.arg}` : one.getAttribute("href");
   document.addEventListener("focusin", (event) => { held = event.target.closest("a[href], [data-act]"); });
+  // a fold that is drawn again stays as it was left
+  const unfolded = new Set();
+  document.addEventListener("toggle", (event) => {
+    const name = event.target.dataset?.fold;
+    if (name) unfolded[event.target.open ? "add" : "delete"](name);
+  }, true);
+  const unfold = () => {
+    for (const one of document.querySelectorAll("details[data-fold]:not([open])")) one.open = unfolded.has(one.dataset.fold);
+  };
   new MutationObserver(() => {
     reach();
+    unfold();
     if (!held || held.isConnected || document.activeElement !== document.body) return;
     const same = [...document.querySelectorAll(held.dataset.act ? "[data-act]" : "a[href]")].find((one) => key(one) === key(held));
     held = null;

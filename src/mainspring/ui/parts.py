@@ -10,6 +10,7 @@ from html import escape
 
 from nicegui import ui
 
+from mainspring.core.errors import MainspringError
 from mainspring.core.health import why_closed
 from mainspring.core.records import Node, Run
 from mainspring.core.units import show_seconds
@@ -229,6 +230,12 @@ def why_line(sentence: str) -> str:
 def note(words: str) -> str:
     """Return a quiet line."""
     return f'<p class="ms-soft">{escape(words)}</p>'
+
+
+def refusal(wrong: MainspringError) -> str:
+    """Return why something was refused, and what to do next."""
+    hint = f'<p class="ms-soft">{words(wrong.hint)}</p>' if wrong.hint else ""
+    return f'<p class="ms-refused">{words(wrong.message)}</p>{hint}'
 
 
 def short_id(whole: str, length: int = 12) -> str:

@@ -135,6 +135,8 @@ def summary(found: Rehearsal) -> str:
         ("GPU time worked twice", f"{now.lost:.2%}", f"{then.lost:.2%}"),
         ("Until all was done", told(now.makespan_s), told(then.makespan_s)),
     ]
+    if now.cost_usd or then.cost_usd:
+        rows.append(("Rented machines", f"{now.cost_usd:,.2f} USD", f"{then.cost_usd:,.2f} USD"))
     heads = ("Of all", "Now", "Rehearsed")
     return parts.table(heads, rows, empty="", label="Both policies", numeric=heads[1:])
 

@@ -134,7 +134,7 @@ async def _ask_rerun(view: View, ref: str) -> None:
         ui.label(f"A new run of the same code is submitted in your name. It asks for {one.spec.resources.show()}.")
         fields: dict[str, ui.input] = {}
         for name, value in known.items():
-            fields[name] = ui.input(name, value=value).props("dense outlined").classes("w-full").style("width:100%")
+            fields[name] = acts.field(name, value)
         if not known:
             ui.label("It has no parameters that could be changed.").classes("ms-soft")
 
@@ -145,9 +145,7 @@ async def _ask_rerun(view: View, ref: str) -> None:
             if again is not None:
                 ui.navigate.to(view.url(f"/runs/{again.id}"))
 
-        with ui.row().classes("ms-actions"):
-            ui.button("Run again", on_click=submit).props("no-caps unelevated color=primary")
-            acts.plain_button("Leave it", dialog.close)
+        acts.buttons(dialog, "Run again", submit)
 
 
 def changeable(one: Run) -> dict[str, str]:

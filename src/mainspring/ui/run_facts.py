@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from mainspring.core.lifecycle import TERMINAL_RUN
@@ -9,6 +10,7 @@ from mainspring.core.manifests import read_manifest
 from mainspring.core.records import Attempt, Cause, Role, Run, RunState
 from mainspring.core.specs import Value, ValueKind
 from mainspring.core.units import counted, show_bytes, show_seconds
+from mainspring.core.whys import Change
 from mainspring.services import caching, environments, lineage, logs, metrics, runs
 from mainspring.ui import graph, parts
 from mainspring.ui.run_log import plain
@@ -24,6 +26,7 @@ def top(view: View, ref: str) -> str:
     """Return name, state and the one sentence."""
     one = runs.get(view.ctx, view.actor, ref)
     told = runs.why(view.ctx, view.actor, ref)
+    changes = told["changes"] if isinstance(told["changes"], list) else []
     owner = parts.link(one.owner, view.url("/runs", owner=one.owner))
     link = one.spec.link
     part_of = ""
@@ -33,7 +36,7 @@ def top(view: View, ref: str) -> str:
         part_of = f" · step {parts.text(link.key)} of {parts.link('a pipeline', view.url(f'/pipelines/{link.id}'))}"
     return (
         f'<h2 class="ms-title">{parts.text(one.name)} {parts.state(one.state.value)}</h2>'
-        f'<p class="ms-sentence">{parts.words(_sentence(view, one, told))}</p>'
+        f'<p class="ms-sentence">{parts.words(_sentence(view, one, told))}</p>{_changes(view, changes)}'
         f'<div class="ms-soft">{owner} · submitted {parts.moment(one.created_at)}'
         f"{_took_words(one)} · {parts.short_id(one.id, 40)}{part_of} {parts.tags(one.tags)}</div>"
     )
@@ -53,6 +56,18 @@ def _sentence(view: View, one: Run, told: dict[str, object]) -> str:
     if isinstance(ahead, int) and ahead:
         sentence += f" {ahead} {'run stands' if ahead == 1 else 'runs stand'} before it."
     return sentence
+
+
+def _changes(view: View, found: Sequence[Change]) -> str:
+    """Return what would let a waiting run start; the run that it would have to wait for is a link."""
+    told = []
+    for one in found:
+        words = parts.words(f"It {one.sentence}." if one.at is None else f"It would start {one.sentence}.")
+        run = str(one.facts.get("run", ""))
+        if run:
+            words = words.replace(run, parts.link(runs.get(view.ctx, view.actor, run).name, view.url(f"/runs/{run}")))
+        told.append(words)
+    return f'<p class="ms-soft">What would change it: {" ".join(told)}</p>' if told else ""
 
 
 def _took_words(one: Run) -> str:

@@ -191,21 +191,11 @@ def _do(button: str) -> str:
     return f'<div class="ms-actions" style="margin-top:8px">{button}</div>'
 
 
-def _field(label: str, value: str = "", *, is_hidden: bool = False) -> ui.input:
-    return ui.input(label, value=value, password=is_hidden).props("dense outlined autocomplete=off").style("width:100%")
-
-
-def _buttons(dialog: ui.dialog, verb: str, act: Callable[[], object]) -> None:
-    with ui.row().classes("ms-actions"):
-        ui.button(verb, on_click=act).props("no-caps unelevated color=primary")
-        acts.plain_button("Leave it", dialog.close)
-
-
 def _ask_token(view: View) -> None:
     client = ui.context.client
     with acts.asked("New token?", "A program that shows it acts as you. It is shown once and stored nowhere.") as dialog:
-        name = _field("Name", "laptop")
-        life = ui.select(list(LIVES), value="90 days", label="Good for").props("dense outlined").style("width:100%")
+        name = acts.field("Name", "laptop")
+        life = acts.choice("Good for", list(LIVES), "90 days")
 
         async def make() -> None:
             dialog.close()
@@ -218,7 +208,7 @@ def _ask_token(view: View) -> None:
                 with client.content:  # this dialog is gone by now
                     _show_token(made[0])
 
-        _buttons(dialog, "Make token", make)
+        acts.buttons(dialog, "Make token", make)
 
 
 def _show_token(plain: str) -> None:
@@ -239,15 +229,15 @@ def _ask_revoke(view: View, id: str) -> None:
 def _ask_secret(view: View, known: str) -> None:
     note = "Runs that name it get the value as an environment variable. It is stored encrypted and never shown again."
     with acts.asked(f"Replace {known}?" if known else "New secret?", note) as dialog:
-        name = _field("Name", known)
-        value = _field("Value", is_hidden=True)
+        name = acts.field("Name", known)
+        value = acts.field("Value", is_hidden=True)
 
         async def put() -> None:
             dialog.close()
             given = str(name.value), str(value.value)
             await acts.carry_out(lambda: secrets.put(view.ctx, view.actor, *given, project=view.project), "It is kept.")
 
-        _buttons(dialog, "Keep secret", put)
+        acts.buttons(dialog, "Keep secret", put)
 
 
 def _ask_forget(view: View, name: str) -> None:
@@ -260,15 +250,15 @@ def _ask_forget(view: View, name: str) -> None:
 def _ask_grant(view: View, known: str) -> None:
     note = "A viewer reads, an editor also submits and changes, an owner also manages members and secrets."
     with acts.asked(f"Change the role of {known}?" if known else "Add a member?", note) as dialog:
-        name = _field("Person", known)
-        role = ui.select([one.value for one in Role], value="editor", label="Role").props("dense outlined").style("width:100%")
+        name = acts.field("Person", known)
+        role = acts.choice("Role", [one.value for one in Role], "editor")
 
         async def grant() -> None:
             dialog.close()
             who, what = str(name.value), Role(str(role.value))
             await acts.carry_out(lambda: projects.grant(view.ctx, view.actor, view.project, who, what), "The role is given.")
 
-        _buttons(dialog, "Give role", grant)
+        acts.buttons(dialog, "Give role", grant)
 
 
 def _ask_leave(view: View, name: str) -> None:
@@ -280,7 +270,7 @@ def _ask_leave(view: View, name: str) -> None:
 
 def _ask_project(view: View) -> None:
     with acts.asked("New project?", "A project has runs, data sets, models, endpoints and secrets of its own.") as dialog:
-        name, about = _field("Name"), _field("About")
+        name, about = acts.field("Name"), acts.field("About")
 
         async def add() -> None:
             dialog.close()
@@ -289,12 +279,12 @@ def _ask_project(view: View) -> None:
             if done is not None:
                 ui.navigate.to(f"/settings?project={done.name}")
 
-        _buttons(dialog, "Add project", add)
+        acts.buttons(dialog, "Add project", add)
 
 
 def _ask_user(view: View) -> None:
     with acts.asked("Add a person?", "Without a role in a project, a person sees nothing. Give one below Members.") as dialog:
-        name = _field("Name")
+        name = acts.field("Name")
         is_admin = ui.checkbox("Administrator: every right everywhere")
 
         async def add() -> None:
@@ -302,7 +292,7 @@ def _ask_user(view: View) -> None:
             given, admin = str(name.value), bool(is_admin.value)
             await acts.carry_out(lambda: users.add(view.ctx, view.actor, given, is_admin=admin), f"{given} is there.")
 
-        _buttons(dialog, "Add person", add)
+        acts.buttons(dialog, "Add person", add)
 
 
 def _ask_disable(view: View, name: str) -> None:
