@@ -131,4 +131,4 @@ def test_a_stop_and_a_checkpoint_are_seen(user, tmp_path):
     code = "import mainspring as ms\nprint(ms.should_checkpoint(), ms.should_checkpoint(), ms.should_stop())"
     assert user(code).stdout.split() == ["True", "False", "False"]
     (tmp_path / "spool/stop_requested").touch()
-    assert user(code).stdout.split() == ["True", "True", "True"]
+    assert user(code).stdout.split() == ["True", "False", "True"]  # to save once more is enough
