@@ -6,6 +6,7 @@ B5 is `alone` (our planner on each virtual cluster by itself, noisy estimates), 
 machines as its guarantee), both against partitioned FIFO. Planner and policy are the product's; `--policies` also knows
 the published ones: fifo, easy, qssf, qssf_gpus, sjf, qssf_easy, tiresias, pooled_fifo, pooled_qssf. With `--keep` what was
 played is written to the folder, cluster by cluster, and not played again: a bench that was interrupted goes on.
+`--aging-s` is to choose a setting by some months and seeds and to report others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -60,11 +62,15 @@ def main() -> None:
     parser.add_argument("--policies", default=DEFAULT)
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--aging-s", type=float, default=OURS.order.aging_s, help="order.aging_s of our own policy")
     given = parser.parse_args()
+    policy = replace(OURS, order=replace(OURS.order, aging_s=given.aging_s))
     seeds = [int(seed) for seed in given.seeds.split(",")]
     truth = philly.read_jobs([int(month) for month in given.months.split(",")])
     noisy = [with_noise(truth, seed) for seed in seeds]
     conditions: dict[str, object] = {"months": given.months, "jobs": len(truth), "seeds": given.seeds}
+    other = "" if policy == OURS else f"-{given.aging_s:g}"
+    conditions |= {"aging_s": given.aging_s} if other else {}
     bench = f"queueing, months {given.months}"
     base: float | None = None
     alone: list[Sequence[Done]] = []
@@ -72,7 +78,7 @@ def main() -> None:
         began = perf_counter()
         played = [(0, truth)] if name in ORACLES else list(zip(seeds, noisy, strict=True))
         histories = [
-            run(name, jobs, given.keep and given.keep / f"{name}-{given.months}-{seed}".replace(",", "+"))
+            run(name, jobs, policy, given.keep and given.keep / f"{name}-{given.months}-{seed}{other}".replace(",", "+"))
             for seed, jobs in played
         ]
         found = [waits(done) for done in histories]
@@ -91,25 +97,28 @@ def main() -> None:
             costs(bench, histories, alone, conditions)
 
 
-def run(name: str, jobs: Sequence[Job], keep: Path | None = None) -> Sequence[Done]:
-    """Return what becomes of the jobs under a policy of that name; `keep` begins the names of the files that keep it."""
+def run(name: str, jobs: Sequence[Job], policy: Policy, keep: Path | None = None) -> Sequence[Done]:
+    """Return what becomes of the jobs under a policy of that name (`policy` where it is ours).
+
+    `keep` begins the names of the files that keep it.
+    """
     counts = philly.machines_by_share()
     pool = philly.machines(sum(counts.values()))
     if name == "pooled":
-        return kept(keep, jobs, lambda: simulate(jobs, Setting(nodes=pool, policy=OURS, shares=philly.guarantees())).done)
+        return kept(keep, jobs, lambda: simulate(jobs, Setting(nodes=pool, policy=policy, shares=philly.guarantees())).done)
     if name in POOLED:
         return kept(keep, jobs, lambda: simulate(jobs, Setting(nodes=pool, tick_s=0), POOLED[name]()).done)
     found: list[Done] = []
     for share, count in counts.items():
         mine = [job for job in jobs if job.share == share]
         if mine:
-            found += kept(keep and keep.with_name(f"{keep.name}-{share}"), mine, partial(_alone, name, mine, count))
+            found += kept(keep and keep.with_name(f"{keep.name}-{share}"), mine, partial(_alone, name, mine, count, policy))
     return found
 
 
-def _alone(name: str, jobs: Sequence[Job], count: int) -> Sequence[Done]:
+def _alone(name: str, jobs: Sequence[Job], count: int, policy: Policy) -> Sequence[Done]:
     if name == "alone":
-        return simulate(jobs, Setting(nodes=philly.machines(count), policy=OURS)).done
+        return simulate(jobs, Setting(nodes=philly.machines(count), policy=policy)).done
     return simulate(jobs, Setting(nodes=philly.machines(count), tick_s=0), PARTITIONED[name]()).done
 
 
@@ -134,17 +143,23 @@ def kept(path: Path | None, jobs: Sequence[Job], play: Callable[[], Sequence[Don
 def costs(
     bench: str, histories: Sequence[Sequence[Done]], alone: Sequence[Sequence[Done]], conditions: dict[str, object]
 ) -> None:
-    """Report what the pool costs: work lost, and whoever would wait less without it."""
-    done = histories[0]
-    work = sum(one.job.duration_s * one.job.gpus for one in done)
-    lost = sum(one.lost_s * one.job.gpus for one in done) / work
-    told = {**conditions, "evictions": sum(one.evictions for one in done)}
-    report(bench, "pooled, GPU-hours lost", 100 * lost, "%", conditions=told)
+    """Report what the pool costs: work lost (mean of the seeds), and whoever would wait less without it (with any seed)."""
+    work = [sum(one.job.duration_s * one.job.gpus for one in done) for done in histories]
+    lost = [sum(one.lost_s * one.job.gpus for one in done) / all_ for done, all_ in zip(histories, work, strict=True)]
+    told = {**conditions, "evictions": sum(one.evictions for one in histories[0]), "sd": round(100 * pstdev(lost), 4)}
+    report(bench, "pooled, GPU-hours lost", 100 * fmean(lost), "%", conditions=told)
     if alone:
-        pooled, own = waits_by_share(done), waits_by_share(alone[0])
-        worse = worse_than_alone(pooled, own)
-        told = {**conditions, "worse": " ".join(f"{one} {pooled[one].mean_s:.0f}>{own[one].mean_s:.0f}" for one in worse)}
-        report(bench, "virtual clusters worse than alone", float(len(worse)), "of 11", conditions=told)
+        waits_of = [(waits_by_share(done), waits_by_share(own)) for done, own in zip(histories, alone, strict=True)]
+        found = [(worse_than_alone(pooled, own), pooled, own) for pooled, own in waits_of]
+        told = {
+            **conditions,
+            "by_seed": [len(worse) for worse, _, _ in found],
+            "worse": " ".join(
+                f"{one} {pooled[one].mean_s:.0f}>{own[one].mean_s:.0f}" for worse, pooled, own in found for one in worse
+            ),
+        }
+        most = float(max(len(worse) for worse, _, _ in found))
+        report(bench, "virtual clusters worse than alone", most, "of 11", conditions=told)
 
 
 if __name__ == "__main__":

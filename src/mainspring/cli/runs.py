@@ -404,7 +404,9 @@ def _from(client: Client, run: Run, attempt: int | None, replica: int, tail: int
     Raises NotFoundError where there is no such attempt or replica.
     """
     if not 0 <= replica < run.spec.replicas:
-        raise NotFoundError(f"The run has no replica {replica}; it has {run.spec.replicas}, counted from 0.")
+        raise NotFoundError(
+            f"The run has no replica {replica}; it has {run.spec.replicas}, counted from 0.", hint=f"mainspring show {run.id}"
+        )
     if tail is None or not run.attempt:
         return attempt, 0
     part = client.runs.log(run.id, attempt=attempt, replica=replica, offset=-TAIL_BYTES, limit=TAIL_BYTES)
