@@ -103,6 +103,20 @@ def test_a_guarantee_comes_back_when_it_is_asked_for(scene: Any, make_node: Any,
     assert _evicted(later(replace(start, shares=()), gpu_run(9, "bob", 3))) == {}
 
 
+@pytest.mark.parametrize(("estimate_s", "age_s", "is_stopped"), [(20.0, 5, False), (20.0, 600, True), (0.4, 5, True)])
+def test_who_outlived_its_estimate_is_not_believed_to_end_soon_again_and_again(
+    scene: Any, make_node: Any, gpu_run: Any, later: Any, estimate_s: float, age_s: int, is_stopped: bool
+) -> None:
+    """A run that was believed to take a second held what was promised to others for ten minutes, a minute at a time."""
+    owed = ShareState(share=Share(name="bob", guarantee={"gpu": 2000}))
+    start = scene([make_node("n", gpus=2)], [gpu_run(1, gpus=2, estimate_s=estimate_s)], shares=(owed,))
+    snapshot = later(start, gpu_run(2, "bob", 2))
+    snapshot = replace(
+        snapshot, placed=tuple(replace(run, since=snapshot.now - timedelta(seconds=age_s)) for run in snapshot.placed)
+    )
+    assert bool(_evicted(snapshot)) is is_stopped
+
+
 def test_a_guarantee_takes_back_what_was_lent_however_young(scene: Any, make_node: Any, gpu_run: Any, later: Any) -> None:
     policy = Policy(preemption=PreemptionPolicy(min_run_s=7200.0))
     share = ShareState(share=Share(name="bob", guarantee=parse_amounts("2gpu")))

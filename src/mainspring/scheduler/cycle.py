@@ -162,7 +162,7 @@ class Cycle:
                 return [*left, *blocked[number:]]
             alike = (entry.shape, entry.run.priority)
             kept = self.room.kept.get(entry.run.id)
-            is_soon = kept is not None and kept.at_s <= SOON_S
+            is_soon = kept is not None and kept.at_s < SOON_S
             choices = () if alike in failed or is_soon or entry.run.is_bursting else tuple(self._least(entry))
             if not choices:
                 left.append(entry)

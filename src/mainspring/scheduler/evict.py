@@ -29,7 +29,7 @@ from mainspring.scheduler.order import CPUS_PER_GPU, Entry
 from mainspring.scheduler.requests import Request
 from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
 
-SOON_S = 60.0  # a run that starts so soon without it stops nobody
+SOON_S = 60.0  # a run that starts sooner without it stops nobody; those that outlived their estimate end no sooner (`timeline`)
 MOST_DOMAINS = 64  # racks or machines that are looked at for one run
 MOST_ROWS = 64  # rows looked at for one replica, the cheapest first
 May: TypeAlias = Callable[["Victim"], bool]
