@@ -16,7 +16,6 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 
 @pytest.mark.e2e
 @pytest.mark.timeout(420)
-@pytest.mark.skipif(not SCRIPT.is_file(), reason="scripts/demo is not written yet")
 def test_the_demo_ends_by_itself_with_a_summary(project_command: Callable[..., Any], tmp_path: Path) -> None:
     home = tmp_path / "home"
     done = project_command(

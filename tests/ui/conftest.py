@@ -266,12 +266,10 @@ def site(full: Full) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def chromium_path() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found:
-            return found
-    pytest.skip("no Chromium on this machine; scripts/engines/install brings one")
+def chromium_path(need: Callable[[bool, str, str], None]) -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+    need(bool(found), "Chromium", "scripts/engines/install")
+    return found
 
 
 class Watched:
