@@ -102,6 +102,11 @@ class Cluster:
         self.touched.extend(rows.tolist())
         self._seen, self._journal = len(self.touched), None
 
+    def forget_touched(self) -> None:
+        """Forget which rows have changed so far: before a plan, when nothing is put. Who goes by `touched` begins anew."""
+        self.touched.clear()
+        self._seen = 0
+
     def renew(self, row: int, node: Node) -> None:
         """Take over what the allocations of a node hold by now; nothing else of it may have changed."""
         self.nodes[row] = node

@@ -111,7 +111,7 @@ class Placement:
         self.forget()
         if len(self.cluster.touched) > MOST_TOUCHED:  # scoring all rows again is as cheap
             self._scored.clear()
-            self.cluster.touched.clear()
+            self.cluster.forget_touched()
 
     def _place(self, run: WaitingRun, request: Request, too_many: Failed) -> tuple[Place, ...] | None:
         key = (request, run.same)
