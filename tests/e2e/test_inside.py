@@ -345,7 +345,8 @@ def test_a_server_that_dies_and_comes_back(fresh: Site, until: Callable[..., Any
     assert terminal.end() == 7
     fresh.start("--gpus", "0")
     assert fresh.run(ref)["state"] == "running"
-    assert fresh.cli("shell", ref, "--", "echo", "again").out == "again\n"
+    again = fresh.cli("shell", ref, "--", "echo", "again")
+    assert (again.code, again.out) == (0, "again\n"), again
     assert fresh.stop() == 0
 
 
