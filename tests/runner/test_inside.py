@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mainspring.core.tunnels import WINDOW_BYTES, Kind, pack
+from mainspring.runner import tunnel
 from mainspring.testing.inside import HalfStream, HalfTunnel
 from mainspring.testing.server import RunnerServer
 
@@ -191,3 +194,37 @@ def test_a_port_sees_the_end_of_what_is_sent(inside: HalfTunnel) -> None:
     port.write(b"x" * 1_000_000)
     port.end()
     assert port.read(100) == b"1000000"
+
+
+def test_a_bell_that_is_rung_while_the_tunnel_closes_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a shell is told by the thread that reaps: an error there ended the runner, and with it the run."""
+
+    def gone(_: object) -> None:
+        raise tunnel.BrokenError("the server is gone")
+
+    ends, carried = os.pipe(), []
+    monkeypatch.setattr(tunnel.Tunnel, "_listen", gone)
+    carrier: Any = SimpleNamespace(fileno=lambda: ends[0], waiting=0, flush=lambda: None, close=lambda: None)
+    inside: Any = SimpleNamespace(listen=lambda bell: None, is_over=threading.Event())
+    made = tunnel.Tunnel(inside, carrier)
+    close, wrong = os.close, []
+
+    def ring() -> None:
+        try:
+            made.ring()
+        except OSError as raised:
+            wrong.append(raised)
+
+    def closing(descriptor: int) -> None:
+        close(descriptor)
+        if threading.current_thread() is threading.main_thread() and not carried:
+            carried.append(threading.Thread(target=ring))
+            carried[0].start()
+            carried[0].join(0.2)
+
+    monkeypatch.setattr(tunnel.os, "close", closing)
+    made.run()
+    carried[0].join()
+    assert wrong == []
+    for one in ends:
+        close(one)

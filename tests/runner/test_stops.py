@@ -74,9 +74,11 @@ def test_the_signal_is_not_taken_from_others(start: Start, spool: Path, first: s
 
 
 def test_what_it_forks_is_ended_by_the_signal(start: Start) -> None:
+    """Once it is up: CPython loses a signal that comes while it forks."""
     made = start(
         "ms.should_stop()\nup, told = os.pipe()\npid = os.fork()\n"
-        "if pid == 0: os.write(told, b'.'); time.sleep(300)\n"  # CPython loses a signal that comes while it forks
-        "os.read(up, 1); print('begun')\nos.kill(pid, signal.SIGTERM)\nsys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -15)"
+        "if pid == 0: os.write(told, b'.'); time.sleep(300)\n"
+        "os.read(up, 1); print('begun')\nos.kill(pid, signal.SIGTERM)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -15)"
     )
     assert made.wait(LIMIT_S) == 1

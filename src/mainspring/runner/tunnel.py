@@ -77,8 +77,8 @@ class Tunnel:
                 self._forget(member)
             self._carrier.close()
             self._selector.close()
-            os.close(self._bell)
-            with self._lock:
+            with self._lock:  # who rings now finds either both or none
+                os.close(self._bell)
                 os.close(self._rope)
                 self._rope = -1  # its number may be another file's by now
 
