@@ -22,7 +22,7 @@ from mainspring.core.errors import ClusterRefusedError
 from mainspring.core.health import why_closed
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import WHOLE, Cause, Cluster, Node, Run, RunState
-from mainspring.core.resources import ALONE
+from mainspring.core.resources import ALONE, show_devices
 from mainspring.core.units import MILLI, show_bytes, show_milli
 
 CHECK_S = 300.0
@@ -269,19 +269,11 @@ def _show_nodes(nodes: Sequence[Node]) -> None:
             show_milli(node.cpu_milli),
             show_bytes(node.memory_bytes),
             show_bytes(node.disk_bytes) if node.disk_bytes else "",
-            _devices(node),
+            show_devices(node.devices),
         )
         for node in nodes
     ]
     table(("state", "node", "pool", "CPUs", "memory", "free disk", "GPUs"), rows, empty="It has no nodes.")
-
-
-def _devices(node: Node) -> str:
-    models: dict[str, int] = {}
-    for device in node.devices:
-        word = f"{device.model}{' (declared)' if device.declared else ''}{' (given whole)' if device.whole else ''}"
-        models[word] = models.get(word, 0) + 1
-    return ", ".join(f"{count} {model}" for model, count in sorted(models.items()))
 
 
 def _say_health(node: Node) -> None:

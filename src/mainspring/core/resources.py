@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mainspring.core.errors import SpecError
@@ -136,3 +137,11 @@ class Granted:
     memory_bytes: int
     disk_bytes: int = 0
     devices: tuple[DeviceShare, ...] = ()
+
+
+def show_devices(devices: Iterable[Device]) -> str:
+    """Return how many there are of each model, as people read it: `2 A100, 1 T4 (declared)`."""
+    count = Counter(
+        f"{one.model}{' (declared)' if one.declared else ''}{' (given whole)' if one.whole else ''}" for one in devices
+    )
+    return ", ".join(f"{many} {model}" for model, many in sorted(count.items()))

@@ -9,6 +9,7 @@ from mainspring.core.backend import Notice, Probe
 from mainspring.core.codec import from_plain
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import Node
+from mainspring.core.resources import show_devices
 from mainspring.core.units import MILLI, counted, show_bytes
 from mainspring.services.clusters import ClusterView
 from mainspring.ui import parts
@@ -53,7 +54,7 @@ def nodes(name: str, found: Sequence[Node]) -> str:
             f"{node.cpu_milli / MILLI:g}",
             show_bytes(node.memory_bytes),
             show_bytes(node.disk_bytes) if node.disk_bytes else "",
-            parts.text(_devices(node)),
+            parts.text(show_devices(node.devices)),
         )
         for node in found
     ]
@@ -89,14 +90,6 @@ def _probe(result: Mapping[str, object]) -> Probe:
 def _notice(one: Notice) -> str:
     mends = f"<div>Mend it: {parts.command(one.command)}</div>" if one.command else ""
     return f'<div class="ms-notice">{parts.words(one.text)}{mends}</div>'
-
-
-def _devices(node: Node) -> str:
-    models: dict[str, int] = {}
-    for device in node.devices:
-        word = f"{device.model}{' (declared)' if device.declared else ''}{' (given whole)' if device.whole else ''}"
-        models[word] = models.get(word, 0) + 1
-    return ", ".join(f"{count} {model}" for model, count in sorted(models.items()))
 
 
 def _titled(name: str) -> str:
