@@ -33,9 +33,15 @@ def would_fit(nodes: Sequence[Node], resources: Resources, replicas: int = 1, sa
     return misfit(cluster, request, empty_counts(cluster, request), replicas, same)
 
 
-def would_one_fit(nodes: Sequence[Node], choices: Sequence[Resources], replicas: int = 1, same: str = "") -> Reason | None:
-    """Return None if the empty nodes could hold one of the `choices`, else why not the first of them. As `would_fit`."""
-    misfits = [would_fit(nodes, asked, replicas, same) for asked in choices]
+def would_one_fit(
+    nodes: Sequence[Node], choices: Sequence[Resources], replicas: int, same: str, *, least: int = 0
+) -> Reason | None:
+    """Return None if the empty nodes could hold one of the `choices`, else why not the first of them. As `would_fit`.
+
+    A gang may start with the `least` (0: all) of its `replicas`; one replica by itself is bound to nobody by `same`.
+    """
+    together = same if replicas > 1 else ""
+    misfits = [would_fit(nodes, asked, least or replicas, together) for asked in choices]
     return None if None in misfits else misfits[0]
 
 

@@ -16,7 +16,8 @@ FRESH_S = 2.0  # a node that went since then lets a run wait that would have bee
 MOST = 1000  # kinds of requests that are remembered
 
 Choices = Sequence[Resources]
-Kind = tuple[tuple[object, ...], int, str]
+Gang = tuple[int, int, str]  # replicas, how many will do, what they share
+Kind = tuple[tuple[object, ...], Gang]
 
 
 @dataclass(slots=True)
@@ -25,16 +26,16 @@ class Fitting:
 
     _until_s: dict[Kind, float] = field(default_factory=dict)
 
-    def is_known(self, choices: Choices, replicas: int, same: str, *, now_s: float) -> bool:
+    def is_known(self, choices: Choices, gang: Gang, *, now_s: float) -> bool:
         """Say whether one of these was found to fit in the last `FRESH_S` seconds of the monotonic clock."""
-        return self._until_s.get(_kind(choices, replicas, same), -math.inf) > now_s
+        return self._until_s.get(_kind(choices, gang), -math.inf) > now_s
 
-    def note(self, choices: Choices, replicas: int, same: str, *, now_s: float) -> None:
+    def note(self, choices: Choices, gang: Gang, *, now_s: float) -> None:
         """Remember that this fits now."""
         if len(self._until_s) >= MOST:
             self._until_s = {}
-        self._until_s[_kind(choices, replicas, same)] = now_s + FRESH_S
+        self._until_s[_kind(choices, gang)] = now_s + FRESH_S
 
 
-def _kind(choices: Choices, replicas: int, same: str) -> Kind:
-    return tuple(request_key(asked) for asked in choices), replicas, same
+def _kind(choices: Choices, gang: Gang) -> Kind:
+    return tuple(request_key(asked) for asked in choices), gang

@@ -181,8 +181,8 @@ def _prospect(ctx: Context, actor: Actor, sample: Sampled, record: Record, choic
         run = _as_waiting(ctx, actor, project, choice.spec)
     except (SpecError, AccessDeniedError) as wrong:
         return Prospect(label=choice.label, refusal=wrong.message)
-    least, same = run.min_replicas or run.replicas, run.same if run.replicas > 1 else ""
-    never = scheduler.would_one_fit(sample.snapshot.nodes, (run.resources, *run.alternatives), least, same)
+    choices = (run.resources, *run.alternatives)
+    never = scheduler.would_one_fit(sample.snapshot.nodes, choices, run.replicas, run.same, least=run.min_replicas)
     if never is not None and never.code is ReasonCode.CANNOT_FIT:
         return Prospect(label=choice.label, refusal=never.sentence)
     return Prospect(label=choice.label, forecast=_as_promised(sample.ask(run, record)))

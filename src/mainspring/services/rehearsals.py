@@ -92,8 +92,7 @@ def job_of(run: Run, share: str, attempt: Attempt | None) -> Job:
 
 
 def _fits(nodes: Sequence[Node], job: Job) -> bool:
-    same = job.same if job.replicas > 1 else ""
-    return scheduler.would_one_fit(nodes, (job.resources, *job.alternatives), job.replicas, same) is None
+    return scheduler.would_one_fit(nodes, (job.resources, *job.alternatives), job.replicas, job.same) is None
 
 
 def _inputs(run: Run) -> frozenset[str]:

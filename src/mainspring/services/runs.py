@@ -80,15 +80,14 @@ def check_wanted(ctx: Context, spec: RunSpec) -> None:
 
 
 def _check_fits(ctx: Context, spec: RunSpec) -> None:
-    least, now_s = spec.min_replicas or spec.replicas, ctx.clock.monotonic()
-    same = spec.same if spec.replicas > 1 else ""
-    choices = (spec.resources, *spec.alternatives)
-    if ctx.fitting.is_known(choices, least, same, now_s=now_s):
+    now_s, choices = ctx.clock.monotonic(), (spec.resources, *spec.alternatives)
+    gang = (spec.replicas, spec.min_replicas, spec.same)
+    if ctx.fitting.is_known(choices, gang, now_s=now_s):
         return
     nodes = ctx.store.nodes.all()
-    misfit = scheduler.would_one_fit(nodes, choices, least, same)
+    misfit = scheduler.would_one_fit(nodes, choices, spec.replicas, spec.same, least=spec.min_replicas)
     if misfit is None:
-        ctx.fitting.note(choices, least, same, now_s=now_s)
+        ctx.fitting.note(choices, gang, now_s=now_s)
     elif misfit.code is ReasonCode.CANNOT_FIT:
         hint = "See what there is: mainspring cluster ls"
         if spec.resources.is_gpu() and not any(node.devices for node in nodes):
