@@ -64,6 +64,16 @@ class WaitingRun:
     is_unconfirmed: bool = False  # the former attempt's end is not confirmed yet
     avoid: tuple[str, ...] = ()
 
+    @property
+    def least(self) -> int:
+        """Return with how many replicas it may start."""
+        return max(1, min(self.min_replicas or self.replicas, self.replicas))
+
+    @property
+    def together(self) -> str:
+        """Return what its replicas share; one by itself shares nothing with anybody."""
+        return self.same if self.replicas > 1 else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedRun:

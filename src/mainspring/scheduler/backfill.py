@@ -85,7 +85,7 @@ class Backfill:
         if self._tries >= self.policy.backfill.reserved + MOST_TRIES or (is_patient and not self._is_any_end_known()):
             return False
         self._tries += 1
-        replicas, same = min(run.min_replicas or run.replicas, run.replicas), run.same if run.replicas > 1 else ""
+        replicas, same = run.least, run.together
         requests = [self.placement.request(asked, run.sites) for asked in asks]
         found = [self.timeline().earliest(one, replicas, is_patient=is_patient, same=same) for one in requests]
         kept = min((one for one in found if one is not None), key=lambda one: one.at_s, default=None)

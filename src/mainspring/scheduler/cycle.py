@@ -310,5 +310,4 @@ def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) ->
 
 def _asks(run: WaitingRun) -> Iterator[tuple[Resources, range]]:
     """Give what a run asks for, the first choice first, with the numbers of replicas that would do, the most first."""
-    least = max(1, min(run.min_replicas or run.replicas, run.replicas))
-    return ((asked, range(run.replicas, least - 1, -1)) for asked in (run.resources, *run.alternatives))
+    return ((asked, range(run.replicas, run.least - 1, -1)) for asked in (run.resources, *run.alternatives))

@@ -157,8 +157,7 @@ class Explainer:
         return self._unfair(entry, fleet.reason) or fleet.reason
 
     def _fleet(self, request: Request, run: WaitingRun) -> _Fleet:
-        replicas = min(run.min_replicas or run.replicas, run.replicas)
-        same = run.same if run.replicas > 1 else ""
+        replicas, same = run.least, run.together
         key = (request.key, replicas, same)
         if key not in self._known:
             self._known[key] = self._ask(request, replicas, same)

@@ -210,7 +210,7 @@ def _least_milli(snapshot: Snapshot) -> int:
 
 def _job(run: WaitingRun, snapshot: Snapshot, lengths: Lengths, waits_s: float, least_milli: int) -> _Job:
     asked = run.resources
-    least = max(1, min(run.min_replicas or run.replicas, run.replicas))  # a gang starts with as few as will do
+    least = run.least  # a gang starts with as few as will do
     gpu = (max(asked.gpu_milli, least_milli) if asked.is_gpu() else 0) / GPU_MILLI
     estimated = run.estimate_s
     waited = max(0.0, (snapshot.now - run.submitted_at).total_seconds()) if not waits_s else 0.0

@@ -115,7 +115,7 @@ class Placement:
 
     def _place(self, run: WaitingRun, request: Request, too_many: Failed) -> tuple[Place, ...] | None:
         key = (request, run.same)
-        least = min(run.min_replicas or run.replicas, run.replicas)
+        least = run.least
         if least >= too_many.get(key, least + 1):
             return None
         avoided = [self.cluster.row_of[name] for name in run.avoid if name in self.cluster.row_of]

@@ -9,7 +9,7 @@ where GPUs are given only whole; memory and disk are left out. Gaps in front of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,7 +87,6 @@ class Places:
         return way.starts
 
     def _ways(self, run: WaitingRun, not_before: float) -> Iterator[_Way]:
-        least = max(1, min(run.min_replicas or run.replicas, run.replicas))
         for asked in (run.resources, *run.alternatives):
             request, allowed, devices = self._request(asked)
             when = self.gpu_when if devices else self.cpu_when
@@ -99,15 +98,15 @@ class Places:
                 parts = np.ones(len(allowed))
                 needs = np.clip(-(-int(request.need[0]) // np.maximum(1, self.slot_milli)), 1, SLOTS)
             able = allowed & (needs <= when.shape[2])
-            for replicas in dict.fromkeys((run.replicas, least)):
-                for rows in self._domains(able, run.same if run.replicas > 1 else "", replicas):
+            for replicas in dict.fromkeys((run.replicas, run.least)):
+                for rows in self._domains(able, run.together, replicas):
                     need = int(needs[rows].max())
                     if replicas > 1 and run.same != "node":
-                        way = _gang(when, rows, need, replicas, not_before)
+                        way = _gang(when, rows, need, replicas, not_before, parts)
                     else:
-                        way = _single(when, rows, need * replicas, not_before)
+                        way = _single(when, rows, need * replicas, not_before, parts)
                     if way is not None:
-                        yield replace(way, parts=parts[way.rows])
+                        yield way
 
     def _domains(self, able: Bools, same: str, replicas: int) -> list[Ints]:
         """Return the rows among which all replicas have to find their places, for each choice of them."""
@@ -126,7 +125,7 @@ class Places:
         return self._requests[key]
 
 
-def _single(when: Floats, rows: Ints, need: int, not_before: float) -> _Way | None:
+def _single(when: Floats, rows: Ints, need: int, not_before: float, parts: Floats) -> _Way | None:
     """Return where `need` moments of one row come first; None where no row has so many."""
     if need > when.shape[2]:
         return None
@@ -134,10 +133,11 @@ def _single(when: Floats, rows: Ints, need: int, not_before: float) -> _Way | No
     # of nodes that are ready at the same moment, the one whose next device is busy longest: fill what is begun
     after = when[:, rows, min(need, when.shape[2] - 1)]
     chosen = (ready - 1e-6 * np.minimum(after, 1e9)).argmin(axis=1)[:, None]
-    return _possible(_Way(when, rows[chosen], need, ready[np.arange(len(ready))[:, None], chosen][:, 0], np.ones(1)))
+    starts = np.take_along_axis(ready, chosen, axis=1)[:, 0]
+    return _possible(_Way(when, rows[chosen], need, starts, parts[rows[chosen]]))
 
 
-def _gang(when: Floats, rows: Ints, need: int, replicas: int, not_before: float) -> _Way | None:
+def _gang(when: Floats, rows: Ints, need: int, replicas: int, not_before: float, parts: Floats) -> _Way | None:
     """Return where `replicas` that take `need` moments each find theirs first, on as many of the rows as that takes."""
     each = when[:, rows, need - 1 :: need]  # (samples, rows, replicas on a row): when a row has room for one, two, ...
     ready = np.maximum(each.reshape(len(each), -1), not_before)
@@ -148,7 +148,7 @@ def _gang(when: Floats, rows: Ints, need: int, replicas: int, not_before: float)
     np.put_along_axis(taken, chosen, need, axis=1)
     starts = np.take_along_axis(ready, chosen, axis=1).max(axis=1)
     on = np.broadcast_to(rows, (len(each), len(rows)))
-    return _possible(_Way(when, on, taken.reshape(each.shape).sum(axis=2), starts, np.ones(1)))
+    return _possible(_Way(when, on, taken.reshape(each.shape).sum(axis=2), starts, parts[on]))
 
 
 def _possible(way: _Way) -> _Way | None:

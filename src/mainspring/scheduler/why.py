@@ -108,8 +108,7 @@ def _ends(after: Snapshot, run: WaitingRun) -> Iterator[Change]:
     alone = replace(after, waiting=(run,))
     room: Backfill = Cycle.begin(alone, read(alone)).room
     request = room.placement.request(run.resources, run.sites)
-    least, same = min(run.min_replicas or run.replicas, run.replicas), run.same if run.replicas > 1 else ""
-    kept = room.timeline().earliest(request, least, is_patient=True, same=same)
+    kept = room.timeline().earliest(request, run.least, is_patient=True, same=run.together)
     if kept is None or kept.at_s <= 0 or not np.isfinite(kept.at_s):
         return
     nodes = {place.node for place in kept.places}
