@@ -162,8 +162,8 @@ def test_a_shell_on_a_terminal(site: Site) -> None:
         os.killpg(os.tcgetpgrp(terminal.descriptor), signal.SIGWINCH)
         terminal.type("sleep 0.3; stty size\n")
         terminal.expect(rb"41 133\r\n")
-        terminal.type("sleep 100\n")
-        terminal.expect(rb"sleep 100")
+        terminal.type("sh -c 'echo sleeps-$((40+2)); exec sleep 100'\n")
+        terminal.expect(rb"sleeps-42")  # said from the foreground: before that, who types ^C means the shell
         terminal.type("\x03")  # to the foreground there, not to our own command
         terminal.type("echo still-$((1+1))\n")
         terminal.expect(rb"still-2")

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from mainspring.core.backend import Backend, Handle, LaunchRequest, Observation, ObservedState
+from mainspring.core.backend import Backend, Handle, Inventory, LaunchRequest, Observation, ObservedState
 from mainspring.core.errors import CredentialsError, UnreachableError
 from mainspring.core.ids import AttemptId, RunId
 from mainspring.core.records import Cause
@@ -252,7 +252,7 @@ class BackendContract:
     def test_looking_changes_nothing_and_is_quick(self, backend: Backend) -> None:
         for look, limit_s in ((backend.probe, 5), (backend.inventory, 10), (backend.owned, 10)):
             began = time.monotonic()
-            assert look() == look()
+            assert _lasting(look()) == _lasting(look())
             assert time.monotonic() - began < 2 * limit_s
 
     def test_an_ended_runner_is_not_begun_again_by_a_launch(self, backend: Backend, server: RunnerServer) -> None:
@@ -501,3 +501,10 @@ class BackendContract:
         pid = backend.native(handle)["pid"]
         assert isinstance(pid, int)
         os.kill(pid, signal.SIGKILL)
+
+
+def _lasting(seen: object) -> object:
+    """Return what was seen without what others change while we look: how much of a disk is free."""
+    if isinstance(seen, Inventory):
+        return replace(seen, nodes=tuple(replace(node, disk_bytes=0) for node in seen.nodes))
+    return seen
