@@ -32,6 +32,7 @@ from mainspring.sdk.datasets import Dataset as Dataset
 from mainspring.sdk.datasets import dataset as dataset
 from mainspring.sdk.deploy import Endpoint as Endpoint
 from mainspring.sdk.deploy import deploy as deploy
+from mainspring.sdk.deploy import deploy_async as deploy_async
 from mainspring.sdk.deploy import endpoint as endpoint
 from mainspring.sdk.environments import environment as environment
 from mainspring.sdk.environments import environments as environments
@@ -56,10 +57,12 @@ from mainspring.sdk.runs import Run as Run
 from mainspring.sdk.runs import find_runs as find_runs
 from mainspring.sdk.runs import get_run as get_run
 from mainspring.sdk.runs import wait_all as wait_all
+from mainspring.sdk.runs import wait_all_async as wait_all_async
 from mainspring.sdk.shares import share as share
 from mainspring.sdk.shares import usage as usage
 from mainspring.sdk.sweeps import Study as Study
 from mainspring.sdk.sweeps import sweep as sweep
+from mainspring.sdk.sweeps import sweep_async as sweep_async
 from mainspring.sdk.task import Task as Task
 from mainspring.sdk.task import task as task
 from mainspring.sdk.torch_checkpoint import TorchCheckpoint as TorchCheckpoint

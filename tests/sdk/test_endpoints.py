@@ -12,10 +12,24 @@ import pytest
 
 from mainspring.client.client import Client
 from mainspring.core.codec import decode_any, encode
-from mainspring.core.errors import NotFoundError, StateError
+from mainspring.core.errors import NotFoundError, StateError, UnsupportedError
 from mainspring.core.records import Endpoint as Record
 from mainspring.core.records import EndpointState
+from mainspring.sdk import deploy
 from mainspring.sdk.deploy import Endpoint
+
+
+def record(state: EndpointState) -> Record:
+    return Record(
+        id="endpoint-1",
+        project="default",
+        name="sums",
+        created_by="ada",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+        state=state,
+        message="exit 3" if state is EndpointState.FAILING else "",
+    )
+
 
 Told = tuple[EndpointState, tuple[str, ...]]
 STARTING: Told = (EndpointState.STARTING, ())
@@ -30,19 +44,12 @@ def endpoint_of(tmp_path: Path) -> Callable[..., Endpoint]:
         left = list(told)
 
         def answer(request: httpx2.Request) -> httpx2.Response:
+            if request.method == "POST" and request.url.path == "/api/v1/endpoints":
+                return httpx2.Response(201, json=decode_any(encode(record(EndpointState.STARTING))))
             if request.url.path != "/api/v1/endpoints/sums":
                 return httpx2.Response(404, json={"error": {"code": "not_found", "message": "There is no endpoint."}})
             state, addresses = left.pop(0) if len(left) > 1 else left[0]
-            record = Record(
-                id="endpoint-1",
-                project="default",
-                name="sums",
-                created_by="ada",
-                created_at=datetime(2026, 3, 1, tzinfo=UTC),
-                state=state,
-                message="exit 3" if state is EndpointState.FAILING else "",
-            )
-            return httpx2.Response(200, json={**decode_any(encode(record)), "revisions": [], "addresses": addresses})
+            return httpx2.Response(200, json={**decode_any(encode(record(state))), "revisions": [], "addresses": addresses})
 
         client = Client.open("http://server", "secret", home=tmp_path / "home", inner=httpx2.MockTransport(answer))
         return Endpoint(client, "sums", "default")
@@ -63,6 +70,20 @@ def test_it_is_waited_for_without_holding_the_event_loop(endpoint_of: Callable[.
     endpoint = endpoint_of(STARTING, STARTING, (EndpointState.READY, ()), READY)  # ready is not enough: somebody must answer
     assert asyncio.run(both()) > 10
     assert endpoint.view.addresses == READY[1]
+
+
+def test_a_model_is_deployed_without_holding_the_event_loop(
+    endpoint_of: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = endpoint_of(STARTING, STARTING, READY)._client
+    monkeypatch.setattr(deploy, "connect", lambda: client)
+    made = asyncio.run(deploy.deploy_async("delays@champion", name="sums", timeout=60))
+    assert (made.name, made.state) == ("sums", "ready")
+    client = endpoint_of(STARTING)._client
+    with pytest.raises(TimeoutError, match="still starting after 0 s"):
+        asyncio.run(deploy.deploy_async("delays@champion", name="sums", timeout=0))
+    with pytest.raises(UnsupportedError, match="Canary"):
+        asyncio.run(deploy.deploy_async("delays@champion", name="sums", canary=[5]))
 
 
 @pytest.mark.parametrize("state", [EndpointState.FAILING, EndpointState.STOPPED])

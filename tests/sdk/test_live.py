@@ -102,6 +102,54 @@ def test_a_coroutine_can_wait_and_follow(task):
     assert asyncio.run(both()) == (["one", "two"], ["one"])
 
 
+def test_a_coroutine_submits_waits_registers_and_fetches(task, tmp_path):
+    def hold(seconds):
+        import time
+
+        time.sleep(seconds)
+        return seconds
+
+    def score(x):
+        import mainspring
+
+        mainspring.log_metric("score", x)
+
+    @ms.pipeline(name="held")
+    def held(seconds):
+        holding(seconds)
+
+    holding, scoring = task(hold), task(score, cpus=0.5)
+    (tmp_path / "x.txt").write_text("x")
+
+    async def all_of_it():
+        runs = await asyncio.gather(*(holding.submit_async(seconds) for seconds in (0.0, 0.1, 60.0)))
+        assert [run.state for run in await ms.wait_all_async(runs[:2], 60)] == ["succeeded"] * 2
+        with pytest.raises(TimeoutError, match=r"is still (queued|running) after 0\.2 s"):
+            await runs[2].result_async(timeout=0.2)
+        waiting = asyncio.ensure_future(runs[2].wait_async())
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not runs[2].is_done, "to wait no more is not to cancel"
+        late = await held.submit_async(1.0)
+        with pytest.raises(TimeoutError, match="Pipeline held is still active"):
+            await late.wait_async(0.2)
+        assert (await held.run_async(0.0)).state == "succeeded"
+        assert await (await holding.submit_async(runs[0])).result_async(60) == 0.0, "results feed the next run"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await holding.submit_async(runs[2])
+        study = await ms.sweep_async(scoring, trials=2, maximize="score", sampler="random", wait=False, x=ms.uniform(0, 1))
+        assert (await study.wait_async(60)).state == "done"
+        data = await ms.Dataset.from_path(tmp_path / "x.txt").register_async("of-a-coroutine", timeout=60)
+        files = await runs[1].pull_async(tmp_path / "pulled")
+        await asyncio.gather(runs[2].cancel(grace=0).wait_async(60), late.wait_async(60))
+        return data.version, [file.read_text() for file in files]
+
+    assert asyncio.run(all_of_it()) == (1, ["0.1\n"])
+
+
 def test_a_sweep_finds_the_better_half(task):
     def objective(x, scale):
         import mainspring

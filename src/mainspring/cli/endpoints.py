@@ -49,7 +49,7 @@ def deploy(
     called = name or model.partition("@")[0]
     limit_s = to_seconds(timeout, "--timeout")
     try:
-        with busy(f"Deploying {called}"):
+        with busy(f"Deploying {called}", is_quiet=as_json):
             endpoint = deploy_model(
                 model, name=called, replicas=replicas, pool=pool, project=project, wait=not detach, timeout=limit_s
             )

@@ -30,6 +30,7 @@ from mainspring.core.specs import Code, RunSpec, on_path
 from mainspring.core.units import show_bytes
 from mainspring.sdk.code import send_code
 from mainspring.sdk.locks import resolve
+from mainspring.sdk.progress import quiet
 
 INTERRUPTED = 130
 WHY_AFTER_S = 1.5
@@ -105,9 +106,10 @@ def busy(text: str, *, is_quiet: bool = False) -> Iterator[Progress]:
     """Show on a terminal that something goes on; what is yielded shows how much of it is done, in bytes."""
     console = Console(stderr=True)
     if is_quiet or not console.is_terminal:
-        yield lambda _done, _total: None
+        with quiet():
+            yield lambda _done, _total: None
         return
-    with console.status(text) as shown:
+    with quiet(), console.status(text) as shown:  # one thing that moves is enough: what is called in here shows nothing itself
         yield lambda done, total: shown.update(f"{text}: {show_bytes(done)} of {show_bytes(total)}")
 
 

@@ -26,6 +26,7 @@ from mainspring.core.spaces import parse_dimension
 from mainspring.core.specs import Code, Entry, Environment, RunKind, RunSpec, Value, ValueKind
 from mainspring.core.units import counted
 from mainspring.sdk.datasets import dataset
+from mainspring.sdk.progress import quiet
 from mainspring.sdk.resources import make_choices, to_priority, to_seconds
 from mainspring.sdk.sweeps import Study, start
 
@@ -131,7 +132,8 @@ def _followed(study: Study, *, is_detached: bool, as_json: bool) -> int:
         return 0
     note(f"Sweep {study.name} ({study.id}); Ctrl-C leaves it running.")
     try:
-        study.wait()
+        with quiet(is_quiet=as_json):
+            study.wait()
     except KeyboardInterrupt:
         note(f"It goes on. See it: mainspring sweep show {study.id}   end it: mainspring sweep stop {study.id}")
         return 130

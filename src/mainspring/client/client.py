@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,12 +110,14 @@ class AsyncClient:
 
     transport: AsyncTransport
 
-    async def wait(self, run: str) -> Run:
-        """Return the run when it is done."""
+    async def wait(self, run: str, timeout_s: float | None = None) -> Run:
+        """Return the run when it is done, or as it stands after `timeout_s`."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            answer = await self.transport.send("GET", f"/runs/{quote(run, safe='')}/wait", query={"timeout_s": POLL_S})
+            left = POLL_S if until is None else max(0.0, min(POLL_S, until - time.monotonic()))
+            answer = await self.transport.send("GET", f"/runs/{quote(run, safe='')}/wait", query={"timeout_s": f"{left:.3f}"})
             found = answer.record(Run)
-            if found.state in TERMINAL_RUN:
+            if found.state in TERMINAL_RUN or (until is not None and time.monotonic() >= until):
                 return found
 
     async def logs(self, run: str) -> AsyncIterator[bytes]:

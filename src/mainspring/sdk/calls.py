@@ -26,6 +26,7 @@ from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_
 from mainspring.sdk.code import code_root, send_code
 from mainspring.sdk.locks import resolve
 from mainspring.sdk.packages import packages_digest
+from mainspring.sdk.progress import Progress, check_wanted
 from mainspring.sdk.runs import Run
 from mainspring.sdk.values import is_json, pickled, to_value
 
@@ -38,7 +39,9 @@ _sending = threading.Lock()
 def submit(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object], wish: Wish) -> Run[Any]:
     """Submit the call; returns when the server has stored it."""
     client = connect()
-    return Run(client, client.runs.submit(check_spec(spec(client, function, template, bound, wish=wish))))
+    made = check_spec(spec(client, function, template, bound, wish=wish))
+    check_wanted()
+    return Run(client, client.runs.submit(made))
 
 
 def forecast(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object]) -> Forecast:
@@ -128,7 +131,8 @@ def _code(client: Client, folder: Path | None) -> Code:
         at, known = _sent.get(key, (0.0, Code()))
         if time.monotonic() - at < CODE_FRESH_S:
             return known
-        code = send_code(client, folder, is_confirmed=bool(os.environ.get("MAINSPRING_YES")))
+        with Progress("Sending code", is_bytes=True) as progress:
+            code = send_code(client, folder, is_confirmed=bool(os.environ.get("MAINSPRING_YES")), progress=progress.moved)
         _sent[key] = (time.monotonic(), code)
         return code
 

@@ -13,8 +13,10 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import UsageError
 from mainspring.core.records import DatasetVersion
 from mainspring.core.specs import Value, ValueKind
+from mainspring.sdk.awaiting import in_thread, within
 from mainspring.sdk.extras import is_of, need
 from mainspring.sdk.folders import copy_content, fetched, gather, upload_folder
+from mainspring.sdk.progress import check_wanted
 
 
 class Dataset:
@@ -84,14 +86,30 @@ class Dataset:
         return parts[0] if len(parts) == 1 else pandas.concat(parts, ignore_index=True)
 
     def register(self, name: str, *, message: str = "", project: str = "default") -> Dataset:
-        """Make this the next version of data set `name`; the newest version when nothing changed."""
+        """Make this the next version of data set `name`; the newest version when nothing changed, so that it may be repeated.
+
+        Blocks until its files are read and what the server lacks is sent, with live progress on a terminal.
+        Raises ArtifactError for files that cannot be read, UsageError for a strange name.
+        """
         client = connect()
         self.upload(client)
+        check_wanted()
         record = client.datasets.add_version(name, self._digest, message=message, producer=self.producer, project=project)
         return self._as(record)
 
+    async def register_async(
+        self, name: str, *, message: str = "", project: str = "default", timeout: float | None = None
+    ) -> Dataset:
+        """Register as `register` does, without blocking the event loop.
+
+        Raises as `register`, and TimeoutError after `timeout` seconds: it is given up then, as when it is cancelled. What the
+        server has by then is not sent again.
+        """
+        work = in_thread(self.register, name, message=message, project=project)
+        return await within(timeout, f"Registering {name}", work)
+
     def upload(self, client: Client) -> str:
-        """Send what the server lacks; return the digest."""
+        """Send what the server lacks; return the digest. Blocks; idempotent."""
         if self._path is not None and not self._is_sent:
             self._digest, _ = upload_folder(client, self._path)
             self._is_sent = True

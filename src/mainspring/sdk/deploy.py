@@ -12,7 +12,9 @@ from mainspring.client.connection import connect
 from mainspring.client.endpoints import EndpointView
 from mainspring.core.errors import StateError, UnsupportedError, UsageError
 from mainspring.core.records import EndpointState
+from mainspring.sdk.awaiting import in_thread
 from mainspring.sdk.models import Model
+from mainspring.sdk.progress import Progress
 from mainspring.sdk.recording import StepResult, active
 
 READY_S = 120.0
@@ -56,24 +58,27 @@ class Endpoint:
         return await self._client.asynchronous().predict(self.name, _records(records), project=self.project)
 
     def wait(self, timeout: float = READY_S) -> Endpoint:
-        """Block until the endpoint is ready. Raises StateError when it fails, TimeoutError."""
+        """Block until the endpoint is ready, with live progress on a terminal. Raises StateError when it fails, TimeoutError."""
         until = time.monotonic() + timeout
-        while not self._is_ready(until, timeout):
-            time.sleep(POLL_S)
+        with Progress(f"Deploying {self.name}") as progress:
+            while (view := self._unready(until, timeout)) is not None:
+                progress.update(0, f"{view.endpoint.state}: {view.endpoint.message}".rstrip(": "))
+                time.sleep(POLL_S)
         return self
 
     async def wait_async(self, timeout: float = READY_S) -> Endpoint:
         """Wait until the endpoint is ready without blocking the event loop. Raises StateError when it fails, TimeoutError."""
         until = time.monotonic() + timeout
-        while not await asyncio.to_thread(self._is_ready, until, timeout):
+        while await in_thread(self._unready, until, timeout) is not None:
             await asyncio.sleep(POLL_S)
         return self
 
-    def _is_ready(self, until: float, timeout: float) -> bool:
+    def _unready(self, until: float, timeout: float) -> EndpointView | None:
+        """Return the endpoint as it is while it is not ready."""
         view = self.view
         match view.endpoint.state:
             case EndpointState.READY if view.addresses:
-                return True
+                return None
             case EndpointState.FAILING | EndpointState.STOPPED:
                 raise StateError(
                     f"Endpoint {self.name} is {view.endpoint.state}: {view.endpoint.message}",
@@ -83,7 +88,7 @@ class Endpoint:
                 pass
         if time.monotonic() > until:
             raise TimeoutError(f"Endpoint {self.name} is still {view.endpoint.state} after {timeout:g} s.")
-        return False
+        return view
 
     def lineage(self) -> dict[str, Any]:
         """Return `{nodes, edges}` from the endpoint down to the digests of files."""
@@ -115,8 +120,10 @@ def deploy(
 ) -> Endpoint:
     """Serve a model (`delays@champion`, or a Model, which is registered first under the endpoint's name) and wait for it.
 
-    Replicas go to nodes of `pool`; None: where the endpoint's replicas are now, for a new one anywhere.
-    Raises StateError when it does not come up; UnsupportedError for canaries and ranges of replicas.
+    Replicas go to nodes of `pool`; None: where the endpoint's replicas are now, for a new one anywhere. Each call makes a new
+    revision, also of the same model. Blocks until it is ready, with live progress on a terminal, or with `wait=False` until
+    that is asked for. Raises StateError when it does not come up, TimeoutError (it goes on afterwards), NotFoundError for a
+    model that is not there; UnsupportedError for canaries and ranges of replicas.
     """
     if canary is not None:
         raise UnsupportedError("Canary roll-outs are not part of this version.", hint="endpoint.rollback() goes back.")
@@ -141,6 +148,27 @@ def deploy(
     client.endpoints.deploy(name, reference, replicas=replicas, pool=pool, project=project)
     endpoint = Endpoint(client, name, project)
     return endpoint.wait(timeout) if wait else endpoint
+
+
+async def deploy_async(
+    model: Model | str,
+    *,
+    name: str,
+    replicas: int | tuple[int, int] = 1,
+    pool: str | None = None,
+    canary: Sequence[int] | None = None,
+    wait: bool = True,
+    timeout: float = READY_S,
+    project: str = "default",
+) -> Endpoint:
+    """Serve a model as `deploy` does, without blocking the event loop; `timeout` seconds are for the waiting.
+
+    One that is cancelled may have made the revision, which goes on. Raises as `deploy`.
+    """
+    made = await in_thread(
+        deploy, model, name=name, replicas=replicas, pool=pool, canary=canary, wait=False, timeout=timeout, project=project
+    )
+    return await made.wait_async(timeout) if wait else made
 
 
 def endpoint(name: str, *, project: str = "default") -> Endpoint:

@@ -8,12 +8,14 @@ import stat
 import tempfile
 from pathlib import Path
 
-from mainspring.client.blobs import Progress, Source
+from mainspring.client.blobs import Progress as Moved
+from mainspring.client.blobs import Source
 from mainspring.client.client import Client
 from mainspring.client.connection import home_folder
 from mainspring.core.errors import ArtifactError
 from mainspring.core.manifests import FileEntry, pack_manifest
 from mainspring.sdk.digests import DigestCache
+from mainspring.sdk.progress import Progress
 
 
 def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
@@ -28,16 +30,25 @@ def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
     cache = DigestCache.open(home_folder() / "cache", path)
     entries: list[FileEntry] = []
     sources: dict[str, Source] = {}
-    for name, file in _files(path):
-        try:
-            told = file.stat()
-            digest = cache.digest(file, name, told)
-        except OSError as wrong:
-            raise ArtifactError(f"{name} cannot be read: {wrong.strerror}.") from wrong
-        if file.is_symlink() and not file.resolve().is_relative_to(base.resolve()):
-            raise ArtifactError(f"The link {name} leads outside {path}.", hint="Copy the file there instead.")
-        entries.append(FileEntry(path=name, digest=digest, size=told.st_size, mode=0o755 if told.st_mode & 0o100 else 0o644))
-        sources[digest] = file
+    files = _files(path)
+    total, done = sum(_stat(name, file).st_size for name, file in files), 0
+    with Progress(f"Reading {path.name}", total, is_bytes=True) as progress:
+
+        def read(size: int) -> None:
+            nonlocal done
+            done += size
+            progress.update(done)
+
+        for name, file in files:
+            told = _stat(name, file)
+            try:
+                digest = cache.digest(file, name, told, read=read)
+            except OSError as wrong:
+                raise ArtifactError(f"{name} cannot be read: {wrong.strerror}.") from wrong
+            if file.is_symlink() and not file.resolve().is_relative_to(base.resolve()):
+                raise ArtifactError(f"The link {name} leads outside {path}.", hint="Copy the file there instead.")
+            entries.append(FileEntry(path=name, digest=digest, size=told.st_size, mode=0o755 if told.st_mode & 0o100 else 0o644))
+            sources[digest] = file
     cache.save()
     if not entries:
         raise ArtifactError(f"{path} holds no file.")
@@ -45,10 +56,14 @@ def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:
     return data, digest, sources, sum(entry.size for entry in entries)
 
 
-def upload_folder(client: Client, path: Path, *, progress: Progress | None = None) -> tuple[str, int]:
-    """Send what the server lacks of a file or folder; return (digest of its manifest, bytes)."""
+def upload_folder(client: Client, path: Path, *, progress: Moved | None = None) -> tuple[str, int]:
+    """Send what the server lacks of a file or folder; return (digest of its manifest, bytes). Blocks; idempotent.
+
+    Without `progress` it shows its own on a terminal.
+    """
     data, digest, sources, size = gather(path)
-    client.blobs.upload({**sources, digest: data}, progress=progress)
+    with Progress(f"Sending {path.name}", is_bytes=True) as own:
+        client.blobs.upload({**sources, digest: data}, progress=progress or own.moved)
     return digest, size
 
 
@@ -61,7 +76,8 @@ def fetched(client: Client, manifest: str, kind: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(dir=parent, prefix=".partial-"))
     try:
-        client.blobs.save_folder(manifest, partial)
+        with Progress(f"Fetching {kind.removesuffix('s')} {manifest[:12]}", is_bytes=True) as progress:
+            client.blobs.save_folder(manifest, partial, progress=progress.moved)
         partial.chmod(0o755)
         try:
             os.rename(partial, target)
@@ -80,6 +96,13 @@ def copy_content(source: Path, target: Path) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:
         shutil.copyfile(source, target / source.name)
+
+
+def _stat(name: str, file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as wrong:
+        raise ArtifactError(f"{name} cannot be read: {wrong.strerror}.") from wrong
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:

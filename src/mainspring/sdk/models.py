@@ -16,9 +16,11 @@ from mainspring.client.connection import connect
 from mainspring.core.errors import ArtifactError, UsageError
 from mainspring.core.records import ModelVersion
 from mainspring.core.specs import Value, ValueKind
+from mainspring.sdk.awaiting import in_thread, within
 from mainspring.sdk.extras import need
 from mainspring.sdk.folders import copy_content, fetched, upload_folder
 from mainspring.sdk.onnx import OnnxModel, convert, signature_of
+from mainspring.sdk.progress import check_wanted
 
 
 class Model:
@@ -131,12 +133,17 @@ class Model:
         return self._predictor().predict_proba(rows)
 
     def register(self, name: str = "", *, aliases: Sequence[str] = (), project: str = "default") -> Model:
-        """Make this the next version of model `name`; moves `aliases` to it."""
+        """Make this the next version of model `name`; moves `aliases` to it. Each call makes another version.
+
+        Blocks until it is saved, converted, and what the server lacks is sent, with live progress on a terminal.
+        Raises UsageError without a name, and for an estimator that cannot be saved.
+        """
         called = name or self.name
         if not called:
             raise UsageError("A registered model needs a name.", hint="model.register('delays')")
         client = connect()
         digest = self.upload(client)
+        check_wanted()
         record = client.models.add_version(
             called,
             digest,
@@ -151,6 +158,17 @@ class Model:
         made = Model.of_version(record)
         made._path, made._estimator = self._path, self._estimator
         return made
+
+    async def register_async(
+        self, name: str = "", *, aliases: Sequence[str] = (), project: str = "default", timeout: float | None = None
+    ) -> Model:
+        """Register as `register` does, without blocking the event loop.
+
+        Raises as `register`, and TimeoutError after `timeout` seconds: it is given up then, as when it is cancelled. Where the
+        last answer was under way the version may have been made.
+        """
+        work = in_thread(self.register, name, aliases=aliases, project=project)
+        return await within(timeout, f"Registering {name or self.name}", work)
 
     def alias(self, alias: str, *, project: str = "default") -> Model:
         """Let `alias` mean this version; returns the model."""

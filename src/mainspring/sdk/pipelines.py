@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from mainspring.core.errors import RunFailedError, UnsupportedError, UsageError
 from mainspring.core.graphs import Graph, PipelineState, StepState
 from mainspring.core.graphs import PipelineRun as Record
 from mainspring.core.objectives import Objective
-from mainspring.sdk.progress import Progress
+from mainspring.sdk.awaiting import in_thread
+from mainspring.sdk.progress import Progress, check_wanted
 from mainspring.sdk.recording import Recorder, active
 from mainspring.sdk.runs import Run
 from mainspring.sdk.templates import bind
@@ -63,22 +65,28 @@ class PipelineRun:
 
     def wait(self, timeout: float | None = None, *, raises: bool = True) -> PipelineRun:
         """Block until the pipeline is over. Raises RunFailedError with the sentence of the step that failed, TimeoutError."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = math.inf if timeout is None else time.monotonic() + timeout
         with Progress(self._record.name, len(self._record.graph.steps)) as progress:
             while self.record.state is PipelineState.ACTIVE:
                 done = [one for one in self._record.steps if one.state in (StepState.SUCCEEDED, StepState.SKIPPED)]
                 running = [one.key for one in self._record.steps if one.state is StepState.RUNNING]
                 progress.update(len(done), ", ".join(running))
-                if until is not None and time.monotonic() > until:
-                    raise TimeoutError(f"Pipeline {self._record.name} is still active after {timeout:g} s.")
+                if time.monotonic() > until:
+                    raise self._late(timeout)
                 time.sleep(POLL_S)
         return self._checked(raises=raises)
 
-    async def wait_async(self, *, raises: bool = True) -> PipelineRun:
-        """Wait without blocking the event loop. Raises RunFailedError."""
-        while (await asyncio.to_thread(lambda: self.record)).state is PipelineState.ACTIVE:
+    async def wait_async(self, timeout: float | None = None, *, raises: bool = True) -> PipelineRun:
+        """Wait as `wait` does, without blocking the event loop. Raises as `wait`. When it is cancelled the pipeline goes on."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while (await in_thread(lambda: self.record)).state is PipelineState.ACTIVE:
+            if time.monotonic() > until:
+                raise self._late(timeout)
             await asyncio.sleep(POLL_S)
         return self._checked(raises=raises)
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"Pipeline {self._record.name} is still active after {timeout:g} s.")
 
     def _checked(self, *, raises: bool) -> PipelineRun:
         failed = [one for one in self._record.steps if one.state is StepState.FAILED]
@@ -132,14 +140,29 @@ class Pipeline(Generic[P, R]):
         return recorder.graph()
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> PipelineRun:
-        """Record the call and let the server carry it out; returns when it is stored."""
+        """Record the call and let the server carry it out; blocks until it is stored. Each call makes another pipeline run.
+
+        Raises UsageError for calls that cannot be recorded, and what submitting its steps would raise.
+        """
         graph = self.graph(*args, **kwargs)
         client = connect()
+        check_wanted()
         return PipelineRun(client, client.pipelines.start(self.name, graph, project=self.project))
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> PipelineRun:
         """Submit and wait. Raises RunFailedError."""
         return self.submit(*args, **kwargs).wait()
+
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> PipelineRun:
+        """Submit as `submit` does, without blocking the event loop: the function is called in a thread.
+
+        One that is cancelled may have been submitted. Raises as `submit`.
+        """
+        return await in_thread(self.submit, *args, **kwargs)
+
+    async def run_async(self, *args: P.args, **kwargs: P.kwargs) -> PipelineRun:
+        """Submit and wait, without blocking the event loop. Raises RunFailedError. When it is cancelled the pipeline goes on."""
+        return await (await self.submit_async(*args, **kwargs)).wait_async()
 
 
 @overload

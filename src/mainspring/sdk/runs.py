@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import codecs
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
@@ -20,14 +20,17 @@ from mainspring.core.forecasts import Forecast
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import RunState
 from mainspring.core.specs import Environment, Value, ValueKind
+from mainspring.sdk.awaiting import in_thread, within
 from mainspring.sdk.inside import ShellResult, run_inside
 from mainspring.sdk.locks import changed
 from mainspring.sdk.models import Model
+from mainspring.sdk.progress import Progress
 from mainspring.sdk.results import pull_outputs
 from mainspring.sdk.values import from_value
 
 R = TypeVar("R")
 TAIL_BYTES = 4000
+LOOK_S = 2.0  # how often a person at a terminal is told how it stands, and a thread looks whether it is still wanted
 
 
 class Run(Generic[R]):
@@ -84,11 +87,21 @@ class Run(Generic[R]):
         return dict(self.record.outputs)
 
     def wait(self, timeout: float | None = None) -> Run[R]:
-        """Block until the run is over; return it. Raises TimeoutError after `timeout` seconds."""
-        self._record = self._client.runs.wait(self.id, timeout)
-        if self._record.state not in TERMINAL_RUN:
-            raise TimeoutError(f"Run {self.name} is still {self._record.state} after {timeout:g} s.")
-        return self
+        """Block until the run is over, with live progress on a terminal; return it. Raises TimeoutError after `timeout` s."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        with Progress(self.name) as progress:
+            while True:
+                left = max(0.0, until - time.monotonic())
+                pause = min(left, LOOK_S) if progress.is_watched else left
+                self._record = self._client.runs.wait(self.id, None if pause == math.inf else pause)
+                if self._record.state in TERMINAL_RUN:
+                    return self
+                if time.monotonic() >= until:
+                    raise self._late(timeout)
+                progress.update(0, _told(self._record))
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"Run {self.name} is still {self._record.state} after {timeout:g} s.")
 
     def result(self, timeout: float | None = None) -> R:
         """Return what the task returned, waiting for it. A pickled result is opened here: trust the code that made it.
@@ -97,15 +110,23 @@ class Run(Generic[R]):
         """
         return self._opened(self.wait(timeout)._record)
 
-    async def wait_async(self) -> Run[R]:
-        """Wait without blocking the event loop."""
-        self._record = await self._client.asynchronous().wait(self.id)
+    async def wait_async(self, timeout: float | None = None) -> Run[R]:
+        """Wait as `wait` does, without blocking the event loop. Raises TimeoutError after `timeout` seconds.
+
+        When it is cancelled, or its time is over, the run goes on: `cancel` ends it.
+        """
+        self._record = await self._client.asynchronous().wait(self.id, timeout)
+        if self._record.state not in TERMINAL_RUN:
+            raise self._late(timeout)
         return self
 
-    async def result_async(self) -> R:
-        """Return what the task returned, without blocking the event loop."""
-        await self.wait_async()
-        return await asyncio.to_thread(self._opened, self._record)
+    async def result_async(self, timeout: float | None = None) -> R:
+        """Return what the task returned, without blocking the event loop; `timeout` seconds are for the waiting.
+
+        Raises as `result`.
+        """
+        await self.wait_async(timeout)
+        return await in_thread(self._opened, self._record)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.result_async().__await__()
@@ -153,7 +174,7 @@ class Run(Generic[R]):
         self, command: Sequence[str], *, data: bytes = b"", replica: int = 0, timeout: float | None = None
     ) -> ShellResult:
         """Run a command inside the running run without blocking the event loop; see `shell`."""
-        return await asyncio.to_thread(self.shell, command, data=data, replica=replica, timeout=timeout)
+        return await in_thread(self.shell, command, data=data, replica=replica, timeout=timeout)
 
     def port(self, port: int, *, replica: int = 0, local: int = 0) -> Forward:
         """Return a port of this machine that leads to one inside the running run: `with run.port(6006) as there: … there.url`.
@@ -213,8 +234,16 @@ class Run(Generic[R]):
         return self
 
     def pull(self, folder: str | Path = ".") -> list[Path]:
-        """Fetch what the run returned and wrote into a folder; pickles are written, not opened."""
-        return pull_outputs(self._client, self.record, Path(folder))
+        """Fetch what the run returned and wrote into a folder; pickles are written, not opened. Blocks; files are replaced.
+
+        Raises UsageError when the folder cannot be made, IntegrityError.
+        """
+        with Progress(f"Fetching {self.name}", is_bytes=True) as progress:
+            return pull_outputs(self._client, self.record, Path(folder), progress=progress.moved)
+
+    async def pull_async(self, folder: str | Path = ".", *, timeout: float | None = None) -> list[Path]:
+        """Fetch as `pull` does, without blocking the event loop. Raises as `pull`, and TimeoutError: it is given up then."""
+        return await within(timeout, f"Fetching the outputs of {self.name}", in_thread(self.pull, folder))
 
     def forecast(self) -> Forecast:
         """Return when the waiting run is expected to start. Raises StateError when it does not wait."""
@@ -284,6 +313,12 @@ def wait_all(runs: Sequence[Run[Any]], timeout: float | None = None) -> list[Run
     return [run.wait(None if until is None else max(0.0, until - time.monotonic())) for run in runs]
 
 
+async def wait_all_async(runs: Sequence[Run[Any]], timeout: float | None = None) -> list[Run[Any]]:
+    """Wait until every run is over, without blocking the event loop; return them. Raises TimeoutError. The runs go on then."""
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    return [await run.wait_async(None if timeout is None else max(0.0, until - time.monotonic())) for run in runs]
+
+
 class _Lines:
     """Turns bytes into lines; bytes that are no UTF-8 become the replacement character."""
 
@@ -301,6 +336,12 @@ class _Lines:
         held = self._held + self._decoder.decode(b"", final=True)
         self._held = ""
         return [held] if held else []
+
+
+def _told(record: records.Run) -> str:
+    """Return how a run stands, in words."""
+    why = record.reason if record.state is RunState.QUEUED else None
+    return f"{record.state}: {why.sentence}" if why is not None else str(record.state)
 
 
 def _number(value: object) -> float:

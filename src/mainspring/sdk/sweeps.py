@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ from mainspring.core.errors import StateError, UsageError
 from mainspring.core.records import Dimension, SweepSpec, SweepState, Trial
 from mainspring.core.spaces import check_space, named
 from mainspring.core.specs import RunSpec
-from mainspring.sdk.progress import Progress
+from mainspring.sdk.awaiting import in_thread
+from mainspring.sdk.progress import Progress, check_wanted
 from mainspring.sdk.runs import Run
 from mainspring.sdk.task import Task
 from mainspring.sdk.templates import Options, bind
@@ -76,7 +78,7 @@ class Study:
 
     def wait(self, timeout: float | None = None) -> Study:
         """Block until every trial is over, with live progress on a terminal. Raises TimeoutError."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = math.inf if timeout is None else time.monotonic() + timeout
         with Progress(self.name, self._record.spec.trials) as progress:
             while self.record.state is SweepState.ACTIVE:
                 trials = self.trials
@@ -85,16 +87,22 @@ class Study:
                 running = sum(trial.state == "running" for trial in trials)
                 shown = f"best {best:.5g}, " if best is not None else ""
                 progress.update(sum(trial.told_at is not None for trial in trials), f"{shown}{running} running")
-                if until is not None and time.monotonic() > until:
-                    raise TimeoutError(f"Sweep {self.name} is still active after {timeout:g} s.")
+                if time.monotonic() > until:
+                    raise self._late(timeout)
                 time.sleep(POLL_S)
         return self
 
-    async def wait_async(self) -> Study:
-        """Wait without blocking the event loop."""
-        while (await asyncio.to_thread(lambda: self.record)).state is SweepState.ACTIVE:
+    async def wait_async(self, timeout: float | None = None) -> Study:
+        """Wait as `wait` does, without blocking the event loop. Raises TimeoutError. When it is cancelled the sweep goes on."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while (await in_thread(lambda: self.record)).state is SweepState.ACTIVE:
+            if time.monotonic() > until:
+                raise self._late(timeout)
             await asyncio.sleep(POLL_S)
         return self
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"Sweep {self.name} is still active after {timeout:g} s.")
 
     def stop(self) -> Study:
         """End the sweep; running trials are cancelled, results stay."""
@@ -135,6 +143,31 @@ def sweep(
     )  # fmt: skip
 
 
+async def sweep_async(
+    function: Task[..., Any] | Callable[..., Any],
+    /,
+    *,
+    trials: int = 20,
+    maximize: str = "",
+    minimize: str = "",
+    parallel: int = 0,
+    sampler: str = "tpe",
+    seed: int = 0,
+    name: str = "",
+    wait: bool = True,
+    **arguments: Any,
+) -> Study:
+    """Search as `sweep` does, without blocking the event loop; `wait=False` and `study.wait_async(timeout)` limit the time.
+
+    One that is cancelled may have been started, and goes on: `study.stop` ends it. Raises as `sweep`.
+    """
+    study = await in_thread(
+        sweep, function, trials=trials, maximize=maximize, minimize=minimize, parallel=parallel, sampler=sampler,
+        seed=seed, name=name, wait=False, **arguments,
+    )  # fmt: skip
+    return await study.wait_async() if wait else study
+
+
 def start(
     client: Client,
     template: RunSpec,
@@ -163,6 +196,7 @@ def start(
         seed=seed,
         name=name,
     )
+    check_wanted()
     study = Study(client, client.sweeps.start(spec))
     return study.wait() if wait else study
 

@@ -66,14 +66,27 @@ class Task(Generic[P, R]):
         return cast(R, recorder.add_task(replace(template, project=recorder.project), refs))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
-        """Submit the call as a run; returns when the server has stored it.
+        """Submit the call as a run; blocks until the server has stored it, not until it ran. Each call makes another run.
 
-        Arguments may be runs: their results are passed on without passing through here.
+        Arguments may be runs: they are waited for, and their results are passed on without passing through here.
+        Raises UsageError, CannotFitError, QuotaError, TooLargeError (of the code).
         """
         from mainspring.sdk import calls, templates
 
         bound = templates.bind(self.function, args, kwargs)
         return calls.submit(self.function, self._template(), bound, templates.wish(self.options))
+
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """Submit the call as `submit` does, without blocking the event loop: `runs = await asyncio.gather(*(…))`.
+
+        Each call makes another run. One that is cancelled (`asyncio.timeout`) may have been submitted. Raises as `submit`.
+        """
+        from mainspring.sdk import awaiting, runs
+
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, runs.Run):
+                await value.wait_async()
+        return await awaiting.in_thread(self.submit, *args, **kwargs)
 
     def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
         """Return when the call would start were it submitted now; nothing is submitted. Raises CannotFitError."""
