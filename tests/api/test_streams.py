@@ -101,6 +101,49 @@ def test_a_cancelled_run_that_never_began_ends_its_stream(world, stream):
     assert [(event, data) for event, _, data in seen] == [("end", {"state": "cancelled"})]
 
 
+def test_a_replica_that_is_not_there_is_named_before_the_stream_begins(world, stream):
+    waiting = world.submit(replicas=2)
+    for replica, status in ((2, 404), (4097, 400)):
+        refused = world.client().get(f"/runs/{waiting['id']}/logs/follow", params={"replica": replica})
+        assert refused.status_code == status, refused.text
+        assert refused.headers["content-type"] == "application/json"
+    assert refused.json()["error"]["code"] == "spec"
+    attempt, token = world.launch()
+    base = f"/attempts/{attempt.id}/beat"
+    for replica in (0, 1):
+        said = {"replica": replica, "state": "running", "chunks": [chunk(0, b"of %d" % replica)]}
+        assert world.client(token).post(base, json=said).status_code == 200
+    refused = world.client().get(f"/runs/{waiting['id']}/logs/follow?replica=2")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+    assert refused.json()["error"]["message"] == "The run has no replica 2; it has 2, counted from 0."
+    resumed = world.client(**{"Last-Event-ID": "1:0"}).get(f"/runs/{waiting['id']}/logs/follow?replica=2")
+    assert resumed.status_code == 404
+    for replica in (0, 1):
+        ended = {"replica": replica, "state": "ended", "exit": {"cause": "succeeded", "exit_code": 0}}
+        assert world.client(token).post(base, json=ended).status_code == 200
+    assert world.client().get(f"/runs/{waiting['id']}/logs/follow?replica=2").status_code == 404
+    seen: list = []
+    stream(f"/runs/{waiting['id']}/logs/follow?replica=1", seen).join(60)
+    assert (text(seen), seen[-1][0]) == (b"of 1", "end")
+
+
+def test_an_attempt_without_the_replica_is_passed_over(world, served):
+    run = world.submit(replicas=10, min_replicas=2, retries=1)  # the node has eight CPUs
+    first, token = world.launch()
+    there = len(first.replicas)
+    assert 2 <= there < 10
+    headers = {"Authorization": f"Bearer {world.admin}"}
+    path = f"{served}/api/v1/runs/{run['id']}/logs/follow?replica={there}"
+    with httpx2.Client(timeout=60) as client, client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200  # the next attempt may have more
+        for replica in range(there):
+            ended = {"replica": replica, "state": "ended", "exit": {"cause": "user_error", "exit_code": 1}}
+            assert world.client(token).post(f"/attempts/{first.id}/beat", json=ended).status_code == 200
+        world.client().post(f"/runs/{run['id']}/cancel")
+        told = [(event, data) for event, _, data in parse(answer.iter_lines())]
+    assert told == [("end", {"state": "cancelled"})]
+
+
 def test_changes_arrive_in_order_and_resume(world, stream, soon):
     seen: list = []
     stream("/changes?since=0", seen)

@@ -68,13 +68,17 @@ async def follow(
     offset: Offset = 0,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", max_length=100)] = "",
 ) -> Response:
-    """Stream the log from `offset` on, over all later attempts, until the run ends: events `attempt`, `log`, `end`."""
+    """Stream the log from `offset` on, over all later attempts, until the run ends: events `attempt`, `log`, `end`.
+
+    An attempt of a gang that has no such replica is passed over.
+    """
     run = await run_in_threadpool(runs.get, ctx, actor, ref)
+    tries = await run_in_threadpool(runs.attempts, ctx, actor, run.id)
     if last_event_id:
         attempt, offset = _resumed(last_event_id)
     elif attempt is None:
-        tries = await run_in_threadpool(runs.attempts, ctx, actor, run.id)
         attempt = tries[-1].number if tries else 1
+    logs.check_replica(run, tries, attempt, replica)  # now, while there still is a status to tell it
     return send_events(_follow(request.app, ctx, actor, run.id, attempt, replica, offset))
 
 
@@ -89,7 +93,7 @@ async def _follow(
             seen = ctx.signals.version(*topics)
             if not watched:
                 tries = await run_in_threadpool(runs.attempts, ctx, actor, run_id)
-                found = next((one for one in tries if one.number >= number), None)
+                found = next((one for one in tries if one.number >= number and replica < len(one.replicas)), None)
                 if found is not None:
                     if found.number > number:
                         offset = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mainspring.core.actors import Actor
 from mainspring.core.errors import NotFoundError
-from mainspring.core.records import Attempt, AttemptState
+from mainspring.core.lifecycle import TERMINAL_RUN
+from mainspring.core.records import Attempt, AttemptState, Run
 from mainspring.services import runs
 from mainspring.services.context import Context
 
@@ -42,16 +44,24 @@ def read(
     if chosen is None:
         return LogPart(attempt="", number=0, offset=0, data=b"", next_offset=0, is_end=False)
     if replica >= len(chosen.replicas):
-        raise NotFoundError(
-            f"The run has no replica {replica}; it has {len(chosen.replicas)}, counted from 0.",
-            hint=f"mainspring show {ref[:80]}",
-        )
+        raise _no_replica(replica, len(chosen.replicas), ref)
     if offset < 0:
         offset = max(0, ctx.store.logs.size(chosen.id, replica, stream) + offset)
     data = ctx.store.logs.read(chosen.id, replica, stream, offset=offset, limit=limit)
     after = offset + len(data)
     is_end = chosen.state is AttemptState.ENDED and after >= ctx.store.logs.size(chosen.id, replica, stream)
     return LogPart(attempt=chosen.id, number=chosen.number, offset=offset, data=data, next_offset=after, is_end=is_end)
+
+
+def check_replica(run: Run, tries: Sequence[Attempt], number: int, replica: int) -> None:
+    """Raise NotFoundError when neither the attempt of that number has such a replica nor a later one can.
+
+    A gang may start with fewer replicas than it asks for, and the next time with more.
+    """
+    known = [len(one.replicas) for one in tries if one.number >= number] if run.state in TERMINAL_RUN else []
+    count = max(known, default=run.spec.replicas)
+    if replica >= count:
+        raise _no_replica(replica, count, run.id)
 
 
 def choose(ctx: Context, actor: Actor, ref: str, number: int | None) -> Attempt | None:
@@ -64,3 +74,7 @@ def choose(ctx: Context, actor: Actor, ref: str, number: int | None) -> Attempt 
         if one.number == number:
             return one
     raise NotFoundError(f"Run {run.name} has no attempt {number}; it has {len(tries)}.", hint=f"mainspring show {run.name}")
+
+
+def _no_replica(replica: int, count: int, ref: str) -> NotFoundError:
+    return NotFoundError(f"The run has no replica {replica}; it has {count}, counted from 0.", hint=f"mainspring show {ref[:80]}")
