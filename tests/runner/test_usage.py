@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mainspring.runner import watch
+from mainspring.runner import process, watch
 from mainspring.runner.beats import Link
 from mainspring.runner.folder import Folder
 from mainspring.runner.watch import Stop, Watch
@@ -58,3 +58,65 @@ def test_cpu_and_memory_of_the_whole_tree_come_with_the_beat(
         looking.is_over.set()
         link.is_acknowledged.set()
         looking.join(10)
+
+
+FORKS = """
+import os, sys, time
+held = b"x" * (80 << 20)
+own = int(sys.argv[1]) << 20
+for _ in range(4):
+    if not os.fork():
+        more = b"y" * own
+        os.write(1, b"up\\n")
+        time.sleep(600)
+os.write(1, b"up\\n")
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[int], int]]:
+    """A process of 80 MiB with four forks that each hold so many MiB of their own beside them."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def begin(own: int) -> int:
+        one = subprocess.Popen([sys.executable, "-S", "-c", FORKS, str(own)], stdout=subprocess.PIPE, start_new_session=True)
+        made.append(one)
+        assert one.stdout is not None
+        assert [one.stdout.readline() for _ in range(5)] == [b"up\n"] * 5
+        return one.pid
+
+    yield begin
+    for one in made:
+        os.killpg(one.pid, signal.SIGKILL)
+        one.communicate()
+
+
+@pytest.mark.parametrize("own", [0, 20])
+def test_memory_that_forks_share_counts_once(forked: Callable[[int], int], own: int) -> None:
+    usage = process.Usage(forked(own))
+    wanted = (80 + 4 * own) * MIB
+    for _ in range(2):  # the second one is scaled: nothing is asked again so soon
+        _, memory = usage.sample()
+        assert wanted <= memory < wanted + 60 * MIB, "five interpreters are a few MiB each"
+
+
+def test_the_kernel_is_asked_to_divide_for_a_hundredth_of_the_time(
+    forked: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [100.0], []
+
+    def slowly(pid: int, resident: int) -> int:
+        asked.append(pid)
+        now[0] += 0.1  # half a second for all five
+        return resident // 2
+
+    monkeypatch.setattr(process.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(process, "_own_bytes", slowly)
+    usage = process.Usage(forked(0))
+    first = usage.sample()[1]
+    assert len(asked) == 5
+    for wait_s, times in ((5.0, 1), (44.0, 1), (2.0, 2)):
+        now[0] += wait_s
+        assert usage.sample()[1] == pytest.approx(first, rel=0.05)
+        assert len(asked) == 5 * times

@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import termios
+import time
 from collections.abc import Callable
 
 from .folder import Folder, identity, is_alive, reach, read_json, stat_of, write_durably
@@ -223,16 +224,49 @@ def _members(cgroup: str) -> set[int]:
         return set()
 
 
-def usage_of(root: int) -> tuple[float, int]:
-    """Return (CPU seconds used so far, resident bytes) of `root` and all below it."""
-    seconds = 0.0
-    resident = 0
-    for pid in [root, *descendants(root)]:
-        fields = stat_of(pid)
-        if fields is not None:
-            seconds += (int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])) / _TICKS
-            resident += int(fields[21]) * _PAGE
-    return seconds, resident
+class Usage:
+    """CPU time and memory of a process and all below it. Memory counts each page once, though forked processes share many.
+
+    One process is told by its resident set. Of several the kernel divides what they share (PSS), for which it walks all their
+    pages: 12 to 28 ms a GB were measured, 331 ms for 17 processes of 500 MB each. So it is asked for at most 1 % of the time, and
+    between two such times the resident sets are scaled by what it said last. What it will not tell of counts as resident.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._own_part = 1.0  # PSS / resident set, when it was asked for last
+        self._due = 0.0
+
+    def sample(self) -> tuple[float, int]:
+        """Return (CPU seconds used so far, bytes of memory now). Takes milliseconds, more where memory is to be divided."""
+        seconds = 0.0
+        resident: dict[int, int] = {}
+        for pid in [self._root, *descendants(self._root)]:
+            fields = stat_of(pid)
+            if fields is not None:
+                seconds += (int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])) / _TICKS
+                resident[pid] = int(fields[21]) * _PAGE
+        whole = sum(resident.values())
+        if len(resident) < 2 or not whole:
+            return seconds, whole
+        began = time.monotonic()
+        if began >= self._due:
+            self._own_part = min(1.0, sum(_own_bytes(pid, size) for pid, size in resident.items()) / whole)
+            ended = time.monotonic()
+            self._due = ended + 100 * (ended - began)
+        return seconds, int(whole * self._own_part)
+
+
+def _own_bytes(pid: int, resident: int) -> int:
+    """Return the memory of a process with what it shares divided among those that share it."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # it has just ended, is somebody else's now (setuid), or an old kernel's
+    return resident
 
 
 def killed_for_memory(cgroup: str) -> int | None:

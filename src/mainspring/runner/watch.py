@@ -65,7 +65,7 @@ class Watch(threading.Thread):
         self._folder = folder
         self._link = link
         self._ending = stop  # `_stop` is a thread's own
-        self._pid = pid
+        self._usage = process.Usage(pid)
         self._timeout_s = float(spec.get("timeout_s") or 0.0)
         self._disconnect_s = float(spec.get("disconnect_limit_s") or 0.0)
         self._grace_s = float(spec.get("grace_s", 10.0))
@@ -115,11 +115,11 @@ class Watch(threading.Thread):
             self._link.tell(address=address)
 
     def _note_usage(self, before: float, passed_s: float) -> float:
-        used, resident = process.usage_of(self._pid)
+        used, memory = self._usage.sample()
         point: dict[str, Any] = {
             "at": time.time(),
             "cpu": round(max(0.0, used - before) / passed_s, 3),
-            "memory_bytes": resident,
+            "memory_bytes": memory,
             "gpu": self._gpus(),
         }
         append(self._folder.in_spool("usage"), json.dumps(point).encode() + b"\n")
