@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import ssl
 import sys
 import time
@@ -16,11 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 from engines import warm
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
+GPU_MILLI = (0, 1000, 500, 500)  # what runs ask for in turn: nothing, a device, half of one
 TLS = ssl.create_default_context()  # made once: reading the system's authorities takes 50 ms, and polling calls often
+LEASE_S = 30.0  # of an attempt; one whose holder was killed runs out by then
+LEASES = (
+    "SELECT id, lease_owner, lease_until_s, NOW FROM attempts WHERE lease_until_s <> 0"
+    " UNION ALL SELECT name, owner, until_s, NOW FROM leases WHERE until_s <> 0"
+)
 # Each user command says who it is, logs lines and a metric, and leaves one line in a file of its own.
 USER = """
 import os, sys, time
@@ -36,14 +44,14 @@ for n in range(20):
 """
 
 
-def poll(check: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait until `check` holds; fail naming `what` when the time is over."""
+def poll(check: Callable[[], bool], timeout_s: float, what: str, left: Callable[[], object] = lambda: "") -> None:
+    """Wait until `check` holds; fail naming `what`, and what is `left`, when the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if check():
             return
         time.sleep(0.05)
-    pytest.fail(f"{what} did not happen within {timeout_s:g} s")
+    pytest.fail(f"{what} did not happen within {timeout_s:g} s {left()}".rstrip())
 
 
 @dataclass
@@ -53,6 +61,7 @@ class Installation:
     home: Path
     begin: Callable[..., warm.Process] = warm.start
     cpus: int = 64
+    gpus: int = 64
     flags: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     process: warm.Process | None = None
@@ -67,7 +76,8 @@ class Installation:
     def start(self, fault: str = "", *, runner_fault: str = "") -> None:
         """Start the server and wait until it answers; `fault` is where it dies, `runner_fault` where its runners do."""
         self.starts += 1
-        env = {**os.environ, "MAINSPRING_HOME": str(self.home), "MAINSPRING_CPUS": str(self.cpus), "MAINSPRING_HAS_UI": "false"}
+        env = {**os.environ, "MAINSPRING_HOME": str(self.home), "MAINSPRING_HAS_UI": "false"}
+        env |= {"MAINSPRING_CPUS": str(self.cpus), "MAINSPRING_GPUS": str(self.gpus)}
         env |= {"MAINSPRING_SWEEP_GRACE_S": "1", "MAINSPRING_QUIET_BEAT_S": "1", **self.env}
         for name, point in (("MAINSPRING_FAULT", fault), ("MAINSPRING_RUNNER_FAULT", runner_fault)):
             env.pop(name, None)
@@ -111,7 +121,7 @@ class Installation:
             "name": f"chaos-{number}",
             "env": {"CHAOS_LEDGER": str(self.ledger), "CHAOS_PAUSE": str(pause_s)},
             "retries": retries,
-            "resources": {"cpu_milli": 1000},
+            "resources": {"cpu_milli": 1000, "gpu_milli": GPU_MILLI[number % len(GPU_MILLI)] if self.gpus else 0},
         }
         try:
             answer = self.call("POST", "/runs", json=spec, headers={"Idempotency-Key": f"chaos-{number}"})
@@ -158,6 +168,29 @@ class Installation:
         alive = set(self.runners())
         return sorted(pid for pid in told if pid in alive)
 
+    def leases(self) -> list[str]:
+        """Return who has the right to act on an attempt or to lead, read from the database itself: no route tells of leases.
+
+        Not the lead of the server that lives, nor what ran out with its dead holder. What a living one did not give up counts
+        also when it ran out.
+        """
+        server = "0" if self.process is None else str(self.process.pid)
+        found = []
+        for what, owner, until_s, now_s in self._rows(LEASES):
+            is_ours = owner.split(":")[1:2] == [server]
+            if until_s > now_s or (is_ours and until_s):
+                found += [] if is_ours and what == "leader" else [f"{what} by {owner} for {until_s - now_s:.1f} s"]
+        return found
+
+    def _rows(self, question: str) -> list[tuple[Any, ...]]:
+        """Ask the database beside the server. `NOW` is the time that leases run on."""
+        address = self.flags[self.flags.index("--database-url") + 1] if "--database-url" in self.flags else ""
+        if address:
+            with psycopg.connect(address.replace("+psycopg", "")) as rows:
+                return rows.execute(question.replace("NOW", "extract(epoch from clock_timestamp())")).fetchall()
+        with contextlib.closing(sqlite3.connect(f"file:{self.home}/mainspring.db?mode=ro", uri=True)) as file:
+            return file.execute(question.replace("NOW", str(time.monotonic()))).fetchall()
+
     def check(self, wanted: int, *, were_runners_killed: bool = False) -> None:
         """Check promises P1, P2, P3, P6, P7 and P8 after everything has come to rest."""
         found = self.runs()
@@ -186,6 +219,8 @@ class Installation:
         for view in self.call("GET", "/clusters").json():
             for node in view["nodes"]:
                 assert (node["used_cpu_milli"], node["used_memory_bytes"]) == (0, 0), "an allocation leaked"
+                assert node["used_devices"] == [], f"a device is held though all is over: {node['used_devices']}"
+        poll(lambda: not self.leases(), LEASE_S + 5, "the end of every lease", left=self.leases)
         poll(lambda: not self.runners(), 90, "the end of every runner")
 
 
