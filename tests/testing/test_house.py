@@ -9,7 +9,8 @@ import pytest
 
 from mainspring.core.resources import Resources
 from mainspring.simulator import Job
-from mainspring.testing.house import Broken, HouseFaults, HouseSimulation
+from mainspring.testing.house import HouseFaults, HouseSimulation
+from mainspring.testing.house_sites import Broken
 
 FAULTS = HouseFaults(crash=0.01, death=0.01, deaf=0.2, jump=0.02)
 

@@ -152,10 +152,14 @@ def cost_micros(machine: Machine, now: datetime) -> int:
 
 
 def costs(machine: Machine, now: datetime) -> Iterator[tuple[str, int]]:
-    """Give (month, what the machine cost in it). One that the site never gave costs nothing."""
+    """Give (month, what the machine cost in it). One that the site never gave costs nothing.
+
+    Nothing is owed for the time after `ends_at`: it ended itself then, however much later somebody looked.
+    """
     if machine.ended_at is not None and machine.rented_at is None:
         return
-    for month, one in used(_NOTHING, machine.asked_at, machine.ended_at or now, Decimal(machine.price_usd_per_hour)):
+    until = min(machine.ended_at or now, machine.ends_at)
+    for month, one in used(_NOTHING, machine.asked_at, until, Decimal(machine.price_usd_per_hour)):
         yield month, one.cost_micros
 
 
