@@ -23,6 +23,8 @@ BENCHES = {
     "lists": ("lists", "the list of runs, and its page, at 10,000 runs"),
     "pages": ("pages", "each web page in a real Chromium, with 10,000 runs and a sweep of 500 trials"),
     "follow": ("follow", "from a printed line to the follower"),
+    "logs": ("logs", "100,000 lines of a run: its own time, lines stored, answers meanwhile"),
+    "demo": ("demo", "the demo, once installed"),
     "environments": ("environments", "what a run with a lock waits for when its environment is ready"),
     "serving": ("serving", "requests to a replica and through the gateway"),
     "placement": ("placement", "how full a cluster gets: 13 published task lists, our scorers and theirs"),
