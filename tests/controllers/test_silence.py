@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,10 +11,12 @@ from mainspring.controllers.fleet import Fleet
 from mainspring.controllers.loop import Loops
 from mainspring.controllers.observations import Observations
 from mainspring.core.actors import SYSTEM
-from mainspring.core.records import AttemptState, NodeState, RunState
-from mainspring.core.silence import is_removable, patience_s, sighted, unreachable
+from mainspring.core.errors import StateError
+from mainspring.core.health import drained
+from mainspring.core.records import AttemptState, Node, NodeState, RunState, Symptom, SymptomKind
+from mainspring.core.silence import is_removable, listed, patience_s, sighted, unreachable
 from mainspring.core.specs import RunSpec
-from mainspring.services import attempts, runs
+from mainspring.services import attempts, clusters, runs
 
 
 @pytest.fixture
@@ -88,7 +90,32 @@ def test_what_an_operator_said_of_a_node_stands(said: NodeState) -> None:
     assert sighted(said, True) is said
     assert sighted(said, False) is said
     assert sighted(NodeState.UNREACHABLE, True) is NodeState.READY
-    assert not is_removable(NodeState.DRAINING, 1e9, 600.0)
+
+
+def test_a_node_that_its_engine_drains_drains_until_that_says_otherwise() -> None:
+    """Unless an operator drained it here as well, or it is rented and goes back."""
+    node = Node(id="k.n1", cluster="k", name="n1", cpu_milli=1000, memory_bytes=1 << 30)
+    cordoned = replace(node, state=listed(node, NodeState.DRAINING, is_rented=False))
+    assert cordoned.state is NodeState.DRAINING
+    assert listed(cordoned, NodeState.READY, is_rented=False) is NodeState.READY
+    assert listed(cordoned, NodeState.READY, is_rented=True) is NodeState.DRAINING
+    assert is_removable(cordoned, 601.0, 600.0), "who takes a node away cordons it first"
+    here = drained(cordoned, by="root", now=datetime(2026, 1, 1, tzinfo=UTC))
+    assert listed(here, NodeState.READY, is_rented=False) is NodeState.DRAINING
+    assert not is_removable(here, 1e9, 600.0)
+    assert listed(replace(node, state=NodeState.DEAD), NodeState.READY, is_rented=False) is NodeState.DEAD
+
+
+def test_what_an_engine_drained_is_not_resumed_here(house) -> None:
+    told = Symptom(kind=SymptomKind.ENGINE, detail="It was cordoned in Kubernetes.")
+    (node,) = house.ctx.store.nodes.all()
+    house.ctx.store.nodes.upsert(
+        node.cluster, [replace(node, state=NodeState.DRAINING, symptoms=(told,))], now=house.clock.now()
+    )
+    with pytest.raises(StateError, match=r"was not drained here. It was cordoned in Kubernetes."):
+        clusters.resume(house.ctx, SYSTEM, node.id)
+    clusters.drain(house.ctx, SYSTEM, node.id)
+    assert clusters.resume(house.ctx, SYSTEM, node.id).state is NodeState.READY, "until the next look at its engine"
 
 
 def test_a_run_that_beats_lives_on_whatever_its_engine_can_tell(house, tmp_path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mainspring.core.codec import decode, encode
 from mainspring.core.errors import UsageError
+from mainspring.core.health import drained
 from mainspring.core.reasons import Reason, ReasonCode
 from mainspring.core.records import AttemptState, Cause, Desired, NodeState, RunState
 from mainspring.core.resources import DeviceShare, Granted, Resources
@@ -243,8 +244,8 @@ def test_a_run_that_lost_its_node_waits_and_avoids_it(world):
 def test_nodes_keep_state_and_use_when_they_are_seen_again(world):
     node = world.node(cpu_milli=4000)
     world.start(world.run(), node)
-    world.store.nodes.set_state(node.id, NodeState.DRAINING)
-    before = world.store.nodes.get(node.id)
+    before = world.store.nodes.settle(node.id, lambda old: drained(old, by="root", now=world.clock.now()))
+    assert before.state is NodeState.DRAINING
     world.clock.move(60)
     (seen,) = world.store.nodes.upsert(world.cluster.id, [node], now=world.clock.now())
     assert seen == replace(before, seen_at=world.clock.now())

@@ -205,7 +205,7 @@ class Fleet:
                 continue
             since = self._unlisted.setdefault(node.id, ticks)
             self.ctx.store.nodes.sight(node.id, is_reachable=False, event=said(SYSTEM, "node.vanished", node.id, ""))
-            if is_removable(node.state, ticks - since, self.ctx.settings.lost_after_s):
+            if is_removable(node, ticks - since, self.ctx.settings.lost_after_s):
                 event = said(SYSTEM, "node.removed", node.id, "", name=node.name)
                 if self.ctx.store.nodes.remove(node.id, event=event):
                     self._unlisted.pop(node.id, None)

@@ -117,6 +117,11 @@ def drained(
     return with_closures(node, [*others, closure])
 
 
+def is_closed_by_hand(node: Node) -> bool:
+    """Say whether an operator drained the whole node here, not in its engine."""
+    return any(one.cause is ClosureCause.OPERATOR and one.device == WHOLE for one in node.closures)
+
+
 def resumed(node: Node, *, now: datetime, device: int = WHOLE) -> Node:
     """Return the node as an operator lets it (or the device) take runs again: what was told of it so far is forgiven."""
     kept = []

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from mainspring.core.health import is_closed_by_hand
 from mainspring.core.reasons import Reason, ReasonCode
-from mainspring.core.records import Attempt, NodeState, Replica
+from mainspring.core.records import Attempt, Node, NodeState, Replica
 from mainspring.core.specs import RunSpec
 from mainspring.core.units import show_seconds
 
@@ -35,9 +36,19 @@ def sighted(state: NodeState, is_reachable: bool) -> NodeState:
     return NodeState.READY if is_reachable else NodeState.UNREACHABLE
 
 
-def is_removable(state: NodeState, unlisted_s: float, lost_after_s: float) -> bool:
-    """Say whether a node that its engine lists no longer may be forgotten; one that drains may be back from its repair."""
-    return state is not NodeState.DRAINING and unlisted_s > lost_after_s
+def listed(old: Node, told: NodeState, *, is_rented: bool) -> NodeState:
+    """Return a node's state after its engine listed it: the engine's word, unless it was closed here or its rent ends.
+
+    So one that is cordoned in Kubernetes drains until it is uncordoned there.
+    """
+    is_closed = old.state in (NodeState.DEAD, NodeState.QUARANTINED)
+    is_ours = old.state is NodeState.DRAINING and (is_rented or is_closed_by_hand(old))
+    return old.state if is_closed or is_ours else told
+
+
+def is_removable(node: Node, unlisted_s: float, lost_after_s: float) -> bool:
+    """Say whether a node that its engine lists no longer may be forgotten; one that was drained here may be back from its repair."""
+    return not is_closed_by_hand(node) and unlisted_s > lost_after_s
 
 
 def silent_replica(attempt: Attempt | None) -> Replica | None:

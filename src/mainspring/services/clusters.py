@@ -13,11 +13,11 @@ from mainspring.core.actors import Actor
 from mainspring.core.backend import Option, Probe
 from mainspring.core.cluster_config import check_config, options_of, secret_names
 from mainspring.core.errors import ConflictError, NotFoundError, ServerError, StateError, UsageError
-from mainspring.core.health import drained, resumed
+from mainspring.core.health import drained, is_closed_by_hand, resumed
 from mainspring.core.ids import check_name
 from mainspring.core.operations import Operation, OperationKind
 from mainspring.core.queries import Waiting
-from mainspring.core.records import WHOLE, Cluster, Node, NodeState, Role, Run
+from mainspring.core.records import WHOLE, Cluster, Node, NodeState, Role, Run, SymptomKind
 from mainspring.core.resources import Granted, Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import operations, secrets
@@ -203,10 +203,15 @@ def resume(ctx: Context, actor: Actor, node: str, *, device: int | None = None) 
     """Let the node, or one of its devices, take runs again. Raises NotFoundError.
 
     What was counted against it is forgiven: only what happens from now on takes it out again. Devices that were taken out stay so
-    until they are named.
+    until they are named. Raises StateError for a node that drains by its engine's word, or because its rent ends.
     """
     actor.need_admin()
     found = _node(ctx, node)
+    if device is None and found.state is NodeState.DRAINING and not is_closed_by_hand(found):
+        told = " ".join(one.detail for one in found.symptoms if one.kind is SymptomKind.ENGINE) or "It goes back to its site."
+        raise StateError(
+            f"Node {found.id} was not drained here. {told}", hint="Its engine says when it takes runs again; we look every few seconds."
+        )
     change = partial(resumed, now=ctx.clock.now(), device=_device(found, device))
     return ctx.store.nodes.settle(found.id, change, actor=actor.name, is_anew=device is None)
 

@@ -142,11 +142,8 @@ class Machines:
                 return False
             for month, micros in costs(done, now):
                 book_cost(tx.conn, (month, machine.share, machine.project, machine.owner), micros)
-            mine = nodes.c.id == machine.id
             if not _is_held(tx.conn, machine.id):
-                tx.conn.execute(delete(nodes).where(mine))
-            else:  # forgotten when that has ended; one that drains would be waited for, as if it were under repair
-                tx.conn.execute(update(nodes).where(mine).values(state=NodeState.UNREACHABLE, version=nodes.c.version + 1))
+                tx.conn.execute(delete(nodes).where(nodes.c.id == machine.id))
             return True
 
         return self._db.write(work)

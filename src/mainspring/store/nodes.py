@@ -15,10 +15,11 @@ from mainspring.core.errors import CapacityError, NotFoundError, StaleWriteError
 from mainspring.core.health import changes
 from mainspring.core.records import Allocation, Node, NodeState, Symptom, SymptomKind
 from mainspring.core.resources import GPU_MILLI, DeviceShare, Granted
-from mainspring.core.silence import sighted
+from mainspring.core.silence import listed, sighted
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.health import forget_failures
+from mainspring.store.machine_tables import machines
 from mainspring.store.statements import Listed, Statement
 from mainspring.store.tables import allocations, nodes, replicas
 
@@ -315,7 +316,7 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             return fresh
         new = replace(
             found,
-            state=sighted(old.state, found.state is NodeState.READY and not _is_silent(tx.conn, old.id)),
+            state=listed(old, _told(tx.conn, found), is_rented=_is_rented(tx.conn, old)),
             used_cpu_milli=old.used_cpu_milli,
             used_memory_bytes=old.used_memory_bytes,
             used_disk_bytes=old.used_disk_bytes,
@@ -332,6 +333,16 @@ def _upsert(tx: Transaction, found: Node, now: datetime, event: NewEvent | None)
             tx.tell(event, "nodes", "health")
             return new
     raise StaleWriteError(f"Node {found.id} changes too fast.", hint="Try again.")
+
+
+def _told(conn: Connection, found: Node) -> NodeState:
+    return NodeState.UNREACHABLE if found.state is NodeState.READY and _is_silent(conn, found.id) else found.state
+
+
+def _is_rented(conn: Connection, node: Node) -> bool:
+    """Say whether a node that drains is a rented machine, which drains when its rent ends."""
+    mine = select(machines.c.id).where(machines.c.id == node.id)
+    return node.state is NodeState.DRAINING and conn.execute(mine).first() is not None
 
 
 def _is_silent(conn: Connection, id: str) -> bool:

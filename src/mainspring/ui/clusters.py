@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from mainspring.core.health import why_closed
+from mainspring.core.health import is_closed_by_hand, why_closed
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import ALONE
 from mainspring.core.units import show_bytes
@@ -91,7 +91,7 @@ def buttons(node: Node) -> str:
     found = []
     if node.state is NodeState.READY:
         found.append(parts.button("Drain", "drain", node.id, is_small=True))
-    elif node.state in (NodeState.DRAINING, NodeState.QUARANTINED):
+    elif node.state is NodeState.QUARANTINED or is_closed_by_hand(node):
         found.append(parts.button("Resume", "resume", node.id, is_small=True))
     found += [parts.button(f"Resume GPU {one}", "resume", f"{node.id} {one}", is_small=True) for one in sorted(node.out())]
     return " ".join(found)
