@@ -45,7 +45,7 @@ def python_layer() -> Path:
     return target
 
 
-def image_archive(target: Path, name: str, command: Sequence[str], layer: Path | None = None) -> Path:
+def image_archive(target: Path, names: Sequence[str], command: Sequence[str], layer: Path | None = None) -> Path:
     """Write an image of one layer as `docker save` does, for `ctr images import` or `docker load`; its user is root."""
     layer = layer or python_layer()
     digest = _digest(layer)
@@ -56,7 +56,7 @@ def image_archive(target: Path, name: str, command: Sequence[str], layer: Path |
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     }
     data = json.dumps(config).encode()
-    manifest = [{"Config": f"{hashlib.sha256(data).hexdigest()}.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": f"{hashlib.sha256(data).hexdigest()}.json", "RepoTags": list(names), "Layers": ["layer.tar"]}]
     with tempfile.TemporaryDirectory() as folder, tarfile.open(target, "w") as archive:
         for path, text in ((manifest[0]["Config"], data), ("manifest.json", json.dumps(manifest).encode())):
             file = Path(folder, "file")

@@ -2,7 +2,8 @@
 
 All its files lie in a folder of its own; the commands (`sbatch`, `squeue`, ...) find it by the variables of `Slurm.env`.
 `share_accounted` gives one that has accounts and qualities of service besides (`accounts.py`).
-Slurm wants root here, as its nodes start jobs for any user. Without the programs `find` returns None.
+Slurm wants root here, as its nodes start jobs for any user: for `USER` too, who may log in at the login host. Without the
+programs `find` returns None.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ NODES = ("n1", "n2")
 GPUS = 4
 FEATURES = {"n1": "lab,slow", "n2": "lab,fast"}
 CLUSTER = "lab"
-_PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen")
+_PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sshd", "ssh-keygen", "unshare")
 _GENTLY = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _NULL = os.makedev(1, 3)
 _MEMORY = Path("/sys/fs/cgroup/memory")
+USER = "ml"  # somebody without any right of root's, whom the cluster knows
+_NUMBER = 60004
+# whoever is started so knows that user too: nobody else on this machine does
+_KNOWING = 'mount --bind "$0" /etc/passwd && exec "$@"'
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,10 @@ def _start(*, is_accounted: bool = False) -> Slurm:
         raise RuntimeError("A Slurm for tests needs root: its nodes start jobs for any user.")
     folder = Path(tempfile.mkdtemp(prefix="mainspring-slurm-"))
     folder.chmod(0o755)
+    (folder / USER).mkdir(mode=0o700)
+    os.chown(folder / USER, _NUMBER, _NUMBER)
+    known = Path("/etc/passwd").read_text()
+    (folder / "passwd").write_text(f"{known}{USER}:*:{_NUMBER}:{_NUMBER}::{folder / USER}:/bin/sh\n")
     munge = _munge(folder)
     started: list[int] = [munge]
     accounting: list[int] = []
@@ -195,6 +204,8 @@ def _login(folder: Path, port: int) -> int:
         "KbdInteractiveAuthentication no",
         "MaxStartups 100",
         f"SetEnv SLURM_CONF={folder}/slurm.conf HOME={place}",
+        f"Match User {USER}",
+        f"SetEnv SLURM_CONF={folder}/slurm.conf HOME={folder / USER}",
     ]
     (place / "sshd_config").write_text("\n".join(lines) + "\n")
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -299,9 +310,10 @@ def _run(folder: Path, words: Sequence[str]) -> str:
 def _spawn(folder: Path, program: str, words: Sequence[str], name: str = "") -> int:
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     assert path is not None
+    knowing = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _KNOWING, str(folder / "passwd")]
     with (folder / f"{name or program}.log").open("ab") as log:
         process = subprocess.Popen(
-            [path, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder
+            [*knowing, path, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder
         )
     return process.pid
 

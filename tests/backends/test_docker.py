@@ -128,6 +128,16 @@ class Containers(BackendContract):
             with pytest.raises(LaunchError):
                 backend.launch(dataclasses.replace(other, overrides=wrong))
 
+    def test_it_has_no_more_cpu_than_it_was_given(self, backend: DockerBackend, server: RunnerServer) -> None:
+        """What the kernel was told of its control group, not what the engine was asked for."""
+        for milli in (500, 1500):
+            granted = Granted(cpu_milli=milli, memory_bytes=64 << 20)
+            request = self.request(backend, server, SLEEP, f"cpu{milli}", granted)
+            with self.launched(backend, request):
+                server.wait(request.attempt, "running")
+                pid = backend.door.inspect(f"mainspring-{request.attempt}.0")["State"]["Pid"]
+                assert cpus_of(pid) == milli / 1000
+
     def test_the_token_is_in_no_listing(self, backend: DockerBackend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "token")
         with self.launched(backend, request) as handle:
@@ -135,6 +145,18 @@ class Containers(BackendContract):
             told = backend.door.inspect(f"mainspring-{request.attempt}.0")
             assert request.token not in str(told)
             assert str(backend.native(handle)["digest"])
+
+
+def cpus_of(pid: int) -> float:
+    """Return how many CPUs the control group of a process may use, of either version."""
+    groups = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    found = next((path for names, path in groups.items() if "cpu" in names.split(",")), None)
+    if found is None:
+        quota, period = (Path("/sys/fs/cgroup", groups[""].lstrip("/")) / "cpu.max").read_text().split()
+    else:
+        group = Path("/sys/fs/cgroup/cpu", found.lstrip("/"))
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    return int(quota) / int(period)
 
 
 class TestDocker(Containers):

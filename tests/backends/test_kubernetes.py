@@ -255,6 +255,37 @@ class TestContract(BackendContract):
         finally:
             kubernetes.ask("DELETE", "/api/v1/namespaces/default/pods/stranger", {"gracePeriodSeconds": 0})
 
+    def test_slices_are_the_gpus_of_a_cluster_that_is_registered_for_them(
+        self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any, space: str, tmp_path: Path
+    ) -> None:
+        """MIG: by `--gpu-resource` a node's slices are counted, less those that others hold; whole GPUs stay what they were."""
+        name, node = "nvidia.com/mig-1g.10gb", f"/api/v1/nodes/{NODE}"
+        paths = [f"/status/{of}/{name.replace('/', '~1')}" for of in ("capacity", "allocatable")]
+        have = [{"op": "add", "path": path, "value": "7"} for path in paths]
+        labels = {f"{name}.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", f"{name}.memory": "9856"}
+        kubernetes.ask("PATCH", f"{node}/status", have, "application/json-patch+json")
+        kubernetes.ask("PATCH", node, {"metadata": {"labels": labels}}, MERGE_PATCH)
+        try:
+            made = make_backend(kubernetes, space, tmp_path, gpu_resource=name)
+            self.installation = made.installation
+            slices = real_node(made).devices
+            assert [(one.model, one.memory_bytes) for one in slices] == [(labels[f"{name}.product"], 9856 << 20)] * 7
+            foreign = foreign_pod("stranger", {"cpu": "100m", "memory": "64Mi", name: "3"})
+            kubernetes.ask("POST", "/api/v1/namespaces/default/pods", foreign)
+            until(lambda: len(real_node(made).devices) == 4)
+            assert len(real_node(backend).devices) == 8, "the others are another cluster's"
+            two = tuple(DeviceShare(index=index, milli=1000) for index in (0, 1))
+            request = self.request(made, server, ["sh", "-c", "echo in a slice"], "mig", replace(SMALL, devices=two))
+            with self.launched(made, request) as handle:
+                assert server.wait(request.attempt, "ended", LIMIT_S).log == b"in a slice\n"
+                (pod,) = pods_of(made, handle)
+                assert (pod["spec"]["nodeName"], pod["spec"]["containers"][0]["resources"]["limits"][name]) == (NODE, "2")
+        finally:
+            kubernetes.ask("DELETE", "/api/v1/namespaces/default/pods/stranger", {"gracePeriodSeconds": 0})
+            gone = [{"op": "remove", "path": path} for path in paths]
+            kubernetes.ask("PATCH", f"{node}/status", gone, "application/json-patch+json")
+            kubernetes.ask("PATCH", node, {"metadata": {"labels": dict.fromkeys(labels)}}, MERGE_PATCH)
+
     def test_any_field_can_be_overridden(self, backend: KubernetesBackend, server: RunnerServer) -> None:
         overrides: dict[str, object] = {
             "terminationGracePeriodSeconds": 77,

@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import ssl
+import struct
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -37,6 +40,7 @@ pytestmark = [
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
     pytest.mark.xdist_group("fleet"),
 ]
+PODS = "/api/v1/namespaces/default/pods"
 WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 PROGRAM = """#!/usr/bin/env python3
 import json, os, pathlib, sys
@@ -269,34 +273,69 @@ class TestLogins:
             assert notice.command == f"kubectl --kubeconfig {tmp_path / file} --context test {command}"
 
 
+class Counted(Watch):
+    """A watch that counts its lists."""
+
+    lists = 0
+
+    def _list(self) -> Any:
+        self.lists += 1
+        return super()._list()
+
+
 class TestWatch:
-    def test_what_is_kept_no_more_is_listed_anew(self, kubernetes: Any, tmp_path: Path) -> None:
+    @pytest.fixture
+    def mark(self, kubernetes: Any) -> Iterator[str]:
+        made = f"late-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        yield made
+        kubernetes.ask("DELETE", f"{PODS}?labelSelector=late%3D{made}", {"gracePeriodSeconds": 0})
+
+    def made(self, kubernetes: Any, url: str, folder: Path, mark: str) -> Counted:
+        config = told(kubernetes, "admin")
+        config["clusters"][0]["cluster"] = {"server": url}
+        (folder / "config").write_text(yaml.safe_dump(config))
+        return Counted(Api(find_place({"kubeconfig": str(folder / "config")})), PODS, f"late={mark}", lambda pod: None)
+
+    def add(self, kubernetes: Any, mark: str, name: str) -> str:
+        """Make a pod of the mark; return its version."""
+        container = {"name": "c", "image": "none"}
+        spec = {"schedulerName": "nobody", "automountServiceAccountToken": False, "containers": [container]}
+        body = {"metadata": {"name": f"{mark}-{name}", "labels": {"late": mark}}, "spec": spec}
+        return str(kubernetes.ask("POST", PODS, body)["metadata"]["resourceVersion"])
+
+    def names(self, watch: Watch) -> list[str]:
+        return sorted(pod.metadata.name.rpartition("-")[2] for pod in watch.pods())
+
+    def test_what_is_kept_no_more_is_listed_anew(self, kubernetes: Any, tmp_path: Path, mark: str) -> None:
         """The API server answers 410 to a version of long ago; nothing that happened meanwhile is missed."""
-        lists: list[int] = []
-
-        class Counted(Watch):
-            def _list(self) -> Any:
-                found = super()._list()
-                lists.append(len(found))
-                return found
-
-        mark = f"late-{os.getpid()}"
         with proxied(kubernetes, "/k8s", [200, 410]) as url:
-            config = told(kubernetes, "admin")
-            config["clusters"][0]["cluster"] = {"server": url}
-            (tmp_path / "config").write_text(yaml.safe_dump(config))
-            api = Api(find_place({"kubeconfig": str(tmp_path / "config")}))
-            watch = Counted(api, "/api/v1/namespaces/default/pods", f"late={mark}", lambda pod: None)
+            watch = self.made(kubernetes, url, tmp_path, mark)
             assert watch.pods() == []
-            until(lambda: len(lists) == 3 and watch._is_synced)
-            container = {"name": "c", "image": "none"}
-            spec = {"schedulerName": "nobody", "automountServiceAccountToken": False, "containers": [container]}
-            body = {"metadata": {"name": mark, "labels": {"late": mark}}, "spec": spec}
-            kubernetes.ask("POST", "/api/v1/namespaces/default/pods", body)
-            until(lambda: [pod.metadata.name for pod in watch.pods()] == [mark])
-            kubernetes.ask("DELETE", f"/api/v1/namespaces/default/pods/{mark}", {"gracePeriodSeconds": 0})
+            until(lambda: watch.lists == 3 and watch._is_synced)
+            self.add(kubernetes, mark, "one")
+            until(lambda: self.names(watch) == ["one"])
+            kubernetes.ask("DELETE", f"{PODS}/{mark}-one", {"gracePeriodSeconds": 0})
             until(lambda: watch.pods() == [])
-        assert len(lists) == 3, "the rest came by the watch"
+        assert watch.lists == 3, "the rest came by the watch"
+
+    def test_a_watch_that_is_cut_goes_on_where_it_was(self, kubernetes: Any, tmp_path: Path, mark: str) -> None:
+        """Nobody lists again, and what happened meanwhile is told."""
+        watches: list[tuple[str, socket.socket]] = []
+        with proxied(kubernetes, "/k8s", watches=watches) as url:
+            watch = self.made(kubernetes, url, tmp_path, mark)
+            assert watch.pods() == []
+            until(lambda: watch._is_synced)
+            version = self.add(kubernetes, mark, "one")
+            until(lambda: self.names(watch) == ["one"])
+            reset(watches[0][1])
+            self.add(kubernetes, mark, "two")
+            until(lambda: len(watches) == 2 and watch._is_synced)
+            until(lambda: self.names(watch) == ["one", "two"])
+            kubernetes.ask("DELETE", f"{PODS}/{mark}-one", {"gracePeriodSeconds": 0})
+            until(lambda: self.names(watch) == ["two"])
+        assert (watch.lists, len(watches)) == (1, 2)
+        asked = parse_qs(urlsplit(watches[1][0]).query)
+        assert int(asked["resourceVersion"][0]) >= int(version), "it began where the other one had come to"
 
 
 def test_what_a_pool_and_a_run_ask_of_pods_reaches_the_api_server(kubernetes: Any, tmp_path: Path) -> None:
@@ -347,11 +386,13 @@ def request_of(made: KubernetesBackend, overrides: dict[str, object] | None = No
 
 
 @contextmanager
-def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterator[str]:
+def proxied(
+    cluster: Any, prefix: str, stale: list[int] | None = None, watches: list[tuple[str, socket.socket]] | None = None
+) -> Iterator[str]:
     """Put a proxy before the API server that takes requests below `prefix` only.
 
     `stale` are the status codes with which the first watches are told that their version is kept no more: 410, or 200 and an
-    event that says so, as a real API server does either.
+    event that says so, as a real API server does either. The path of each other watch, and its connection, come into `watches`.
     """
     context = ssl.create_default_context(cafile=cluster.authority)
 
@@ -373,6 +414,8 @@ def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterat
                 self.end_headers()
                 self.wfile.write(json.dumps(gone if status == 410 else {"type": "ERROR", "object": gone}).encode() + b"\n")
                 return
+            if watches is not None and "watch=true" in self.path:
+                watches.append((self.path, self.connection))
             headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
             asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)
             with suppress(OSError), opened(asked, context) as answer:
@@ -391,6 +434,12 @@ def proxied(cluster: Any, prefix: str, stale: list[int] | None = None) -> Iterat
     yield f"http://127.0.0.1:{made.server_address[1]}{prefix}"
     made.shutdown()
     made.server_close()
+
+
+def reset(connection: socket.socket) -> None:
+    """Break a connection off, as a machine between does that has forgotten it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(connection.detach())
 
 
 def opened(asked: urllib.request.Request, context: ssl.SSLContext) -> Any:

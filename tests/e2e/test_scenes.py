@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,24 +93,56 @@ def went_on(site: Site, run: str) -> None:
     assert steps[-1] > 0, (steps, tries)
 
 
-@pytest.mark.parametrize("cluster", ["metal", "pods", "hpc"])
-def test_the_same_gang_meets_on_three_engines(
+@pytest.fixture(scope="module")
+def second_node(kubernetes: Any) -> Iterator[Any]:
+    """Another node of Kubernetes, with two GPUs, for as long as these tests go."""
+    with kubernetes.second_node() as node:
+        yield node
+
+
+@pytest.fixture
+def nodes_seen(kubernetes: Any, need: Callable[[bool, str, str], None]) -> Iterator[None]:
+    """Let the team see nodes, by the commands of docs/how-to/kubernetes.md."""
+    need(shutil.which("kubectl") is not None, "kubectl", "https://kubernetes.io/docs/tasks/tools")
+    words = ["kubectl", "--kubeconfig", kubernetes.kubeconfig()]
+    about = {"clusterrole": ["--verb=list", "--resource=nodes,pods"]}
+    about["clusterrolebinding"] = ["--clusterrole=mainspring-nodes", "--user=team"]
+    for kind, rest in about.items():
+        subprocess.run([*words, "create", kind, "mainspring-nodes", *rest], check=True, capture_output=True)
+    yield
+    for kind in about:
+        subprocess.run([*words, "delete", kind, "mainspring-nodes"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("cluster", ["metal", "hpc"])
+def test_the_same_gang_meets_on_ssh_hosts_and_on_slurm(
     cluster: str, fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None]
 ) -> None:
-    """Scene (a): two members with two GPUs each, on two nodes where the engine has two here."""
+    """Scene (a): two members with two GPUs each, on two nodes."""
     begin_fleet(fresh, cluster)
-    more = {"metal": ("--gpus", "2"), "pods": ("--gpus", "4"), "hpc": ()}[cluster]
-    add_engine(fresh, cluster, *more, hosts=slice(0, 2), partition="main")
-    asked = {"gpu_milli": 2000}
-    if cluster == "hpc":  # one of its nodes would have GPUs for both
-        node = fresh.call("GET", "/clusters/hpc").json()["nodes"][0]
-        asked["cpu_milli"] = node["cpu_milli"] * 3 // 4
-    run = fresh.submit(program("gang.py"), replicas=2, resources=on(cluster, **asked))
-    told = ended(fresh, run)
-    lines = sorted((fresh.log(run) + fresh.log(run, replica=1)).decode().splitlines())
-    assert told["state"] == "succeeded", (told, lines, fresh.attempts(run))
+    add_engine(fresh, cluster, *(("--gpus", "2") if cluster == "metal" else ()), hosts=slice(0, 2), partition="main")
+    gang_meets(fresh, cluster)
+
+
+def test_the_same_gang_meets_on_kubernetes(
+    fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], second_node: Any, nodes_seen: None
+) -> None:
+    """Scene (a) on Kubernetes: two nodes, each with a kubelet and a containerd of its own."""
+    begin_fleet(fresh, "pods")
+    add_engine(fresh, "pods")
+    gang_meets(fresh, "pods")
+
+
+def gang_meets(site: Site, cluster: str) -> None:
+    """Let two members meet that fit on no node together."""
+    node = site.call("GET", f"/clusters/{cluster}").json()["nodes"][0]
+    asked = {"gpu_milli": 2000} | ({} if cluster == "metal" else {"cpu_milli": node["cpu_milli"] * 3 // 4})
+    run = site.submit(program("gang.py"), replicas=2, resources=on(cluster, **asked))
+    told = ended(site, run)
+    lines = sorted((site.log(run) + site.log(run, replica=1)).decode().splitlines())
+    assert told["state"] == "succeeded", (told, lines, site.attempts(run))
     assert lines == ["0 of 2 with 2 GPUs heard 1", "1 of 2 with 2 GPUs heard 0"]
-    assert len({one["node"] for one in fresh.attempts(run)[0]["replicas"]}) == (1 if cluster == "pods" else 2)
+    assert len({one["node"] for one in site.attempts(run)[0]["replicas"]}) == 2
 
 
 def test_a_pipeline_goes_over_two_engines(fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None]) -> None:
@@ -173,17 +206,22 @@ def test_a_host_that_is_switched_off_goes_on_elsewhere_from_its_checkpoint(
     assert fresh.attempts(run)[-1]["replicas"][0]["node"] != node
 
 
-def test_a_pod_that_is_lost_goes_on_elsewhere_from_its_checkpoint(
-    fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], kubernetes: Any, team: str
+def test_a_node_of_kubernetes_that_dies_lets_its_run_go_on_at_the_other(
+    fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], second_node: Any, nodes_seen: None
 ) -> None:
-    """Scene (d) on Kubernetes: the pod is deleted as when its node is."""
-    begin_fleet(fresh, "pods")
+    """Scene (d) on Kubernetes: the node's daemons and all its pods are killed; the API server gives it up after 50 s."""
+    begin_fleet(fresh, "pods", MAINSPRING_LOST_AFTER_S="3")
     add_engine(fresh, "pods")
+    assert fresh.cli("node", "drain", "pods.n1").code == 0
     run = fresh.submit(program("count.py"), resources=on("pods"))
-    checkpointed(fresh, run)
-    for pod in kubernetes.ask("GET", f"/api/v1/namespaces/{team}/pods")["items"]:
-        kubernetes.ask("DELETE", f"/api/v1/namespaces/{team}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0")
-    went_on(fresh, run)
+    assert checkpointed(fresh, run)["replicas"][0]["node"] == "pods.n2"
+    assert fresh.cli("node", "resume", "pods.n1").code == 0
+    second_node.cut_power()
+    try:
+        went_on(fresh, run)
+    finally:
+        second_node.start()
+    assert fresh.attempts(run)[-1]["replicas"][0]["node"] == "pods.n1"
 
 
 def test_a_slurm_node_that_dies_lets_its_run_go_on_at_another(

@@ -1,7 +1,7 @@
-"""Start a whole Kubernetes for tests: etcd, API server, controllers, scheduler, containerd, one kubelet; ended by pid.
+"""Start a whole Kubernetes for tests: etcd, API server, controllers, scheduler, one node or two; ended by pid.
 
 All its files lie in a folder of its own. Pods and node have addresses on a bridge of its own, where they reach this machine.
-The node has GPUs by our word only. Without Go, or one of Debian's programs, `find` returns None.
+Nodes have GPUs by our word only. Without Go, or one of Debian's programs, `find` returns None.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +24,18 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from engines.images import image_archive
-from engines.kubernetes import report, settings
+from engines.kubernetes import nodes, report, settings
 from engines.kubernetes.certificates import certify
+from engines.kubernetes.daemons import PATH, spawn, tail, until
 from engines.kubernetes.program import can_be_built, program
 from engines.networks import KUBERNETES, free_networks
 from engines.sharing import end, free_ports, is_alive, shared
 
-READY_S = 240.0  # the machine may be busy with other engines
-NODE = "n1"
+NODE, IMAGE = nodes.FIRST, nodes.IMAGE
 GPUS = 8
-IMAGE = "mainspring.test/python:1"
 USERS = {"admin": "system:masters", "team": "", "nobody": ""}  # what rights the last two have is up to each test
 _SYSCTLS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "net/ipv4/ip_forward")
 _PROGRAMS = ("etcd", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "ip", "iptables", "debootstrap")
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,14 @@ class Kubernetes:
         with contextlib.suppress(urllib.error.URLError):
             self.ask("DELETE", f"/api/v1/namespaces/{namespace}/pods", {"gracePeriodSeconds": 0})
 
+    def node(self, name: str, gpus: int) -> nodes.Machine:
+        """Return one of its nodes, which need not be there, with so many GPUs by our word."""
+        return nodes.Machine(name, Path(self.folder), self.bridge, self.address, gpus, self.ask)
+
+    def second_node(self, gpus: int = 2) -> AbstractContextManager[nodes.Machine]:
+        """Have a second node while a test needs it; see `nodes.joined`."""
+        return nodes.joined(self.node(nodes.SECOND, gpus))
+
     def told(self) -> str:
         """Return what it knows of its nodes, of the pods that have not succeeded, and the newest events: why something waits."""
         return report.of(self.ask)
@@ -91,7 +94,7 @@ class Kubernetes:
 
 def find() -> str | None:
     """Return the path of containerd, None when a program is missing, or a way to build Kubernetes."""
-    found = [shutil.which(name, path=_PATH) for name in _PROGRAMS]
+    found = [shutil.which(name, path=PATH) for name in _PROGRAMS]
     return found[1] if all(found) and settings.cni_folder() and can_be_built() else None
 
 
@@ -123,12 +126,7 @@ def _start() -> Kubernetes:
             sysctls=sysctls,
             tokens=_tokens(folder),
         )
-        _node(engine, binary, pids)
-        _until(lambda: _is_ready(engine), folder)
-        # the kubelet would copy the one to the other within ten seconds: nobody waits for that
-        both = ("capacity", "allocatable")
-        devices = [{"op": "add", "path": f"/status/{of}/nvidia.com~1gpu", "value": str(GPUS)} for of in both]
-        engine.ask("PATCH", f"/api/v1/nodes/{NODE}/status", devices, "application/json-patch+json")
+        pids |= engine.node(NODE, GPUS).start()
     except BaseException:
         _end(pids, folder, bridge, sysctls)
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,81 +148,32 @@ def _control_plane(folder: Path, binary: Path, address: str, pids: dict[str, int
     tokens = {user: secrets.token_hex(16) for user in USERS}
     rows = [f'{tokens[user]},{user},{user},"{groups}"\n' for user, groups in USERS.items()]
     (folder / "tokens.csv").write_text("".join(rows))
-    pids["etcd"] = _spawn(folder, "etcd", ["etcd", *settings.etcd(folder, ports[0], ports[1])])
+    pids["etcd"] = spawn(folder, "etcd", ["etcd", *settings.etcd(folder, ports[0], ports[1])])
     words = settings.apiserver(folder, f"http://127.0.0.1:{ports[0]}", port, address)
-    pids["apiserver"] = _spawn(folder, "apiserver", [str(binary), "apiserver", *words])
+    pids["apiserver"] = spawn(folder, "apiserver", [str(binary), "apiserver", *words])
     url = f"https://127.0.0.1:{port}"
-    _until(lambda: _answers(folder, url, tokens["admin"], pids), folder)
-    config = folder / "engine.kubeconfig"
+    until(lambda: _answers(folder, url, tokens["admin"], pids), folder)
+    config = folder / settings.CONFIG
     config.write_text(settings.kubeconfig(url, f"{folder}/certificates/apiserver.crt", tokens["admin"], "default"))
     words = settings.controllers(folder, config, ports[2])
-    pids["controllers"] = _spawn(folder, "controllers", [str(binary), "controllers", *words])
+    pids["controllers"] = spawn(folder, "controllers", [str(binary), "controllers", *words])
     words = settings.scheduler(folder, config, ports[3])
-    pids["scheduler"] = _spawn(folder, "scheduler", [str(binary), "scheduler", *words])
+    pids["scheduler"] = spawn(folder, "scheduler", [str(binary), "scheduler", *words])
     return url
 
 
-def _node(engine: Kubernetes, binary: Path, pids: dict[str, int]) -> None:
-    """Start containerd with our image in it, and the kubelet."""
-    folder = Path(engine.folder)
-    settings.containerd(folder, engine.bridge, engine.address, settings.SANDBOX)
-    socket = folder / "containerd.sock"
-    pids["containerd"] = _spawn(folder, "containerd", ["containerd", "--config", str(folder / "containerd.toml")])
-    ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
-    _until(lambda: socket.exists() and _runs([*ctr, "version"]), folder)
-    for name, command in ((settings.SANDBOX, ["sleep", "infinity"]), (IMAGE, ["sh"])):
-        archive = image_archive(folder / "image.tar", name, command)
-        subprocess.run([*ctr, "images", "import", str(archive)], check=True, capture_output=True, timeout=READY_S)
-        archive.unlink()
-    for group in _groups():
-        _make_group(group / folder.name)
-    (port,) = free_ports(1)
-    words = settings.kubelet(folder, engine.address, port, NODE)
-    pids["kubelet"] = _spawn(folder, "kubelet", [str(binary), "kubelet", *words])
-
-
 def _end(pids: Mapping[str, int], folder: Path, bridge: str, sysctls: Mapping[str, str]) -> None:
-    """End all daemons, then what they left: shims with their containers, mounts, links, settings of the kernel."""
-    for name in ("kubelet", "scheduler", "controllers", "apiserver"):
+    """End all daemons, then what they left: nodes with their containers, mounts, links, settings of the kernel."""
+    for name in (nodes.SECOND, nodes.FIRST):
+        nodes.remove(folder, name)
+    for name in ("scheduler", "controllers", "apiserver", "etcd"):
         if name in pids:
             end(pids[name])
-    shims = _shims(folder)
-    for pid in _below(shims):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    if "containerd" in pids:
-        end(pids["containerd"])
-    for pid in shims:
-        end(pid)
-    if "etcd" in pids:
-        end(pids["etcd"])
-    for path in sorted(_mounts(folder), reverse=True):
-        subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
-    for root in _groups():
-        for group in sorted((root / folder.name).glob("**/"), reverse=True):
-            with contextlib.suppress(OSError):
-                group.rmdir()
     for link in _links(bridge):
         subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
     for name, value in sysctls.items():
         with contextlib.suppress(OSError):
             Path("/proc/sys", name).write_text(value)
-
-
-def _groups() -> list[Path]:
-    """Return the roots of the control groups: one for each controller of version 1, or the one of version 2."""
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        return [root]
-    return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and (path / "cgroup.procs").exists()]
-
-
-def _make_group(path: Path) -> None:
-    """Make a control group that another kubelet of this machine leaves alone."""
-    path.mkdir(exist_ok=True)
-    for name in ("cpuset.mems", "cpuset.cpus"):  # version 1: empty, and nothing can run there
-        if (path / name).exists() and not (path / "cgroup.controllers").exists():
-            (path / name).write_text((path.parent / name).read_text())
 
 
 def _bridge() -> tuple[str, str]:
@@ -245,87 +194,13 @@ def _bridge() -> tuple[str, str]:
 def _answers(folder: Path, url: str, token: str, pids: Mapping[str, int]) -> bool:
     for name in ("etcd", "apiserver"):
         if not is_alive(pids[name]):
-            raise RuntimeError(f"{name} ended:\n{_tail(folder / f'{name}.log')}")
+            raise RuntimeError(f"{name} ended:\n{tail(folder / f'{name}.log')}")
     request = urllib.request.Request(f"{url}/readyz", headers={"Authorization": f"Bearer {token}"})
     with contextlib.suppress(OSError, urllib.error.URLError):
         context = ssl.create_default_context(cafile=f"{folder}/certificates/apiserver.crt")
         with urllib.request.urlopen(request, timeout=5, context=context) as answer:
             return bool(answer.status == 200)
     return False
-
-
-def _is_ready(engine: Kubernetes) -> bool:
-    for name in ("containerd", "kubelet", "controllers", "scheduler"):
-        if not is_alive(engine.pids[name]):
-            raise RuntimeError(f"{name} ended:\n{_tail(Path(engine.folder, f'{name}.log'))}")
-    with contextlib.suppress(urllib.error.URLError):
-        node = engine.ask("GET", f"/api/v1/nodes/{NODE}")
-        engine.ask("GET", "/api/v1/namespaces/default")
-        tainted = any(one["key"].startswith("node.kubernetes.io/") for one in node["spec"].get("taints", ()))
-        ready = [one["status"] for one in node["status"]["conditions"] if one["type"] == "Ready"]
-        return ready == ["True"] and not tainted
-    return False
-
-
-def _until(is_so: Callable[[], bool], folder: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            tails = "\n".join(f"{path.name}: {_tail(path)}" for path in sorted(folder.glob("*.log")))
-            raise RuntimeError(f"Kubernetes does not come up within {READY_S:g} s:\n{tails}")
-        time.sleep(0.1)
-
-
-def _spawn(folder: Path, name: str, words: Sequence[str]) -> int:
-    path = shutil.which(words[0], path=_PATH)
-    assert path is not None
-    env = {**os.environ, "PATH": _PATH}
-    with (folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [path, *words[1:]], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder, env=env
-        )
-    return process.pid
-
-
-def _runs(words: Sequence[str]) -> bool:
-    return subprocess.run(words, check=False, capture_output=True, timeout=90).returncode == 0
-
-
-def _shims(folder: Path) -> list[int]:
-    """Return the processes that hold our containers: they carry containerd's socket in their arguments."""
-    mark = f"{folder}/containerd.sock".encode()
-    return [pid for pid in _pids() if _words(pid)[:1] and b"containerd-shim" in _words(pid)[0] and mark in _words(pid)]
-
-
-def _below(roots: Sequence[int]) -> list[int]:
-    """Return all descendants, the newest first."""
-    parents: dict[int, list[int]] = {}
-    for pid in _pids():
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(pid)
-    found: list[int] = []
-    todo = list(roots)
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found[::-1]
-
-
-def _pids() -> Iterator[int]:
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-
-
-def _words(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return []
-
-
-def _mounts(folder: Path) -> list[str]:
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    return [line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/")]
 
 
 def _links(bridge: str) -> list[str]:
@@ -336,9 +211,3 @@ def _links(bridge: str) -> list[str]:
 def _tokens(folder: Path) -> dict[str, str]:
     rows = [line.split(",") for line in (folder / "tokens.csv").read_text().splitlines()]
     return {row[1]: row[0] for row in rows}
-
-
-def _tail(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_text(errors="replace")[-1500:]
-    return ""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 SANDBOX = "mainspring.test/sandbox:1"
+CONFIG = "engine.kubeconfig"  # by which the parts of the cluster find its API server
 _CNI = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 
@@ -83,8 +84,8 @@ def scheduler(folder: Path, config: Path, port: int) -> list[str]:
     return [*words, f"--secure-port={port}", "--leader-elect=false"]
 
 
-def kubelet(folder: Path, address: str, port: int, node: str) -> list[str]:
-    """Write the kubelet's file and return its words. Its pods are in a control group of the folder's name."""
+def kubelet(folder: Path, config: Path, group: str, address: str, port: int, node: str) -> list[str]:
+    """Write the kubelet's file and return its words. `config` is its kubeconfig; its pods are in that control group."""
     told = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -95,7 +96,7 @@ def kubelet(folder: Path, address: str, port: int, node: str) -> list[str]:
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{folder.name}",
+        "cgroupRoot": f"/{group}",
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "failCgroupV1": False,
@@ -114,7 +115,7 @@ def kubelet(folder: Path, address: str, port: int, node: str) -> list[str]:
     (folder / "kubelet.json").write_text(json.dumps(told))
     return [
         f"--config={folder}/kubelet.json",
-        f"--kubeconfig={folder}/engine.kubeconfig",
+        f"--kubeconfig={config}",
         f"--root-dir={folder}/kubelet",
         f"--cert-dir={folder}/kubelet-certificates",
         f"--hostname-override={node}",
@@ -122,8 +123,14 @@ def kubelet(folder: Path, address: str, port: int, node: str) -> list[str]:
     ]
 
 
-def containerd(folder: Path, bridge: str, address: str, sandbox: str) -> None:
-    """Write containerd's file and the network that pods get: addresses on `bridge`, whose gateway is this machine."""
+def containerd(folder: Path, bridge: str, address: str, numbers: tuple[int, int]) -> Path:
+    """Write containerd's file, and the network that pods get: addresses on `bridge`, whose gateway is this machine.
+
+    `numbers` are the last parts of their first address and of their last one. Returns the file.
+    """
+    net = address.rpartition(".")[0]
+    first, last = numbers
+    addresses = {"subnet": f"{net}.0/24", "gateway": address, "rangeStart": f"{net}.{first}", "rangeEnd": f"{net}.{last}"}
     network = {
         "cniVersion": "0.4.0",
         "name": "mainspring",
@@ -136,7 +143,7 @@ def containerd(folder: Path, bridge: str, address: str, sandbox: str) -> None:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": f"{folder}/addresses",
-                    "ranges": [[{"subnet": f"{address.rpartition('.')[0]}.0/24", "gateway": address}]],
+                    "ranges": [[addresses]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             },
@@ -145,7 +152,8 @@ def containerd(folder: Path, bridge: str, address: str, sandbox: str) -> None:
     }
     (folder / "cni").mkdir(exist_ok=True)
     (folder / "cni" / "10-mainspring.conflist").write_text(json.dumps(network))
-    (folder / "containerd.toml").write_text(
+    written = folder / "containerd.toml"
+    written.write_text(
         f"""version = 2
 root = "{folder}/containerd"
 state = "{folder}/containerd-state"
@@ -153,8 +161,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
   address = "{folder}/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{sandbox}"
+  sandbox_image = "{SANDBOX}"
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     default_runtime_name = "runc"
@@ -165,3 +174,4 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     conf_dir = "{folder}/cni"
 """
     )
+    return written
