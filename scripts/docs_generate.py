@@ -110,7 +110,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "behind": (
         "The plan did not come as far: so many runs ahead were started that the rest follows in the next plan (`max_starts`), or "
-        "so many kinds of requests of its own share are ahead and blocked that no more were tried (`backfill.depth`). The order: "
+        "so many kinds of requests of its own share are ahead and blocked that no more were tried (`backfill.depth`), or room "
+        "was made for others after it was tried and enough of that is left for it: the next plan tries it again. The order: "
         "between shares who is owed most comes first; inside a share priority, then the least estimated GPU time, where waiting "
         "counts (`order.aging_s`, a day, halves a run's size), then time of submission. See [the rules](../how-to/policy.md).",
         "Wait for those ahead: `mainspring why RUN` names them, each with the rule by which it comes first. Inside its share a "

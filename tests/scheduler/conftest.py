@@ -34,8 +34,6 @@ from mainspring.scheduler.scorers import SCORERS
 GIB = 2**30
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OUT = [False] * 7 + [True]  # whether a device was taken out
-NodeMaker = Callable[..., Node]
-RunMaker = Callable[..., WaitingRun]
 Pick = Callable[[Sequence[Any]], Any]
 
 
@@ -390,28 +388,144 @@ def _placed(
     )
 
 
+def _mixed(pick: Pick) -> Snapshot:
+    """Make a world of several resources: two GPU models, CPUs and memory that run short, promises and limits of each, a tree."""
+    nodes = [_mixed_node(pick, f"n{one}") for one in range(pick([1, 2, 2, 3]))]
+    leaves = pick([("alice", "bob", "carl"), ("a/x", "a/y", "b/z"), ("a/x", "a/y", "b"), ("o/a/x", "o/a/y", "o/b/z", "q/w")])
+    free = Naive.free(tuple(nodes))
+    most = pick([leaves, leaves[:1], leaves[-1:]])  # who was there first holds most
+    placed = [
+        run for one in range(pick([6, 12, 20])) if (run := _mixed_placed(pick, one, nodes, free, pick([leaves, most, most])))
+    ]
+    held = {node.id: [place.granted for run in placed for place in run.places if place.node == node.id] for node in nodes}
+    waiting = []
+    for number in range(pick(range(1, 8))):
+        leaf = pick(leaves)
+        run = _waiting(
+            number,
+            owner=leaf.rpartition("/")[2],
+            share=leaf,
+            replicas=pick([1, 1, 1, 1, 2, 3]),
+            priority=pick([0, 0, 5]),
+            estimate_s=pick([0.0, 0.0, 1800.0, 7200.0]),
+            is_preemptible=pick([True] * 6 + [False]),
+            submitted_at=NOW - timedelta(seconds=pick([0, 7200, 90_000])),
+        )
+        least = pick([0, 0, 1]) if run.replicas > 1 else 0
+        waiting.append(replace(run, id=RunId(f"run_w{number}"), resources=_mixed_asks(pick), min_replicas=least))
+    names = sorted({name for leaf in leaves for name in path_of(leaf) if name})
+    policy = Policy(
+        order=OrderPolicy(history=pick([0.0, 0.5])),
+        backfill=BackfillPolicy(reserved=pick([0, 1, 2])),
+        preemption=PreemptionPolicy(min_run_s=pick([1.0, 600.0])),
+    )
+    window = Reservation(
+        id="w",
+        share=pick(names),
+        begins_at=NOW + timedelta(hours=pick([-1, -1, 1])),
+        ends_at=NOW + timedelta(hours=2),
+        resources=Resources(cpu_milli=10, gpu_milli=pick([0, 1000])),
+        replicas=pick([1, 2]),
+    )
+    return Snapshot(
+        now=NOW,
+        nodes=tuple(_holding(node, held[node.id]) for node in nodes),
+        placed=tuple(placed),
+        waiting=tuple(waiting),
+        shares=tuple(_mixed_state(pick, name) for name in names if pick([True, True, False])),
+        reservations=pick([(), (), (), (window,)]),
+        policy=policy,
+    )
+
+
+def _mixed_node(pick: Pick, name: str) -> Node:
+    models = pick([("A100", "T4"), ("A100", "A100", "T4", "T4"), ("A100",) * 4, ("A100",) * 2])
+    devices = tuple(Device(index=index, model=model, memory_bytes=16 * GIB) for index, model in enumerate(models))
+    return replace(_node(name, cpus=8, memory_gib=16), devices=devices)
+
+
+def _mixed_asks(pick: Pick) -> Resources:
+    gpu = pick([0, 0, 500, 1000, 1000, 1000, 2000])
+    return Resources(
+        cpu_milli=pick([10, 1000, 2000, 4000]),
+        memory_bytes=pick([0, 1, 4]) * GIB,
+        gpu_milli=gpu,
+        gpu_models=pick([(), (), (), ("A100",), ("T4",)]) if gpu else (),
+    )
+
+
+def _mixed_placed(
+    pick: Pick, number: int, nodes: Sequence[Node], free: dict[str, dict[str, int]], leaves: Sequence[str]
+) -> PlacedRun | None:
+    asked, leaf, age = _mixed_asks(pick), pick(leaves), pick([0, 100, 1000, 1000, 10_000, 10_000])
+    places: list[Place] = []
+    for replica in range(pick([1, 1, 2])):
+        found = [(node, granted) for node in nodes if (granted := Naive().grant(node, free[node.id], asked))]
+        if found:
+            node, granted = found[0]
+            Naive.take(free[node.id], granted)
+            places.append(Place(replica=replica, node=node.id, granted=granted))
+    return (
+        PlacedRun(
+            id=RunId(f"run_p{number}"),
+            owner=leaf.rpartition("/")[2],
+            project="p",
+            priority=0,
+            seq=-100 + number,
+            since=NOW - timedelta(seconds=age),
+            is_preemptible=pick([True] * 9 + [False]),
+            places=tuple(places),
+            resources=asked,
+            share=leaf,
+            estimate_s=pick([0.0, 20_000.0]),
+            checkpointed_at=pick([None, NOW - timedelta(seconds=min(age, 50))]),
+            submitted_at=NOW - timedelta(seconds=age),
+        )
+        if places
+        else None
+    )
+
+
+def _mixed_state(pick: Pick, name: str) -> ShareState:
+    promises = ({"gpu": 1000}, {"cpu": 4000}, {"memory": 4 * GIB}, {"gpu:a100": 1000}, {"gpu": 2000, "cpu": 4000})
+    guarantee = pick([{}, {}, *promises, {"gpu:a100": 2000, "memory": 4 * GIB}, {"gpu": 20_000}])
+    limits = ({"gpu": 2000}, {"cpu": 6000}, {"memory": 6 * GIB}, {"gpu:a100": 1000}, {"gpu:t4": 1000, "gpu": 3000})
+    limit = {unit: max(amount, guarantee.get(unit, 0)) for unit, amount in pick([{}] * 15 + list(limits)).items()}
+    share = Share(name=name, weight=pick([1.0, 1.0, 2.0]), guarantee=guarantee, limit=limit, is_held=pick([False] * 49 + [True]))
+    return ShareState(share=share, history=pick([0.0, 0.3]))
+
+
 def _holding(node: Node, grants: Sequence[Granted]) -> Node:
     devices: dict[int, int] = {}
     for share in (share for one in grants for share in one.devices):
         devices[share.index] = devices.get(share.index, 0) + share.milli
     shares = tuple(DeviceShare(index=index, milli=milli) for index, milli in sorted(devices.items()))
-    return replace(node, used_cpu_milli=sum(one.cpu_milli for one in grants), used_devices=shares)
+    cpu, memory = sum(one.cpu_milli for one in grants), sum(one.memory_bytes for one in grants)
+    return replace(node, used_cpu_milli=cpu, used_memory_bytes=memory, used_devices=shares)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def worlds_by_seed() -> Callable[[int], Snapshot]:
     """Give the busy world of a number."""
     return lambda seed: _worlds(Random(seed).choice, 7)
 
 
 @pytest.fixture(scope="session")
-def worlds() -> SearchStrategy[Snapshot]:
+def worlds(worlds_by_seed: Callable[[int], Snapshot]) -> SearchStrategy[Snapshot]:
     """Give a strategy of busy worlds under every part of the policy."""
+    return st.integers(0, 2**32).map(worlds_by_seed)
 
-    def made(seed: int) -> Snapshot:
-        return _worlds(Random(seed).choice, 7)
 
-    return st.integers(0, 2**32).map(made)
+@pytest.fixture(scope="session")
+def mixed_by_seed() -> Callable[[int], Snapshot]:
+    """Give the world of a number in which CPUs, memory and two GPU models run short, with promises and limits of each."""
+    return lambda seed: _mixed(Random(seed).choice)
+
+
+@pytest.fixture(scope="session")
+def mixed_worlds(mixed_by_seed: Callable[[int], Snapshot]) -> SearchStrategy[Snapshot]:
+    """Give a strategy of such worlds."""
+    return st.integers(0, 2**32).map(mixed_by_seed)
 
 
 @pytest.fixture(scope="session")
@@ -464,13 +578,13 @@ def naive() -> Naive:
 
 
 @pytest.fixture(scope="session")
-def make_node() -> NodeMaker:
+def make_node() -> Callable[..., Node]:
     """Give a maker of nodes."""
     return _node
 
 
 @pytest.fixture(scope="session")
-def make_waiting() -> RunMaker:
+def make_waiting() -> Callable[..., WaitingRun]:
     """Give a maker of waiting runs."""
     return _waiting
 

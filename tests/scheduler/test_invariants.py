@@ -187,7 +187,7 @@ def _recheck(reason: Reason, run: WaitingRun, after: Snapshot, naive: Any, start
         assert reason.code is first
         return
     assert reason.code not in HOLDS
-    if reason.code is ReasonCode.FAIR_SHARE:  # its own claims are judged in test_shares.py
+    if reason.code is ReasonCode.FAIR_SHARE:  # its own claims are judged in test_reason_invariants.py
         own = {"scarce", "share", "unit", "used", "fair", "owed"}
         facts = {name: fact for name, fact in reason.facts.items() if name not in own}
         reason = replace(reason, code=ReasonCode(str(reason.facts["scarce"])), facts=facts)

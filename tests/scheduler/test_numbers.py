@@ -27,7 +27,7 @@ def test_each_promise_is_tested_on_generated_worlds_and_often_enough() -> None:
 
 def _properties() -> Iterator[tuple[str, Any]]:
     """Give name and function of each test of a numbered promise that hypothesis feeds."""
-    for path in sorted(HERE.glob("test_*invariants.py")):
+    for path in sorted(HERE.rglob("test_*invariants.py")):
         spec = importlib.util.spec_from_file_location(f"_numbers_{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None

@@ -136,6 +136,73 @@ def test_a_model_that_is_used_up_leaves_the_others(scene: Any, make_node: Any, m
     assert {reason.code for reason in waits if reason} == {ReasonCode.SHARE_LIMIT}
 
 
+@pytest.mark.parametrize(
+    ("a100", "shares", "held", "expected"),
+    [
+        (4, [], {}, {"alice": 2, "bob": 2}),
+        (6, [_share("alice", weight=2.0)], {}, {"alice": 4, "bob": 2}),
+        (8, [_share("alice", history=1.0), _share("bob")], {}, {"alice": 1, "bob": 7}),
+        (6, [], {"A100": 2}, {"alice": 1, "bob": 3}),  # three each, with what she holds
+        (6, [_share("alice", weight=2.0)], {"A100": 2}, {"alice": 2, "bob": 2}),
+        (4, [_share("alice", guarantee="3gpu:A100")], {}, {"alice": 3, "bob": 1}),
+        (4, [_share("alice", limit="1gpu:A100")], {}, {"alice": 1, "bob": 3}),
+    ],
+)
+def test_a_scarce_model_is_shared_though_another_idles(
+    a100: int,
+    shares: list[ShareState],
+    held: dict[str, int],
+    expected: dict[str, int],
+    scene: Any,
+    make_node: Any,
+    make_waiting: Any,
+) -> None:
+    """Runs that only an A100 will do for split the A100s by weight, past use and what is held; the T4s beside them stay idle."""
+    nodes = [
+        make_node("a", cpus=64, gpus=a100),
+        make_node("t", cpus=64, devices=tuple(Device(index=one, model="T4") for one in range(8))),
+    ]
+    before = [
+        make_waiting(100 + one, gpu_milli=1000, cpu_milli=10, gpu_models=(model,), owner="alice", share="alice")
+        for model, count in held.items()
+        for one in range(count)
+    ]
+    first = scene(nodes, before, shares=tuple(shares), policy=Policy(order=OrderPolicy(history=1.0)))
+    world = scheduler.apply_plan(first, scheduler.plan(first))
+    runs = [replace(run, resources=replace(run.resources, gpu_models=("A100",))) for run in _asks(make_waiting, alice=9, bob=9)]
+    plan = scheduler.plan(replace(world, waiting=tuple(runs)))
+    assert _starts(replace(world, waiting=tuple(runs)), plan) == expected
+    assert {place.node for one in plan.decisions if one.kind is DecisionKind.START for place in one.places} == {"a"}
+
+
+@pytest.mark.parametrize("more", [0, 4, 9])
+@pytest.mark.parametrize(
+    ("others", "idle", "taken"),
+    [
+        ({"bob": 3}, 4, 2),
+        ({"bob": 9}, 4, 2),
+        ({"bob": 9, "cid": 9}, 4, 2),  # a third of four each, in whole devices
+        ({"bob": 9, "cid": 9}, 0, 2),  # dan has all T4s, which is nothing to those who may have none
+    ],
+)
+def test_what_is_held_of_a_scarce_model_is_reclaimed_though_another_idles(
+    others: dict[str, int], idle: int, taken: int, more: int, scene: Any, make_node: Any, make_waiting: Any
+) -> None:
+    """Alice holds all four A100s and asks for more; what the others are owed of them is taken, however many T4s are free."""
+    nodes = [make_node("a", gpus=4), make_node("t", devices=tuple(Device(index=one, model="T4") for one in range(4)))]
+
+    def asks(first: int, name: str, count: int, *models: str) -> list[Any]:
+        kinds = {"gpu_milli": 1000, "cpu_milli": 10, "gpu_models": models}
+        return [make_waiting(first + one, owner=name, share=name, **kinds) for one in range(count)]
+
+    full = scene(nodes, [*asks(1, "alice", 4, "A100"), *asks(10, "dan", 4 - idle, "T4", "A100")])
+    held = scheduler.apply_plan(full, scheduler.plan(full))
+    waiting = [run for number, (name, count) in enumerate(others.items()) for run in asks(50 + 20 * number, name, count, "A100")]
+    later = replace(held, now=held.now + timedelta(hours=2), waiting=(*asks(30, "alice", more, "A100"), *waiting))
+    done = Counter((one.kind, one.rule) for one in scheduler.plan(later).decisions if one.rule)
+    assert done == {(DecisionKind.EVICT, "reclaim"): taken, (DecisionKind.NOMINATE, "reclaim"): taken}
+
+
 def test_runs_that_may_not_be_preempted_stay_within_what_their_share_can_count_on(
     scene: Any, make_node: Any, make_waiting: Any
 ) -> None:

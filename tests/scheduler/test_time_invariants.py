@@ -1,4 +1,5 @@
-"""The numbered promises that only time can keep: every run starts in the end, and machines are kept for their least life."""
+"""The numbered promises that one plan alone cannot keep: plans come to rest, every run starts in the end, machines are kept for
+their least life."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
@@ -17,6 +18,7 @@ from mainspring import scheduler
 from mainspring.core.ids import RunId
 from mainspring.core.policy import BurstPolicy, OrderPolicy
 from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Rented, Snapshot
 
 pytestmark = pytest.mark.property
@@ -112,6 +114,89 @@ def test_invariant_25_no_machine_goes_home_before_its_least_life(
         over = {run.id for run in world.placed if pick.random() < 0.4}
         world = _after(world, over, world.now + timedelta(seconds=pick.choice([1, 100, 1000])))
         assert not gone & {node.id for node in world.nodes}
+
+
+@settings(often, max_examples=500)
+@given(data=st.data(), is_mixed=st.booleans(), are_choosy=st.booleans())
+def test_invariant_12_plans_come_to_rest_and_undo_nothing(
+    data: DataObject, is_mixed: bool, are_choosy: bool, worlds: Any, mixed_worlds: Any
+) -> None:
+    """At one instant: after a plan that stops nobody the next one does nothing; and no plan undoes what one before it did.
+
+    What a plan frees and does not give to those it was freed for goes to whoever comes next, and who was stopped waits again:
+    the next plan stops somebody only for one who was stopped, or where it gave or keeps that rest for another.
+    Left out are windows (each plan lays them anew, around what runs by then) and who is believed to end within a minute (nobody
+    is stopped for a run that starts so soon, and that may change when others are stopped), and plans that try `max_tried` runs.
+    """
+    world = _lasting(data.draw(mixed_worlds if is_mixed else worlds), are_choosy=are_choosy)
+    given_a_place: set[str] = set()
+    before: Plan | None = None
+    for number in range(len(world.waiting) + len(world.placed) + 2):
+        plan = scheduler.plan(world)
+        assert not given_a_place & {one.run for one in plan.decisions if one.kind is DecisionKind.EVICT}
+        if before is not None:
+            _assert_follows(before, plan)
+        if not _does_something(plan):
+            event(f"at rest after {number} plans")
+            return
+        given_a_place |= {one.run for one in plan.decisions if one.kind in (DecisionKind.START, DecisionKind.NOMINATE)}
+        world, before = scheduler.apply_plan(world, plan), plan
+    raise AssertionError("The plans never come to rest.")
+
+
+def test_after_a_window_is_laid_anew_those_blocked_are_tried_again(worlds_by_seed: Any) -> None:
+    """World 3793: a run starts in the open window of its share, and the window takes less than before."""
+    drawn = worlds_by_seed(3793)
+    world = replace(_lasting(drawn, are_choosy=False), reservations=drawn.reservations)
+    plan = scheduler.plan(world)
+    assert _does_something(plan)
+    assert not _does_something(scheduler.plan(scheduler.apply_plan(world, plan)))
+
+
+@settings(often, max_examples=1)
+@given(once=st.none())
+def test_worlds_in_which_the_next_plan_once_stopped_somebody_for_no_new_cause(mixed_by_seed: Any, once: None) -> None:
+    """Room was made for somebody after another was tried; a victim's share is held, so that it asks for nothing any more."""
+    for seed in (31648, 31991):
+        world = _lasting(mixed_by_seed(seed), are_choosy=False)
+        before = scheduler.plan(world)
+        _assert_follows(before, scheduler.plan(scheduler.apply_plan(world, before)))
+
+
+def _assert_follows(before: Plan, plan: Plan) -> None:
+    """Judge what a plan does in the world that the plan before it made."""
+    stopped = {one.run for one in before.decisions if one.kind is DecisionKind.EVICT}
+    assert stopped or not _does_something(plan)
+    given = [one.run for one in plan.decisions if one.kind is DecisionKind.START and one.rule != "nominated"]
+    given += [one.run for one in plan.decisions if one.kind is DecisionKind.WAIT and one.places]  # or it is kept for somebody
+    others = {one.beneficiary for one in plan.decisions if one.kind is DecisionKind.EVICT} - stopped
+    event(f"the rest went to somebody: {bool(given)}; runs were stopped for others than those stopped: {bool(others)}")
+    assert given or not others
+
+
+def _lasting(drawn: Snapshot, *, are_choosy: bool) -> Snapshot:
+    """Return a world whose runs do not end within a minute; of those who are choosy each would take something else as well."""
+    other = (Resources(cpu_milli=4000), Resources(cpu_milli=10, gpu_milli=500))
+    preemption = replace(drawn.policy.preemption, max_tried=100)
+    return replace(
+        drawn,
+        policy=replace(drawn.policy, preemption=preemption),
+        budget_usd="",  # `apply_plan` books no cost
+        shares=tuple(replace(one, share=replace(one.share, budget_usd="")) for one in drawn.shares),
+        reservations=(),
+        waiting=tuple(
+            replace(run, estimate_s=run.estimate_s * 2, alternatives=other[run.seq % 2 :] if are_choosy else run.alternatives)
+            for run in drawn.waiting
+        ),
+        placed=tuple(replace(run, estimate_s=0.0) if run.estimate_s < 1000 else run for run in drawn.placed),
+    )
+
+
+def _does_something(plan: Plan) -> bool:
+    """Say whether the plan does anything but wait, and keep what an earlier one nominated."""
+    served = {one.beneficiary for one in plan.decisions if one.kind is DecisionKind.EVICT}
+    kept = [one for one in plan.decisions if one.kind is DecisionKind.NOMINATE and one.run not in served]
+    return any(one.kind is not DecisionKind.WAIT and one not in kept for one in plan.decisions)
 
 
 def _looked_at(world: Snapshot) -> Iterator[Rented]:

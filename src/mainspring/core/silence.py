@@ -47,7 +47,7 @@ def listed(old: Node, told: NodeState, *, is_rented: bool) -> NodeState:
 
 
 def is_removable(node: Node, unlisted_s: float, lost_after_s: float) -> bool:
-    """Say whether a node that its engine lists no longer may be forgotten; one that was drained here may be back from its repair."""
+    """Say whether a node that its engine no longer lists may be forgotten; one that was drained here may be back from repair."""
     return not is_closed_by_hand(node) and unlisted_s > lost_after_s
 
 

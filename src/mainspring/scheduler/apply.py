@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -59,6 +59,16 @@ def apply_plan(snapshot: Snapshot, plan: Plan) -> Snapshot:
         sites=tuple(replace(site, running=site.running + asked.get(site.name, 0)) for site in snapshot.sites),
         rented=tuple(one for one in snapshot.rented if one.node not in plan.release),
     )
+
+
+def ended(snapshot: Snapshot, runs: Container[str]) -> Snapshot:
+    """Return `snapshot` without these placed runs: what they held is free."""
+    gone = [run for run in snapshot.placed if run.id in runs]
+    changes: dict[str, list[tuple[Granted, int]]] = {}
+    for place in (place for run in gone for place in run.places):
+        changes.setdefault(place.node, []).append((place.granted, -1))
+    nodes = tuple(_with(node, changes.get(node.id, ())) for node in snapshot.nodes)
+    return replace(snapshot, nodes=nodes, placed=tuple(run for run in snapshot.placed if run.id not in runs))
 
 
 def _served(snapshot: Snapshot, started: Sequence[PlacedRun]) -> tuple[ShareState, ...]:

@@ -49,6 +49,7 @@ class Backfill:
     holdings: Holdings
     holds: list[Hold] = field(default_factory=list)
     kept: dict[str, Kept] = field(default_factory=dict)  # by run: its reservation
+    is_relaid: bool = False  # a window was laid anew: more may be free than when others were tried
     _started: list[PlacedRun] = field(default_factory=list)
     _timeline: Timeline | None = None
     _knows_end: bool | None = None
@@ -62,7 +63,7 @@ class Backfill:
         places = self.placement.place(run)
         if places is not None or not self.holds:
             return places
-        passable = [number for number, hold in enumerate(self.holds) if self._may_pass(hold, run, account)]
+        passable = [number for number, hold in enumerate(self.holds) if self.may_pass(hold, run, account)]
         if not passable:
             return None
         for number in passable:
@@ -136,6 +137,7 @@ class Backfill:
         """Lay the open windows of a share anew, after it was charged with a run that started in them."""
         for hold in [one for one in self.holds if self.is_for(one, account)]:
             self.release([hold])
+            self.is_relaid = True
             if hold.reservation is not None and hold.account is not None:
                 self._open(hold.reservation, hold.account)
 
@@ -165,6 +167,7 @@ class Backfill:
         self.release([hold for hold in self.holds if hold.run in self.kept])
         self._later = [one for one in self._later if one not in self.kept.values()]
         self.kept.clear()
+        self.is_relaid = False
         self._timeline, self._tries = None, 0
         self._failed.clear()
         self.placement.forget()
@@ -176,6 +179,15 @@ class Backfill:
     def is_for(self, hold: Hold, account: Account) -> bool:
         """Say whether a hold is an open window of the share or of one above it."""
         return hold.account is not None and hold.until_s <= 0 and hold.account in account.path()
+
+    def may_pass(self, hold: Hold, run: WaitingRun, account: Account) -> bool:
+        """Say whether a run may use what is kept meanwhile: a window of its own share, or it is believed to be gone in time."""
+        if hold.until_s <= 0:
+            return self.is_for(hold, account)
+        if run.estimate_s > 0:
+            return run.estimate_s * self.policy.backfill.safety <= hold.until_s
+        # Nobody knows its end. Before a window it may run if it can be sent away when the window opens.
+        return hold.reservation is not None and run.is_preemptible and hold.until_s >= self.policy.preemption.min_run_s
 
     def release(self, which: Iterable[Hold]) -> None:
         """Give holds back for good."""
@@ -208,14 +220,6 @@ class Backfill:
         timeline = self.timeline()
         self._later.append(kept)
         timeline.keep(kept)
-
-    def _may_pass(self, hold: Hold, run: WaitingRun, account: Account) -> bool:
-        if hold.until_s <= 0:
-            return self.is_for(hold, account)
-        if run.estimate_s > 0:
-            return run.estimate_s * self.policy.backfill.safety <= hold.until_s
-        # Nobody knows its end. Before a window it may run if it can be sent away when the window opens.
-        return hold.reservation is not None and run.is_preemptible and hold.until_s >= self.policy.preemption.min_run_s
 
     def _hold(self, hold: Hold) -> None:
         self.holds.append(hold)

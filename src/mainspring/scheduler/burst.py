@@ -139,11 +139,8 @@ class Burst:
             is_cooling = site.cooldown_until is not None and site.cooldown_until > now
             if is_cooling or (run.sites is not None and site.name not in run.sites):
                 continue
-            each = self._replicas_on(site, run)
-            if not each:
-                continue
-            machines = -(-run.replicas // each)
-            if site.running + self.asked.get(site.name, 0) + machines > site.max_machines:
+            machines = self._machines(site, run)
+            if not machines or site.running + self.asked.get(site.name, 0) + machines > site.max_machines:
                 continue
             is_there = site.name in run.data_on or site.machine.pool in run.data_on
             ready_s = site.ready_s + (0.0 if is_there else run.data_bytes / max(1.0, site.bytes_per_s))
@@ -154,6 +151,13 @@ class Burst:
                 ready_s=ready_s,
                 cost=worst_case(site, machines, seconds=length_s * policy.safety + ready_s + policy.idle_s),
             )
+
+    def _machines(self, site: Site, run: WaitingRun) -> int:
+        """Return on how many machines of a site the run could start; 0 if on none, also as its replicas would not be together."""
+        each, same = self._replicas_on(site, run), run.together
+        machines = -(-run.replicas // each) if each else 0
+        is_together = machines == 1 if same == "node" else not same or same in site.machine.labels
+        return machines if is_together else 0
 
     def _replicas_on(self, site: Site, run: WaitingRun) -> int:
         """Return how many replicas one machine of a site holds."""

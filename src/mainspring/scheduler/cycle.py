@@ -14,12 +14,13 @@ from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Decision, DecisionKind, Place, PlacedRun, Snapshot, WaitingRun
 from mainspring.scheduler.backfill import Backfill, put
 from mainspring.scheduler.burst import Offer, Unpaid, burst
-from mainspring.scheduler.evict import SOON_S, Evictions
-from mainspring.scheduler.explain import gate, hold
+from mainspring.scheduler.evict import SOON_S, Evictions, Victim
+from mainspring.scheduler.explain import choose, gate, hold
 from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import Entry, Kind, Queue
 from mainspring.scheduler.reading import State
-from mainspring.scheduler.shares import Tree, needed
+from mainspring.scheduler.requests import without_models
+from mainspring.scheduler.shares import GPU, Tree, needed
 
 
 @dataclass(slots=True)
@@ -63,15 +64,17 @@ class Cycle:
         settled: set[str] = set()
         for entry in chosen:
             run, places = entry.run, entry.run.nominated
-            if gate(replace(entry, need=needed(self._amounts(places))), self.tree) is not None:
+            if not self._may_take(entry, places):
                 continue
             if self.room.nominate(run, places, ()):
                 self.room.release([self.room.holds[-1]])
                 for row, need, milli in taken_by(self.room.placement.cluster, places):
                     put(self.room.placement.cluster, row, need, milli, sign=-1)
                 self._started(entry, places, rule="nominated")
+                self._asks_no_more(entry, places)
             elif self.room.nominate(run, places, stopping):
                 self._nominate(entry, places, rule="nominated")
+                self._asks_no_more(entry, places)
             else:
                 continue
             settled.add(run.id)
@@ -93,46 +96,48 @@ class Cycle:
         return queue
 
     def is_unsettled(self) -> bool:
-        """Say whether reservations may have gone to others than now come first; if so, give them back."""
-        if not self.room.kept or len(self.starts) == self._started_before:
+        """Say whether reservations may have gone to others than now come first, or left more free; if so, give them back."""
+        if not (self.room.kept or self.room.is_relaid) or len(self.starts) == self._started_before:
             return False
         self.room.start_over()
         return True
 
     def start(self, entry: Entry) -> bool:
         """Start the run where it fits, by the first of its choices that does; say whether it was."""
-        return any(self._start(choice) for choice in self._choices(entry))
+        if not any(self._start(choice) for choice in self._choices(entry)):
+            return False
+        self._asks_no_more(entry, self.starts[-1].places)
+        return True
 
     def _choices(self, entry: Entry) -> Iterator[Entry]:
         """Give the run with each of its requests, of an elastic gang with as many replicas, as its shares may hold."""
         for asked, replicas in _asks(entry.run):
-            choices = (self._choice(entry, asked, count) for count in replicas)
-            found = next((choice for choice in choices if gate(choice, self.tree) is None), None)
-            if found is not None:
-                yield found
+            allowed = (one for count in replicas if gate(one := self._choice(entry, asked, count), self.tree) is None)
+            for choice in allowed:
+                yield choice
+                if not self.tree.closed_models(choice.account, choice.need):
+                    break  # else fewer may be let onto one more model of GPU
 
     def _least(self, entry: Entry) -> Iterator[Entry]:
-        """Give the run with each of its requests, of an elastic gang with the fewest replicas, that some eviction could start."""
+        """Give the run with each of its requests, of an elastic gang with the fewest replicas, that some eviction could start.
+
+        Without the models that its shares may hold no more of: on those it would be stopped for in vain.
+        """
         for asked, replicas in _asks(entry.run):
             choice = self._choice(entry, asked, replicas[-1])
-            if not self._is_shut(choice):
-                yield choice
+            closed = self.tree.closed_models(entry.account, choice.need)
+            left = without_models(self.room.placement.cluster, asked, closed) if closed else asked
+            if left is not None and not self._is_shut(choice):
+                yield choice if left is asked else replace(choice, run=replace(choice.run, resources=left))
 
     def _choice(self, entry: Entry, asked: Resources, replicas: int) -> Entry:
-        run = entry.run
-        if asked is run.resources and replicas == run.replicas and not run.alternatives and not run.min_replicas:
-            return entry
-        need = self.tree.need(self.room.placement.request(asked, run.sites), replicas)
-        least = min(run.min_replicas, replicas)
-        return replace(
-            entry, run=replace(run, resources=asked, alternatives=(), replicas=replicas, min_replicas=least), need=need
-        )
+        return choose(entry, asked, replicas, self.tree, self.room.placement)
 
     def _start(self, entry: Entry) -> bool:
         run = entry.run
         closed = self.tree.closed_models(entry.account, entry.need)
         if closed:
-            asked = self._without(run.resources, closed)
+            asked = without_models(self.room.placement.cluster, run.resources, closed)
             if asked is None:
                 return False
             run = replace(run, resources=asked)
@@ -152,13 +157,22 @@ class Cycle:
             self.room.reserve(entry.run, asks)
 
     def make_room(self, blocked: Sequence[Entry]) -> list[Entry]:
-        """Stop runs for those blocked, the first first; return who still waits."""
+        """Stop runs for those blocked, the first first; return who still waits.
+
+        Once room was made for somebody, those before it are looked at again: fewer victims may do for them by now.
+        """
         evictions = Evictions(room=self.room, tree=self.tree)
+        left = self._make_room(blocked, evictions)
+        while left and len(left) < len(blocked):
+            blocked, left = left, self._make_room(left, evictions)
+        return left
+
+    def _make_room(self, blocked: Sequence[Entry], evictions: Evictions) -> list[Entry]:
         failed: set[tuple[Kind, int]] = set()  # shape and priority: how long a run takes makes no room
         left: list[Entry] = []
-        tried = 0
         for number, entry in enumerate(blocked):
-            if tried >= self.snapshot.policy.preemption.max_tried:
+            self.tree.settle_again()
+            if evictions.tried >= self.snapshot.policy.preemption.max_tried:
                 return [*left, *blocked[number:]]
             alike = (entry.shape, entry.run.priority)
             kept = self.room.kept.get(entry.run.id)
@@ -167,13 +181,15 @@ class Cycle:
             if not choices:
                 left.append(entry)
                 continue
-            tried += 1
+            evictions.tried += 1
             cleared = next((found for one in choices if (found := evictions.clear(one)) is not None), None)
             if cleared is None:
                 failed.add(alike)
                 left.append(entry)
                 continue
             for victim in cleared.victims:
+                if cleared.rule != "move":
+                    self._asks_again(victim)
                 self.evictions.append(
                     Decision(
                         run=victim.run.id,
@@ -184,6 +200,7 @@ class Cycle:
                     )
                 )
             self._nominate(entry, cleared.places, rule=cleared.rule)
+            self._asks_no_more(entry, cleared.places)
         return left
 
     def rent(self, blocked: Sequence[Entry]) -> list[Entry]:
@@ -224,6 +241,34 @@ class Cycle:
         self.placed.append((run.owner, places))
         self.room.started(as_placed(run, places, self.snapshot))
         self.room.relay(entry.account)
+
+    def _may_take(self, entry: Entry, places: Sequence[Place]) -> bool:
+        """Say whether its shares let a run start at these places: within their limits of all that it would hold there.
+
+        What it may hold without being preemptible is judged as for any start, of a model only if it may be no other.
+        """
+        amounts = self._amounts(places)
+        if self.tree.over_limit(entry.account, needed(amounts)) is not None:
+            return False
+        asked = [amount if place <= GPU or entry.need.amounts[place] else 0 for place, amount in enumerate(amounts)]
+        return gate(replace(entry, need=needed(asked)), self.tree) is None
+
+    def _asks_no_more(self, entry: Entry, places: Sequence[Place]) -> None:
+        """Count a run that has its places, and was charged with them, to what is held: it may have asked for other amounts.
+
+        An alternative or an elastic gang takes something else than was asked for, and so its share's demand changes.
+        """
+        run = entry.run
+        unused = self.tree.unused(self.room.placement.request(run.resources, run.sites), len(places), self._amounts(places))
+        self.tree.turn(entry.account, asked=[-amount for amount in entry.need.amounts], held=self._amounts(places), unused=unused)
+
+    def _asks_again(self, victim: Victim) -> None:
+        """Count a run that is stopped, and was charged no more with what it held, to what is asked for."""
+        run = victim.run
+        need = self.tree.need(self.room.placement.request(run.resources, run.sites), len(run.places))
+        unused = self.room.holdings.by_run[run.id].unused
+        asked = [0] * len(need.amounts) if victim.account.is_held else need.amounts
+        self.tree.turn(victim.account, asked=asked, held=[-amount for amount in victim.amounts], unused=-unused)
 
     def _amounts(self, places: Iterable[Place]) -> list[int]:
         return self.tree.granted((place.node, place.granted) for place in places)
@@ -278,13 +323,6 @@ class Cycle:
             machines=offer.machines,
             rule="burst",
         )
-
-    def _without(self, asked: Resources, closed: frozenset[str]) -> Resources | None:
-        """Return the request without the models that its share may not hold more of; None if nothing is left."""
-        models = {kind.model for kind in self.room.placement.cluster.kinds if kind is not None}
-        wanted = {model.casefold() for model in asked.gpu_models} or models
-        left = tuple(sorted(wanted - closed))
-        return replace(asked, gpu_models=left) if left else None
 
 
 def as_placed(run: WaitingRun, places: tuple[Place, ...], snapshot: Snapshot) -> PlacedRun:

@@ -2,7 +2,7 @@
 
 - *move*: a run that lost little and fits elsewhere makes room; nobody loses anything but the work since its checkpoint.
 - *reclaim*: between shares. The victim's shares stay at or above their fair amounts, the beneficiary's at or below theirs,
-  at every level below the share that both have in common.
+  at every level below the share that both have in common. Nobody whose place a guarantee would take back at once.
 - *guarantee*: a share takes back what others borrowed of it. That was lent under this condition, so that neither a minimum
   run time nor their fair amounts protect them, only their own guarantees.
 - *preempt*: inside one share, for a run of higher priority.
@@ -27,7 +27,7 @@ from mainspring.scheduler.fit import most_in_one_cluster
 from mainspring.scheduler.holdings import taken_by
 from mainspring.scheduler.order import CPUS_PER_GPU, Entry
 from mainspring.scheduler.requests import Request
-from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Tree
+from mainspring.scheduler.shares import CPU, GPU, ROUNDING, Account, Need, Tree
 
 SOON_S = 60.0  # a run that starts sooner without it stops nobody; those that outlived their estimate end no sooner (`timeline`)
 MOST_DOMAINS = 64  # racks or machines that are looked at for one run
@@ -83,6 +83,7 @@ class Evictions:
     room: Backfill
     tree: Tree
     gone: set[str] = field(default_factory=set)
+    tried: int = 0  # beneficiaries
     _indexes: dict[bool, _Index] = field(default_factory=dict)  # with the young, and without
 
     def clear(self, entry: Entry) -> Cleared | None:
@@ -94,7 +95,7 @@ class Evictions:
         if all(one.has_room(entry.need) for one in entry.account.path()):
             cleared = self._search(entry, "move", self._can_move)
         if cleared is None and entry.account.has_room(entry.need):
-            cleared = self._search(entry, "reclaim", lambda victim: _may_reclaim(entry, victim))
+            cleared = self._search(entry, "reclaim", lambda victim: self._may_reclaim(entry, victim))
         if cleared is None and any(one.is_promised(entry.need) for one in entry.account.path()):
             cleared = self._search(entry, "guarantee", lambda victim: _may_recall(entry, victim), with_young=True)
         if cleared is None and mode == "priority":
@@ -192,10 +193,23 @@ class Evictions:
                 else:
                     _free(victim, free, gpu_free, sign=1)
                     self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
-            return list(chosen)
+            return list(chosen) if self._may_all(search, chosen) else []
         finally:
             for victim in chosen:
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+
+    def _may_all(self, search: _Search, victims: Sequence[Victim]) -> bool:
+        """Say whether each of these, charged off by now, may be stopped beside the others.
+
+        One that turned out not to be needed may have been what let the run take from others (those of a share nearer to it).
+        """
+        for victim in victims:
+            self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+            is_allowed = search.may(victim)
+            self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
+            if not is_allowed:
+                return False
+        return True
 
     def _is_enough(self, search: _Search, free: Ints, gpu_free: Ints) -> bool:
         entry = search.entry
@@ -225,7 +239,18 @@ class Evictions:
         return best[4] if best is not None else []
 
     def _on_row(self, search: _Search, row: int, victims: Sequence[Victim], free: Ints, gpu_free: Ints) -> list[Victim]:
-        """Return the first victims of a row that let one more replica fit, without those that turn out not to be needed."""
+        """Return the first victims of a row that let one more replica fit, else the first that does alone.
+
+        Those before it may hold too little, and take with them all that may be taken of their share.
+        """
+        found = self._first(search, row, victims, free, gpu_free)
+        if found or len(victims) == 1:
+            return found
+        alone = (self._first(search, row, [victim], free, gpu_free) for victim in victims)
+        return next((one for one in alone if one), [])
+
+    def _first(self, search: _Search, row: int, victims: Sequence[Victim], free: Ints, gpu_free: Ints) -> list[Victim]:
+        """Return the first victims that let one more replica fit, without those that turn out not to be needed."""
         cluster, request = self.room.placement.cluster, search.request
         room, devices = free[row].copy(), gpu_free[row].copy()
         goal = _on_one(cluster, request, row, room, devices) + 1
@@ -241,13 +266,14 @@ class Evictions:
                     break
             else:
                 return []
-            needed: list[Victim] = []
-            for victim in reversed(found):
+            for victim in list(reversed(found)):
                 _free_row(victim, row, room, devices, sign=-1)
                 if _on_one(cluster, request, row, room, devices) < goal:
                     _free_row(victim, row, room, devices, sign=1)
-                    needed.append(victim)
-            return needed[::-1]
+                else:
+                    found.remove(victim)
+                    self.tree.charge(victim.account, victim.amounts, is_pinned=False)
+            return list(found) if self._may_all(search, found) else []
         finally:
             for victim in found:
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False)
@@ -288,6 +314,26 @@ class Evictions:
             if rule != "move":
                 self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
         return Cleared(rule, chosen, places)
+
+    def _may_reclaim(self, entry: Entry, victim: Victim) -> bool:
+        """Say whether fairness lets the run take from this victim, and the victim's shares could not take it back at once."""
+        return _may_reclaim(entry, victim) and not self._is_covered(entry, victim)
+
+    def _is_covered(self, entry: Entry, victim: Victim) -> bool:
+        """Say whether what a run holds is within the guarantee of its share, judged as for one that waits.
+
+        Were it stopped for fairness, its guarantee would stop the beneficiary in turn, and so on without end.
+        """
+        _, theirs = _apart(entry, victim)
+        if not any(theirs[-1].guarantee):
+            return False
+        run = victim.run
+        need = self.tree.need(self.room.placement.request(run.resources, run.sites), len(run.places))
+        self.tree.charge(victim.account, victim.amounts, is_pinned=False, sign=-1)
+        try:
+            return _is_promised(theirs, need)
+        finally:
+            self.tree.charge(victim.account, victim.amounts, is_pinned=False)
 
     def _can_move(self, victim: Victim) -> bool:
         """Say whether a run has lost little by stopping now and seems to fit elsewhere."""
@@ -335,7 +381,7 @@ def _may_recall(entry: Entry, victim: Victim) -> bool:
     Nothing need be scarce: places that are free in pieces do not keep the promise of whole ones.
     """
     below, theirs = _apart(entry, victim)
-    if not theirs or not below or not all(one.is_promised(entry.need) for one in below if one.pledged or one is below[-1]):
+    if not theirs or not below or not _is_promised(below, entry.need):
         return False
     return all(
         one.used[place] - amount >= min(one.guarantee[place], one.fair[place]) - ROUNDING
@@ -343,6 +389,11 @@ def _may_recall(entry: Entry, victim: Victim) -> bool:
         for place, amount in enumerate(victim.amounts)
         if amount
     )
+
+
+def _is_promised(below: Sequence[Account], need: Need) -> bool:
+    """Say whether a run stays within what shares have guaranteed, the lowest first: the highest, and each that is configured."""
+    return all(one.is_promised(need) for one in below if one.pledged or one is below[-1])
 
 
 def _may_preempt(entry: Entry, victim: Victim) -> bool:

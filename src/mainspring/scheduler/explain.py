@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from mainspring.core.ids import RunId
 from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Place, Snapshot, WaitingRun
 from mainspring.core.units import show_bytes, show_milli
 from mainspring.scheduler.backfill import Backfill, Hold
@@ -24,7 +25,8 @@ from mainspring.scheduler.burst import Unpaid
 from mainspring.scheduler.cluster import Bools, Ints
 from mainspring.scheduler.fit import misfit, most_in_one_cluster, no_cluster
 from mainspring.scheduler.order import Entry, Kind
-from mainspring.scheduler.requests import Key, Request
+from mainspring.scheduler.placement import Placement
+from mainspring.scheduler.requests import Key, Request, without_models
 from mainspring.scheduler.shares import CPU, GPU, MEMORY, ROUNDING, Account, Tree
 from mainspring.scheduler.shortage import Holders, misfit_or_out, not_ready, shortage
 
@@ -84,13 +86,29 @@ def gate(entry: Entry, tree: Tree) -> Reason | None:
     return None
 
 
+def choose(entry: Entry, asked: Resources, replicas: int, tree: Tree, placement: Placement) -> Entry:
+    """Return a run as if this were all that it asks for, with so many replicas."""
+    run = entry.run
+    if asked is run.resources and replicas == run.replicas and not run.alternatives and not run.min_replicas:
+        return entry
+    need = tree.need(placement.request(asked, run.sites), replicas)
+    least = min(run.min_replicas, replicas)
+    return replace(entry, run=replace(run, resources=asked, alternatives=(), replicas=replicas, min_replicas=least), need=need)
+
+
 @dataclass(frozen=True, slots=True)
 class _Fleet:
-    """What the fleet says to one kind of request: a reason, or that it would fit."""
+    """What the fleet says to one kind of request: a reason, or that it would fit were nothing kept for others."""
 
     reason: Reason | None
     never: bool = False
-    kept_by: tuple[Hold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """What all runs of one shape could start with, were nothing kept. For whom it is kept from one depends on its length too."""
+
+    requests: tuple[Request, ...]
 
 
 class Explainer:
@@ -117,8 +135,11 @@ class Explainer:
         self._started = started
         self._holds: Sequence[Hold] = tuple(room.holds)
         room.release(self._holds)
+        # those that some run may use: its own, a window of its share, what is needed later
+        self._loose = [one for one in enumerate(self._holds) if one[1].until_s > 0 or one[1].account or one[1].run in room.kept]
         self._known: dict[tuple[Key, int, str], _Fleet] = {}
-        self._told: dict[tuple[Kind, bool], Reason] = {}
+        self._told: dict[tuple[Kind, bool], Reason | _Fits] = {}
+        self._kept_from: dict[tuple[tuple[Request, ...], int, str, tuple[int, ...]], Reason] = {}
         self._holders: Holders | None = None
         self._owed: dict[tuple[str, int], list[tuple[float, str]]] = {}
         self._unfair_to: dict[tuple[str, int, int], Reason] = {}
@@ -138,23 +159,39 @@ class Explainer:
         alike = (entry.shape, run.id in self._untried)
         if alike not in self._told:
             self._told[alike] = self._primary(entry)
-        return self._told[alike]
+        told = self._told[alike]
+        return told if isinstance(told, Reason) else self._kept(entry, told)
 
-    def _primary(self, entry: Entry) -> Reason:
-        """Return the reason of all runs of its shape."""
-        run = entry.run
-        fleets = [
-            self._fleet(self._room.placement.request(asked, run.sites), run) for asked in (run.resources, *run.alternatives)
-        ]
-        fleet = min(fleets, key=lambda one: (one.never, one.reason is not None))  # the first choice that comes nearest
-        if fleet.never and fleet.reason is not None:
-            return fleet.reason
-        said = gate(entry, self._tree)
-        if said is not None:
-            return said
-        if fleet.reason is None:
-            return self._not_yet(entry, fleet)
-        return self._unfair(entry, fleet.reason) or fleet.reason
+    def _primary(self, entry: Entry) -> Reason | _Fits:
+        """Return the reason of all runs of its shape: of the choice that comes nearest, of a gang with as few as may start."""
+        run, placement = entry.run, self._room.placement
+        asks = (run.resources, *run.alternatives) if run.alternatives else (run.resources,)
+        told = [(asked, self._fleet(placement.request(asked, run.sites), run)) for asked in asks]
+        able = [one for one in told if not one[1].never] or told[:1]
+        if able[0][1].never and able[0][1].reason is not None:
+            return able[0][1].reason
+        choices = [(choose(entry, asked, run.least, self._tree, placement), fleet) for asked, fleet in able]
+        said = [gate(choice, self._tree) for choice, _ in choices]
+        if said[0] is not None and None not in said:
+            return said[0]
+        open_to_it = [choice for choice, no in zip(choices, said, strict=True) if no is None]
+        found = [self._nearer(entry, choice, fleet) for choice, fleet in open_to_it]
+        fits = [request for one in found if isinstance(one, _Fits) for request in one.requests]
+        if not fits:
+            return found[0]
+        return self._behind() if run.id in self._untried else _Fits(tuple(fits))
+
+    def _nearer(self, entry: Entry, choice: Entry, fleet: _Fleet) -> Reason | _Fits:
+        """Return what stands against a choice that its shares let through: GPU models that are closed to it, or the fleet."""
+        asked = choice.run.resources
+        closed = self._tree.closed_models(entry.account, choice.need)
+        left = without_models(self._cluster, asked, closed) if closed else asked
+        of_left = self._fleet_of(left, entry.run)
+        if left is None or of_left is None or of_left.never or (of_left.reason is not None and fleet.reason is None):
+            return self._over_model(entry, choice, closed)
+        if of_left.reason is not None:
+            return self._unfair(choice, of_left.reason) or of_left.reason
+        return _Fits((self._room.placement.request(left, entry.run.sites),))
 
     def _fleet(self, request: Request, run: WaitingRun) -> _Fleet:
         replicas, same = run.least, run.together
@@ -174,14 +211,10 @@ class Explainer:
         candidates: Bools = cluster.is_ready & (empty > 0)
         if most_in_one_cluster(cluster, np.where(candidates, empty, 0), same) < replicas:
             return _Fleet(not_ready(cluster, request, empty))
-        fits = self._fits(request, candidates, (), same)
+        fits = self._fits(request, candidates, same)
         if fits >= replicas:
-            windows = [one for one in self._holds if one.reservation is not None]
-            kept_by = [one for one in self._holds if one.reservation is None]
-            if windows and (not kept_by or self._fits(request, candidates, windows, same) < replicas):
-                kept_by = windows
-            return _Fleet(None, kept_by=tuple(kept_by))
-        if same and (apart := self._fits(request, candidates, (), "")) >= replicas:
+            return _Fleet(None)
+        if same and (apart := self._fits(request, candidates, "")) >= replicas:
             return _Fleet(_split(request, replicas, fits, apart, same))
         if fits:
             return _Fleet(
@@ -196,48 +229,64 @@ class Explainer:
             self._holders = Holders(cluster, self._room.holdings, self._gone, self._placed)
         return _Fleet(shortage(cluster, request, candidates, self._holders))
 
-    def _fits(self, request: Request, candidates: Bools, holds: Sequence[Hold], same: str) -> int:
+    def _fits(self, request: Request, candidates: Bools, same: str) -> int:
         cluster = self._cluster
-        free, gpu_free = cluster.free, cluster.gpu_free
-        if holds:
-            free, gpu_free = free.copy(), gpu_free.copy()
-            for one in holds:
-                for row, need, milli in one.held:
-                    free[row] -= need
-                    gpu_free[row] -= milli
-        counts: Ints = np.where(candidates, request.counts(cluster, free, gpu_free), 0)
+        counts: Ints = np.where(candidates, request.counts(cluster, cluster.free, cluster.gpu_free), 0)
         return most_in_one_cluster(cluster, counts, same)
 
-    def _not_yet(self, entry: Entry, fleet: _Fleet) -> Reason:
-        """Return why a run waits that would fit: it was not tried, a model is closed to it, or its place is kept."""
+    def _behind(self) -> Reason:
         policy = self._snapshot.policy
-        if entry.run.id in self._untried:
-            facts: dict[str, object] = {"started": self._started, "max_starts": policy.max_starts, "depth": policy.backfill.depth}
-            if self._started >= policy.max_starts:
-                sentence = f"Waits its turn: {self._started} runs ahead are started first, the most at one time."
-            else:
-                sentence = f"Waits its turn: {policy.backfill.depth} kinds of runs of its own share ahead of it are tried first."
-            return Reason(code=ReasonCode.BEHIND, sentence=sentence, facts=facts)
-        closed = self._tree.closed_models(entry.account, entry.need)
-        if closed:
-            over = self._tree.over_model(entry.account, entry.need)
-            if over is not None:
-                return _limited(*over, entry.need.amounts[GPU], self._tree)
-        first = fleet.kept_by[0] if fleet.kept_by else None
-        if first is not None and first.reservation is not None:
-            window = first.reservation
-            share = window.share or "all"
-            return Reason(
-                code=ReasonCode.ADVANCE_RESERVATION,
-                sentence=f"Waits because what is free is reserved for share {share} "
-                f"from {window.begins_at:%d %b %H:%M} to {window.ends_at:%d %b %H:%M} UTC.",
-                facts={"reservation": window.id, "share": window.share, "begins_at": window.begins_at.isoformat()},
-            )
-        runs = [one.run for one in fleet.kept_by]
+        facts: dict[str, object] = {"started": self._started, "max_starts": policy.max_starts, "depth": policy.backfill.depth}
+        sentence = f"Waits its turn: {policy.backfill.depth} kinds of runs of its own share ahead of it are tried first."
+        if self._started >= policy.max_starts:
+            sentence = f"Waits its turn: {self._started} runs ahead are started first, the most at one time."
+        return Reason(code=ReasonCode.BEHIND, sentence=sentence, facts=facts)
+
+    def _over_model(self, entry: Entry, choice: Entry, closed: frozenset[str]) -> Reason:
+        """Return SHARE_LIMIT of the model that would let the run start, were it open; else of the first."""
+        tree, need = self._tree, choice.need
+        but_one = ((one, without_models(self._cluster, choice.run.resources, closed - {one})) for one in sorted(closed))
+        fleets = ((one, self._fleet_of(left, entry.run)) for one, left in but_one)
+        model = next((one for one, fleet in fleets if fleet is not None and fleet.reason is None), min(closed))
+        return _limited(tree.over_model(entry.account, need, model), tree.units.index["gpu:" + model], need.amounts[GPU], tree)
+
+    def _fleet_of(self, asked: Resources | None, run: WaitingRun) -> _Fleet | None:
+        return self._fleet(self._room.placement.request(asked, run.sites), run) if asked is not None else None
+
+    def _kept(self, entry: Entry, fits: _Fits) -> Reason:
+        """Return why a run waits that would fit were nothing kept: for whom what it needs is kept."""
+        run, may_pass = entry.run, self._room.may_pass
+        free = tuple([number for number, one in self._loose if one.run == run.id or may_pass(one, run, entry.account)])
+        alike = (fits.requests, run.least, run.together, free)
+        if alike not in self._kept_from:
+            others = [one for number, one in enumerate(self._holds) if number not in free]
+            named = [self._in_the_way(request, run, others) for request in fits.requests]
+            self._kept_from[alike] = _reserved(named[0]) if all(named) else self._left_over()
+        return self._kept_from[alike]
+
+    def _in_the_way(self, request: Request, run: WaitingRun, holds: Sequence[Hold]) -> list[Hold]:
+        """Return those holds without which the run would fit beside all others; were any of them left, it would not."""
+        cluster, candidates = self._cluster, self._cluster.is_ready
+        free, gpu_free = cluster.free.copy(), cluster.gpu_free.copy()
+        named: list[Hold] = []
+        for one in sorted(holds, key=lambda hold: hold.reservation is None):  # windows first
+            for row, need, milli in one.held:
+                free[row] -= need
+                gpu_free[row] -= milli
+            counts: Ints = np.where(candidates, request.counts(cluster, free, gpu_free), 0)
+            if most_in_one_cluster(cluster, counts, run.together) < run.least:
+                named.append(one)
+                for row, need, milli in one.held:
+                    free[row] += need
+                    gpu_free[row] += milli
+        return named
+
+    def _left_over(self) -> Reason:
         return Reason(
-            code=ReasonCode.RESERVED,
-            sentence=f"Waits because what is free is kept for {_listed(runs)} ahead of it, which it would delay.",
-            facts={"runs": runs[:SHOWN]},
+            code=ReasonCode.BEHIND,
+            sentence="Waits its turn: room was made for others after it was tried, and there is enough left for it; "
+            "the next plan tries it again.",
+            facts={"stopping": sorted(self._gone)[:SHOWN]},
         )
 
     def _unfair(self, entry: Entry, scarce: Reason) -> Reason | None:
@@ -298,6 +347,25 @@ def _fair(account: Account, unit: int, owed: dict[str, int], count: int, scarce:
             "fair": int(account.fair[unit]),
             "owed": owed,
         },
+    )
+
+
+def _reserved(holds: Sequence[Hold]) -> Reason:
+    windows = [one.reservation for one in holds if one.reservation is not None]
+    runs = [one.run for one in holds if one.reservation is None]
+    behind = f"kept for {_listed(runs)} ahead of it, which it would delay"
+    if not windows:
+        sentence = f"Waits because what is free is {behind}."
+        return Reason(code=ReasonCode.RESERVED, sentence=sentence, facts={"runs": runs[:SHOWN]})
+    first, *others = windows
+    more = f" and {len(others)} more window{'s' * (len(others) > 1)}" if others else ""
+    more += f", and {behind}" if runs else ""
+    facts: dict[str, object] = {"reservation": first.id, "share": first.share, "begins_at": first.begins_at.isoformat()}
+    return Reason(
+        code=ReasonCode.ADVANCE_RESERVATION,
+        sentence=f"Waits because what is free is reserved for share {first.share or 'all'} "
+        f"from {first.begins_at:%d %b %H:%M} to {first.ends_at:%d %b %H:%M} UTC{more}.",
+        facts=facts | ({"runs": runs[:SHOWN]} if runs else {}),
     )
 
 

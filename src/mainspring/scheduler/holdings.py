@@ -24,23 +24,26 @@ FEWEST_LINES = 64
 class Holding:
     """What one placed run holds: of each row (cpu, memory, disk) and milli of each device column; in all, by `Units`.
 
-    `unused` is the milli-GPU that it might take on other devices beyond what it holds.
+    `unused` is the milli-GPU that it might take on other devices beyond what it holds, `model` the place in `Units` of the GPU
+    model that it names, if it may be no other; else 0.
     """
 
     run: PlacedRun
     taken: tuple[tuple[int, Ints, Ints], ...]
     amounts: tuple[int, ...]
     unused: int
+    model: int
     lines: tuple[int, ...]
 
 
 @dataclass(slots=True)
 class Sums:
-    """What the runs of one leaf hold together; `pinned` those that may not be preempted."""
+    """What the runs of one leaf hold together; `pinned` those that may not be preempted, `bound` of the model that each names."""
 
     runs: int
     used: list[int]
     pinned: list[int]
+    bound: list[int]
     unused: int = 0
 
 
@@ -70,7 +73,7 @@ class Holdings:
         self._need, self._milli = np.zeros((0, 3), dtype=np.int64), np.zeros((0, width), dtype=np.int64)
         self._estimate = np.zeros(0)
 
-    def add(self, run: PlacedRun, amounts: Sequence[int], unused: int) -> None:
+    def add(self, run: PlacedRun, amounts: Sequence[int], unused: int, model: int) -> None:
         """Count a run that is placed now."""
         taken = tuple(taken_by(self.cluster, run.places))
         since = micros(run.since)
@@ -85,8 +88,8 @@ class Holdings:
             self._alive[line], self._row[line], self._owner[line] = True, row, owner
             self._need[line], self._milli[line] = need, milli
             self._since[line], self._estimate[line], self._stopping[line] = since, run.estimate_s, run.is_stopping
-        self.by_run[run.id] = Holding(run, taken, tuple(amounts), unused, tuple(lines))
-        self._sum(run, amounts, unused, sign=1)
+        held = self.by_run[run.id] = Holding(run, taken, tuple(amounts), unused, model, tuple(lines))
+        self._sum(held, sign=1)
 
     def remove(self, run: PlacedRun) -> None:
         """Forget a run that is placed no more."""
@@ -95,7 +98,7 @@ class Holdings:
             self._alive[line] = False
             self._free.append(line)
             del self._run[line]
-        self._sum(run, gone.amounts, gone.unused, sign=-1)
+        self._sum(gone, sign=-1)
 
     def ages(self, now: datetime) -> tuple[Ints, Floats, Floats, Bools]:
         """Return all lines; of each the seconds since its run began, its run's estimate, and whether it is stopping."""
@@ -123,13 +126,17 @@ class Holdings:
         lines = np.flatnonzero(alive)
         return list(self._owners), lines, self._owner[lines]
 
-    def _sum(self, run: PlacedRun, amounts: Sequence[int], unused: int, *, sign: int) -> None:
+    def _sum(self, held: Holding, *, sign: int) -> None:
+        run, amounts = held.run, held.amounts
         leaf = run.share or run.owner
         sums = self.by_leaf.get(leaf)
         if sums is None:
-            sums = self.by_leaf[leaf] = Sums(0, [0] * len(amounts), [0] * len(amounts))
+            nothing = [0] * len(amounts)
+            sums = self.by_leaf[leaf] = Sums(0, nothing, nothing.copy(), nothing.copy())
         sums.runs += sign
-        sums.unused += sign * unused
+        sums.unused += sign * held.unused
+        if held.model:
+            sums.bound[held.model] += sign * amounts[held.model]
         for place, amount in enumerate(amounts):
             sums.used[place] += sign * amount
             if not run.is_preemptible:

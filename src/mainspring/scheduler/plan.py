@@ -52,6 +52,7 @@ def decide(snapshot: Snapshot, state: State, *, explains: bool = True) -> tuple[
     cycle.evictions += come_home(snapshot, cycle.room)
 
     # 5. say why, judged by the state that is left
+    cycle.tree.settle_again()
     decided = (*cycle.starts, *cycle.evictions, *cycle.nominations, *cycle.bursts)
     if explains:
         decided = (*decided, *_waits(cycle, blocked, queue.untried))

@@ -99,7 +99,7 @@ class State:
         unused = 0
         if self.measure.may_differ(run.resources):
             unused = self.measure.unused(self.placement.request(run.resources, run.sites), len(run.places), amounts)
-        self.holdings.add(run, amounts, unused)
+        self.holdings.add(run, amounts, unused, self.measure.model(run.resources))
         self.typical.count(run.resources, float(len(run.places)))
 
     def leave(self, run: PlacedRun) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -100,6 +100,14 @@ def make_request(cluster: Cluster, asked: Resources, closed: Collection[str] = (
         is_named=_named(cluster, asked),
         is_exact=_exact(cluster, milli) if devices and asked.gpu_milli < GPU_MILLI else None,
     )
+
+
+def without_models(cluster: Cluster, asked: Resources, closed: Collection[str]) -> Resources | None:
+    """Return `asked` without these GPU models; None if none is left."""
+    models = {kind.model for kind in cluster.kinds if kind is not None}
+    wanted = {model.casefold() for model in asked.gpu_models} or models
+    left = tuple(sorted(wanted - set(closed)))
+    return replace(asked, gpu_models=left) if left else None
 
 
 def _is_allowed(asked: Resources, pool: str, labels: dict[str, str]) -> bool:

@@ -62,6 +62,7 @@ class Account:
     pinned: list[int]
     asked: list[int]
     unused: list[int] = field(default_factory=list)  # what its placed runs could have taken on other devices
+    bound: list[int] = field(default_factory=list)  # of a GPU model: what is held and asked for by runs that may have no other
     demand: list[int] = field(default_factory=list)
     depth: int = 0
     served_s: float = NEVER_SERVED  # when it, or one below it, was last given a start
@@ -105,19 +106,23 @@ class Account:
 
 
 class Tree:
-    """All accounts of one plan. Use changes with `charge`; fair amounts do not: starting and stopping keeps the demand."""
+    """All accounts of one plan. Use changes with `charge`, fair amounts only with the demand (`turn`, `settle_again`)."""
 
     def __init__(self, snapshot: Snapshot, measure: Measure, holdings: Holdings) -> None:
         self.units = measure.units
-        self.granted, self.need = measure.granted, measure.need
+        self.granted, self.need, self.unused = measure.granted, measure.need, measure.unused
+        self._is_stale = False  # demand has changed since the fair amounts were computed
         self.accounts: dict[str, Account] = {}
         self._names_models = any(
             name.startswith("gpu:") for state in snapshot.shares for name in (*state.share.limit, *state.share.guarantee)
         )
+        self._models = range(GPU + 1, len(self.units.names))
         self._set_up(snapshot)
         for leaf, sums in holdings.by_leaf.items():
             for one in self.account(leaf).path():
                 one.unused[GPU] += sums.unused
+                for place in self._models:
+                    one.bound[place] += sums.bound[place]
                 for place, amount in enumerate(sums.used):
                     one.used[place] += amount
                     one.pinned[place] += sums.pinned[place]
@@ -142,6 +147,29 @@ class Tree:
         for one in account.path():
             for place in need.mask:
                 one.asked[place] += need.amounts[place] * runs
+                one.bound[place] += need.amounts[place] * runs
+
+    def turn(self, account: Account, *, asked: Sequence[int], held: Sequence[int], unused: int) -> None:
+        """Count that a run asks for so much more, holds (was charged with) so much more: of a start `asked` is negative.
+
+        Amounts of a model that nobody asks for by name are compared with nothing, so that they may change.
+        """
+        root = self.accounts[ROOT]
+        counts = [place for place in range(len(asked)) if place <= GPU or root.asked[place]]
+        if any(asked[place] + held[place] + (unused if place == GPU else 0) for place in counts):
+            self._is_stale = True
+        for one in account.path():
+            one.unused[GPU] += unused
+            for place, amount in enumerate(asked):
+                one.asked[place] += amount
+                if amount:
+                    one.bound[place] += amount + held[place]
+
+    def settle_again(self) -> None:
+        """Compute the fair amounts anew where what is held and asked for together has changed."""
+        if self._is_stale:
+            self.settle()
+            self._is_stale = False
 
     def serve(self, account: Account, at_s: float) -> None:
         """Note that a run of the share was started then."""
@@ -176,13 +204,10 @@ class Tree:
             and any(one.is_limited and one.used[place] + need.amounts[GPU] > one.limit[place] for one in account.path())
         )
 
-    def over_model(self, account: Account, need: Need) -> tuple[Account, int] | None:
-        """Return the lowest share that may not hold so much more of some GPU model, and of which; None if all may."""
-        for one in account.path():
-            for place in range(GPU + 1, len(self.units.names)):
-                if one.is_limited and one.used[place] + need.amounts[GPU] > one.limit[place]:
-                    return one, place
-        return None
+    def over_model(self, account: Account, need: Need, model: str) -> Account:
+        """Return the lowest share that may not hold so much more of a GPU model that is closed."""
+        place = self.units.index["gpu:" + model]
+        return next(one for one in account.path() if one.is_limited and one.used[place] + need.amounts[GPU] > one.limit[place])
 
     def settle(self) -> None:
         """Compute weights, guarantees, entitlements and fair amounts, top down, when all demand is known."""
@@ -198,6 +223,7 @@ class Tree:
         root.guarantee = [min(own, most) for own, most in zip(root.guarantee, self.units.capacity, strict=True)]
         root.entitled = [float(most) for most in self.units.capacity]
         root.fair = [float(min(most, root.demand[place])) for place, most in enumerate(self.units.capacity)]
+        root.fair[GPU] = min(root.fair[GPU], self._could_use(root))
         level = [root]
         while level:
             for account in level:
@@ -210,34 +236,48 @@ class Tree:
             return
         _weigh(children, self._history)
         askers = [one for one in children if any(one.used) or any(one.asked)]
-        demands = [one.demand for one in children]
+        size = len(self.units.names)
         for one in children:
-            one.entitled, one.fair = [], []
-        account.scarce = [
-            sum(demand[place] for demand in demands) > account.fair[place] + ROUNDING for place in range(len(account.fair))
-        ]
-        for place, _ in enumerate(self.units.names):
+            one.entitled, one.fair = [0.0] * size, [0.0] * size
+        account.scarce = [False] * size
+        for place in (CPU, MEMORY, *self._models, GPU):  # models first: who may have no other can use no more GPUs than of those
+            demands = [float(one.demand[place]) for one in children]
+            if place == GPU:
+                demands = [min(most, self._could_use(one)) for one, most in zip(children, demands, strict=True)]
+            account.scarce[place] = sum(demands) > account.fair[place] + ROUNDING
             promised = sum(one.guarantee[place] for one in children)
             if promised > account.guarantee[place] and promised:
                 for one in children:
                     one.guarantee[place] = one.guarantee[place] * account.guarantee[place] // promised
                 promised = sum(one.guarantee[place] for one in children)
             rest = max(0.0, account.entitled[place] - promised)
-            weights = sum(one.share.weight for one in askers if not one.pledged)
+            weights = sum(one.share.weight for one in askers if GPU not in one.pledged)
             for one in children:
-                if one.pledged:
-                    one.entitled.append(float(one.guarantee[place]) if place in one.pledged else float(UNBOUNDED))
+                if GPU in one.pledged:  # else it has no more than a window of CPUs
+                    one.entitled[place] = float(one.guarantee[place]) if place in one.pledged else float(UNBOUNDED)
                 else:
                     own = rest * one.share.weight / weights if weights else rest
-                    one.entitled.append(max(own, float(one.guarantee[place])))
+                    one.entitled[place] = max(own, float(one.guarantee[place]))
             filled = water_fill(
                 account.fair[place],
-                [min(one.guarantee[place], demand[place]) for one, demand in zip(children, demands, strict=True)],
-                [demand[place] for demand in demands],
+                [min(one.guarantee[place], demand) for one, demand in zip(children, demands, strict=True)],
+                demands,
                 [one.weight for one in children],
             )
             for one, amount in zip(children, filled, strict=True):
-                one.fair.append(amount)
+                one.fair[place] = amount
+
+    def _could_use(self, account: Account) -> float:
+        """Return the GPUs that a share could use of those it holds and asks for, its fair amounts of each model given.
+
+        Runs that name one model, beyond what the share may fairly have of that, wait for it: they want nothing of the others,
+        which are not scarce for their sake.
+        """
+        used, asked = account.used, account.asked
+        stuck = sum(
+            max(0.0, min(account.bound[place], used[place] + asked[place] - account.fair[place])) for place in self._models
+        )
+        return used[GPU] + asked[GPU] + account.unused[GPU] - stuck
 
     def _set_up(self, snapshot: Snapshot) -> None:
         self._history = snapshot.policy.order.history
@@ -292,6 +332,7 @@ class Tree:
             pinned=[0] * size,
             asked=[0] * size,
             unused=[0] * size,
+            bound=[0] * size,
             depth=depth,
             is_limited=bool(share.limit),
             is_held=share.is_held or (parent is not None and parent.is_held),
@@ -332,6 +373,11 @@ class Measure:
             found = self._needs[request, replicas] = self._need(request, replicas)
         return found
 
+    def model(self, asked: Resources) -> int:
+        """Return the place of the one GPU model that a request may have, or 0: it may have several, or none of the fleet's."""
+        models = {model.casefold() for model in asked.gpu_models}
+        return self.units.index.get("gpu:" + models.pop(), 0) if len(models) == 1 else 0
+
     def may_differ(self, asked: Resources) -> bool:
         """Say whether it depends on the device how much of it a request takes."""
         return asked.gpu_memory_bytes > 0 or (self._has_whole and 0 < asked.gpu_milli < GPU_MILLI)
@@ -346,10 +392,9 @@ class Measure:
         amounts[CPU], amounts[MEMORY] = asked.cpu_milli * replicas, asked.memory_bytes * replicas
         if request.devices:
             amounts[GPU] = self._most(request) * request.devices * replicas
-            if len({model.casefold() for model in asked.gpu_models}) == 1:
-                model = self.units.index.get("gpu:" + asked.gpu_models[0].casefold())
-                if model is not None:
-                    amounts[model] = amounts[GPU]
+            model = self.model(asked)
+            if model:
+                amounts[model] = amounts[GPU]
         return needed(amounts)
 
     def _most(self, request: Request) -> int:

@@ -1,7 +1,7 @@
 """Everything about one waiting run, worked out when somebody asks: who is ahead and by which rule, what would change it.
 
 A plan's own reasons are the same for all runs of a kind; this is the long answer for one. What would change it is tried, not
-guessed: the world after the plan is planned again with the run asking for less.
+guessed: the world after the plan is planned again with the run asking for less, or at the moment when another has ended.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from mainspring.core.resources import GPU_MILLI
 from mainspring.core.snapshot import Decision, DecisionKind, Plan, Snapshot, WaitingRun
 from mainspring.core.units import show_milli
 from mainspring.core.whys import Ahead, Change, Why
-from mainspring.scheduler.apply import apply_plan
+from mainspring.scheduler.apply import apply_plan, ended
 from mainspring.scheduler.backfill import Backfill
 from mainspring.scheduler.cycle import Cycle
-from mainspring.scheduler.plan import plan
+from mainspring.scheduler.plan import decide, plan
 from mainspring.scheduler.reading import read
 from mainspring.scheduler.timeline import left_s
 
 SHOWN = 5
+SAME_S = 1e-6  # ends that are not further apart are at one moment
 
 
 def why(snapshot: Snapshot, run: str, made: Plan | None = None) -> Why | None:
@@ -62,15 +63,28 @@ def _changes(snapshot: Snapshot, made: Plan, run: WaitingRun, decision: Decision
     """Give what lets the run start: less of something now, or the end of another run."""
     if decision.kind is not DecisionKind.WAIT or run.is_held or run.is_unconfirmed:
         return
-    after = apply_plan(snapshot, made)
+    world = _meanwhile(snapshot, made)
     kept = {one.run for one in made.decisions if one.kind in (DecisionKind.NOMINATE, DecisionKind.WAIT) and one.places}
-    others = tuple(one for one in after.waiting if one.id in kept and one.id != run.id)
+    others = tuple(one for one in world.waiting if one.id != run.id)
+    few = tuple(one for one in others if one.id in kept)  # a first look at those who keep places is cheap
     for sentence, facts, variant in _smaller(run):
-        tried = plan(replace(after, waiting=(*others, variant), sites=()))
-        if any(one.run == run.id and one.kind is DecisionKind.START for one in tried.decisions):
+        if all(_starts(replace(world, waiting=(*beside, variant)), variant) for beside in (few, others)):
             yield Change(sentence=sentence, facts=facts)
             break
-    yield from _ends(after, run)
+    yield from _ends(world, run)
+
+
+def _meanwhile(snapshot: Snapshot, made: Plan) -> Snapshot:
+    """Return the world after a plan, where those who were asked to stop have not ended yet."""
+    stopping = {one.run for one in made.decisions if one.kind is DecisionKind.EVICT}
+    others = tuple(one for one in made.decisions if one.kind is not DecisionKind.EVICT)
+    world = apply_plan(snapshot, replace(made, decisions=others))
+    return replace(world, placed=tuple(replace(one, is_stopping=True) if one.id in stopping else one for one in world.placed))
+
+
+def _starts(world: Snapshot, run: WaitingRun) -> bool:
+    decisions, _ = decide(world, read(world), explains=False)
+    return any(one.run == run.id and one.kind is DecisionKind.START for one in decisions)
 
 
 def _smaller(run: WaitingRun) -> Iterator[tuple[str, dict[str, object], WaitingRun]]:
@@ -92,7 +106,8 @@ def _smaller(run: WaitingRun) -> Iterator[tuple[str, dict[str, object], WaitingR
                 replace(run, resources=replace(asked, gpu_milli=milli)),
             )
     for replicas in range(run.replicas - 1, 0, -1):
-        yield f"starts now with {replicas} replicas", {"replicas": replicas}, replace(run, replicas=replicas, min_replicas=0)
+        words = f"starts now with {replicas} replica{'s' * (replicas > 1)}"
+        yield words, {"replicas": replicas}, replace(run, replicas=replicas, min_replicas=0)
     if asked.gpu_models:
         yield (
             "starts now on any GPU model",
@@ -103,19 +118,26 @@ def _smaller(run: WaitingRun) -> Iterator[tuple[str, dict[str, object], WaitingR
         yield "starts now if it may be preempted", {"is_preemptible": True}, replace(run, is_preemptible=True)
 
 
-def _ends(after: Snapshot, run: WaitingRun) -> Iterator[Change]:
-    """Give the end of the run whose places it would take, where that is believed to be known."""
-    alone = replace(after, waiting=(run,))
+def _ends(world: Snapshot, run: WaitingRun) -> Iterator[Change]:
+    """Give the end of the run whose places it would take, where that is believed to be known.
+
+    Tried too: once all have ended who are believed to by then the run starts, whoever else waits; without this end it does not.
+    """
+    alone = replace(world, waiting=(run,))
     room: Backfill = Cycle.begin(alone, read(alone)).room
     request = room.placement.request(run.resources, run.sites)
     kept = room.timeline().earliest(request, run.least, is_patient=True, same=run.together)
     if kept is None or kept.at_s <= 0 or not np.isfinite(kept.at_s):
         return
-    nodes = {place.node for place in kept.places}
-    safety = after.policy.backfill.safety
-    for one in sorted(after.placed, key=lambda placed: placed.id):
-        is_last = abs(left_s(one, after.now, safety) - kept.at_s) < 1e-6
-        if is_last and nodes & {place.node for place in one.places}:
-            at = after.now + timedelta(seconds=kept.at_s)
+    at = world.now + timedelta(seconds=kept.at_s)
+    nodes, safety = {place.node for place in kept.places}, world.policy.backfill.safety
+    left = {one.id: left_s(one, world.now, safety) - kept.at_s for one in world.placed}
+    over = {name for name, after_s in left.items() if after_s < SAME_S}
+    if not _starts(replace(ended(world, over), now=at), run):
+        return
+    for one in sorted(world.placed, key=lambda placed: placed.id):
+        if abs(left[one.id]) >= SAME_S or not nodes & {place.node for place in one.places}:
+            continue
+        if not _starts(replace(ended(world, over - {one.id}), now=at), run):
             yield Change(sentence=f"when {one.id} ends, about {at:%H:%M} UTC", at=at, facts={"run": one.id})
             return

@@ -209,9 +209,8 @@ def resume(ctx: Context, actor: Actor, node: str, *, device: int | None = None) 
     found = _node(ctx, node)
     if device is None and found.state is NodeState.DRAINING and not is_closed_by_hand(found):
         told = " ".join(one.detail for one in found.symptoms if one.kind is SymptomKind.ENGINE) or "It goes back to its site."
-        raise StateError(
-            f"Node {found.id} was not drained here. {told}", hint="Its engine says when it takes runs again; we look every few seconds."
-        )
+        hint = "Its engine says when it takes runs again; it is looked at every few seconds."
+        raise StateError(f"Node {found.id} was not drained here. {told}", hint=hint)
     change = partial(resumed, now=ctx.clock.now(), device=_device(found, device))
     return ctx.store.nodes.settle(found.id, change, actor=actor.name, is_anew=device is None)
 
