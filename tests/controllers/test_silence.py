@@ -109,9 +109,7 @@ def test_a_node_that_its_engine_drains_drains_until_that_says_otherwise() -> Non
 def test_what_an_engine_drained_is_not_resumed_here(house) -> None:
     told = Symptom(kind=SymptomKind.ENGINE, detail="It was cordoned in Kubernetes.")
     (node,) = house.ctx.store.nodes.all()
-    house.ctx.store.nodes.upsert(
-        node.cluster, [replace(node, state=NodeState.DRAINING, symptoms=(told,))], now=house.clock.now()
-    )
+    house.ctx.store.nodes.upsert(node.cluster, [replace(node, state=NodeState.DRAINING, symptoms=(told,))], now=house.clock.now())
     with pytest.raises(StateError, match=r"was not drained here. It was cordoned in Kubernetes."):
         clusters.resume(house.ctx, SYSTEM, node.id)
     clusters.drain(house.ctx, SYSTEM, node.id)
