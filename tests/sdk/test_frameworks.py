@@ -1,16 +1,24 @@
-"""Keras and PyTorch programs go on where the try before them was stopped. Keras is the real one, where it is installed."""
+"""Keras and PyTorch programs go on where the try before them was stopped. Both are the real ones, where they are installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+import mainspring
+
+# of the same version as ours: it loads our packages
+SYSTEM_PYTHON = shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path="/usr/bin")
+HAS_TORCH = SYSTEM_PYTHON is not None and Path("/usr/lib/python3/dist-packages/torch").is_dir()
 KERAS = """
 import os
 os.environ['KERAS_BACKEND'] = 'jax'
@@ -34,9 +42,10 @@ model.fit(x, x.sum(1), epochs=5, batch_size=8, verbose=0, shuffle=False, callbac
 print(json.dumps([seen, int(model.optimizer.iterations), float(np.asarray(model.weights[0]).sum())]))
 """
 
-# what of torch is used, over pickle: the wheels of PyTorch are too large to be installed for a test
+# what of torch is used, over pickle: quick, and where the real one is missing
 TORCH = """
 import pickle
+__version__ = '2.9.1+cpu'
 def save(value, path):
     with open(path, 'wb') as file: pickle.dump(value, file)
 def load(path, map_location, weights_only):
@@ -62,6 +71,23 @@ print(done, model.value, optimizer.value)
 """
 
 
+# the real one, as the operating system packages it: a wheel comes with 5 GB of CUDA
+REAL = """
+import os, sys, torch, mainspring as ms
+torch.manual_seed(5)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+done = []
+for step in ms.torch_checkpoint(model, optimizer).steps(10, every=3):
+    optimizer.zero_grad()
+    model(torch.randn(16, 4)).pow(2).mean().backward()
+    optimizer.step()
+    done.append(step)
+    if step == int(sys.argv[1]): os._exit(9)
+print(done, [one.tolist() for one in model.parameters()])
+"""
+
+
 class Tries:
     """Tries of one run: each finds the checkpoint folder as the one before it left it."""
 
@@ -71,14 +97,16 @@ class Tries:
         self.folder.mkdir()
         self.spool.mkdir()
 
-    def run(self, code: str, *args: object, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, code: str, *args: object, python: str = sys.executable, path: Sequence[str] = (), **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run code as the next try."""
         (self.spool / "stop_requested").unlink(missing_ok=True)
         places = {"MAINSPRING_SPOOL": str(self.spool), "MAINSPRING_CHECKPOINT": str(self.folder)}
         resumed = {"MAINSPRING_RESUME": "1"} if list(self.folder.iterdir()) else {}
-        path = os.pathsep.join([str(self.root), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, **places, **resumed, "PYTHONPATH": path, **more}
-        words = [sys.executable, "-c", code, *(str(one) for one in args)]
+        found = os.pathsep.join([str(self.root), *path, os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, **places, **resumed, "PYTHONPATH": found, **more}
+        words = [python, "-c", code, *(str(one) for one in args)]
         return subprocess.run(words, env=env, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -114,6 +142,22 @@ def test_torch_goes_on_after_the_step_that_was_saved(tries: Tries) -> None:
     second = tries.run(LOOP, 99, 8)  # asked to end: it saves, then leaves the loop
     assert second.stdout == f"[6, 7, 8] {sum(range(9))} -9\n", second
     assert tries.run(LOOP, 99, 99).stdout == f"[9] {sum(range(10))} -10\n"
+
+
+@pytest.mark.engine
+def test_a_real_torch_goes_on_as_if_it_had_never_stopped(
+    tries: Tries, tmp_path: Path, need: Callable[[bool, str, str], None]
+) -> None:
+    """Weights, the optimizer's moments and the random numbers: after a crash they end up as in one go, to the last bit."""
+    need(HAS_TORCH, "PyTorch of this system's Python", "apt-get install --no-install-recommends python3-torch")
+    with_ours = [str(Path(mainspring.__file__).parents[1]), sysconfig.get_path("purelib")]
+    assert tries.run(REAL, 7, python=str(SYSTEM_PYTHON), path=with_ours).returncode == 9
+    assert [path.name for path in tries.folder.iterdir()] == ["torch.pt"]
+    second = tries.run(REAL, 99, python=str(SYSTEM_PYTHON), path=with_ours)
+    assert second.stdout.startswith("[6, 7, 8, 9] "), second
+    (tmp_path / "whole").mkdir()
+    whole = Tries(tmp_path / "whole").run(REAL, 99, python=str(SYSTEM_PYTHON), path=with_ours)
+    assert whole.stdout.partition("] ")[2] == second.stdout.partition("] ")[2], whole
 
 
 def test_only_the_first_replica_saves(tries: Tries) -> None:

@@ -51,7 +51,9 @@ class TorchCheckpoint:
         draft.rename(folder / NAME)
 
     def _load(self, path: Any) -> None:
-        found = self._torch.load(path, map_location="cpu", weights_only=True)
+        # before PyTorch 2 that mode cannot read an optimizer's numbers, or is not there; the file is this run's own
+        limits = {"weights_only": True} if int(self._torch.__version__.split(".")[0]) >= 2 else {}
+        found = self._torch.load(path, map_location="cpu", **limits)
         if len(found["states"]) != len(self._parts):
             raise UsageError(
                 f"The checkpoint holds {len(found['states'])} states, and {len(self._parts)} are to be restored.",
