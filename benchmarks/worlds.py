@@ -2,7 +2,7 @@
 
 python -m benchmarks.worlds [--times 10]: a part of `scripts/bench invariants`
 
-The tests are those of tests/scheduler/test_*invariants.py, hypothesis makes the worlds, anew each time. A test that fails ends
+The tests are those of tests/scheduler/**/test_*invariants.py, hypothesis makes the worlds, anew each time. A test that fails ends
 the bench, with the smallest world that it found.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
 def play(times: int) -> None:
     """Play `times` as many worlds as `make test`. Ends the program where a test fails."""
     played, began = Worlds(times), perf_counter()
-    paths = [str(path) for path in sorted(TESTS.glob("test_*invariants.py"))]
+    paths = [str(path) for path in sorted(TESTS.rglob("test_*invariants.py"))]
     wrong = pytest.main(["-x", "-k", "test_invariant", "-p", "no:xdist", "-o", f"timeout={LIMIT_S}", *paths], plugins=[played])
     if wrong:
         sys.exit(int(wrong))
