@@ -258,9 +258,9 @@ class Cycle:
 
         An alternative or an elastic gang takes something else than was asked for, and so its share's demand changes.
         """
-        run = entry.run
-        unused = self.tree.unused(self.room.placement.request(run.resources, run.sites), len(places), self._amounts(places))
-        self.tree.turn(entry.account, asked=[-amount for amount in entry.need.amounts], held=self._amounts(places), unused=unused)
+        run, held = entry.run, self._amounts(places)
+        unused = self.tree.unused(self.room.placement.request(run.resources, run.sites), len(places), held)
+        self.tree.turn(entry.account, asked=[-amount for amount in entry.need.amounts], held=held, unused=unused)
 
     def _asks_again(self, victim: Victim) -> None:
         """Count a run that is stopped, and was charged no more with what it held, to what is asked for."""
