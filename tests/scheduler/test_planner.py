@@ -166,7 +166,7 @@ def _node(world: Snapshot, _: Snapshot, dice: Random, step: int) -> Snapshot:
         (one,) if one.id in held or len(world.nodes) == 1 else (),
     ]
     chosen = dice.choice(new)
-    if step and any(node.id == f"new{step}" for node in world.nodes):
+    if any(node.id == f"new{step}" for node in world.nodes):
         chosen = (one,)
     return replace(world, nodes=tuple(made for node in world.nodes for made in (chosen if node is one else (node,))))
 
