@@ -174,7 +174,7 @@ class Installation:
         Not the lead of the server that lives, nor what ran out with its dead holder. What a living one did not give up counts
         also when it ran out.
         """
-        server = "0" if self.process is None else str(self.process.pid)
+        server = str(self.process.pid) if self.process is not None and not self.is_dead() else "0"
         found = []
         for what, owner, until_s, now_s in self._rows(LEASES):
             is_ours = owner.split(":")[1:2] == [server]
@@ -187,7 +187,7 @@ class Installation:
         address = self.flags[self.flags.index("--database-url") + 1] if "--database-url" in self.flags else ""
         if address:
             with psycopg.connect(address.replace("+psycopg", "")) as rows:
-                return rows.execute(question.replace("NOW", "extract(epoch from clock_timestamp())")).fetchall()
+                return rows.execute(question.replace("NOW", "extract(epoch from clock_timestamp())::float8")).fetchall()
         with contextlib.closing(sqlite3.connect(f"file:{self.home}/mainspring.db?mode=ro", uri=True)) as file:
             return file.execute(question.replace("NOW", str(time.monotonic()))).fetchall()
 

@@ -105,6 +105,7 @@ def test_runs_on_postgres_survive_deaths_of_the_server_and_of_runners(on_postgre
     for _ in range(2):
         time.sleep(dice.uniform(0.3, 1.0))  # the moment of death is what is being varied
         on_postgres.kill()
+        assert any("leader" in lease for lease in on_postgres.leases()), "what the dead one held counts until its time"
         on_postgres.start()
         submit_all(on_postgres, 16, pause_s=0.05)
     kill(on_postgres.runner_pids()[:3])
