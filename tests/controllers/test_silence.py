@@ -128,7 +128,9 @@ def test_a_run_that_beats_lives_on_whatever_its_engine_can_tell(house, tmp_path)
         watch.unknown(house.attempt_of(run), house.attempt_of(run).replicas[0])
     assert (house.attempt_of(run).state, house.attempt_of(run).replicas[0].unknown_since) == (AttemptState.RUNNING, None)
     assert house.ctx.store.nodes.get("local.one").state is NodeState.READY
+    asked = house.ctx.signals.version("clusters")
     for _ in range(70):
         house.clock.advance(10)
         watch.unknown(house.attempt_of(run), house.attempt_of(run).replicas[0])
     assert house.attempt_of(run).state is AttemptState.ENDED, "it is silent too"
+    assert house.ctx.signals.version("clusters") == asked + 1, "its engine is asked why, once: it may know, and asks often then"

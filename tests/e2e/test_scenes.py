@@ -249,7 +249,7 @@ def test_credentials_that_expire_keep_new_runs_away_and_no_old_one(
     add_engine(fresh, "pods")
     config = tmp_path / "kubeconfig"
     good = config.read_text()
-    run = fresh.submit(["sh", "-c", "for n in $(seq 40); do echo $n; sleep 1; done"], resources=on("pods"))
+    run = fresh.submit(["sh", "-c", "for n in $(seq 20); do echo $n; sleep 1; done"], resources=on("pods"))
     soon(fresh, run, lambda: b"2\n" in fresh.log(run), "its begin")
     config.write_text(good.replace(kubernetes.tokens["team"], "0" * 32))
     look(fresh, "pods")
@@ -260,7 +260,7 @@ def test_credentials_that_expire_keep_new_runs_away_and_no_old_one(
     assert ended(fresh, other)["state"] == "succeeded", "another cluster is held up"
     told = ended(fresh, run)
     assert (told["state"], len(fresh.attempts(run))) == ("succeeded", 1), fresh.attempts(run)
-    assert fresh.log(run) == b"".join(b"%d\n" % number for number in range(1, 41))
+    assert fresh.log(run) == b"".join(b"%d\n" % number for number in range(1, 21))
     assert (fresh.run(later)["state"], fresh.attempts(later)) == ("queued", [])
     config.write_text(good)
     assert ended(fresh, later)["state"] == "succeeded", fresh.attempts(later)

@@ -196,6 +196,8 @@ class Observations:
         kind = "node.reachable" if is_reachable else "node.unreachable"
         if self.ctx.store.nodes.sight(node, is_reachable=is_reachable, event=said(SYSTEM, kind, node, "")):
             log.info("node sighted", extra={"node": node, "is_reachable": is_reachable})
+            if not is_reachable:
+                self.ctx.signals.hint("clusters")  # its engine is asked why, and from now on often
 
     def _declared_dead(self, attempt: Attempt, replica: Replica) -> None:
         """An admin's word that nothing runs there any more is as good as having seen the end."""

@@ -109,7 +109,11 @@ class Operations:
         cluster = self.ctx.store.clusters.get(operation.subject)
         if cluster is None:
             raise NotFoundError(f"There is no cluster {operation.subject!r}.", hint="mainspring cluster ls")
-        looked = self._look(cluster, self.fleet.backend(cluster.id))
+        try:
+            looked = self._look(cluster, self.fleet.backend(cluster.id))
+        except MainspringError:
+            self.ctx.signals.hint("clusters")  # what is wrong belongs into the rows: `why` and the page read it there
+            raise
         self.fleet.take_inventory(cluster)
         return {**looked, "nodes": self.ctx.store.nodes.all(cluster.id)}
 
