@@ -25,8 +25,9 @@ def test_a_group_has_one_worker(project_command: Any, tmp_path: Path) -> None:
     for number, group in enumerate(("a", "b", "a", "b")):
         (tmp_path / f"test_{number}.py").write_text(CODE.format(group=group))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup", tmp_path)
-    done = project_command(sys.executable, *words, cwd=tmp_path)
+    words = ("-m", "pytest", "-q", "-p", "xdist.plugin", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup", tmp_path)
+    env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take seconds to load, three times
+    done = project_command(sys.executable, *words, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     workers = defaultdict(set)
     for mark in tmp_path.glob("?.gw?"):
