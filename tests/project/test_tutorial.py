@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +40,38 @@ def test_the_tutorial_from_nothing_to_an_endpoint(follow: Callable[..., Any], pr
 
     up = follow("mainspring", "up", "--gpus", "2")
     assert up.returncode == 0, up.stderr
+    runs_and_waits(follow, page, folder)
     trained = follow("python", "train.py")
     assert trained.returncode == 0, trained.stderr
     assert 0.9 < float(trained.stdout.split()[-1]) <= 1
     searched = follow("python", "search.py")
     assert searched.returncode == 0, searched.stderr
     assert "Gate 'tumours' passed" in searched.stdout
+    swept = follow("mainspring", "sweep", "train.py:train", "-n", "2", "--maximize", "roc_auc", "strength=log:1e-3:10")
+    assert swept.returncode == 0, swept.stderr
+    assert re.search(r"^tumours +v1 +onnx +champion +tumours +roc_auc=0", follow("mainspring", "model", "ls").stdout, re.MULTILINE)
+    (model,) = json.loads(follow("mainspring", "model", "ls", "--json").stdout)
+    assert (model["name"], model["number"]) == ("tumours", 1), model
     deployed = follow("mainspring", "deploy", "tumours@champion", "--name", "tumours")
     assert deployed.returncode == 0, deployed.stderr
     assert "tumours" in follow("mainspring", "endpoint", "ls").stdout
     refused = follow("mainspring", "endpoint", "predict", "tumours", '[{"mean radius": 14.1, "mean texture": 20.3}]')
     assert refused.returncode == 2
     assert "mean perimeter" in refused.stderr
+
+
+def runs_and_waits(follow: Callable[..., Any], page: str, folder: Path) -> None:
+    """Type the sections on a script and on what waits."""
+    (script,) = re.findall(r"^echo '(.*)' > hello.py$", page, re.MULTILINE)
+    (folder / "hello.py").write_text(script, encoding="utf-8")
+    hello = follow("mainspring", "run", "hello.py")
+    assert (hello.returncode, hello.stdout) == (0, f"hello from {socket.gethostname()}\n"), hello.stderr
+    for name in ("holder", "waiter"):
+        (typed,) = re.findall(rf"^(mainspring run .*--name {name} .*)$", page, re.MULTILINE)
+        assert follow(*shlex.split(typed)).returncode == 0
+    why = follow("mainspring", "why", "waiter").stdout
+    assert "Waits for 1 GPU" in why, why
+    assert re.search(r"\w+ holds 2\b", why), why
+    assert follow("mainspring", "cancel", "holder").returncode == 0
+    waited = follow("mainspring", "logs", "-f", "waiter")
+    assert (waited.returncode, waited.stdout) == (0, hello.stdout), waited.stderr
