@@ -129,6 +129,19 @@ def test_a_drag_over_a_chart_asks_for_its_steps(tab: Open, site: Any) -> None:
     seen.close()
 
 
+def test_a_point_that_comes_later_is_drawn(tab: Open, aside: Aside, site: Any) -> None:
+    run = site.full.ids["running"]
+    seen = tab()
+    page = seen.open(f"/runs/{run}")
+    page.wait_for_function(BRUSHED)
+    last = "(id) => getElement(id).chart.getOption().series[0].data.at(-1)[0]"
+    chart = int(page.locator(".ms-chart").first.get_attribute("id").removeprefix("c"))
+    assert page.evaluate(last, chart) == 39
+    aside(lambda: site.full.write(run, "metrics", b'["loss",0.02,47,47.0]\n'))
+    page.wait_for_function(f"(id) => ({last})(id) === 47", arg=chart)
+    seen.close()
+
+
 def test_a_version_is_deployed_and_rolled_back(tab: Open, aside: Aside, site: Any) -> None:
     full = site.full
     aside(lambda: _second_version(full))
