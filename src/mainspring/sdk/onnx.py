@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class OnnxModel:
     """Predicts with an ONNX file, with the methods of the original."""
 
     def __init__(self, path: Path | bytes) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it tells its maker of the models that it loads
         runtime = need("onnxruntime", "Predicting with this model", "serving")
         options = runtime.SessionOptions()
         options.log_severity_level = 3

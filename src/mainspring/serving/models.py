@@ -148,6 +148,7 @@ def _features(signature: Mapping[str, Any]) -> tuple[Feature, ...]:
 
 
 def _load_onnx(path: Path, file: ModelFile, features: tuple[Feature, ...], threads: int) -> Model:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it tells its maker of the models that it loads
     ort = importlib.import_module("onnxruntime")  # here: the environment of a native model may well be without it
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
