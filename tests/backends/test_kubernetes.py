@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
     pytest.mark.xdist_group("fleet"),  # what pods hold is counted: two at once would see each other's
 ]
+DRIVER = {"cuda.driver.major": "550", "cuda.driver.minor": "54", "cuda.driver.rev": "15"}
 SMALL = Granted(cpu_milli=250, memory_bytes=128 << 20)
 
 
@@ -199,7 +200,8 @@ class TestContract(BackendContract):
             assert told.was_started == 1
 
     def test_a_job_that_somebody_deletes_is_lost(self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any) -> None:
-        request = self.request(backend, server, SLEEP, "deleted")
+        """Its pod had not begun: a runner that has is told to end, and says so itself."""
+        request = replace(self.request(backend, server, SLEEP, "deleted"), overrides={"schedulerName": "nobody"})
         with self.launched(backend, request) as handle:
             path = f"/apis/batch/v1/namespaces/{handle.data['namespace']}/jobs/{handle.data['job']}"
             kubernetes.ask("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 0})
@@ -255,25 +257,44 @@ class TestContract(BackendContract):
         finally:
             kubernetes.ask("DELETE", "/api/v1/namespaces/default/pods/stranger", {"gracePeriodSeconds": 0})
 
+    @pytest.mark.parametrize(
+        ("name", "labels", "mib"),
+        [
+            ("mig-1g.10gb", {"mig-1g.10gb.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", "mig-1g.10gb.memory": "9856"}, 9856),
+            ("gpu.shared", {"gpu.product": "NVIDIA-A10", "gpu.memory": "23028", "gpu.replicas": "7", **DRIVER}, 23028 / 7),
+        ],
+    )
     def test_slices_are_the_gpus_of_a_cluster_that_is_registered_for_them(
-        self, backend: KubernetesBackend, server: RunnerServer, kubernetes: Any, space: str, tmp_path: Path
+        self,
+        name: str,
+        labels: dict[str, str],
+        mib: float,
+        backend: KubernetesBackend,
+        server: RunnerServer,
+        kubernetes: Any,
+        space: str,
+        tmp_path: Path,
     ) -> None:
-        """MIG: by `--gpu-resource` a node's slices are counted, less those that others hold; whole GPUs stay what they were."""
-        name, node = "nvidia.com/mig-1g.10gb", f"/api/v1/nodes/{NODE}"
+        """MIG, and devices that the plug-in shares: by `--gpu-resource` a node's slices are counted, less those that others
+        hold; whole GPUs stay what they were. The labels are those of NVIDIA's feature discovery.
+        """
+        name, node = f"nvidia.com/{name}", f"/api/v1/nodes/{NODE}"
+        labels = {f"nvidia.com/{key}": value for key, value in labels.items()}
+        product = next(value for key, value in labels.items() if key.endswith(".product"))
         paths = [f"/status/{of}/{name.replace('/', '~1')}" for of in ("capacity", "allocatable")]
         have = [{"op": "add", "path": path, "value": "7"} for path in paths]
-        labels = {f"{name}.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", f"{name}.memory": "9856"}
         kubernetes.ask("PATCH", f"{node}/status", have, "application/json-patch+json")
         kubernetes.ask("PATCH", node, {"metadata": {"labels": labels}}, MERGE_PATCH)
         try:
             made = make_backend(kubernetes, space, tmp_path, gpu_resource=name)
             self.installation = made.installation
             slices = real_node(made).devices
-            assert [(one.model, one.memory_bytes) for one in slices] == [(labels[f"{name}.product"], 9856 << 20)] * 7
+            assert [(one.model, one.memory_bytes) for one in slices] == [(product, int(mib * 2**20))] * 7
             foreign = foreign_pod("stranger", {"cpu": "100m", "memory": "64Mi", name: "3"})
             kubernetes.ask("POST", "/api/v1/namespaces/default/pods", foreign)
             until(lambda: len(real_node(made).devices) == 4)
             assert len(real_node(backend).devices) == 8, "the others are another cluster's"
+            assert made.probe().facts.get("driver") == ("550.54.15" if name.endswith("shared") else None)
             two = tuple(DeviceShare(index=index, milli=1000) for index in (0, 1))
             request = self.request(made, server, ["sh", "-c", "echo in a slice"], "mig", replace(SMALL, devices=two))
             with self.launched(made, request) as handle:

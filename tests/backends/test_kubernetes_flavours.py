@@ -7,6 +7,7 @@ import os
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ pytestmark = [
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
     pytest.mark.xdist_group("fleet"),
 ]
+OF_PROJECT = 1_000_680_000  # the first user of a project's range
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +71,27 @@ class TestFlavours:
             (notice,) = KubernetesBackend(replace(made.cluster, config=nowhere), tmp_path / "nowhere", "inst").probe().notices
             assert notice.command == "oc new-project nowhere"
             request = replace(plain_request(made, made.inventory().nodes[0]), server_url=server.url)
-            server.jobs[request.attempt] = ["id", "-u"]
-            handle = made.launch(request)
-            (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
-            security = job["spec"]["template"]["spec"]["securityContext"]
-            assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-            made.forget(handle)
+            with constrained(kubernetes, space):
+                self.check_user(made, request, server)
             self.check_routes(kubernetes, space, tmp_path, made, replace(request, attempt=AttemptId(f"{request.attempt}r")))
         finally:
             kubernetes.empty(space)
             for kind, group in (("securitycontextconstraints", "security.openshift.io"), ("routes", "route.openshift.io")):
                 kubernetes.ask("DELETE", f"{path}/{kind}.{group}")
+
+    def check_user(self, made: KubernetesBackend, request: LaunchRequest, server: RunnerServer) -> None:
+        """The pod runs as whoever the project says, in group 0, and may write; one that names a user is not taken."""
+        server.jobs[request.attempt] = ["sh", "-c", "id -u; id -g; touch $HOME/mine mine && echo written"]
+        handle = made.launch(request)
+        (job,) = cast("list[dict[str, Any]]", made.native(handle)["jobs"])
+        security = job["spec"]["template"]["spec"]["securityContext"]
+        assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert server.wait(request.attempt, "ended").log == f"{OF_PROJECT}\n0\nwritten\n".encode()
+        made.forget(handle)
+        named = replace(request, attempt=AttemptId(f"{request.attempt}u"), overrides={"uid": 1000})
+        handle = made.launch(named)
+        until(lambda: f"must be in the ranges: [{OF_PROJECT}" in made.observe([handle])[0].waiting)
+        made.forget(handle)
 
     def check_routes(self, kubernetes: Any, space: str, folder: Path, made: KubernetesBackend, request: LaunchRequest) -> None:
         """A port has a Service and a Route, which go with the Job; who may not is told the right that is missing."""
@@ -205,6 +217,61 @@ class TestFlavours:
         assert find_place({}, usual=usual).url == kubernetes.url
         with pytest.raises(CredentialsError, match="there is no kubeconfig"):
             find_place({}, usual=usual[:1])
+
+
+@contextmanager
+def constrained(kubernetes: Any, space: str) -> Iterator[None]:
+    """Do to the pods of a name space what OpenShift's constraint `restricted-v2` does, by the API server's own admission.
+
+    Each container gets the project's user, unless it names one, which has to be in the project's range.
+    """
+    where = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space}},
+        "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+    }
+    named = "has(object.spec.securityContext.runAsUser) ? object.spec.securityContext.runAsUser"
+    user = f"Object.spec.containers.securityContext{{runAsUser: {named} : {OF_PROJECT}}}"
+    containers = f"object.spec.containers.map(one, Object.spec.containers{{name: one.name, securityContext: {user}}})"
+    given = {"expression": f"Object{{spec: Object.spec{{containers: {containers}}}}}"}
+    mutation = {"patchType": "ApplyConfiguration", "applyConfiguration": given}
+    refusal = {
+        "expression": f"object.spec.containers.all(one, one.securityContext.runAsUser == {OF_PROJECT})",
+        "message": "unable to validate against any security context constraint: runAsUser: Invalid value: "
+        f"must be in the ranges: [{OF_PROJECT}, {OF_PROJECT + 9999}]",
+    }
+    group = "/apis/admissionregistration.k8s.io"
+    policies = [
+        (f"{group}/v1beta1/mutatingadmissionpolicies", {"mutations": [mutation], "reinvocationPolicy": "Never"}),
+        (f"{group}/v1/validatingadmissionpolicies", {"validations": [refusal]}),
+    ]
+    name, made = f"restricted-v2-{os.getpid()}", []
+    try:
+        for path, spec in policies:
+            bindings = f"{path.removesuffix('policies')}policybindings"
+            more = {"validationActions": ["Deny"]} if "validating" in path else {}
+            binding = {"metadata": {"name": name}, "spec": {"policyName": name, **more}}
+            about = {"metadata": {"name": name}, "spec": {"failurePolicy": "Fail", "matchConstraints": where, **spec}}
+            for of, body in ((path, about), (bindings, binding)):
+                kubernetes.ask("POST", of, body)
+                made.append(f"{of}/{name}")
+        until(lambda: user_of_a_pod(kubernetes, space, None) == OF_PROJECT)
+        until(lambda: user_of_a_pod(kubernetes, space, 1000) is None)
+        yield
+    finally:
+        for path in made:
+            kubernetes.ask("DELETE", path)
+
+
+def user_of_a_pod(kubernetes: Any, space: str, uid: int | None) -> int | None:
+    """Return the user that a pod would get that names this one; None where it would not be taken."""
+    own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **({"runAsUser": uid} if uid else {})}
+    spec = {"securityContext": security, "containers": [{"name": "c", "image": "x", "securityContext": own}]}
+    try:
+        pod = kubernetes.ask("POST", f"/api/v1/namespaces/{space}/pods?dryRun=All", {"metadata": {"name": "try"}, "spec": spec})
+    except urllib.error.HTTPError:
+        return None
+    return cast("int | None", pod["spec"]["containers"][0]["securityContext"].get("runAsUser"))
 
 
 def definition(kind: str, group: str) -> dict[str, object]:

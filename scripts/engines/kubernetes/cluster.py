@@ -24,12 +24,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from engines.kubernetes import nodes, report, settings
+from engines.kubernetes import nodes, report, servers, settings
 from engines.kubernetes.certificates import certify
-from engines.kubernetes.daemons import PATH, spawn, tail, until
+from engines.kubernetes.daemons import PATH, spawn, until
 from engines.kubernetes.program import can_be_built, program
 from engines.networks import KUBERNETES, free_networks
-from engines.sharing import end, free_ports, is_alive, shared
+from engines.sharing import end, free_ports, shared
 
 NODE, IMAGE = nodes.FIRST, nodes.IMAGE
 GPUS = 8
@@ -40,11 +40,15 @@ _PROGRAMS = ("etcd", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "ip
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """A running cluster. `pid` is the API server's; `address` is this machine's on the bridge, where pods reach it."""
+    """A running cluster. `pid` is the API server's; `address` is this machine's on the bridge, where pods reach it.
+
+    `etcd` is the address of its store.
+    """
 
     pid: int
     folder: str
     url: str
+    etcd: str
     address: str
     bridge: str
     pids: dict[str, int]
@@ -87,6 +91,14 @@ class Kubernetes:
         """Have a second node while a test needs it; see `nodes.joined`."""
         return nodes.joined(self.node(nodes.SECOND, gpus))
 
+    def another_server(self, *more: str) -> AbstractContextManager[servers.Server]:
+        """Have one more API server of the same cluster while a test needs it; `more` are flags of its own."""
+        return servers.another(Path(self.folder), self.etcd, self.address, self.tokens["admin"], more)
+
+    def compact(self) -> int:
+        """Let the store forget what was before now; return the last revision that it still knows."""
+        return servers.compact(self.etcd)
+
     def told(self) -> str:
         """Return what it knows of its nodes, of the pods that have not succeeded, and the newest events: why something waits."""
         return report.of(self.ask)
@@ -115,11 +127,12 @@ def _start() -> Kubernetes:
     sysctls = {name: Path("/proc/sys", name).read_text().strip() for name in _SYSCTLS}
     bridge, address = _bridge()
     try:
-        url = _control_plane(folder, binary, address, pids)
+        url, etcd = _control_plane(folder, binary, address, pids)
         engine = Kubernetes(
             pid=pids["apiserver"],
             folder=str(folder),
             url=url,
+            etcd=etcd,
             address=address,
             bridge=bridge,
             pids=pids,
@@ -138,8 +151,8 @@ def _stop(engine: Kubernetes) -> None:
     _end(engine.pids, Path(engine.folder), engine.bridge, engine.sysctls)
 
 
-def _control_plane(folder: Path, binary: Path, address: str, pids: dict[str, int]) -> str:
-    """Start etcd, API server, controllers and scheduler; return the API's address."""
+def _control_plane(folder: Path, binary: Path, address: str, pids: dict[str, int]) -> tuple[str, str]:
+    """Start etcd, API server, controllers and scheduler; return the addresses of the API and of etcd."""
     port, *ports = free_ports(5)
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
@@ -149,17 +162,17 @@ def _control_plane(folder: Path, binary: Path, address: str, pids: dict[str, int
     rows = [f'{tokens[user]},{user},{user},"{groups}"\n' for user, groups in USERS.items()]
     (folder / "tokens.csv").write_text("".join(rows))
     pids["etcd"] = spawn(folder, "etcd", ["etcd", *settings.etcd(folder, ports[0], ports[1])])
-    words = settings.apiserver(folder, f"http://127.0.0.1:{ports[0]}", port, address)
-    pids["apiserver"] = spawn(folder, "apiserver", [str(binary), "apiserver", *words])
-    url = f"https://127.0.0.1:{port}"
-    until(lambda: _answers(folder, url, tokens["admin"], pids), folder)
+    etcd = f"http://127.0.0.1:{ports[0]}"
+    pids["apiserver"] = spawn(folder, "apiserver", [str(binary), "apiserver", *settings.apiserver(folder, etcd, port, address)])
+    url, authority = f"https://127.0.0.1:{port}", f"{folder}/certificates/apiserver.crt"
+    until(lambda: servers.answers(url, authority, tokens["admin"], pids, folder), folder)
     config = folder / settings.CONFIG
-    config.write_text(settings.kubeconfig(url, f"{folder}/certificates/apiserver.crt", tokens["admin"], "default"))
+    config.write_text(settings.kubeconfig(url, authority, tokens["admin"], "default"))
     words = settings.controllers(folder, config, ports[2])
     pids["controllers"] = spawn(folder, "controllers", [str(binary), "controllers", *words])
     words = settings.scheduler(folder, config, ports[3])
     pids["scheduler"] = spawn(folder, "scheduler", [str(binary), "scheduler", *words])
-    return url
+    return url, etcd
 
 
 def _end(pids: Mapping[str, int], folder: Path, bridge: str, sysctls: Mapping[str, str]) -> None:
@@ -189,18 +202,6 @@ def _bridge() -> tuple[str, str]:
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         return name, address
     raise RuntimeError("No range of addresses is free for a bridge.")
-
-
-def _answers(folder: Path, url: str, token: str, pids: Mapping[str, int]) -> bool:
-    for name in ("etcd", "apiserver"):
-        if not is_alive(pids[name]):
-            raise RuntimeError(f"{name} ended:\n{tail(folder / f'{name}.log')}")
-    request = urllib.request.Request(f"{url}/readyz", headers={"Authorization": f"Bearer {token}"})
-    with contextlib.suppress(OSError, urllib.error.URLError):
-        context = ssl.create_default_context(cafile=f"{folder}/certificates/apiserver.crt")
-        with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-            return bool(answer.status == 200)
-    return False
 
 
 def _links(bridge: str) -> list[str]:

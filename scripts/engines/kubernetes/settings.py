@@ -61,6 +61,8 @@ def apiserver(folder: Path, etcd_url: str, port: int, address: str) -> list[str]
         "--authorization-mode=RBAC",
         "--service-cluster-ip-range=10.0.0.0/24",
         "--disable-admission-plugins=ServiceAccount",
+        "--feature-gates=MutatingAdmissionPolicy=true",  # by which a test changes pods as a distribution does
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
         "--kubelet-preferred-address-types=InternalIP",
     ]
 

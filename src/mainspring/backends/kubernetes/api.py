@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import cast
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import httpx2
 import msgspec
 
-from mainspring.backends.kubernetes.login import client
-from mainspring.backends.kubernetes.places import Place, kubectl, renewal
+from mainspring.backends.kubernetes.login import client, unusable
+from mainspring.backends.kubernetes.places import ConfigError, Place, kubectl, renewal
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for each thing that is waited for: a connection, the next bytes
+ANSWER_S = 60.0  # for a whole answer: one that comes in drops would hold its thread for good
 MERGE_PATCH = "application/merge-patch+json"
 Json = dict[str, object]
+T = TypeVar("T")
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    reason: str = ""
 
 
 class MissingError(Exception):
@@ -35,23 +46,33 @@ class StaleError(Exception):
 
 @dataclass(slots=True)
 class Api:
-    """One cluster's API. Thread safe; connections are kept."""
+    """One cluster's API. Thread safe; connections are kept. `clock` is ours, which may be wrong."""
 
     place: Place
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _client: httpx2.Client | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _followed: list[httpx2.Response] = field(default_factory=list)
+    _dated: tuple[datetime, float] | None = None
 
     def get(self, path: str, **query: str) -> Json:
         """Return an object or a list as JSON. Raises MissingError, UnreachableError, CredentialsError."""
-        return cast("Json", msgspec.json.decode(self.read(path, **query)))
+        return decoded(self.place, self.read(path, **query), Json)
 
     def read(self, path: str, **query: str) -> bytes:
-        """Return the bytes of an answer."""
-        return self._send("GET", path, None, query).content
+        """Return the bytes of an answer. Raises as `get`."""
+        return self._send("GET", path, None, query)
 
     def create(self, path: str, body: Json, **query: str) -> Json:
         """Create an object. Raises ExistsError, CapacityError (a quota is used up), LaunchError, and as `get`."""
-        return cast("Json", msgspec.json.decode(self._send("POST", path, body, query).content))
+        return decoded(self.place, self._send("POST", path, body, query), Json)
+
+    def now(self) -> datetime:
+        """Return the time by the cluster's clock, as of its last answer: what it tells of moments is to be held against that."""
+        if self._dated is None:
+            return self.clock()
+        told, at = self._dated
+        return told + timedelta(seconds=time.monotonic() - at)
 
     def patch(self, path: str, body: Json) -> None:
         """Merge values into an object. Raises as `create`."""
@@ -67,8 +88,19 @@ class Api:
         except MissingError:
             return
 
+    def close(self) -> None:
+        """Close the connections; what waits for an answer on one is told that none comes."""
+        with self._lock:
+            there, self._client = self._client, None
+            followed = [answer.extensions["network_stream"] for answer in self._followed if "network_stream" in answer.extensions]
+        for stream in followed:
+            with suppress(OSError):  # closed already
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        if there is not None:
+            there.close()
+
     @contextmanager
-    def watch(self, path: str, **query: str) -> Iterator[Iterator[bytes]]:
+    def watch(self, path: str, **query: str) -> Iterator[Iterator[str]]:
         """Yield the lines of a watch, which ends when the server ends it. Raises StaleError, and as `get`."""
         there = self._connected()
         limits = httpx2.Timeout(TIMEOUT_S, read=float(query["timeoutSeconds"]) + TIMEOUT_S)
@@ -76,23 +108,40 @@ class Api:
             _told(self.place),
             there.stream("GET", path, params={**query, "watch": "true"}, timeout=limits, extensions=self._named()) as answer,
         ):
+            self._take_date(answer)
             if answer.status_code >= 300:
-                answer.read()
-                raise _refusal(answer, self.place)
-            yield answer.iter_lines()  # type: ignore[misc]
+                raise _refusal("GET", answer.status_code, answer.read(), self.place)
+            self._followed.append(answer)
+            try:
+                yield answer.iter_lines()
+            finally:
+                self._followed.remove(answer)
 
-    def _send(
-        self, method: str, path: str, body: Json | None, query: Mapping[str, str], kind: str = "application/json"
-    ) -> httpx2.Response:
+    def _send(self, method: str, path: str, body: Json | None, query: Mapping[str, str], kind: str = "application/json") -> bytes:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": kind} if content is not None else {}
-        with _told(self.place):
-            answer = self._connected().request(
+        ends_at = time.monotonic() + ANSWER_S
+        with (
+            _told(self.place),
+            self._connected().stream(
                 method, path, content=content, params=dict(query), headers=headers, extensions=self._named()
-            )
+            ) as answer,
+        ):
+            self._take_date(answer)
+            parts = []
+            for part in answer.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > ends_at:
+                    raise UnreachableError(f"Kubernetes at {self.place.url} gave no whole answer within {ANSWER_S:g} s.")
+        told = b"".join(parts)
         if answer.status_code >= 300:
-            raise _refusal(answer, self.place)
-        return answer
+            raise _refusal(method, answer.status_code, told, self.place)
+        return told
+
+    def _take_date(self, answer: httpx2.Response) -> None:
+        with suppress(ValueError, TypeError):
+            told = parsedate_to_datetime(answer.headers.get("date", ""))
+            self._dated = (told if told.tzinfo is not None else told.replace(tzinfo=UTC), time.monotonic())
 
     def _connected(self) -> httpx2.Client:
         with self._lock:
@@ -125,31 +174,45 @@ def _told(place: Place) -> Iterator[None]:
             f"Kubernetes at {place.url} does not answer: {wrong or type(wrong).__name__}.",
             hint=f"Ask it by hand: {kubectl(place, 'get', '--raw', '/readyz')}",
         ) from wrong
-    except OSError as wrong:
-        raise CredentialsError(f"The credentials of context {place.context!r} cannot be had: {wrong}.") from wrong
+    except (OSError, ConfigError) as wrong:
+        raise unusable(place, wrong) from wrong
+
+
+def decoded(place: Place, told: bytes | str, kind: type[T]) -> T:
+    """Return an answer as this type. Raises UnreachableError for one that cannot be: something else answers there."""
+    try:
+        return msgspec.json.decode(told, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as wrong:
+        raise stranger(place, told if isinstance(told, str) else told.decode(errors="replace")) from wrong
+
+
+def stranger(place: Place, told: str) -> UnreachableError:
+    """Return our error for the answer of something that is no Kubernetes: a proxy, a page to log in at."""
+    words = " ".join(told.split())[:100]
+    return UnreachableError(
+        f"What answers at {place.url} does not speak as Kubernetes does: {words or 'nothing'}",
+        hint=f"See what is there: {kubectl(place, 'get', '--raw', '/version')}",
+    )
 
 
 def _name_authority(place: Place) -> str:
     return f"{kubectl(place, 'config', 'set-cluster', str(place.config.context.cluster))} --certificate-authority=FILE"
 
 
-def _refusal(answer: httpx2.Response, place: Place) -> Exception:
-    """Return our error for an answer that is a refusal."""
-    try:
-        told = msgspec.json.decode(answer.content)
-        message, reason = str(told.get("message", "")), str(told.get("reason", ""))
-    except (ValueError, AttributeError):
-        message, reason = answer.text[:300], ""
-    sentence = f"Kubernetes refuses: {message or answer.status_code}"
-    match answer.status_code:
+def _refusal(method: str, status: int, body: bytes, place: Place) -> Exception:
+    """Return our error for an answer that is a refusal. Only what was to be made can be refused for what it is."""
+    message, reason = _words(body)
+    sentence = f"Kubernetes refuses: {message or status}"
+    is_making = method in ("POST", "PATCH") and bool(message)
+    match status:
         case 401:
             return CredentialsError(
                 f"Kubernetes does not accept the credentials of context {place.context!r}: they are wrong or have expired.",
                 hint=f"Log in anew: {renewal(place)}",
             )
-        case 403 if "exceeded quota" in message:
+        case 403 if is_making and "exceeded quota" in message:
             return CapacityError(sentence)
-        case 403 if reason == "Forbidden" and " is forbidden: User " in message:
+        case 403 if reason == "Forbidden" and (" is forbidden: User " in message or not is_making):
             return CredentialsError(sentence, hint="The rights that are needed: mainspring cluster show NAME")
         case 404:
             return MissingError(sentence)
@@ -159,7 +222,18 @@ def _refusal(answer: httpx2.Response, place: Place) -> Exception:
             return StaleError(sentence)
         case 408 | 409 | 429:
             return UnreachableError(sentence)
-        case status if status >= 500:
+        case _ if status >= 500 or (message and not is_making):
             return UnreachableError(sentence)
-        case _:
+        case _ if is_making:
             return LaunchError(sentence)
+        case _:
+            return stranger(place, f"{status} {body.decode(errors='replace')}")
+
+
+def _words(body: bytes) -> tuple[str, str]:
+    """Return message and reason of a refusal, both empty where it is none of Kubernetes' own."""
+    try:
+        told = msgspec.json.decode(body, type=_Status)
+    except (msgspec.DecodeError, UnicodeError):
+        return "", ""
+    return told.message, told.reason

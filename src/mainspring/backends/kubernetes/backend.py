@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from mainspring.backends.again import add_again
 from mainspring.backends.kubernetes import doors, manifests, nodes, options, pods, rights
-from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError
+from mainspring.backends.kubernetes.api import Api, ExistsError, Json, MissingError, stranger
 from mainspring.backends.kubernetes.flavours import Flavour, find_flavour
 from mainspring.backends.kubernetes.listing import listed
 from mainspring.backends.kubernetes.places import Place, find_place, stamp_of
@@ -39,13 +39,14 @@ from mainspring.core.backend import (
     ObservedState,
     Probe,
 )
-from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
+from mainspring.core.errors import BackendError, CapacityError, CredentialsError, LaunchError
 from mainspring.core.ids import AttemptId
 from mainspring.core.records import Cause, Cluster, NodeState, Outcome
 
 log = logging.getLogger(__name__)
 CAPABILITIES = Capabilities(places_itself=True, limits=True, images=True, hears_ends=True, needs_network=True)
 NODES_S = 10.0  # how old what is known of nodes may be when pods are judged
+RUNNER_S = 60.0  # how long a ConfigMap that was there is not looked for again
 DRAIN_S = 30  # what a runner that only tells the end has left after a stop's grace
 PLACE = "place.json"
 ALIVE = "status.phase!=Succeeded,status.phase!=Failed"
@@ -68,9 +69,10 @@ class KubernetesBackend:
     _api: Api | None = None
     _flavour: Flavour | None = None
     _runner: tuple[str, bytes] | None = None
-    _has_runner: bool = False
+    _runner_at: float = -RUNNER_S - 1
     _ends: dict[pods.Key, Outcome] = field(default_factory=dict)  # what was seen of pods that may be gone by now
     _watched: Watch | None = None
+    _is_closed: bool = False
     _stamp: tuple[tuple[int, int], ...] = ()
     _silent: tuple[float, tuple[str, ...]] = (-NODES_S, ())
 
@@ -78,7 +80,10 @@ class KubernetesBackend:
         """Ask for the version, the flavour, our rights, and what there is for us."""
         try:
             return self._probe()
-        except (CredentialsError, UnreachableError) as wrong:
+        except MissingError as wrong:
+            told = stranger(self._door().place, str(wrong))
+            return Probe(is_ready=False, notices=(Notice(text=told.message, command=_command(told.hint)),))
+        except BackendError as wrong:
             return Probe(is_ready=False, notices=(Notice(text=wrong.message, command=_command(wrong.hint)),))
 
     def inventory(self) -> Inventory:
@@ -101,14 +106,12 @@ class KubernetesBackend:
         api = self._door()
         name = manifests.object_name(self.installation, request.attempt, request.replica)
         try:
-            self._readdress(api, request, api.get(f"{self._jobs()}/{name}"))
+            job = api.get(f"{self._jobs()}/{name}")
         except MissingError:
-            try:
-                self._create(api, request, name)
-            except MissingError as wrong:  # of what was to be made: its name space is gone
-                raise LaunchError(
-                    f"{wrong}.", hint=rights.space_command(self._found_flavour(api).name, self._namespace())
-                ) from wrong
+            self._create(api, request, name)
+        else:
+            self._check_ours(job, request)
+            self._readdress(api, request, job)
         return self._handle(request.attempt, request.replica)
 
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
@@ -116,7 +119,7 @@ class KubernetesBackend:
         api = self._door()
         known = self._pods(api)
         silent = self._silent_nodes(api) if known else ()
-        now = datetime.now(UTC)
+        now = api.now()
         keys = [(str(handle.attempt), handle.replica) for handle in handles]
         jobs = self._our_jobs(api) if any(key not in known for key in keys) else {}
         waiting = [key for key in set(keys) if key not in known and key in jobs]
@@ -129,6 +132,9 @@ class KubernetesBackend:
                 self._delete_pod(api, known[key], 1)
             elif seen.is_stuck:
                 api.delete(f"{self._jobs()}/{jobs[key].metadata.name}")
+        if any(pods.is_being_made(known[key]) for key in found if key in known):
+            with contextlib.suppress(BackendError, MissingError):  # it waits on, and is asked for again
+                self._ensure_runner(api)  # a pod whose ConfigMap somebody deleted would be made for ever
         return [
             Observation(handle=handle, state=found[key].state, detail=found[key].detail, waiting=found[key].waiting)
             for handle, key in zip(handles, keys, strict=True)
@@ -151,7 +157,7 @@ class KubernetesBackend:
         """Return each replica of this installation that has a living pod, or will have one."""
         api = self._door()
         known, jobs = self._pods(api), self._our_jobs(api)
-        now = datetime.now(UTC)
+        now = api.now()
         seen = {key: pods.states(known, jobs, key, now) for key in {*known, *jobs}}
         return [self._handle(*key) for key, one in seen.items() if one.state is not ObservedState.GONE]
 
@@ -184,6 +190,16 @@ class KubernetesBackend:
         api.delete(f"{self._jobs()}/{name}")
         api.delete(f"{self._space()}/secrets/{name}")
         self._ends.pop((str(handle.attempt), handle.replica), None)
+
+    def close(self) -> None:
+        """Follow no pods any more, and let go of the connections; see `core.backend.Closes`."""
+        with self._lock:
+            watched, api = self._watched, self._api
+            self._watched, self._api, self._is_closed = None, None, True
+        if watched is not None:
+            watched.close()
+        if api is not None:
+            api.close()
 
     def _probe(self) -> Probe:
         api = self._door()
@@ -219,6 +235,8 @@ class KubernetesBackend:
             self._keep(api.place)
         notices += unnamed_queue(api, self.cluster, self._groups(api))
         facts = {"flavour": self._found_flavour(api).name, "context": api.place.context, "name space": namespace}
+        drivers = nodes.drivers_of(found)
+        facts |= {"driver": drivers} if drivers else {}
         return Probe(is_ready=bool(found), version=version, notices=tuple(notices), facts=facts)
 
     def _has_space(self, api: Api) -> bool:
@@ -238,37 +256,72 @@ class KubernetesBackend:
     def _create(self, api: Api, request: LaunchRequest, name: str) -> None:
         config = options.for_run(self.cluster.config, request.overrides)
         config["pod_template"] = self._template()
-        bundle = self._ensure_runner(api)
-        flavour = self._found_flavour(api)
-        job = manifests.job(name, request, config, runner=bundle, is_uid_given=flavour.is_uid_given)
-        ports = doors.ports_of(config.get("port"))
-        marks = manifests.labels(request)
-        opened = doors.open_doors(api, name, marks, ports, has_routes=flavour.has_routes) if ports else ()
+        try:
+            flavour = self._found_flavour(api)
+            job = manifests.job(name, request, config, runner=self._ensure_runner(api), is_uid_given=flavour.is_uid_given)
+            made = self._made(api, request, job, doors.ports_of(config.get("port")))
+        except MissingError as wrong:  # what was to be made has no name space, or no Kubernetes to be in
+            if "namespaces" not in str(wrong):
+                raise stranger(api.place, str(wrong)) from wrong
+            raise LaunchError(f"{wrong}.", hint=rights.space_command(self._found_flavour(api).name, self._namespace())) from wrong
+        self._own(api, made)
+
+    def _made(self, api: Api, request: LaunchRequest, job: Json, ports: Sequence[int]) -> Json:
+        """Create the Secret, what leads to the ports, and the Job; where that is refused nothing is left of them."""
+        name = str(cast("Mapping[str, object]", job["metadata"])["name"])
         secrets = f"{self._space()}/secrets"
         secret = manifests.secret(name, request, self._record(request))
+        opened: tuple[str, ...] = ()
         try:
-            api.create(secrets, secret)
-        except ExistsError:
-            api.patch(f"{secrets}/{name}", {"data": secret["data"]})
-        try:
-            made = api.create(self._jobs(), job)
-        except ExistsError:
-            made = api.get(f"{self._jobs()}/{name}")
-        for path in (f"{secrets}/{name}", *opened):
-            api.patch(path, manifests.owned_by(made))
+            opened = self._opened(api, name, manifests.labels(request), ports)
+            try:
+                api.create(secrets, secret)
+            except ExistsError:
+                api.patch(f"{secrets}/{name}", {"data": secret["data"]})
+            try:
+                made = api.create(self._jobs(), job)
+            except ExistsError:
+                made = api.get(f"{self._jobs()}/{name}")
+            self._check_ours(made, request)
+            return made
+        except (LaunchError, CapacityError, MissingError):
+            for path in (f"{secrets}/{name}", *opened):
+                with contextlib.suppress(BackendError):  # the refusal is what is told
+                    api.delete(path)
+            raise
+
+    def _opened(self, api: Api, name: str, marks: Mapping[str, str], ports: Sequence[int]) -> tuple[str, ...]:
+        return doors.open_doors(api, name, marks, ports, has_routes=self._found_flavour(api).has_routes) if ports else ()
+
+    def _check_ours(self, job: Json, request: LaunchRequest) -> None:
+        """Raise LaunchError for a Job of somebody else's that has our name, UnreachableError for what is no Job."""
+        told = cast("Mapping[str, Mapping[str, str]]", job.get("metadata"))
+        if not isinstance(told, dict) or "uid" not in told:
+            raise stranger(self._door().place, json.dumps(job))
+        if not manifests.labels(request).items() <= told.get("labels", {}).items():
+            where = f"Job {told['name']} of name space {self._namespace()}"
+            raise LaunchError(f"{where} is in the way: it has the name of this run's, and is none of ours.")
+
+    def _own(self, api: Api, job: Json) -> None:
+        """Let what a Job needs go with it. Done again with each launch: the one before may have broken off."""
+        told = cast("Mapping[str, Mapping[str, str]]", job["metadata"])
+        name, ports = str(told["name"]), doors.ports_of(told.get("annotations", {}).get(doors.PORTS))
+        paths = doors.paths(api, name, ports, has_routes=self._found_flavour(api).has_routes) if ports else ()
+        for path in (f"{self._space()}/secrets/{name}", *paths):
+            with contextlib.suppress(MissingError):
+                api.patch(path, manifests.owned_by(job))
 
     def _readdress(self, api: Api, request: LaunchRequest, job: Json) -> None:
         """Tell a living runner where the server is now: the kubelet brings the Secret up to date within a minute or two."""
+        self._own(api, job)
         told = cast("Mapping[str, Mapping[str, str]]", job["metadata"])
         if told.get("annotations", {}).get(manifests.SERVER) == request.server_url:
             return
         name = str(told["name"])
         secret = manifests.secret(name, request, self._record(request))
-        try:
+        with contextlib.suppress(MissingError):  # deleted since it was read: what is observed tells of it
             api.patch(f"{self._space()}/secrets/{name}", {"data": secret["data"]})
-        except MissingError:
-            return
-        api.patch(f"{self._jobs()}/{name}", {"metadata": {"annotations": {manifests.SERVER: request.server_url}}})
+            api.patch(f"{self._jobs()}/{name}", {"metadata": {"annotations": {manifests.SERVER: request.server_url}}})
 
     def _record(self, request: LaunchRequest) -> dict[str, object]:
         return launch_record(
@@ -282,16 +335,16 @@ class KubernetesBackend:
         )
 
     def _ensure_runner(self, api: Api) -> str:
-        """Return the name of the ConfigMap with the runner, created at the first launch."""
+        """Return the name of the ConfigMap with the runner, created at the first launch, and anew if somebody deleted it."""
         with self._lock:
             if self._runner is None:
                 path = runner_zip(self.folder)
                 self._runner = (f"mainspring-{path.stem}", path.read_bytes())
             name, data = self._runner
-            if not self._has_runner:
+            if time.monotonic() - self._runner_at > RUNNER_S:
                 with contextlib.suppress(ExistsError):
                     api.create(f"{self._space()}/configmaps", manifests.runner_map(name, data))
-                self._has_runner = True
+                self._runner_at = time.monotonic()
         return name
 
     def _template(self) -> dict[str, object]:
@@ -311,7 +364,7 @@ class KubernetesBackend:
     def _pods(self, api: Api, key: pods.Key | None = None) -> dict[pods.Key, pods.Pod]:
         """Return our pods by replica; of several, the newest."""
         found: dict[pods.Key, pods.Pod] = {}
-        if key is None:
+        if key is None and not self._is_closed:
             there = self._watch(api).pods()
         else:
             there, _ = listed(api, f"{self._space()}/pods", pods.Pod, labelSelector=_selector(self.installation, key))
@@ -329,14 +382,14 @@ class KubernetesBackend:
     def _watch(self, api: Api) -> Watch:
         with self._lock:
             if self._watched is None:
-                self._watched = Watch(api, f"{self._space()}/pods", _selector(self.installation), self._note)
+                self._watched = Watch(api, f"{self._space()}/pods", _selector(self.installation), partial(self._note, api))
             return self._watched
 
-    def _note(self, pod: pods.Pod) -> None:
+    def _note(self, api: Api, pod: pods.Pod) -> None:
         """Keep how a container ended as soon as it is told: a pod whose runner died is deleted by its Job once that was sent."""
         key = pods.key_of(pod.metadata)
         if key is not None:
-            self._remember(key, pods.seen_pod(pod, datetime.now(UTC)))
+            self._remember(key, pods.seen_pod(pod, api.now()))
 
     def _machines(self, api: Api) -> list[nodes.Machine]:
         return listed(api, "/api/v1/nodes", nodes.Machine)[0]
@@ -401,6 +454,8 @@ class KubernetesBackend:
         """Return the door; a kubeconfig that was written anew, as with fresh credentials, is read anew."""
         with self._lock:
             if self._api is not None and stamp_of(self._api.place.source) != self._stamp:
+                if self._watched is not None:
+                    self._watched.close()
                 self._api = self._watched = None
             if self._api is None:
                 place = find_place({**self.cluster.config, **self._kept()})

@@ -68,7 +68,14 @@ def open_doors(api: Api, name: str, marks: Mapping[str, str], ports: Sequence[in
             f"A port that the cluster leads to needs more rights than runs do. {wrong.message}",
             hint=f"kubectl create role mainspring-ports --namespace {namespace} {_RIGHTS}, bound as the Role mainspring is",
         ) from wrong
-    return tuple(f"{path}/{one}" for path, one, _ in asked)
+    return paths(api, name, ports, has_routes=has_routes)
+
+
+def paths(api: Api, name: str, ports: Sequence[int], *, has_routes: bool) -> tuple[str, ...]:
+    """Return where the Service is, and the Routes to its ports."""
+    space = f"namespaces/{api.place.namespace}"
+    routes = [f"{ROUTES}/{space}/routes/{name}-{port}" for port in ports if has_routes]
+    return (f"/api/v1/{space}/services/{name}", *routes)
 
 
 def addresses(api: Api, name: str, ports: Sequence[int]) -> dict[str, str]:

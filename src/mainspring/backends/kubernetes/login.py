@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import httpx2
 
-from mainspring.backends.kubernetes.places import Place
+from mainspring.backends.kubernetes.places import FILES, Place, renewal
 from mainspring.core.errors import CredentialsError
 
 try:
@@ -45,7 +45,11 @@ def client(place: Place, timeout_s: float) -> httpx2.Client:
             f"Context {place.context!r} logs in by the provider {name!r} that kubectl has dropped.",
             hint=f"Write its kubeconfig anew by today's program: {_OLD.get(name, 'ask your administrator')}",
         )
-    context = verify_cluster(place.config.cluster, user, place.config.abs_file)
+    try:
+        _check_files(place)
+        context = verify_cluster(place.config.cluster, user, place.config.abs_file)
+    except (OSError, ValueError, TypeError) as wrong:
+        raise unusable(place, wrong) from wrong
     program = place.user.get("exec")
     auth: httpx2.Auth | None
     if isinstance(program, dict) and not user.token and not user.token_file:
@@ -55,8 +59,30 @@ def client(place: Place, timeout_s: float) -> httpx2.Client:
     proxy = str(place.cluster.get("proxy-url") or "") or None
     try:
         return httpx2.Client(base_url=place.url, verify=context, auth=auth, timeout=httpx2.Timeout(timeout_s), proxy=proxy)
-    except (ImportError, ValueError) as wrong:
+    except (ImportError, ValueError, httpx2.InvalidURL) as wrong:
         raise CredentialsError(f"The proxy {proxy} of context {place.context!r} cannot be used: {wrong}.") from wrong
+
+
+def unusable(place: Place, wrong: Exception) -> CredentialsError:
+    """Return our error for what a kubeconfig says and cannot be used."""
+    return CredentialsError(f"Context {place.context!r} cannot be used: {wrong}.", hint=f"Log in anew: {renewal(place)}")
+
+
+def _check_files(place: Place) -> None:
+    """Raise OSError or ValueError that names what a kubeconfig leads to and cannot be read, as OpenSSL does not."""
+    for told in (place.cluster, place.user):
+        for name in FILES:
+            path = str(told.get(name) or "")
+            if not path:
+                continue
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as wrong:
+                raise OSError(f"its {name} {path} cannot be read ({wrong.strerror})") from wrong
+    has = [any(f"client-{what}{more}" in place.user for more in ("", "-data")) for what in ("certificate", "key")]
+    if has[0] != has[1]:
+        raise ValueError("a certificate and its key belong together, and one of them is missing")
 
 
 @dataclass(slots=True)
@@ -124,8 +150,8 @@ def run_program(told: Mapping[str, object], cluster: Mapping[str, object]) -> Ma
             f"The program {command} that logs in at the cluster gave no answer within {LIMIT_S:g} s: it may wait for a person.",
             hint="Log in by hand once, or give the server an account of its own.",
         ) from wrong
-    except OSError as wrong:
-        raise CredentialsError(f"The program {command} that logs in at the cluster cannot be run: {wrong.strerror}.") from wrong
+    except (OSError, ValueError) as wrong:
+        raise CredentialsError(f"The program {command!r} that logs in at the cluster cannot be run: {wrong}.") from wrong
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1][:300]
         raise CredentialsError(

@@ -18,6 +18,7 @@ from mainspring.backends.kubernetes.api import Json
 from mainspring.backends.kubernetes.doors import PORTS, ports_of
 from mainspring.backends.kubernetes.options import GPU, METADATA, POD_FIELDS, selected, spread, tolerations, words
 from mainspring.core.backend import LaunchRequest
+from mainspring.core.errors import LaunchError
 
 MARK = "mainspring/"  # before each label and annotation of ours
 INSTALLATION, ATTEMPT, REPLICA, SERVER = f"{MARK}installation", f"{MARK}attempt", f"{MARK}replica", f"{MARK}server"
@@ -31,6 +32,7 @@ ATTEMPT_FOLDER = f"{ROOT}/attempt"
 UID = 1000
 DRAIN_S = 600  # what a pod that is told to end has, at most, until the server has all of its log
 NO_PYTHON = 69
+NOTE_CHARS = 500  # of a run's name in an annotation, for people
 # The newest Python that the image has starts the runner; the files that Kubernetes keeps up to date are linked into its folder.
 BOOT = f"""umask 077
 cd {ATTEMPT_FOLDER} || exit 66
@@ -102,7 +104,7 @@ def job(name: str, request: LaunchRequest, config: Mapping[str, object], *, runn
     notes = {f"{MARK}run": request.run, f"{MARK}name": request.name, f"{MARK}owner": request.owner}
     notes[GPUS] = ".".join(str(share.index) for share in request.granted.devices)
     notes[PORTS] = ",".join(map(str, ports_of(config.get("port"))))
-    notes = {key: value for key, value in notes.items() if value}
+    notes = {key: value.encode(errors="replace").decode()[:NOTE_CHARS] for key, value in notes.items() if value}
     queue = str(config.get("queue") or "")
     pod = _pod(name, request, config, runner, is_uid_given)
     template = config.get("pod_template")
@@ -110,7 +112,12 @@ def job(name: str, request: LaunchRequest, config: Mapping[str, object], *, runn
         pod = merged(pod, template)
     asked = spread(request.overrides)
     pod = merged(pod, {key: value for key, value in asked.items() if key in POD_FIELDS})
-    more = {key: asked[key] for key in METADATA if key in asked}
+    more_asked = {key: asked[key] for key in sorted(METADATA) if key in asked}
+    for key, value in more_asked.items():
+        if not isinstance(value, dict):
+            raise LaunchError(f"Kubernetes: {key} are names with values, and {str(value)[:40]!r} is none.")
+    own: dict[str, object] = {"labels": marks, "annotations": notes}  # whatever a run asks: by these it is found, and counted
+    more = merged(merged({"labels": dict(request.labels)}, more_asked), own)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -124,7 +131,7 @@ def job(name: str, request: LaunchRequest, config: Mapping[str, object], *, runn
             "completions": 1,
             "parallelism": 1,
             **({"suspend": True} if queue else {}),
-            "template": {"metadata": merged({"labels": dict(request.labels) | marks, "annotations": notes}, more), "spec": pod},
+            "template": {"metadata": more, "spec": pod},
         },
     }
 
@@ -152,8 +159,10 @@ def merged(target: Mapping[str, object], patch: Mapping[str, object]) -> dict[st
 
 
 def _pod(name: str, request: LaunchRequest, config: Mapping[str, object], runner: str, is_uid_given: bool) -> dict[str, object]:
-    uid = config.get("uid")
-    user = {} if is_uid_given and not uid else {"runAsUser": int(str(uid or UID)), "runAsGroup": 0}
+    uid = str(config.get("uid") or "")
+    if uid and not uid.isdecimal():
+        raise LaunchError(f"Kubernetes: {uid[:40]!r} is no uid.", hint="--override kubernetes.uid=1000")
+    user = {} if is_uid_given and not uid else {"runAsUser": int(uid or UID), "runAsGroup": 0}
     optional: dict[str, object] = {
         "priorityClassName": config.get("priority_class"),
         "runtimeClassName": config.get("runtime_class"),
@@ -238,4 +247,4 @@ def _pinned(request: LaunchRequest) -> dict[str, object] | None:
 
 
 def _is_named(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value)
+    return isinstance(value, list) and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value)

@@ -19,7 +19,9 @@ _UNITS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _LASTING = ("DaemonSet", "Node")  # whose pods are part of a node
 _SILENT = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"})
+_DRIVERS = ("nvidia.com/cuda.driver-version.full", "amd.com/gpu.driver-version")
 _CORDONED = "node.kubernetes.io/unschedulable"
+SHARED = ".shared"  # how NVIDIA's device plug-in renames devices that it gives out several times
 MAX_CHARS = 300
 Amounts = Mapping[str, Decimal]
 
@@ -160,6 +162,15 @@ def state_of(machine: Machine) -> NodeState:
     return NodeState.DRAINING if machine.spec.unschedulable else NodeState.READY
 
 
+def drivers_of(nodes: Iterable[Node]) -> str:
+    """Return the versions of the GPUs' drivers that nodes are labelled with by the device plug-in's feature discovery."""
+    found = set()
+    for node in nodes:
+        parts = [node.labels.get(f"nvidia.com/cuda.driver.{part}", "") for part in ("major", "minor", "rev")]
+        found.add(next((node.labels[name] for name in _DRIVERS if node.labels.get(name)), ".".join(filter(None, parts))))
+    return ", ".join(sorted(found - {""}))
+
+
 def symptoms_of(machine: Machine, gpu: str) -> tuple[Symptom, ...]:
     """Return what the cluster tells of a node that is not well: its conditions, a cordon, devices that it does not give out.
 
@@ -184,9 +195,12 @@ def _node(
 ) -> Node:
     gpu = _gpu(cluster)
     left = _less(has, others)
-    model = labels.get(f"{gpu}.product") or labels.get("cloud.google.com/gke-accelerator") or gpu.rpartition("/")[2]
-    memory = labels.get(f"{gpu}.memory", "")
+    whole = gpu.removesuffix(SHARED)
+    model = labels.get(f"{whole}.product") or labels.get("cloud.google.com/gke-accelerator") or gpu.rpartition("/")[2]
+    memory, parts = labels.get(f"{whole}.memory", ""), labels.get(f"{whole}.replicas", "")
     bytes_each = int(memory) << 20 if memory.isdecimal() else 0
+    if parts.isdecimal() and int(parts) > 1:
+        bytes_each //= int(parts)
     devices = [Device(index=index, model=model, memory_bytes=bytes_each) for index in range(int(has.get(gpu, 0)))]
     free = [device.index for device in devices if device.index not in set(ours)]
     taken = set(free[max(0, len(free) - int(others.get(gpu, 0))) :])

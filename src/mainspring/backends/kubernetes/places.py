@@ -21,11 +21,15 @@ from mainspring.core.errors import CredentialsError
 try:
     import yaml  # type: ignore[import-untyped]  # lightkube brings it
     from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
-    from lightkube.core.exceptions import ConfigError
+    from lightkube.core.exceptions import ConfigError as ConfigError
 except ImportError:  # told where a cluster is looked for: the options of this kind can be read without
     HAS_LIBRARY = False
     if TYPE_CHECKING:
         raise
+
+    class ConfigError(Exception):  # type: ignore[no-redef]
+        """What nobody raises without the library."""
+
 else:
     HAS_LIBRARY = True
 
@@ -41,7 +45,8 @@ ADD = "mainspring cluster add kubernetes"
 _LOGINS = {"aws": "aws sso login", "gke-gcloud-auth-plugin": "gcloud auth login", "kubelogin": "az login"}
 _GIVING = {"microk8s": "microk8s config > ~/.kube/config", "minikube": "minikube update-context"}
 _OF_OC = re.compile(r"[^/]+/[\w.-]+:\d+")  # how `oc login` calls users: developer/api-lab-example-com:6443
-_FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 Named = dict[str, object]
 
 
@@ -135,15 +140,34 @@ def stamp_of(source: str) -> tuple[tuple[int, int], ...]:
 def _place(
     config: Mapping[str, object], found: SingleConfig, source: str, cluster: Mapping[str, object], user: Mapping[str, object]
 ) -> Place:
+    namespace = str(config.get("namespace") or "") or found.namespace
+    if not _is_address(str(found.cluster.server)):
+        raise CredentialsError(
+            f"{str(found.cluster.server)[:200]!r}, the server of context {found.context_name!r}, is no address.",
+            hint=shlex.join(["kubectl", "config", "set-cluster", str(found.context.cluster), "--server=https://HOST:6443"]),
+        )
+    if not _NAME.fullmatch(namespace):
+        raise CredentialsError(
+            f"{namespace[:80]!r} is no name of a name space: small letters, digits and hyphens, 63 at most.",
+            hint="Name one of these: kubectl get namespaces",
+        )
     return Place(
         url=str(found.cluster.server),
         context=str(found.context_name),
-        namespace=str(config.get("namespace") or "") or found.namespace,
+        namespace=namespace,
         config=found,
         source=source,
         cluster=cluster,
         user=user,
     )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _files(named: str, usual: Sequence[tuple[Path, str]], *, may_be_inside: bool) -> list[Path] | None:
@@ -194,7 +218,7 @@ def _read(file: Path, let_read: str) -> dict[str, object]:
 
 def _absolute(entry: Named, kind: str, folder: Path) -> Named:
     inner = dict(cast("Named", entry.get(kind) or {}))
-    for name in _FILES:
+    for name in FILES:
         if inner.get(name):
             inner[name] = str(folder / str(inner[name]))
     program = inner.get("exec")

@@ -182,6 +182,12 @@ def seen_pod(pod: Pod, now: datetime, silent: Sequence[str] = ()) -> Seen:
     return Seen(ObservedState.RUNNING, detail, outcome, waiting="" if has_begun else detail)
 
 
+def is_being_made(pod: Pod) -> bool:
+    """Say whether a pod has its node and its container is still being made there: its image pulled, its volumes mounted."""
+    states = [one.state.waiting for one in pod.status.containerStatuses if one.name == CONTAINER]
+    return any(waiting is not None and waiting.reason == "ContainerCreating" for waiting in states)
+
+
 def seen_job(job: Job | None, now: datetime, told: str = "") -> Seen:
     """Conclude from a Job that has no pod, or from there being none. `told` is what Kubernetes says of it."""
     if job is None:

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from mainspring.backends.kubernetes.api import Api, StaleError
+from mainspring.backends.kubernetes.api import Api, MissingError, StaleError, decoded
 from mainspring.backends.kubernetes.listing import listed
 from mainspring.backends.kubernetes.pods import Metadata, Pod
-from mainspring.core.errors import BackendError
+from mainspring.core.errors import BackendError, UnreachableError
 
 log = logging.getLogger(__name__)
 WATCH_S = 30  # the server ends a watch after that, and it is begun again: a dead connection is found out
 FRESH_S = WATCH_S + 15.0
 IDLE_S = 120.0
+SHORT_S = 1.0  # a watch that ends before that without a word is no watch: what answers there cannot do it
 PAUSES_S = (0.2, 1.0, 5.0)
 GONE = 410
 
@@ -62,22 +63,29 @@ class Watch:
             self._asked_at = time.monotonic()
             if self._is_synced and self._asked_at - self._heard_at < FRESH_S:
                 return list(self._pods.values())
-        found = self._list()
+        found, version = self._list()
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
+                self._keep(found, version)
                 self._thread = threading.Thread(target=self._follow, daemon=True, name="kubernetes-watch")
                 self._thread.start()
         return found
 
-    def _list(self) -> list[Pod]:
+    def close(self) -> None:
+        """Let the thread end with the watch that it is at; another is begun by the next question."""
+        self._asked_at = -IDLE_S
+
+    def _list(self) -> tuple[list[Pod], str]:
         found, version = listed(self.api, self.path, Pod, labelSelector=self.selector)
         for pod in found:
             self.changed(pod)
-        with self._lock:
-            self._pods = {pod.metadata.name: pod for pod in found}
-            self._version = version
-            self._heard_at = time.monotonic()
-        return found
+        return found, version
+
+    def _keep(self, found: list[Pod], version: str) -> None:
+        """Begin with these. Only who follows the changes may: it may have heard later ones than another's list has."""
+        self._pods = {pod.metadata.name: pod for pod in found}
+        self._version = version
+        self._heard_at = time.monotonic()
 
     def _follow(self) -> None:
         failures = 0
@@ -88,8 +96,8 @@ class Watch:
                 continue
             except StaleError:
                 self._version = ""
-            except BackendError as wrong:
-                log.info("watch broke off", extra={"error": wrong.message})
+            except (BackendError, MissingError) as wrong:
+                log.info("watch broke off", extra={"error": str(wrong)})
             except Exception:  # the thread's top: without it every question is answered by a list
                 log.exception("watch failed")
             self._is_synced = False
@@ -100,23 +108,29 @@ class Watch:
     def _hear(self) -> None:
         """Follow the changes until the server ends the watch."""
         if not self._version:
-            self._list()
+            found, version = self._list()
+            with self._lock:
+                self._keep(found, version)
         query = {"labelSelector": self.selector, "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
         with self.api.watch(self.path, resourceVersion=self._version, **query) as lines:
+            began = time.monotonic()
             self._is_synced = True
-            self._heard_at = time.monotonic()
-            for line in lines:
-                self._take(msgspec.json.decode(line, type=_Event))
+            self._heard_at = began
+            count = 0
+            for count, line in enumerate(lines, 1):  # noqa: B007 (counted to the end)
+                self._take(decoded(self.api.place, line, _Event))
+            if not count and time.monotonic() - began < SHORT_S:
+                raise UnreachableError("The watch was ended at once.")
             self._heard_at = time.monotonic()
 
     def _take(self, event: _Event) -> None:
         if event.type == "ERROR":
-            status = msgspec.json.decode(event.object, type=_Status)
-            raise StaleError(status.message) if status.code == GONE else RuntimeError(status.message)
+            status = decoded(self.api.place, bytes(event.object), _Status)
+            raise StaleError(status.message) if status.code == GONE else UnreachableError(status.message)
         if event.type == "BOOKMARK":
-            version = msgspec.json.decode(event.object, type=_Marked).metadata.resourceVersion
+            version = decoded(self.api.place, bytes(event.object), _Marked).metadata.resourceVersion
         else:
-            pod = msgspec.json.decode(event.object, type=Pod)
+            pod = decoded(self.api.place, bytes(event.object), Pod)
             version = pod.metadata.resourceVersion
             if event.type != "DELETED":
                 self.changed(pod)
