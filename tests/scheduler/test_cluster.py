@@ -19,12 +19,13 @@ def test_rollback_restores_and_reports_the_rows(make_node: Any) -> None:
     cluster.put(0, need, [(1, 300)])
     cluster.put(0, need, [(1, 300)])
     cluster.put(1, need, [])
+    mark = cluster.mark()
     assert cluster.gpu_free[0].tolist() == [1000, 400]
     cluster.rollback()
     assert (cluster.free == free).all()
     assert (cluster.gpu_free == gpus).all()
-    assert set(cluster.touched) == {0, 1}
-    assert len(cluster.touched) == 6
+    assert cluster.touched_since(mark).tolist() == [0, 1]
+    assert cluster.touched_since(cluster.mark()).tolist() == []
 
 
 def test_commit_keeps_what_was_put(make_node: Any) -> None:

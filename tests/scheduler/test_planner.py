@@ -18,7 +18,7 @@ from mainspring.core.ids import RunId
 from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import DeviceShare, Granted, Resources
 from mainspring.core.snapshot import DecisionKind, Snapshot, Typical
-from mainspring.scheduler import Planner, apply_plan, fingerprint, placement, plan
+from mainspring.scheduler import Planner, apply_plan, cluster, fingerprint, plan
 from mainspring.scheduler.reading import Reading, read
 
 STEPS = 12
@@ -26,7 +26,7 @@ WAITS = frozenset({DecisionKind.WAIT})
 
 
 @pytest.mark.property
-@pytest.mark.parametrize("most_touched", [placement.MOST_TOUCHED, 2])
+@pytest.mark.parametrize("most_touched", [cluster.MOST_TOUCHED, 2])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_planning_again_is_planning_cold(
@@ -36,7 +36,7 @@ def test_planning_again_is_planning_cold(
 
     So also when the memory of what was touched is given up from time to time, as after weeks of a busy server.
     """
-    monkeypatch.setattr(placement, "MOST_TOUCHED", most_touched)
+    monkeypatch.setattr(cluster, "MOST_TOUCHED", most_touched)
     world, other, dice = data.draw(worlds), data.draw(worlds), Random(data.draw(st.integers(0, 2**32)))
     if dice.random() < 0.5:
         world = replace(world, policy=replace(world.policy, scorer="fill"))  # it looks at what is typical

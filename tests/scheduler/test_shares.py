@@ -14,7 +14,9 @@ from mainspring.core.policy import BackfillPolicy, OrderPolicy, Policy, Preempti
 from mainspring.core.reasons import ReasonCode
 from mainspring.core.resources import Device
 from mainspring.core.shares import Share, parse_amounts
-from mainspring.core.snapshot import DecisionKind, Plan, ShareState, Snapshot
+from mainspring.core.snapshot import Decision, DecisionKind, Plan, ShareState, Snapshot
+from mainspring.scheduler.cycle import Cycle
+from mainspring.scheduler.reading import read
 from mainspring.scheduler.shares import water_fill
 
 
@@ -249,6 +251,31 @@ def test_who_has_a_fair_part_hears_that_others_are_owed_more(scene: Any, make_no
     theirs = reasons[bob.id]
     assert theirs is not None
     assert theirs.code is ReasonCode.NO_FREE_GPU
+
+
+def test_what_a_held_share_loses_of_a_model_counts_no_more(scene: Any, make_node: Any, make_waiting: Any) -> None:
+    """Of three A100s alice holds, one run would have no other. Once that is stopped, her fair parts are as if read anew."""
+    kinds: dict[str, Any] = {"gpu_milli": 1000, "cpu_milli": 10, "owner": "alice", "share": "alice"}
+    runs = [make_waiting(1, gpu_models=("A100",), **kinds), make_waiting(2, **kinds), make_waiting(3, **kinds)]
+    first = scene([make_node("a", gpus=4)], runs)
+    placed = scheduler.apply_plan(first, scheduler.plan(first))
+    bob = make_waiting(9, gpu_milli=4000, gpu_models=("A100",), owner="bob", share="bob")
+    shares = (_share("alice", "2gpu", is_held=True), _share("bob", weight=9.0))
+    world = replace(placed, waiting=(bob,), shares=shares)
+    victim = min(world.placed, key=lambda run: run.seq)
+    stop = Plan(fingerprint="", decisions=(Decision(run=victim.id, kind=DecisionKind.EVICT, version=victim.version),))
+    after = scheduler.apply_plan(world, stop)
+    after = replace(after, waiting=tuple(run for run in after.waiting if run.owner == "bob"))
+
+    cycle, anew = Cycle.begin(world, read(world)), Cycle.begin(after, read(after))
+    held, alice = cycle.room.holdings.by_run[victim.id], cycle.tree.account("alice")
+    need = cycle.tree.need(cycle.room.placement.request(victim.resources), 1)
+    cycle.tree.charge(alice, held.amounts, is_pinned=False, sign=-1)
+    cycle.tree.turn(alice, need, asked=0, held=[-amount for amount in held.amounts], unused=0)
+    cycle.tree.settle_again()
+    assert {name: one.fair for name, one in cycle.tree.accounts.items()} == {
+        name: one.fair for name, one in anew.tree.accounts.items()
+    }
 
 
 def test_ten_thousand_runs_of_one_person_slow_nobody(scene: Any, make_node: Any, make_waiting: Any) -> None:

@@ -24,6 +24,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 Rows: TypeAlias = Any  # what may index the rows: a slice, an array of row numbers
 ALL = slice(None)
+MOST_TOUCHED = 100_000  # rows that changed, remembered from plan to plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class DeviceKind:
 
 @dataclass(slots=True)
 class Cluster:
-    """The state that one plan works on. `touched` lists every row whose free amounts changed, in order."""
+    """The state that one plan works on. Whoever keeps something by row asks which rows `touched_since` its `mark`."""
 
     nodes: list[Node]
     row_of: dict[str, int]
@@ -52,10 +53,11 @@ class Cluster:
     group_of: Ints  # (nodes,) number in `groups`
     groups: tuple[Node, ...]  # one node for each pool and set of labels
     tenants: Ints  # (nodes,) bits of what holds devices: 1 shares, 2 single GPUs, 2**k k whole ones at once
-    touched: list[int] = field(default_factory=list)
     _journal: list[tuple[int, Ints, Ints, int]] | None = None
     _listed: tuple[Ints, Ints, Ints] | None = None  # free, gpu_free and tenants as the snapshot has them, once `keep` was called
-    _seen: int = 0  # of `touched`: what was put since differs from the snapshot
+    _kept_at: int = 0  # the mark when that was so: what was put since differs from the snapshot
+    _touched: list[int] = field(default_factory=list)  # rows whose free amounts changed, in order; older ones are forgotten
+    _forgotten: int = 0  # how many those are
 
     def begin(self) -> None:
         """Open a transaction; they do not nest."""
@@ -73,7 +75,7 @@ class Cluster:
             self.free[row] = free
             self.gpu_free[row] = gpu_free
             self.tenants[row] = tenants
-            self.touched.append(row)
+            self._touched.append(row)
         self._journal = None
 
     def put(self, row: int, need: Ints, columns: Sequence[tuple[int, int]]) -> None:
@@ -85,27 +87,36 @@ class Cluster:
             self.tenants[row] |= 1 if columns[0][1] < GPU_MILLI else 1 << len(columns)
         for column, milli in columns:
             self.gpu_free[row, column] -= milli
-        self.touched.append(row)
+        self._touched.append(row)
 
     def keep(self) -> None:
         """Remember what is free as what `restore` goes back to."""
         self._listed = (self.free.copy(), self.gpu_free.copy(), self.tenants.copy())
-        self._seen = len(self.touched)
+        self._kept_at = self.mark()
 
     def restore(self) -> None:
         """Undo all that was put since `keep`, whether committed or not."""
         if self._listed is None:
             return
-        rows = np.array(sorted(set(self.touched[self._seen :])), dtype=np.int64)
+        rows = self._since(self._kept_at)
         for now, listed in zip((self.free, self.gpu_free, self.tenants), self._listed, strict=True):
             now[rows] = listed[rows]
-        self.touched.extend(rows.tolist())
-        self._seen, self._journal = len(self.touched), None
+        self._touched.extend(rows.tolist())
+        self._kept_at, self._journal = self.mark(), None
+        if len(self._touched) > MOST_TOUCHED:  # to look at all rows again is as cheap
+            self._forgotten += len(self._touched)
+            self._touched.clear()
 
-    def forget_touched(self) -> None:
-        """Forget which rows have changed so far: before a plan, when nothing is put. Who goes by `touched` begins anew."""
-        self.touched.clear()
-        self._seen = 0
+    def mark(self) -> int:
+        """Return the moment by which `touched_since` tells what has changed after it."""
+        return self._forgotten + len(self._touched)
+
+    def touched_since(self, mark: int) -> Ints | None:
+        """Return the rows whose free amounts changed since `mark`, ascending; None where that is forgotten: it may be all."""
+        return self._since(mark) if mark >= self._forgotten else None
+
+    def _since(self, mark: int) -> Ints:
+        return np.array(sorted(set(self._touched[mark - self._forgotten :])), dtype=np.int64)
 
     def renew(self, row: int, node: Node) -> None:
         """Take over what the allocations of a node hold by now; nothing else of it may have changed."""
@@ -113,7 +124,7 @@ class Cluster:
         self.free[row] = self.capacity[row] - (node.used_cpu_milli, node.used_memory_bytes, node.used_disk_bytes)
         self.gpu_free[row, : len(node.devices)] = _free_devices(node)
         self.tenants[row] = _tenants(self.kind_of[row : row + 1], self.gpu_free[row : row + 1])[0]
-        self.touched.append(row)
+        self._touched.append(row)
         if self._listed is not None:
             for now, listed in zip((self.free, self.gpu_free, self.tenants), self._listed, strict=True):
                 listed[row] = now[row]

@@ -112,8 +112,10 @@ class Cycle:
     def _choices(self, entry: Entry) -> Iterator[Entry]:
         """Give the run with each of its requests, of an elastic gang with as many replicas, as its shares may hold."""
         for asked, replicas in _asks(entry.run):
-            allowed = (one for count in replicas if gate(one := self._choice(entry, asked, count), self.tree) is None)
-            for choice in allowed:
+            for count in replicas:
+                choice = choose(entry, asked, count, self.tree, self.room.placement)
+                if gate(choice, self.tree) is not None:
+                    continue
                 yield choice
                 if not self.tree.closed_models(choice.account, choice.need):
                     break  # else fewer may be let onto one more model of GPU
@@ -124,14 +126,11 @@ class Cycle:
         Without the models that its shares may hold no more of: on those it would be stopped for in vain.
         """
         for asked, replicas in _asks(entry.run):
-            choice = self._choice(entry, asked, replicas[-1])
+            choice = choose(entry, asked, replicas[-1], self.tree, self.room.placement)
             closed = self.tree.closed_models(entry.account, choice.need)
             left = without_models(self.room.placement.cluster, asked, closed) if closed else asked
             if left is not None and not self._is_shut(choice):
                 yield choice if left is asked else replace(choice, run=replace(choice.run, resources=left))
-
-    def _choice(self, entry: Entry, asked: Resources, replicas: int) -> Entry:
-        return choose(entry, asked, replicas, self.tree, self.room.placement)
 
     def _start(self, entry: Entry) -> bool:
         run = entry.run
@@ -260,15 +259,15 @@ class Cycle:
         """
         run, held = entry.run, self._amounts(places)
         unused = self.tree.unused(self.room.placement.request(run.resources, run.sites), len(places), held)
-        self.tree.turn(entry.account, asked=[-amount for amount in entry.need.amounts], held=held, unused=unused)
+        self.tree.turn(entry.account, entry.need, asked=-1, held=held, unused=unused)
 
     def _asks_again(self, victim: Victim) -> None:
-        """Count a run that is stopped, and was charged no more with what it held, to what is asked for."""
+        """Count a run that is stopped, and was charged no more with what it held, to what is asked for: not in a held share."""
         run = victim.run
         need = self.tree.need(self.room.placement.request(run.resources, run.sites), len(run.places))
         unused = self.room.holdings.by_run[run.id].unused
-        asked = [0] * len(need.amounts) if victim.account.is_held else need.amounts
-        self.tree.turn(victim.account, asked=asked, held=[-amount for amount in victim.amounts], unused=-unused)
+        asked = 0 if victim.account.is_held else 1
+        self.tree.turn(victim.account, need, asked=asked, held=[-amount for amount in victim.amounts], unused=-unused)
 
     def _amounts(self, places: Iterable[Place]) -> list[int]:
         return self.tree.granted((place.node, place.granted) for place in places)

@@ -24,7 +24,6 @@ from mainspring.scheduler.scorers import Scorer
 EQUAL_BYTES = 10 * 2**30  # data that weighs as much as the way from the worst node to the best one
 KEPT_REQUESTS = 1024  # 5,000 nodes are 85 kB for each
 MOST_OBJECTS = 100_000
-MOST_TOUCHED = 100_000  # rows that changed, remembered from plan to plan
 
 
 Failed: TypeAlias = dict[tuple[Request, str], int]  # so many replicas (of one label) found no place
@@ -36,7 +35,7 @@ class _Scored:
     fits: Bools
     column: Ints  # the device that the scorer chose on each row; -1 where it leaves the choice
     demand: Demand  # by which it was scored
-    seen: int  # length of `cluster.touched` when last brought up to date
+    mark: int  # of the cluster, when last brought up to date
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +108,6 @@ class Placement:
         """Begin another plan: the same nodes, free by now may be more or less."""
         self.demand = demand
         self.forget()
-        if len(self.cluster.touched) > MOST_TOUCHED:  # scoring all rows again is as cheap
-            self._scored.clear()
-            self.cluster.forget_touched()
 
     def _place(self, run: WaitingRun, request: Request, too_many: Failed) -> tuple[Place, ...] | None:
         key = (request, run.same)
@@ -189,24 +185,24 @@ class Placement:
 
     def _points(self, request: Request) -> _Scored:
         cluster, kept = self.cluster, self._scored.get(request.key)
-        if kept is None:
+        rows = cluster.touched_since(kept.mark) if kept is not None else None
+        if kept is None or rows is None:
             count = len(cluster.nodes)
             kept = self._scored[request.key] = _Scored(
                 points=np.full(count, -np.inf),
                 fits=request.fits(cluster),
                 column=np.full(count, -1, dtype=np.int64),
                 demand=self.demand,
-                seen=len(cluster.touched),
+                mark=cluster.mark(),
             )
             self._score(kept, request, kept.fits.nonzero()[0])
             if len(self._scored) > KEPT_REQUESTS:
                 self._scored.popitem(last=False)
             return kept
         self._scored.move_to_end(request.key)
-        if kept.seen < len(cluster.touched):
-            rows = np.array(sorted(set(cluster.touched[kept.seen :])), dtype=np.int64)
+        if len(rows):
             fits = request.fits(cluster, rows)
-            kept.fits[rows], kept.points[rows], kept.seen = fits, -np.inf, len(cluster.touched)
+            kept.fits[rows], kept.points[rows], kept.mark = fits, -np.inf, cluster.mark()
             if kept.demand is self.demand:
                 self._score(kept, request, rows[fits])
         if kept.demand is not self.demand:

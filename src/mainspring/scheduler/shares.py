@@ -149,21 +149,21 @@ class Tree:
                 one.asked[place] += need.amounts[place] * runs
                 one.bound[place] += need.amounts[place] * runs
 
-    def turn(self, account: Account, *, asked: Sequence[int], held: Sequence[int], unused: int) -> None:
-        """Count that a run asks for so much more, holds (was charged with) so much more: of a start `asked` is negative.
+    def turn(self, account: Account, need: Need, *, asked: int, held: Sequence[int], unused: int) -> None:
+        """Count that a run asks for its need once more (`asked` 1), no more (-1) or as before (0), and holds so much more.
 
-        Amounts of a model that nobody asks for by name are compared with nothing, so that they may change.
+        With `held` it was charged before. Amounts of a model that nobody asks for by name are compared with nothing, so that
+        they may change.
         """
-        root = self.accounts[ROOT]
-        counts = [place for place in range(len(asked)) if place <= GPU or root.asked[place]]
-        if any(asked[place] + held[place] + (unused if place == GPU else 0) for place in counts):
+        root, change = self.accounts[ROOT], [asked * amount for amount in need.amounts]
+        counts = [place for place in range(len(change)) if place <= GPU or root.asked[place]]
+        if any(change[place] + held[place] + (unused if place == GPU else 0) for place in counts):
             self._is_stale = True
         for one in account.path():
             one.unused[GPU] += unused
-            for place, amount in enumerate(asked):
-                one.asked[place] += amount
-                if amount:
-                    one.bound[place] += amount + held[place]
+            for place in need.mask:
+                one.asked[place] += change[place]
+                one.bound[place] += change[place] + held[place]
 
     def settle_again(self) -> None:
         """Compute the fair amounts anew where what is held and asked for together has changed."""
