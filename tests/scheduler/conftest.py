@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from mainspring.core.codec import decode
 from mainspring.core.ids import RunId
 from mainspring.core.policy import BackfillPolicy, BurstMode, BurstPolicy, OrderPolicy, Policy, PreemptionPolicy
 from mainspring.core.records import Closure, ClosureCause, Node, NodeState
@@ -529,6 +531,12 @@ def mixed_worlds(mixed_by_seed: Callable[[int], Snapshot]) -> SearchStrategy[Sna
 
 
 @pytest.fixture(scope="session")
+def pinned() -> Callable[[str], Snapshot]:
+    """Give a world that was drawn once and broke a rule, by name: kept as it was, whatever is drawn by now."""
+    return lambda name: decode((Path(__file__).parent / "pinned" / f"{name}.json").read_bytes(), Snapshot)
+
+
+@pytest.fixture(scope="session")
 def snapshots() -> SearchStrategy[Snapshot]:
     """Give a strategy of small snapshots of every kind."""
     return _snapshots(5, 8)
@@ -553,19 +561,11 @@ def tiny_crowds() -> Callable[[int], Snapshot]:
         alike = [replace(run, share="alice", owner="alice", estimate_s=0.0, priority=pick([0, 0, 5, 9])) for run in placed]
         held = [place for run in alike for place in run.places]
         full = [_holding(node, [place.granted for place in held if place.node == node.id]) for node in nodes]
-        urgent = _waiting(
-            1,
-            owner="alice",
-            share="alice",
-            priority=7,
-            gpu_milli=pick([500, 1000, 2000, 3000]),
-            cpu_milli=pick([10, 3000]),
-            replicas=pick([1, 1, 2]),
-        )
-        policy = Policy(
-            scorer=pick(["pack", "spread"]), preemption=PreemptionPolicy(mode="priority", min_run_s=pick([1.0, 600.0]))
-        )
-        policy = replace(policy, preemption=replace(policy.preemption, min_checkpointed_run_s=policy.preemption.min_run_s))
+        asked = {"gpu_milli": pick([500, 1000, 2000, 3000]), "cpu_milli": pick([10, 3000])}
+        urgent = _waiting(1, owner="alice", share="alice", priority=7, replicas=pick([1, 1, 2]), **asked)
+        scorer, least_s = pick(["pack", "spread"]), pick([1.0, 600.0])
+        preemption = PreemptionPolicy(mode="priority", min_run_s=least_s, min_checkpointed_run_s=least_s)
+        policy = Policy(scorer=scorer, preemption=preemption)
         return Snapshot(now=NOW, nodes=tuple(full), placed=tuple(alike), waiting=(urgent,), policy=policy)
 
     return made

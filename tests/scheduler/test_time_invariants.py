@@ -144,9 +144,9 @@ def test_invariant_12_plans_come_to_rest_and_undo_nothing(
     raise AssertionError("The plans never come to rest.")
 
 
-def test_after_a_window_is_laid_anew_those_blocked_are_tried_again(worlds_by_seed: Any) -> None:
-    """World 3793: a run starts in the open window of its share, and the window takes less than before."""
-    drawn = worlds_by_seed(3793)
+def test_after_a_window_is_laid_anew_those_blocked_are_tried_again(pinned: Any) -> None:
+    """A run starts in the open window of its share, and the window takes less than before."""
+    drawn = pinned("window-laid-anew")
     world = replace(_lasting(drawn, are_choosy=False), reservations=drawn.reservations)
     plan = scheduler.plan(world)
     assert _does_something(plan)
@@ -155,10 +155,10 @@ def test_after_a_window_is_laid_anew_those_blocked_are_tried_again(worlds_by_see
 
 @settings(often, max_examples=1)
 @given(once=st.none())
-def test_worlds_in_which_the_next_plan_once_stopped_somebody_for_no_new_cause(mixed_by_seed: Any, once: None) -> None:
+def test_worlds_in_which_the_next_plan_once_stopped_somebody_for_no_new_cause(pinned: Any, once: None) -> None:
     """Room was made for somebody after another was tried; a victim's share is held, so that it asks for nothing any more."""
-    for seed in (31648, 31991):
-        world = _lasting(mixed_by_seed(seed), are_choosy=False)
+    for name in ("room-after-a-try", "victim-in-held-share"):
+        world = _lasting(pinned(name), are_choosy=False)
         before = scheduler.plan(world)
         _assert_follows(before, scheduler.plan(scheduler.apply_plan(world, before)))
 

@@ -1,125 +1,224 @@
-"""A tree of shares in plain fractions, and the rules of starting by it, slowly: it shares nothing with the room."""
+"""What each share holds, asks for, is promised and may fairly have: the arithmetic of the tree, slowly and in exact fractions.
+
+It shares nothing with `scheduler/shares.py`; the promises about shares and the figures in reasons are judged by it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
-from itertools import product
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from mainspring.core.ids import RunId
-from mainspring.core.records import NodeState
+from mainspring.core.reasons import ReasonCode
+from mainspring.core.records import Node, NodeState
 from mainspring.core.resources import Resources
 from mainspring.core.shares import Share, path_of
 from mainspring.core.snapshot import Place, PlacedRun, ShareState, Snapshot, WaitingRun
 
-UNBOUNDED = 2**62
-Amounts = dict[str, Fraction]
+NONE, UNBOUNDED = Fraction(0), Fraction(2**62)
+Amounts: TypeAlias = dict[str, Fraction]
+Free: TypeAlias = dict[str, dict[str, int]]
 
 
-class Slow:
-    """The tree of a snapshot, name by name and unit by unit in fractions, with none of the planner's arithmetic.
+class Ledger:
+    """What each share holds, asks for, is promised and may fairly have, in exact fractions: amounts by share and unit."""
 
-    `used`, `asked`, `promised` (scaled where it is more than there is), `fair` and `entitled` are amounts by share and unit.
-    `history` is not looked at.
-    """
-
-    def __init__(self, naive: Any, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, naive: Any) -> None:
         self.snapshot, self.naive = snapshot, naive
-        ready = [node for node in snapshot.nodes if node.state is NodeState.READY]
-        models = sorted({f"gpu:{device.model.lower()}" for node in snapshot.nodes for device in node.devices})
-        self.units = ("cpu", "memory", "gpu", *models)
-        self.capacity = dict.fromkeys(self.units, Fraction(0))
-        for node in ready:
-            self.capacity["cpu"] += node.cpu_milli
-            self.capacity["memory"] += node.memory_bytes
-            for device in node.devices:
-                self.capacity["gpu"] += 1000
-                self.capacity[f"gpu:{device.model.lower()}"] += 1000
-        runs = (*snapshot.placed, *snapshot.waiting)
-        self.shares = {one.share.name: one.share for one in snapshot.shares}
-        named = {run.share for run in runs} | set(self.shares) | {one.share for one in snapshot.reservations}
-        self.names = sorted({step for name in named for step in path_of(name)}, key=lambda name: (len(path_of(name)), name))
-        zero = {name: dict.fromkeys(self.units, Fraction(0)) for name in self.names}
-        self.used, self.asked, self.pinned, self.demand = (
-            {name: dict(amounts) for name, amounts in zero.items()} for _ in range(4)
-        )
-        most = {name: dict(amounts) for name, amounts in zero.items()}  # asked for, and what placed runs could hold elsewhere
-        self.all_of, self.alone = ({name: dict(amounts) for name, amounts in zero.items()} for _ in range(2))
+        self.states = {one.share.name: one for one in snapshot.shares}
+        self._windows = [one for one in snapshot.reservations if one.begins_at <= snapshot.now < one.ends_at]
+        named = {_leaf(run) for run in snapshot.placed} | {_leaf(run) for run in snapshot.waiting}
+        named |= {*self.states, *(one.share for one in self._windows)}
+        self.names = sorted({"", *(step for name in named for step in path_of(name))}, key=lambda one: len(path_of(one)))
+        models = sorted({device.model.lower() for node in snapshot.nodes for device in node.devices})
+        self.units = ("cpu", "memory", "gpu", *(f"gpu:{model}" for model in models))
+        self.capacity = {unit: self._has(unit) for unit in self.units}
+        self.used = {name: dict.fromkeys(self.units, NONE) for name in self.names}
+        self.pinned = {name: dict.fromkeys(self.units, NONE) for name in self.names}
+        self._asked = {name: dict.fromkeys(self.units, NONE) for name in self.names}
+        self._bound = {name: dict.fromkeys(self.units, NONE) for name in self.names}  # of models, by runs that name one only
         for run in snapshot.placed:
-            held = self.held(run)
-            could = self.need(run.resources, len(run.places))
-            for name, unit in product(path_of(run.share), self.units):
-                self.used[name][unit] += held[unit]
-                self.alone[name][unit] += held[unit] if self._is_only(run.resources, unit) else 0
-                self.pinned[name][unit] += 0 if run.is_preemptible else held[unit]
-                most[name][unit] += max(Fraction(0), could[unit] - held[unit]) if unit == "gpu" and self._differs(run) else 0
-        for waits in snapshot.waiting:
-            if not self.is_held(waits.share) and not self.is_aside(waits):
-                for name, unit in product(path_of(waits.share), self.units):
-                    amount = self.need(waits.resources, waits.replicas)[unit]
-                    self.asked[name][unit] += amount
-                    self.alone[name][unit] += amount if self._is_only(waits.resources, unit) else 0
-                    most[name][unit] += amount
-        for name, unit in product(reversed(self.names), self.units):
-            own = self.all_of[name][unit] = self.used[name][unit] + most[name][unit]
-            below = sum(
-                (self.used[one][unit] + most[one][unit] - self.demand[one][unit] for one in self.children(name)), Fraction(0)
-            )
-            self.demand[name][unit] = min(self.limit(name, unit), own - below)
-        self.promised, self.fair, self.entitled = zero, {}, {}
-        self._divide()
+            held = self.held(run.places)
+            self._count(self.used, run, held)
+            self._count(self._bound, run, {unit: held[unit] for unit in self._only(run.resources)})
+            if not run.is_preemptible:
+                self._count(self.pinned, run, held)
+            if self._may_differ(run.resources):  # elsewhere it might have taken more
+                most = self.need(run.resources, len(run.places))["gpu"]
+                self._count(self._asked, run, {"gpu": max(NONE, most - held["gpu"])})
+        for asking in snapshot.waiting:
+            if not self.held_at(_leaf(asking)) and not self.is_aside(asking):
+                need = self.need(asking.resources, asking.replicas)
+                self._count(self._asked, asking, need)
+                self._count(self._bound, asking, {unit: need[unit] for unit in self._only(asking.resources)})
+        self.promised = self._promised()
+        self.fair: dict[str, Amounts] = {}
+        for unit in sorted(self.units, key=lambda one: one == "gpu"):
+            for name, amount in self._filled(unit).items():
+                self.fair.setdefault(name, {})[unit] = amount
 
-    def children(self, name: str) -> list[str]:
-        """Return the shares right below one."""
-        return [one for one in self.names if one != name and len(path_of(one)) == len(path_of(name)) + 1 and name in path_of(one)]
+    def held_at(self, name: str) -> list[str]:
+        """Return which shares on the path an admin holds, the highest first."""
+        return [one for one in path_of(name) if one in self.states and self.states[one].share.is_held]
 
-    def limit(self, name: str, unit: str) -> Fraction:
-        """Return how much a share may hold."""
-        return Fraction(self.shares[name].limit.get(unit, UNBOUNDED)) if name in self.shares else Fraction(UNBOUNDED)
+    def is_aside(self, run: WaitingRun) -> bool:
+        """Say whether a run is not tried at all."""
+        return run.is_held or run.is_unconfirmed or (run.not_before is not None and run.not_before > self.snapshot.now)
 
-    def is_held(self, name: str) -> bool:
-        """Say whether a share or one above it is held."""
-        return any(one in self.shares and self.shares[one].is_held for one in path_of(name))
+    def _count(self, book: dict[str, Amounts], run: PlacedRun | WaitingRun, amounts: Amounts) -> None:
+        for name in path_of(_leaf(run)):
+            for unit, amount in amounts.items():
+                book[name][unit] += amount
 
-    def held(self, run: PlacedRun) -> Amounts:
-        """Return what a placed run holds."""
-        amounts = dict.fromkeys(self.units, Fraction(0))
-        models = {(node.id, device.index): device.model.lower() for node in self.snapshot.nodes for device in node.devices}
-        for place in run.places:
-            amounts["cpu"] += place.granted.cpu_milli
-            amounts["memory"] += place.granted.memory_bytes
+    def held(self, places: Iterable[Place]) -> Amounts:
+        """Return what places take, by unit."""
+        found = dict.fromkeys(self.units, NONE)
+        model_of = {(node.id, one.index): one.model.lower() for node in self.snapshot.nodes for one in node.devices}
+        for place in places:
+            found["cpu"] += place.granted.cpu_milli
+            found["memory"] += place.granted.memory_bytes
             for share in place.granted.devices:
-                amounts["gpu"] += share.milli
-                amounts[f"gpu:{models[place.node, share.index]}"] += share.milli
-        return amounts
+                found["gpu"] += share.milli
+                found[f"gpu:{model_of[place.node, share.index]}"] += share.milli
+        return found
+
+    def _may_differ(self, asked: Resources) -> bool:
+        has_whole = any(device.whole for node in self.snapshot.nodes for device in node.devices)
+        return asked.gpu_memory_bytes > 0 or (has_whole and 0 < asked.gpu_milli < 1000)
 
     def need(self, asked: Resources, replicas: int) -> Amounts:
         """Return what so many replicas take at most; of a model if it may be no other."""
-        amounts = dict.fromkeys(self.units, Fraction(0))
-        amounts["cpu"], amounts["memory"] = Fraction(asked.cpu_milli * replicas), Fraction(asked.memory_bytes * replicas)
+        found = dict.fromkeys(self.units, NONE)
+        found |= {"cpu": Fraction(asked.cpu_milli * replicas), "memory": Fraction(asked.memory_bytes * replicas)}
         if asked.is_gpu():
-            may = [milli for device in self._devices() if (milli := self.naive.share(asked, device)) is not None]
-            amounts["gpu"] = Fraction(max(may, default=1000) * max(1, asked.gpu_milli // 1000) * replicas)
-            only = {model.lower() for model in asked.gpu_models}
-            if len(only) == 1 and (unit := f"gpu:{only.pop()}") in amounts:
-                amounts[unit] = amounts["gpu"]
-        return amounts
+            allowed = [node for node in self.snapshot.nodes if asked.pool in ("", node.pool)]
+            takes = {self.naive.share(asked, device) for node in allowed for device in node.devices} - {None}
+            most = max(takes, default=1000)
+            found["gpu"] = Fraction(most * max(1, asked.gpu_milli // 1000) * replicas)
+            found |= {unit: found["gpu"] for unit in self._only(asked)}
+        return found
+
+    def _only(self, asked: Resources) -> list[str]:
+        models = {f"gpu:{model.lower()}" for model in asked.gpu_models}
+        return [unit for unit in models if len(models) == 1 and unit in self.units]
+
+    def limit(self, name: str, unit: str) -> Fraction:
+        """Return how much a share may hold."""
+        return Fraction(self.states[name].share.limit.get(unit, UNBOUNDED)) if name in self.states else UNBOUNDED
+
+    def children(self, name: str) -> list[str]:
+        """Return the shares directly below one."""
+        return [one for one in self.names if one and path_of(one)[-2] == name]
+
+    def demand(self, name: str, unit: str) -> Fraction:
+        """Return what is held and asked for, each share no more than its limit."""
+        own = self.used[name][unit] + self._asked[name][unit]
+        over = (self.used[one][unit] + self._asked[one][unit] - self.demand(one, unit) for one in self.children(name))
+        return min(own - sum(over, NONE), self.limit(name, unit))
+
+    def wants(self, name: str, unit: str) -> Fraction:
+        """Return the demand; of GPUs without that of a model alone which the share may not fairly have: it is for no others."""
+        demand = self.demand(name, unit)
+        if unit != "gpu":
+            return demand
+        all_of = {one: self.used[name][one] + self._asked[name][one] for one in self.units}
+        models = [one for one in self.units if one.startswith("gpu:")]
+        stuck = sum((max(NONE, min(self._bound[name][one], all_of[one] - self.fair[name][one])) for one in models), NONE)
+        return min(demand, all_of[unit] - stuck)
+
+    def _has(self, unit: str) -> Fraction:
+        nodes, model = [node for node in self.snapshot.nodes if node.state is NodeState.READY], unit.partition(":")[2]
+        if unit in ("cpu", "memory"):
+            return Fraction(sum(node.cpu_milli if unit == "cpu" else node.memory_bytes for node in nodes))
+        return Fraction(1000 * sum(model in ("", device.model.lower()) for node in nodes for device in node.devices))
+
+    def _own(self, name: str, unit: str) -> Fraction:
+        """Return what is guaranteed to a share itself: as configured, and its windows that are open."""
+        told = self.states[name].share.guarantee if name in self.states else {}
+        amount = Fraction(told.get(unit, 0))
+        if unit == "gpu" and not amount:
+            amount = Fraction(sum(one for known, one in told.items() if known.startswith("gpu:") and known in self.units))
+        for window in (one for one in self._windows if one.share == name):
+            asked = window.resources
+            kept = {"cpu": asked.cpu_milli, "memory": asked.memory_bytes, "gpu": asked.gpu_milli}
+            amount += kept.get(unit, 0) * window.replicas
+        return amount
+
+    def pledged(self, name: str) -> set[str]:
+        """Return the units that a share's own guarantee names; whoever has one of anything has one of GPUs, if of nothing."""
+        named = {unit for unit in self.units if self._own(name, unit)}
+        told = self.states[name].share.guarantee if name in self.states else {}
+        return named | {"gpu"} if any(told.get(unit) for unit in self.units) else named
+
+    def _promised(self) -> dict[str, Amounts]:
+        """Return guarantees: a parent's is at least those below it together; what the one above does not have is scaled."""
+        wanted: dict[str, Amounts] = {}
+        for name in reversed(self.names):
+            below = self.children(name)
+            wanted[name] = {
+                unit: max(self._own(name, unit), sum((wanted[one][unit] for one in below), NONE)) for unit in self.units
+            }
+        found = {"": {unit: min(wanted[""][unit], self.capacity[unit]) for unit in self.units}}
+        for name in self.names:
+            for unit in self.units:
+                total = sum((wanted[one][unit] for one in self.children(name)), NONE)
+                scale = min(Fraction(1), found[name][unit] / total) if total else Fraction(1)
+                for one in self.children(name):
+                    found.setdefault(one, {})[unit] = Fraction(int(wanted[one][unit] * scale))
+        return found
+
+    def _is_asking(self, name: str) -> bool:
+        return any(self.used[name].values()) or any(self._asked[name].values())
+
+    def weight(self, name: str) -> Fraction:
+        """Return a share's weight as configured."""
+        return Fraction(self.states[name].share.weight) if name in self.states else Fraction(1)
+
+    def _weights(self, siblings: Sequence[str]) -> Amounts:
+        """Return the weights that count: past use beyond a share's part lowers it, to a tenth at most."""
+        found = {one: self.weight(one) for one in siblings}
+        history = {one: Fraction(self.states[one].history) if one in self.states else NONE for one in siblings}
+        asking = [one for one in siblings if self._is_asking(one)]
+        total, past = sum((found[one] for one in asking), NONE), sum((history[one] for one in asking), NONE)
+        strength = Fraction(self.snapshot.policy.order.history)
+        if strength and past and total:
+            for one in siblings:
+                part = self.weight(one) / total
+                found[one] *= max(Fraction(1, 10), 1 + strength * (part - history[one] / past) / part)
+        return found
+
+    def _filled(self, unit: str) -> Amounts:
+        """Fill the shares from the root down: guarantees first, then all who want more rise together by weight."""
+        fair = {"": min(self.capacity[unit], self.wants("", unit))}
+        for name in self.names:
+            below = self.children(name)
+            weights, wants = self._weights(below), {one: self.wants(one, unit) for one in below}
+            got = {one: min(self.promised[one][unit], wants[one]) for one in below}
+            promised = sum(got.values(), NONE)
+            if promised > fair[name]:
+                got = {one: amount * fair[name] / promised for one, amount in got.items()}
+            rest = fair[name] - sum(got.values(), NONE)
+            while rest > 0 and (hungry := [one for one in below if got[one] < wants[one]]):
+                heavy = sum((weights[one] for one in hungry), NONE)
+                rise = min(rest / heavy, *((wants[one] - got[one]) / weights[one] for one in hungry))
+                for one in hungry:
+                    got[one] += rise * weights[one]
+                rest -= rise * heavy
+            fair |= got
+        return fair
 
     def scarce(self, name: str) -> set[str]:
         """Return what those below a share want more of than it may fairly have."""
-        return {
-            unit
-            for unit in self.units
-            if sum((self.demand[one][unit] for one in self.children(name)), Fraction(0)) > self.fair[name][unit]
-        }
+        below = self.children(name)
+        return {unit for unit in self.units if sum((self.wants(one, unit) for one in below), NONE) > self.fair[name][unit]}
 
     def is_promised(self, name: str, need: Amounts) -> bool:
         """Say whether a share stays within all that it has guaranteed and that is asked for; GPUs must be among it."""
@@ -130,96 +229,56 @@ class Slow:
 
     def is_owed(self, below: list[str], need: Amounts) -> bool:
         """Say whether the promise of each share that has one, and of the highest, covers what is asked for; lowest first."""
-        return all(self.is_promised(name, need) for name in below if name == below[-1] or self._own(name))
+        return all(self.is_promised(name, need) for name in below if name == below[-1] or self.pledged(name))
 
-    def _own(self, name: str) -> dict[str, int]:
-        """Return what is guaranteed to a share itself; so many of each model are so many GPUs, an open window is promised too."""
-        own = {unit: amount for unit, amount in self.shares[name].guarantee.items()} if name in self.shares else {}
-        own = {unit: amount for unit, amount in own.items() if unit in self.units and amount}
-        if not own.get("gpu") and (sums := sum(amount for unit, amount in own.items() if unit.startswith("gpu:"))):
-            own["gpu"] = sums
-        for one in self.snapshot.reservations:
-            if one.share == name and one.begins_at <= self.snapshot.now < one.ends_at:
-                for unit, amount in (("cpu", one.resources.cpu_milli), ("gpu", one.resources.gpu_milli)):
-                    own |= {unit: own.get(unit, 0) + amount * one.replicas} if amount else {}
-        return own
+    def entitled(self, name: str, unit: str) -> Fraction:
+        """Return how much may be held that cannot be preempted: the guarantee, else a part of what nobody has guaranteed."""
+        if not name:
+            return self.capacity[unit]
+        if "gpu" in self.pledged(name):  # else it has no more than a window of CPUs
+            return self.promised[name][unit] if unit in self.pledged(name) else UNBOUNDED
+        above = path_of(name)[-2]
+        siblings = self.children(above)
+        rest = max(NONE, self.entitled(above, unit) - sum((self.promised[one][unit] for one in siblings), NONE))
+        weights = sum((self.weight(one) for one in siblings if self._is_asking(one) and "gpu" not in self.pledged(one)), NONE)
+        return max(rest * self.weight(name) / weights if weights else rest, self.promised[name][unit])
 
-    def _divide(self) -> None:
-        """Scale the promises, fill the shares from the root down, and split what nobody has guaranteed."""
-        for name, unit in product(reversed(self.names), self.units):
-            below = sum((self.promised[one][unit] for one in self.children(name)), Fraction(0))
-            self.promised[name][unit] = max(Fraction(self._own(name).get(unit, 0)), below)
-        root = self.names[0]
-        self.promised[root] = {unit: min(self.promised[root][unit], self.capacity[unit]) for unit in self.units}
-        self.fair[root] = {unit: min(self.capacity[unit], self.demand[root][unit]) for unit in self.units}
-        self._leave_what_waits_for_a_model(root)
-        self.fair[root]["gpu"] = min(self.fair[root]["gpu"], self.demand[root]["gpu"])
-        self.entitled[root] = dict(self.capacity)
-        for name in self.names:
-            children = self.children(name)
-            for unit in sorted(self.units, key=lambda one: one == "gpu"):
-                for one in children if unit == "gpu" else ():
-                    self._leave_what_waits_for_a_model(one)
-                total = sum((self.promised[one][unit] for one in children), Fraction(0))
-                if total > self.promised[name][unit]:
-                    for one in children:
-                        self.promised[one][unit] = Fraction(int(self.promised[one][unit] * self.promised[name][unit] / total))
-                self._fill(name, children, unit)
-                self._entitle(name, children, unit)
+    def refusals(self, run: WaitingRun, asked: Resources, replicas: int) -> list[tuple[ReasonCode, str, str]]:
+        """Return which shares do not let a run take so much, and of what."""
+        need, found = self.need(asked, replicas), []
+        for name in reversed(path_of(_leaf(run))):
+            for unit, amount in ((unit, amount) for unit, amount in need.items() if amount):
+                if self.used[name][unit] + amount > self.limit(name, unit):
+                    found.append((ReasonCode.SHARE_LIMIT, name, unit))
+                if not run.is_preemptible and self.pinned[name][unit] + amount > self.entitled(name, unit):
+                    found.append((ReasonCode.OVER_GUARANTEE, name, unit))
+        return found
 
-    def _leave_what_waits_for_a_model(self, name: str) -> None:
-        """Count no demand for GPUs that only one model would do for, beyond what the share may fairly have of that."""
-        units = [unit for unit in self.units if unit.startswith("gpu:")]
-        stuck = (max(Fraction(0), min(self.alone[name][one], self.all_of[name][one] - self.fair[name][one])) for one in units)
-        self.demand[name]["gpu"] = min(self.demand[name]["gpu"], self.all_of[name]["gpu"] - sum(stuck, Fraction(0)))
+    def closed(self, run: WaitingRun, asked: Resources, replicas: int) -> set[str]:
+        """Return the GPU models of which some share may not hold so much more."""
+        amount = self.need(asked, replicas)["gpu"]
+        models = (unit for unit in self.units if unit.startswith("gpu:"))
+        path = path_of(_leaf(run))
+        return {
+            unit[4:] for unit in models if amount and any(self.used[one][unit] + amount > self.limit(one, unit) for one in path)
+        }
 
-    def _is_only(self, asked: Resources, unit: str) -> bool:
-        return {f"gpu:{model.lower()}" for model in asked.gpu_models} == {unit}
+    def open(self, run: WaitingRun, asked: Resources) -> Resources | None:
+        """Return a choice of a run without the GPU models that are closed to it, None if none is left."""
+        closed = self.closed(run, asked, run.least)
+        known = {unit[4:] for unit in self.units if unit.startswith("gpu:")}
+        left = tuple(sorted(({model.lower() for model in asked.gpu_models} or known) - closed))
+        return asked if not closed else replace(asked, gpu_models=left) if left else None
 
-    def _fill(self, name: str, children: list[str], unit: str) -> None:
-        wanted = {one: self.demand[one][unit] for one in children}
-        given = {one: min(self.promised[one][unit], wanted[one]) for one in children}
-        rest = self.fair[name][unit] - sum(given.values(), Fraction(0))
-        if rest < 0:
-            given = {one: amount * self.fair[name][unit] / (self.fair[name][unit] - rest) for one, amount in given.items()}
-        while rest > 0 and (hungry := {one: self._weight(one) for one in children if given[one] < wanted[one]}):
-            step = min(rest, *((wanted[one] - given[one]) * sum(hungry.values()) / hungry[one] for one in hungry))
-            for one, weight in hungry.items():
-                given[one] += step * weight / sum(hungry.values())
-            rest -= step
-        for one in children:
-            self.fair.setdefault(one, {})[unit] = given[one]
-
-    def _entitle(self, name: str, children: list[str], unit: str) -> None:
-        rest = max(Fraction(0), self.entitled[name][unit] - sum((self.promised[one][unit] for one in children), Fraction(0)))
-        askers = [one for one in children if any(self.used[one].values()) or any(self.asked[one].values())]
-        weights = sum((self._weight(one) for one in askers if "gpu" not in self._bound(one)), Fraction(0))
-        for one in children:
-            sure = self.promised[one][unit]
-            if "gpu" not in self._bound(one):
-                sure = max(sure, rest * self._weight(one) / weights if weights else rest)
-            elif unit not in self._bound(one):
-                sure = Fraction(UNBOUNDED)
-            self.entitled.setdefault(one, {})[unit] = sure
-
-    def _bound(self, name: str) -> set[str]:
-        """Return of what a share may hold no more than it has guaranteed without being preemptible: GPUs, if it has anything."""
-        known = name in self.shares and any(unit in self.units for unit in self.shares[name].guarantee)
-        return set(self._own(name)) | ({"gpu"} if known else set())
-
-    def _weight(self, name: str) -> Fraction:
-        return Fraction(self.shares[name].weight) if name in self.shares else Fraction(1)
-
-    def _devices(self) -> list[Any]:
-        return [device for node in self.snapshot.nodes for device in node.devices]
-
-    def _differs(self, run: PlacedRun) -> bool:
-        asked = run.resources
-        return asked.gpu_memory_bytes > 0 or (0 < asked.gpu_milli < 1000 and any(device.whole for device in self._devices()))
-
-    def is_aside(self, run: WaitingRun) -> bool:
-        """Say whether the run is not tried at all."""
-        return run.is_held or run.is_unconfirmed or (run.not_before is not None and run.not_before > self.snapshot.now)
+    def most(self, run: WaitingRun, asked: Resources, free: Free, *, is_apart: bool = False, enough: int = 0) -> int:
+        """Return how many replicas have room, apart or on what they have to share; as many as would do are enough."""
+        same = "" if is_apart else run.together
+        parts: dict[str, list[Node]] = {}
+        for node in self.snapshot.nodes:
+            label = node.id if same == "node" else node.labels.get(same, "") if same else "any"
+            if label and node.state is NodeState.READY:
+                parts.setdefault(label, []).append(node)
+        return max((int(self.naive.most(nodes, free, asked, enough or run.least)) for nodes in parts.values()), default=0)
 
     @staticmethod
     def apart(mine: str, theirs: str) -> tuple[list[str], list[str]]:
@@ -227,57 +286,15 @@ class Slow:
         own, other = path_of(mine)[::-1], path_of(theirs)[::-1]
         return [one for one in own if one not in other], [one for one in other if one not in own]
 
-    def over(self, leaf: str, need: Amounts) -> bool:
-        """Say whether some share on the path would hold more than it may."""
-        return any(
-            self.used[name][unit] + amount > self.limit(name, unit)
-            for name in path_of(leaf)
-            for unit, amount in need.items()
-            if amount
-        )
 
-    def unsure(self, run: WaitingRun, need: Amounts) -> bool:
-        """Say whether a run that may not be stopped would go beyond what its shares can count on."""
-        over = (
-            self.pinned[name][unit] + amount > self.entitled[name][unit]
-            for name in path_of(run.share)
-            for unit, amount in need.items()
-            if amount
-        )
-        return not run.is_preemptible and any(over)
-
-    def closed(self, leaf: str, gpu: Fraction) -> set[str]:
-        """Return the models of which some share on the path may not hold so many more GPUs."""
-        models = [unit.partition(":")[2] for unit in self.units if ":" in unit]
-        return {
-            model
-            for model in models
-            for name in path_of(leaf)
-            if gpu and self.used[name][f"gpu:{model}"] + gpu > self.limit(name, f"gpu:{model}")
-        }
-
-    def narrowed(self, asked: Resources, closed: set[str]) -> Resources | None:
-        """Return the request without some models; None if none is left."""
-        if not closed or not asked.is_gpu():
-            return asked
-        models = {model.lower() for model in asked.gpu_models} or {device.model.lower() for device in self._devices()}
-        left = tuple(sorted(models - closed))
-        return replace(asked, gpu_models=left) if left else None
-
-    def fitting(self, free: dict[str, dict[str, int]], asked: Resources, run: WaitingRun) -> int:
-        """Return how many replicas fit together where they have to be: on one machine, on one rack, in one cluster."""
-        ready = [node for node in self.snapshot.nodes if node.state is NodeState.READY]
-        if run.replicas == 1 or not run.same:
-            return int(self.naive.most(ready, free, asked, run.least))
-        places = {node.id if run.same == "node" else node.labels.get(run.same) for node in ready} - {None}
-        parts = [[node for node in ready if place in (node.id, node.labels.get(run.same))] for place in places]
-        return max((int(self.naive.most(part, free, asked, run.least)) for part in parts), default=0)
+def _leaf(run: PlacedRun | WaitingRun) -> str:
+    return run.share or run.owner
 
 
 @pytest.fixture(scope="session")
-def slow(naive: Any) -> Callable[[Snapshot], Slow]:
-    """Give the slow tree of a snapshot."""
-    return lambda snapshot: Slow(naive, snapshot)
+def ledger_of(naive: Any) -> Callable[[Snapshot], Ledger]:
+    """Give the accounts of a world."""
+    return lambda snapshot: Ledger(snapshot, naive)
 
 
 @pytest.fixture(scope="session")

@@ -70,20 +70,10 @@ class Case:
         found: Free = self.naive.free(self.after.nodes)
         return found
 
-    def most(self, run: WaitingRun, asked: Resources, free: Free, *, is_apart: bool = False, enough: int = 0) -> int:
-        """Return how many replicas have room, apart or on what they have to share; as many as would do are enough."""
-        same = "" if is_apart else run.together
-        parts: dict[str, list[Node]] = {}
-        for node in self.after.nodes:
-            label = node.id if same == "node" else node.labels.get(same, "") if same else "any"
-            if label:
-                parts.setdefault(label, []).append(node)
-        return max((int(self.naive.most(nodes, free, asked, enough or run.least)) for nodes in parts.values()), default=0)
-
     def choices(self, run: WaitingRun) -> list[Resources]:
         """Return what would do of what the run asks for: what an empty fleet holds."""
         empty = self.naive.free(self.after.nodes, is_empty=True)
-        return [one for one in (run.resources, *run.alternatives) if self.most(run, one, empty) >= run.least]
+        return [one for one in (run.resources, *run.alternatives) if self.ledger.most(run, one, empty) >= run.least]
 
     def allowed(self, run: WaitingRun) -> list[Resources]:
         """Return those choices of which its shares let it take the fewest replicas that would do."""
@@ -128,42 +118,34 @@ def _is_refused(case: Case, run: WaitingRun, reason: Reason) -> None:
     refused = [code for one in choices for code, *_ in ledger.refusals(run, one, run.replicas)]
     models = any(ledger.closed(run, one, run.replicas) for one in choices)
     if reason.code is ReasonCode.OVER_GUARANTEE and ReasonCode.SHARE_LIMIT not in refused and not models:
-        assert case.starts(run) == any(case.most(run, one, case.free) >= run.least for one in choices)
+        assert case.starts(run) == any(case.ledger.most(run, one, case.free) >= run.least for one in choices)
 
 
 def _is_closed(case: Case, run: WaitingRun, unit: str) -> None:
     """Its shares may hold no more of this model: without those closed no choice ever fits, or none does now and with them one."""
     empty = case.naive.free(case.after.nodes, is_empty=True)
     for asked in case.allowed(run):
-        left = _open(case, run, asked)
-        ever = left is not None and case.most(run, left, empty) >= run.least
-        now = left is not None and case.most(run, left, case.free) >= run.least
+        left = case.ledger.open(run, asked)
+        ever = left is not None and case.ledger.most(run, left, empty) >= run.least
+        now = left is not None and case.ledger.most(run, left, case.free) >= run.least
         assert not ever or not now
         if unit.removeprefix("gpu:") in case.ledger.closed(run, asked, run.least) and (
-            not ever or case.most(run, asked, case.free) >= run.least
+            not ever or case.ledger.most(run, asked, case.free) >= run.least
         ):
             return
     pytest.fail(f"{unit} is not what stands in the way of {run.id}")
 
 
-def _open(case: Case, run: WaitingRun, asked: Resources) -> Resources | None:
-    """Return a choice without the GPU models that are closed, None if none is left."""
-    closed = case.ledger.closed(run, asked, run.least)
-    known = {name[4:] for name in case.ledger.units if name.startswith("gpu:")}
-    left = tuple(({model.lower() for model in asked.gpu_models} or known) - closed)
-    return asked if not closed else replace(asked, gpu_models=left) if left else None
-
-
 def _is_scarce(case: Case, run: WaitingRun, reason: Reason) -> None:
     """No choice that its shares allow has room, though nothing were kept for anybody; were nobody there, it would start."""
-    choices = [left for one in case.allowed(run) if (left := _open(case, run, one)) is not None]
-    fits = [case.most(run, asked, case.free) for asked in choices]
+    choices = [left for one in case.allowed(run) if (left := case.ledger.open(run, one)) is not None]
+    fits = [case.ledger.most(run, asked, case.free) for asked in choices]
     assert fits
     assert max(fits) < run.least
     first = choices[0]
     if reason.code is ReasonCode.TOPOLOGY:
-        assert case.most(run, first, case.free, enough=9999) == reason.facts["fit"]
-        assert case.most(run, first, case.free, enough=9999, is_apart=True) == reason.facts["apart"]
+        assert case.ledger.most(run, first, case.free, enough=9999) == reason.facts["fit"]
+        assert case.ledger.most(run, first, case.free, enough=9999, is_apart=True) == reason.facts["apart"]
         assert int(str(reason.facts["apart"])) >= run.least
         assert case.starts(replace(run, same=""))
         return
@@ -181,11 +163,11 @@ def _is_scarce(case: Case, run: WaitingRun, reason: Reason) -> None:
 def _is_unfair(case: Case, run: WaitingRun, reason: Reason) -> None:
     """Its share has its fair part, who is named misses more of its own; and what is called scarce is."""
     ledger, name, unit = case.ledger, str(reason.facts["share"]), str(reason.facts["unit"])
-    used, fair = ledger.used[name][unit], ledger.fair[unit]
+    used, fair = ledger.used[name][unit], {one: amounts[unit] for one, amounts in ledger.fair.items()}
     assert name in path_of(_leaf(run))
     assert reason.facts["used"] == used
     assert abs(fair[name] - int(str(reason.facts["fair"]))) < NEARLY
-    assert any(used + ledger.need(one, run.least).get(unit, NONE) > fair[name] - NEARLY for one in case.allowed(run))
+    assert any(used + ledger.need(one, run.least)[unit] > fair[name] - NEARLY for one in case.allowed(run))
     missing = {one: fair[one] - ledger.used[one][unit] for one in ledger.children(path_of(name)[-2])}
     more = {
         one: amount
@@ -242,8 +224,8 @@ def _has_room(case: Case, run: WaitingRun, kept: Sequence[Free]) -> bool:
         for node, amounts in held.items():
             for what, amount in amounts.items():
                 free[node][what] -= amount
-    choices = (_open(case, run, one) for one in case.allowed(run))
-    return any(one is not None and case.most(run, one, free) >= run.least for one in choices)
+    choices = (case.ledger.open(run, one) for one in case.allowed(run))
+    return any(one is not None and case.ledger.most(run, one, free) >= run.least for one in choices)
 
 
 def _is_gone_in_time(case: Case, run: WaitingRun, other: str) -> bool:
@@ -375,7 +357,7 @@ def _never_fits(case: Case, run: WaitingRun, reason: Reason) -> None:
     """No choice fits the empty fleet; of the first at most so many replicas do."""
     empty = case.naive.free(case.after.nodes, is_empty=True)
     assert not case.choices(run)
-    assert reason.facts["replicas_at_most"] == case.most(run, run.resources, empty, enough=9999)
+    assert reason.facts["replicas_at_most"] == case.ledger.most(run, run.resources, empty, enough=9999)
 
 
 def stopping(snapshot: Snapshot, plan: Plan) -> Snapshot:
