@@ -70,8 +70,8 @@ def test_two_that_work_at_once_have_a_tree_each_and_other_code_has_another(site:
     manifest = server.manifest(FILES)
     look(site, server, manifest, "first")
     cache = str(tmp_path / "cache")
-    assert trees.take(cache, manifest, str(tmp_path / "one"))
-    assert not trees.take(cache, manifest, str(tmp_path / "two"))
+    assert trees.Tree(cache, manifest, str(tmp_path / "one")).take()
+    assert not trees.Tree(cache, manifest, str(tmp_path / "two")).take()
     other = look(site, server, server.manifest({"main.py": b"other"}), "other")
     assert "other" in other
     assert "deep" not in other

@@ -25,8 +25,9 @@ from .inside import Inside
 from .watch import Stop, Watch
 from .wire import AwayError, RefusedError, Wire, pause_after
 
-if TYPE_CHECKING:  # most runs have no lock, and need none of it
+if TYPE_CHECKING:  # most runs have no lock, some no code, and need none of it
     from .environments import Held
+    from .trees import Tree
 
 HELD = 75
 MAX_REFUSALS = 5
@@ -76,7 +77,7 @@ class Agent:
         self._wire = Wire(str(launch["server_url"]), token, folder.at("launch.json"))
         self._checkpoints: Checkpoints | None = None
         self._held: Held | None = None
-        self._code: tuple[str, str, str] | None = None  # cache, manifest, how the folder looked
+        self._tree: Tree | None = None
 
     def run(self) -> int:
         """Do the attempt, or report the end of one that was begun before; return the exit status."""
@@ -128,8 +129,7 @@ class Agent:
         try:
             if not self._patiently(lambda: setup.lay_out(folder, self._wire, cache, work)):
                 return self._stopped(None)
-            if work.get("looks"):
-                self._code = (cache, str(work["spec"]["code"]["manifest"]), str(work["looks"]))
+            self._tree = work.get("tree")
             cwd = setup.working_folder(folder, work)
             if not self._furnish(work, cache, cwd):
                 return self._stopped(None)
@@ -307,7 +307,8 @@ class Agent:
     def _report(self, done: dict[str, Any]) -> int:
         """Tell the end until it is acknowledged, then clear the large folders (S7)."""
         self._inside.close()
-        lifted = setup.lift_code(self._folder, self._code) if self._code else ""
+        if self._tree is not None:
+            self._tree.lift()
         self._link.finish(done["outcome"], done.get("outputs") or {})
         while not self._link.is_acknowledged.wait(0.5):
             if self._link.is_gone.is_set() and not os.path.exists(self._folder.started):
@@ -324,8 +325,8 @@ class Agent:
             useless.append(self._folder.checkpoint)
         for path in useless:
             shutil.rmtree(path, ignore_errors=True)
-        if self._code and lifted:
-            setup.give_code(lifted, self._code)
+        if self._tree is not None:
+            self._tree.give()
         return 0
 
     def _send_again(self) -> None:

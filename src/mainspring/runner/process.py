@@ -71,10 +71,7 @@ def _become(command: list[str], cwd: str, env: dict[str, str], log: int, null: i
         os.dup2(log, 2)
         if os.read(gate, 1) != b"1":
             os._exit(70)
-        _offer_to_the_oom_killer()
-        os.umask(0o022)
-        os.chdir(cwd)
-        os.execve(command[0], command, env)  # noqa: S606  (no shell is wanted)
+        _execute(command, cwd, env)
     except OSError as wrong:
         os.write(told, str(wrong.errno or 1).encode())
     finally:
@@ -95,10 +92,7 @@ def become_inside(
         _forget_signals()
         for number, descriptor in enumerate(streams):
             os.dup2(descriptor, number)
-        _offer_to_the_oom_killer()
-        os.umask(0o022)
-        os.chdir(cwd)
-        os.execve(command[0], command, env)  # noqa: S606  (no shell is wanted)
+        _execute(command, cwd, env)
     except OSError as wrong:
         os.write(told, str(wrong.errno or 1).encode())
     finally:
@@ -111,14 +105,17 @@ def _forget_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _offer_to_the_oom_killer() -> None:
-    """Make the kernel choose user code before the runner, which shares its limit and must live to tell of it."""
+def _execute(command: list[str], cwd: str, env: dict[str, str]) -> None:
+    """Become the command. The kernel is to choose it for want of memory, not the runner, which must live to tell of it."""
     try:
         descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         os.write(descriptor, b"500")
         os.close(descriptor)
     except OSError:
         pass  # a container may forbid it
+    os.umask(0o022)
+    os.chdir(cwd)
+    os.execve(command[0], command, env)  # noqa: S606  (no shell is wanted)
 
 
 def wait_for(pid: int, on_other: Callable[[int, int], None]) -> int:

@@ -30,7 +30,7 @@ class CannotStartError(Exception):
 def lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> None:
     """Bring code, arguments and the last checkpoint. Raises AwayError, RefusedError, DamagedError, OSError. Repeatable.
 
-    `work["looks"]` then says how the code looks, for as long as nobody worked in it.
+    `work["tree"]` is then the code, to be left to the next run. What only some runs need is loaded by those (`trees`).
     """
     try:
         _lay_out(folder, wire, cache, work)
@@ -45,13 +45,14 @@ def lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> Non
 def _lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> None:
     spec = work["spec"]
     manifest = (spec.get("code") or {}).get("manifest")
-    if manifest and not work.get("looks"):
-        from . import trees  # a run without code needs none
+    if manifest and "tree" not in work:
+        from . import trees
 
-        work["looks"] = trees.take(cache, manifest, folder.work)
-        if not work["looks"]:
+        tree = trees.Tree(cache, manifest, folder.work)
+        if not tree.take():
             blobs.lay_out(wire, cache, manifest, folder.work, is_linked=False)
-            work["looks"] = trees.seal(folder.work, cache, manifest)
+            tree.seal()
+        work["tree"] = tree
     for name, value in (spec.get("args") or {}).items():
         _lay_out_value(folder, wire, cache, name, value)
     pickled = (spec.get("entry") or {}).get("pickled")
@@ -59,20 +60,6 @@ def _lay_out(folder: Folder, wire: Wire, cache: str, work: dict[str, Any]) -> No
         _copy(wire, cache, pickled, -1, folder.at("function.pickle"))
     if work.get("checkpoint"):
         checkpoints.restore(wire, cache, str(work["checkpoint"]), folder.checkpoint)
-
-
-def lift_code(folder: Folder, code: tuple[str, str, str]) -> str:
-    """Take the code out of the attempt's folder, before others may clear it; `code` is (cache, manifest, how it looked)."""
-    from . import trees
-
-    return trees.lift(code[0], code[1], folder.work)
-
-
-def give_code(lifted: str, code: tuple[str, str, str]) -> None:
-    """Leave the code that was lifted to the next run, if this one left it as it was."""
-    from . import trees
-
-    trees.give(lifted, *code)
 
 
 def _lay_out_value(folder: Folder, wire: Wire, cache: str, name: str, value: dict[str, Any]) -> None:

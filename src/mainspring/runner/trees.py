@@ -24,65 +24,75 @@ _TICKS = 20
 _REMOVED = ".removed."
 
 
-def take(cache: str, manifest: str, target: str) -> str:
-    """Make a free tree the folder `target`, which is empty or absent; return its seal, or nothing where none is free."""
-    place = os.path.join(cache, "trees", manifest)
-    for name in _names(place):
-        path = os.path.join(place, name)
+class Tree:
+    """The code of one run in its folder `target`: `take` or `seal` before anybody works in it, `lift` and `give` afterwards."""
+
+    def __init__(self, cache: str, manifest: str, target: str) -> None:
+        self._cache = cache
+        self._manifest = manifest
+        self._target = target
+        self._place = os.path.join(cache, "trees", manifest)
+        self._looks = ""  # how it looked, nothing if it goes to nobody
+        self._lifted = ""
+
+    def take(self) -> bool:
+        """Make a free tree the folder, which is empty or absent; say whether one was."""
+        for name in _names(self._place):
+            path = os.path.join(self._place, name)
+            try:
+                if name.startswith(".") or os.stat(path).st_uid != os.geteuid():
+                    continue
+                os.rename(path, self._target)
+            except OSError:
+                continue  # somebody else took it, or the cache is on another disk
+            self._looks = name
+            return True
+        return False
+
+    def seal(self) -> None:
+        """Note the looks of the folder that was just laid out; not of a large one."""
         try:
-            if name.startswith(".") or os.stat(path).st_uid != os.geteuid():
-                continue
-            os.rename(path, target)
+            files = kept_manifest(self._cache, self._manifest)
+            if sum(int(entry["size"]) for entry in files) > MAX_BYTES:
+                return
+            looks, newest = _looks(self._target, [str(entry["path"]) for entry in files])
+            for _ in range(_TICKS):  # until the next write has another time than those before
+                if time.clock_gettime_ns(_REALTIME_COARSE) > newest:
+                    self._looks = looks
+                    return
+                time.sleep(0.001)
+        except (OSError, DamagedError):
+            pass
+
+    def lift(self) -> None:
+        """Take the folder of a run that is over out of its attempt, which others may clear."""
+        lifted = os.path.join(self._place, f".{os.getpid()}.{os.path.basename(os.path.dirname(self._target))}")
+        if not self._looks:
+            return
+        try:
+            os.makedirs(self._place, mode=0o700, exist_ok=True)
+            os.rename(self._target, lifted)
+            os.utime(lifted)
         except OSError:
-            continue  # somebody else took it, or the cache is on another disk
-        return name
-    return ""
+            return
+        self._lifted = lifted
 
-
-def seal(folder: str, cache: str, manifest: str) -> str:
-    """Return what names the looks of a folder that was just laid out, before anybody works in it; nothing for a large one."""
-    try:
-        files = kept_manifest(cache, manifest)
-        if sum(int(entry["size"]) for entry in files) > MAX_BYTES:
-            return ""
-        looks, newest = _looks(folder, [str(entry["path"]) for entry in files])
-        for _ in range(_TICKS):  # until the next write has another time than those before
-            if time.clock_gettime_ns(_REALTIME_COARSE) > newest:
-                return looks
-            time.sleep(0.001)
-    except (OSError, DamagedError):
-        pass
-    return ""
-
-
-def lift(cache: str, manifest: str, folder: str) -> str:
-    """Take the folder of a run that is over out of its attempt, which others may clear; return where it is, or nothing."""
-    place = os.path.join(cache, "trees", manifest)
-    lifted = os.path.join(place, f".{os.getpid()}.{os.path.basename(os.path.dirname(folder))}")
-    try:
-        os.makedirs(place, mode=0o700, exist_ok=True)
-        os.rename(folder, lifted)
-        os.utime(lifted)
-    except OSError:
-        return ""
-    return lifted
-
-
-def give(lifted: str, cache: str, manifest: str, looks: str) -> bool:
-    """Leave a lifted tree to the next run if it looks as it did; else it goes. Return whether it stays."""
-    is_kept = False
-    try:
-        paths = [str(entry["path"]) for entry in kept_manifest(cache, manifest)]
-        if _looks(lifted, paths)[0] == looks and not is_short(cache):  # first: it has no link in a folder's place
-            _strip(lifted, set(paths))
-            os.rename(lifted, os.path.join(os.path.dirname(lifted), looks))
-            is_kept = True
-    except (OSError, DamagedError):
-        pass
-    if not is_kept:
-        _remove(lifted)
-    clear(cache, keeping=MAX_TREES)
-    return is_kept
+    def give(self) -> None:
+        """Leave the lifted tree to the next run if it looks as it did; else it goes."""
+        if not self._lifted:
+            return
+        is_kept = False
+        try:
+            paths = [str(entry["path"]) for entry in kept_manifest(self._cache, self._manifest)]
+            if _looks(self._lifted, paths)[0] == self._looks and not is_short(self._cache):  # first: no link in a folder's place
+                _strip(self._lifted, set(paths))
+                os.rename(self._lifted, os.path.join(self._place, self._looks))
+                is_kept = True
+        except (OSError, DamagedError):
+            pass
+        if not is_kept:
+            _remove(self._lifted)
+        clear(self._cache, keeping=MAX_TREES)
 
 
 def clear(cache: str, keeping: int = 0, idle_s: float = 0.0) -> int:

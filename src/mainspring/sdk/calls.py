@@ -1,4 +1,4 @@
-"""A call of a task as a run: where the function is, its code, its arguments, sent to the server.
+"""The calls of a task as runs: where the function is, its code, its arguments, sent to the server.
 
 Loaded by the first submission: user code on a node imports the task's module and never comes here.
 """
@@ -12,22 +12,25 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mainspring.client.client import Client
-from mainspring.client.connection import connect as connect
+from mainspring.client.connection import connect
 from mainspring.core.environments import Wish
 from mainspring.core.errors import CannotFitError
 from mainspring.core.forecasts import Choice, Forecast
 from mainspring.core.specs import Code, Entry, RunSpec, Value, ValueKind, check_spec, on_path
+from mainspring.sdk.awaiting import in_thread
 from mainspring.sdk.code import code_root, send_code
 from mainspring.sdk.locks import resolve
 from mainspring.sdk.packages import packages_digest
 from mainspring.sdk.progress import Progress, check_wanted
+from mainspring.sdk.recording import Recorder, StepResult
 from mainspring.sdk.runs import Run
+from mainspring.sdk.templates import Options, bind
 from mainspring.sdk.values import is_json, pickled, to_value
 
 CODE_FRESH_S = 1.0  # a loop of submits reads the tree once a second, not once a submit
@@ -36,49 +39,68 @@ _sent: dict[tuple[str, str], tuple[float, Code]] = {}
 _sending = threading.Lock()
 
 
-def submit(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object], wish: Wish) -> Run[Any]:
-    """Submit the call; returns when the server has stored it."""
-    client = connect()
-    made = check_spec(spec(client, function, template, bound, wish=wish))
-    check_wanted()
-    return Run(client, client.runs.submit(made))
+class Calls:
+    """Makes runs of the calls of one task. Blocking; any number of threads may share it."""
 
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        self._function, self._options = function, options
 
-def forecast(function: Callable[..., Any], template: RunSpec, bound: Mapping[str, object]) -> Forecast:
-    """Return when the call would start were it submitted now. Raises CannotFitError."""
-    client = connect()
-    choice = Choice(label="", spec=check_spec(spec(client, function, template, bound)))
-    (prospect,) = client.forecasts.prospects([choice])
-    if prospect.forecast is None:
-        raise CannotFitError(prospect.refusal, hint="See what there is: mainspring cluster ls")
-    return prospect.forecast
+    def submit(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Run[Any]:
+        """Submit a call; returns when the server has stored it. Raises as `Task.submit`."""
+        bound, client = bind(self._function, args, kwargs), connect()
+        made = check_spec(self.spec(client, bound))
+        check_wanted()
+        return Run(client, client.runs.submit(made))
 
+    async def submit_async(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Run[Any]:
+        """Submit a call once the runs among its arguments have ended; does not block the event loop."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Run):
+                await value.wait_async()
+        return await in_thread(self.submit, args, kwargs)
 
-def spec(
-    client: Client,
-    function: Callable[..., Any],
-    template: RunSpec,
-    bound: Mapping[str, object],
-    *,
-    ignoring: Mapping[str, object] | None = None,
-    wish: Wish | None = None,
-) -> RunSpec:
-    """Return the template with the call's code, values and environment, which are sent."""
-    entry, code = locate(client, function)
-    args = {name: to_value(client, value) for name, value in bound.items()}
-    params = {
-        **_defaults(function, {*bound, *(ignoring or {})}),
-        **{name: value.json for name, value in args.items() if _is_param(value)},
-    }
-    environment = replace(template.environment, interpreter=sys.executable)
-    path = ""
-    if wish is not None and wish != Wish():
-        found = module_of(function)
-        folder = _notebook_folder() if found is None else found[1]
-        environment, path = resolve(client, wish, replace(environment, interpreter=wish.python or sys.executable), folder)
-    if template.cache and not environment.lock:
-        environment = replace(environment, packages=packages_digest())
-    return on_path(replace(template, entry=entry, code=code, args=args, params=params, environment=environment), path)
+    def forecast(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Forecast:
+        """Return when a call would start were it submitted now; no environment is resolved for it. Raises CannotFitError."""
+        bound, client = bind(self._function, args, kwargs), connect()
+        choice = Choice(label="", spec=check_spec(self._sent(client, bound, (), Wish())))
+        (prospect,) = client.forecasts.prospects([choice])
+        if prospect.forecast is None:
+            raise CannotFitError(prospect.refusal, hint="See what there is: mainspring cluster ls")
+        return prospect.forecast
+
+    def record(self, recorder: Recorder, args: Sequence[object], kwargs: Mapping[str, object]) -> StepResult:
+        """Record a call as a step of a pipeline. Raises UnsupportedError when it could run beside the step before it."""
+        bound = bind(self._function, args, kwargs)
+        refs = {name: value for name, value in bound.items() if isinstance(value, StepResult)}
+        constant = {name: value for name, value in bound.items() if name not in refs}
+        template = self.spec(connect(), constant, ignoring=refs)
+        return recorder.add_task(replace(template, project=recorder.project), refs)
+
+    def spec(self, client: Client, bound: Mapping[str, object], *, ignoring: Collection[str] = ()) -> RunSpec:
+        """Return the run of a call with these arguments; sends code, values and the lock of its environment.
+
+        `ignoring`: arguments that come later, whose defaults are no parameters of it.
+        """
+        return self._sent(client, bound, ignoring, self._options.wish())
+
+    def _sent(self, client: Client, bound: Mapping[str, object], ignoring: Collection[str], wish: Wish) -> RunSpec:
+        """Return the template with the call's code, values and environment, which are sent."""
+        function, template = self._function, self._options.template(self._function)
+        entry, code = locate(client, function)
+        args = {name: to_value(client, value) for name, value in bound.items()}
+        params = {
+            **_defaults(function, {*bound, *ignoring}),
+            **{name: value.json for name, value in args.items() if _is_param(value)},
+        }
+        environment = replace(template.environment, interpreter=sys.executable)
+        path = ""
+        if wish != Wish():
+            found = module_of(function)
+            folder = _notebook_folder() if found is None else found[1]
+            environment, path = resolve(client, wish, replace(environment, interpreter=wish.python or sys.executable), folder)
+        if template.cache and not environment.lock:
+            environment = replace(environment, packages=packages_digest())
+        return on_path(replace(template, entry=entry, code=code, args=args, params=params, environment=environment), path)
 
 
 def locate(client: Client, function: Callable[..., Any]) -> tuple[Entry, Code]:

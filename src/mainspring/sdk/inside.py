@@ -47,7 +47,7 @@ def run_inside(
     try:
         for part in opened.outputs():
             found[part.is_error].extend(part.data)
-    except Exception:
+    except Exception:  # whatever a stream raises that is closed under its reader
         if is_late.is_set():
             raise TimeoutError(f"{command[0]} was not done after {timeout:g} s, and was ended.") from None
         raise

@@ -136,7 +136,7 @@ def sweep(
     fixed = {key: value for key, value in arguments.items() if not isinstance(value, Dimension)}
     bind(searched.function, (), arguments)
     client = connect()
-    template = searched.spec(client, fixed, ignoring={one.name: None for one in space})
+    template = searched.spec(client, fixed, ignoring=[one.name for one in space])
     return start(
         client, template, space, trials=trials, maximize=maximize, minimize=minimize, parallel=parallel, sampler=sampler,
         seed=seed, name=name, wait=wait,

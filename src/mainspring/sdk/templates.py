@@ -46,10 +46,49 @@ class Options:
     wheels: str = ""
     overrides: Mapping[str, Mapping[str, object]] | None = None
 
+    def template(self, function: Callable[..., Any]) -> RunSpec:
+        """Return the run of a call without its code and arguments. Raises UsageError, SpecError."""
+        resources, *others = make_choices(
+            self.gpus,
+            cpus=self.cpus,
+            memory=self.memory,
+            gpu_memory=self.gpu_memory,
+            gpu_model=self.gpu_model,
+            disk=self.disk,
+            pool=self.pool,
+            labels=self.labels,
+        )
+        replicas, least = to_replicas(self.replicas)
+        return RunSpec(
+            kind=RunKind.TASK,
+            name=self.name or function.__name__.strip("_<>").replace("<lambda>", "lambda") or "task",
+            project=self.project or os.environ.get("MAINSPRING_PROJECT", "") or "default",
+            resources=resources,
+            alternatives=tuple(others),
+            replicas=replicas,
+            min_replicas=least,
+            same=self.same,
+            env=dict(self.env or {}),
+            secrets=tuple(self.secrets),
+            timeout_s=to_seconds(self.timeout, "timeout"),
+            grace_s=to_seconds(self.grace, "grace"),
+            retries=self.retries,
+            priority=to_priority(self.priority),
+            tags=tuple(self.tags),
+            is_exclusive=self.exclusive,
+            is_preemptible=self.preemptible,
+            cache=self.cache and not os.environ.get("MAINSPRING_NO_CACHE"),
+            environment=Environment(image=self.image),
+            overrides=dict(self.overrides or {}),
+        )
 
-def changed(options: Options, given: Mapping[str, Any]) -> Options:
-    """Return the options with some others. Raises UsageError."""
-    return replace(options, **check_options(given))
+    def changed(self, given: Mapping[str, Any]) -> Options:
+        """Return the options with some others. Raises UsageError."""
+        return replace(self, **check_options(given))
+
+    def wish(self) -> Wish:
+        """Return what is asked of the environment."""
+        return Wish(environment=self.environment, python=self.python, wheels=self.wheels)
 
 
 def check_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,45 +117,3 @@ def bind(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[s
             case _:
                 named[name] = value
     return named
-
-
-def template(function: Callable[..., Any], options: Options) -> RunSpec:
-    """Return the run of a call without its code and arguments. Raises UsageError, SpecError."""
-    resources, *others = make_choices(
-        options.gpus,
-        cpus=options.cpus,
-        memory=options.memory,
-        gpu_memory=options.gpu_memory,
-        gpu_model=options.gpu_model,
-        disk=options.disk,
-        pool=options.pool,
-        labels=options.labels,
-    )
-    replicas, least = to_replicas(options.replicas)
-    return RunSpec(
-        kind=RunKind.TASK,
-        name=options.name or function.__name__.strip("_<>").replace("<lambda>", "lambda") or "task",
-        project=options.project or os.environ.get("MAINSPRING_PROJECT", "") or "default",
-        resources=resources,
-        alternatives=tuple(others),
-        replicas=replicas,
-        min_replicas=least,
-        same=options.same,
-        env=dict(options.env or {}),
-        secrets=tuple(options.secrets),
-        timeout_s=to_seconds(options.timeout, "timeout"),
-        grace_s=to_seconds(options.grace, "grace"),
-        retries=options.retries,
-        priority=to_priority(options.priority),
-        tags=tuple(options.tags),
-        is_exclusive=options.exclusive,
-        is_preemptible=options.preemptible,
-        cache=options.cache and not os.environ.get("MAINSPRING_NO_CACHE"),
-        environment=Environment(image=options.image),
-        overrides=dict(options.overrides or {}),
-    )
-
-
-def wish(options: Options) -> Wish:
-    """Return what is asked of the environment."""
-    return Wish(environment=options.environment, python=options.python, wheels=options.wheels)
