@@ -1,17 +1,16 @@
-"""Following: logs and changes as they happen, over server-sent events, resumed by cursor when a connection breaks."""
+"""Following: the log of a run as it is written, over server-sent events, resumed by cursor when a connection breaks."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from mainspring.client.transport import AsyncTransport, Query, Transport, pause_s, to_record
+from mainspring.client.transport import AsyncTransport, Transport, pause_s
 from mainspring.core.codec import decode_any
 from mainspring.core.errors import ServerUnreachableError
-from mainspring.core.records import Event
 
 PATIENCE = 12  # broken connections in a row until a follower gives up, about a minute
 
@@ -44,6 +43,10 @@ class _Reader:
     _name: str = ""
     _data: list[str] = field(default_factory=list)
 
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the events after the last one."""
+        return {"Last-Event-ID": self.cursor} if self.cursor else {}
+
     def take(self, line: str) -> ServerEvent | None:
         """Return the event that `line` completes."""
         if line:
@@ -65,22 +68,24 @@ class _Reader:
         return event
 
 
-def events(transport: Transport, path: str, query: Query, is_end: Callable[[ServerEvent], bool]) -> Iterator[ServerEvent]:
-    """Yield events until `is_end` says so of one (it is yielded too); a broken connection is taken up where it broke.
+def follow_log(
+    transport: Transport, run: str, *, attempt: int | None = None, replica: int = 0, offset: int = 0
+) -> Iterator[LogPart]:
+    """Yield the log of a run as it is written, over all its attempts from `attempt` on (the current one), until it ends.
 
-    Blocks. Raises ServerUnreachableError after a minute without a server.
+    Blocks; a broken connection is taken up where it broke. Raises ServerUnreachableError after a minute without a server.
     """
+    query = {"attempt": attempt, "replica": replica, "offset": offset}
     reader, broken = _Reader(), 0
     while True:
-        headers = {"Last-Event-ID": reader.cursor} if reader.cursor else {}
         try:
-            with transport.stream("GET", path, query=query, headers=headers) as response:
+            with transport.stream("GET", _path(run), query=query, headers=reader.headers()) as response:
                 for line in response.iter_lines():
                     event = reader.take(line)
                     if event is not None:
                         broken = 0
-                        yield event
-                        if is_end(event):
+                        yield _part(event)
+                        if _ends(event):
                             return
         except ServerUnreachableError:
             if broken >= PATIENCE:
@@ -90,37 +95,18 @@ def events(transport: Transport, path: str, query: Query, is_end: Callable[[Serv
         transport.pause(pause_s(min(broken, 6)))
 
 
-def follow_log(
-    transport: Transport, run: str, *, attempt: int | None = None, replica: int = 0, offset: int = 0
-) -> Iterator[LogPart]:
-    """Yield the log of a run as it is written, over all its attempts from `attempt` on (the current one), until it ends."""
-    query = {"attempt": attempt, "replica": replica, "offset": offset}
-    for event in events(transport, f"/runs/{quote(run, safe='')}/logs/follow", query, _ends_log):
-        yield log_part(event)
-
-
-def follow_changes(transport: Transport, *, since: int = 0, project: str = "") -> Iterator[Event]:
-    """Yield events as they happen, for ever."""
-    for event in events(transport, "/changes", {"since": since, "project": project}, lambda _: False):
-        if event.name == "change":
-            yield to_record(dict(event.data), Event)
-
-
 async def follow_log_async(transport: AsyncTransport, run: str) -> AsyncIterator[LogPart]:
     """Yield the log of a run as it is written; one connection, resumed as in `follow_log`."""
     reader, broken = _Reader(), 0
     while True:
-        headers = {"Last-Event-ID": reader.cursor} if reader.cursor else {}
         try:
-            async with transport.stream(
-                f"/runs/{quote(run, safe='')}/logs/follow", query={"offset": 0}, headers=headers
-            ) as response:
+            async with transport.stream(_path(run), query={"offset": 0}, headers=reader.headers()) as response:
                 async for line in response.aiter_lines():
                     event = reader.take(line)
                     if event is not None:
                         broken = 0
-                        yield log_part(event)
-                        if _ends_log(event):
+                        yield _part(event)
+                        if _ends(event):
                             return
         except ServerUnreachableError:
             if broken >= PATIENCE:
@@ -130,7 +116,11 @@ async def follow_log_async(transport: AsyncTransport, run: str) -> AsyncIterator
         await asyncio.sleep(pause_s(min(broken, 6)))
 
 
-def log_part(event: ServerEvent) -> LogPart:
+def _path(run: str) -> str:
+    return f"/runs/{quote(run, safe='')}/logs/follow"
+
+
+def _part(event: ServerEvent) -> LogPart:
     """Return what an event of a followed log means."""
     data = event.data
     if event.name == "log":
@@ -140,7 +130,7 @@ def log_part(event: ServerEvent) -> LogPart:
     return LogPart(event.name, state=str(data.get("state", "")))
 
 
-def _ends_log(event: ServerEvent) -> bool:
+def _ends(event: ServerEvent) -> bool:
     return event.name == "end"
 
 

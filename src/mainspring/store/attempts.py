@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, null, select, update
 
 from mainspring.core.errors import StaleWriteError
-from mainspring.core.ids import AttemptId
+from mainspring.core.ids import AttemptId, Ids
 from mainspring.core.lifecycle import ATTEMPT, AttemptEvent, Ending, advance_attempt
 from mainspring.core.reasons import Reason
-from mainspring.core.records import Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
+from mainspring.core.records import Allocation, Attempt, AttemptState, Cause, Outcome, Replica, Run, RunState
 from mainspring.core.specs import Value
 from mainspring.store.columns import changes_of, record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
@@ -23,7 +23,7 @@ from mainspring.store.logs import append_chunks, stream_ends
 from mainspring.store.members import IS_MEMBER, SAME, WHERE_SAME, WHOLE, load_attempt, member_of, need_attempt, whole
 from mainspring.store.runs import need_run
 from mainspring.store.statements import Listed, Statement
-from mainspring.store.tables import attempts, replicas, runs
+from mainspring.store.tables import allocations, attempts, replicas, runs
 
 _CAS_TRIES = 20
 _OPEN = (AttemptState.ALLOCATED, AttemptState.LAUNCHING, AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING)
@@ -295,6 +295,25 @@ def insert_attempts(tx: Transaction, new: Sequence[Attempt]) -> None:
     members = [values_of(member, replicas) | {"attempt": one.id} for one in new for member in one.replicas]
     _NEW_MEMBERS.many(tx.conn, members)
     tx.topics.add("attempts")
+
+
+def allocations_of(attempt: Attempt, run: Run, *, share: str, now: datetime, ids: Ids) -> list[dict[str, object]]:
+    """Return the rows of what an attempt's replicas hold from now on, for the share that it counts to."""
+    held = (
+        Allocation(
+            id=ids.new("alloc"),
+            attempt=attempt.id,
+            replica=replica.index,
+            run=run.id,
+            owner=run.owner,
+            node=replica.node,
+            granted=replica.granted,
+            opened_at=now,
+            share=share,
+        )
+        for replica in attempt.replicas
+    )
+    return [values_of(one, allocations) for one in held]
 
 
 def _attempts_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Attempt]:

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets as chance
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
@@ -30,20 +31,17 @@ def prepare(url: str, *, clock: Clock, ids: Ids, lock_wait_s: float) -> tuple[Da
     """Return the database at `url`, owned, healthy, up to date and started."""
     parsed = parse_url(url)
     ownership = None if parsed.get_backend_name() == "postgresql" else _own_file(parsed, lock_wait_s)
-    try:
-        db = Database(parsed, clock=clock, ids=ids)
+    with ExitStack() as undo:
+        if ownership is not None:
+            undo.callback(ownership.release)
         try:
+            db = Database(parsed, clock=clock, ids=ids)
+            undo.callback(db.close)
             migrate(db.write_engine)
             db.start(_begin(db))
-        except BaseException:
-            db.close()
-            raise
-    except BaseException as wrong:
-        if ownership is not None:
-            ownership.release()
-        if isinstance(wrong, SQLAlchemyError):
+        except SQLAlchemyError as wrong:
             raise translate(wrong) from wrong
-        raise
+        undo.pop_all()
     return db, ownership
 
 
@@ -108,23 +106,19 @@ def _own_file(url: URL, lock_wait_s: float) -> Ownership:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed.", hint="Use a newer Python.")
     path = Path(str(url.database))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        refuse_network_folder(path.parent)
-        ownership = own(path, wait_s=lock_wait_s)
-    except OSError as wrong:
-        raise _unusable(path, wrong) from wrong
-    try:
-        if path.exists():
-            check_healthy(path, is_whole=path.stat().st_size <= _CHECKED_WHOLE_BYTES)
-        else:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds hashes of tokens
-    except OSError as wrong:
-        ownership.release()
-        raise _unusable(path, wrong) from wrong
-    except BaseException:
-        ownership.release()
-        raise
+    with ExitStack() as undo:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            refuse_network_folder(path.parent)
+            ownership = own(path, wait_s=lock_wait_s)
+            undo.callback(ownership.release)
+            if path.exists():
+                check_healthy(path, is_whole=path.stat().st_size <= _CHECKED_WHOLE_BYTES)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds hashes of tokens
+        except OSError as wrong:
+            raise _unusable(path, wrong) from wrong
+        undo.pop_all()
     return ownership
 
 

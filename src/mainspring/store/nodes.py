@@ -179,11 +179,6 @@ def load_node(conn: Connection, id: str) -> Node | None:
     return None if row is None else _node(row)
 
 
-def all_nodes(conn: Connection) -> list[Node]:
-    """Return all nodes by id."""
-    return [_node(row) for row in conn.execute(select(nodes).order_by(nodes.c.id)).mappings()]
-
-
 def ask_nodes_ahead(conn: Connection, ids: Iterable[str]) -> None:
     """Ask ahead for `lock_nodes`."""
     _LOCKED.ahead(conn, sorted(ids))

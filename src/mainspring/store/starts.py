@@ -13,12 +13,12 @@ from mainspring.core.durations import estimate, keys_of
 from mainspring.core.errors import CapacityError, ConflictError, StateError
 from mainspring.core.ids import AttemptId
 from mainspring.core.lifecycle import place_run
-from mainspring.core.records import Allocation, Attempt, Node, Replica, Run
+from mainspring.core.records import Attempt, Node, Replica, Run
 from mainspring.core.shares import leaf_of
 from mainspring.core.snapshot import Decision, Place
 from mainspring.plugins import reach
-from mainspring.store.attempts import insert_attempts
-from mainspring.store.columns import record_of, values_of
+from mainspring.store.attempts import allocations_of, insert_attempts
+from mainspring.store.columns import record_of
 from mainspring.store.database import NewEvent, Transaction
 from mainspring.store.durations import medians_of
 from mainspring.store.nodes import ask_nodes_ahead, lock_nodes, save_held, with_more
@@ -134,20 +134,7 @@ def _begin_attempts(tx: Transaction, batch: _Batch, now: datetime, actor: str) -
             estimate_s=estimate(keys[run.id], medians, run.spec.timeout_s),
         )
         begun.append(attempt)
-        share = leaf_of(share_of.get(run.project, ""), run.owner)
-        for place in places:
-            allocation = Allocation(
-                id=tx.ids.new("alloc"),
-                attempt=attempt.id,
-                replica=place.replica,
-                run=run.id,
-                owner=run.owner,
-                node=place.node,
-                granted=place.granted,
-                opened_at=now,
-                share=share,
-            )
-            held.append(values_of(allocation, allocations))
+        held += allocations_of(attempt, run, share=leaf_of(share_of.get(run.project, ""), run.owner), now=now, ids=tx.ids)
         facts: dict[str, object] = {"attempt": attempt.id, "number": attempt.number, "nodes": [place.node for place in places]}
         tx.tell(NewEvent(actor, "run.placed", run.id, run.project, facts), "runs", "attempts", "nodes")
     insert_attempts(tx, begun)

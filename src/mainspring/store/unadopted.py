@@ -9,9 +9,9 @@ from sqlalchemy import delete, select, update
 
 from mainspring.core.errors import ConflictError, StateError
 from mainspring.core.lifecycle import TERMINAL_RUN, place_run
-from mainspring.core.records import Allocation, Attempt, AttemptState, Desired, Run, RunState, Unadopted
+from mainspring.core.records import Attempt, AttemptState, Desired, Run, RunState, Unadopted
 from mainspring.core.shares import leaf_of
-from mainspring.store.attempts import insert_attempts
+from mainspring.store.attempts import allocations_of, insert_attempts
 from mainspring.store.columns import record_of, values_of
 from mainspring.store.database import Database, NewEvent, Transaction
 from mainspring.store.nodes import hold
@@ -77,19 +77,7 @@ class UnadoptedAttempts:
                 hold(tx, replica.node, [replica.granted])
             insert_attempts(tx, [attempt])
             share = leaf_of(shares_of_projects(tx.conn, [run.project]).get(run.project, ""), run.owner)
-            for replica in attempt.replicas:
-                held = Allocation(
-                    id=tx.ids.new("alloc"),
-                    attempt=attempt.id,
-                    replica=replica.index,
-                    run=run.id,
-                    owner=run.owner,
-                    node=replica.node,
-                    granted=replica.granted,
-                    opened_at=now,
-                    share=share,
-                )
-                tx.conn.execute(allocations.insert(), values_of(held, allocations))
+            tx.conn.execute(allocations.insert(), allocations_of(attempt, run, share=share, now=now, ids=tx.ids))
             tx.conn.execute(delete(unadopted).where(unadopted.c.attempt == attempt.id))
             tx.tell(event, "runs", "attempts", "nodes")
             return placed
