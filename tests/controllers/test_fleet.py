@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +31,10 @@ class MemoryEngine:
     capabilities: Capabilities
     foreign: Foreign = ALONE
     looks: int = 0
+    takes: Callable[[], None] = lambda: None  # what moves the clock while it answers
 
     def probe(self) -> Probe:
+        self.takes()
         return Probe(is_ready=True)
 
     def inventory(self) -> Inventory:
@@ -87,6 +91,25 @@ def test_a_run_waits_for_others_work_to_end_and_is_not_refused(house: Any, tmp_p
     assert house.ctx.store.runs.get(run.id).state is RunState.RUNNING
     fleet.ask_shared(lanes)
     assert engine.looks == 3, "nobody else is there any more"
+
+
+def test_how_fast_an_engine_answers_is_kept_with_what_it_told(house: Any, tmp_path: Path) -> None:
+    fleet, clusters = Fleet(house.ctx, tmp_path / "clusters"), house.ctx.store.clusters
+    engine = MemoryEngine(Capabilities())
+    clusters.add(CLUSTER)
+    fleet.keep(CLUSTER, cast(Any, engine))
+
+    def look(takes_s: float) -> float:
+        engine.takes = partial(house.clock.advance, takes_s)
+        fleet.take_inventory(CLUSTER)
+        return float(clusters.probe("c9").latency_s)
+
+    assert look(0.2) == pytest.approx(0.2)
+    assert look(0.3) == pytest.approx(0.2), "nothing is written for what nobody would notice"
+    assert look(3.0) == pytest.approx(3.0)
+    assert look(0.2) == pytest.approx(0.2)
+    fleet.take_inventory(CLUSTER, Probe(is_ready=True, latency_s=0.25))
+    assert clusters.probe("c9").latency_s == 0.25, "what people asked for is what they are shown"
 
 
 def _two_halves(house: Any, folder: Path, can: Capabilities) -> tuple[list[str], Node]:

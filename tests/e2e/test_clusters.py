@@ -36,14 +36,22 @@ def test_a_cluster_is_added_shown_checked_used_and_forgotten(lab: Site) -> None:
     assert "far is registered with 1 node" in added.out
     assert "answered in" in added.out
     shown = lab.cli("cluster", "show", "far")
+    assert [line for line in shown.out.splitlines() if "answered in" in line] == [
+        line for line in added.out.splitlines() if "answered in" in line
+    ], (added, shown)
     assert "2 gpu (declared)" in shown.out
     assert "lab" in shown.out
     told = lab.call("GET", "/clusters").text + lab.call("GET", "/events").text + lab.call("GET", "/clusters/far").text
     assert "hunter2" not in told + shown.out + lab.cli("cluster", "show", "far", "--json").out
     assert "(secret)" in told
     assert "hunter2" not in (lab.home / "mainspring.db").read_bytes().decode("latin1")
-    checked = lab.cli("cluster", "check", "far")
+    before = lab.call("GET", "/clusters/far").json()["probe"]["latency_s"]
+    assert before > 0
+    checked = lab.cli("cluster", "check", "far", "--json")
     assert checked.code == 0, checked
+    probe = json.loads(checked.out)["probe"]
+    assert probe["latency_s"] not in (0, before), "each look is measured, and the last one is kept"
+    assert json.loads(lab.cli("cluster", "show", "far", "--json").out)["probe"] == probe
     assert "succeeded" in checked.out
     node = lab.call("GET", "/clusters/far").json()["nodes"][0]["id"]
     run = lab.wait(lab.submit(["true"], resources={"cpu_milli": 100, "labels": {"cluster": "far"}}))

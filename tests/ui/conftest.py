@@ -155,7 +155,7 @@ def _tell_cluster(found: Full) -> None:
     store.add(Cluster(id="lab", name="lab", backend="ssh", config={"targets": ["gpu01", "gpu02"], "port": 22}))
     notice = Notice(text="gpu02: the driver does not answer.", command="ssh gpu02 sudo modprobe nvidia")
     facts = {"driver": "550.54", "free disk": "312 GiB"}
-    store.set_probe("lab", Probe(is_ready=True, version="OpenSSH", notices=(notice,), facts=facts))
+    store.set_probe("lab", Probe(is_ready=True, version="OpenSSH", notices=(notice,), facts=facts, latency_s=0.087))
 
 
 def _tell_trials(found: Full, sweep: str) -> None:

@@ -26,7 +26,16 @@ EVE = Actor(name="eve", roles={"default": Role.VIEWER})
 
 def test_everybody_sees_what_engines_told_and_administrators_may_act(full: Any) -> None:
     offered = clusters_page.engines(full.view("/clusters"))
-    for words in ("lab", "ssh, 0 nodes", "1 notice", "gpu01, gpu02", "550.54", "312 GiB", "gpu02: the driver does not answer."):
+    for words in (
+        "lab",
+        "ssh, 0 nodes",
+        "1 notice",
+        "gpu01, gpu02",
+        "550.54",
+        "312 GiB",
+        "87 ms",
+        "gpu02: the driver does not answer.",
+    ):
         assert words in offered
     assert 'data-copy="ssh gpu02 sudo modprobe nvidia"' in offered
     assert "Its engine has not been looked at yet." in offered, "local"
@@ -67,7 +76,8 @@ async def test_a_check_shows_how_each_node_did_or_why_it_cannot_be_done(
         await user.open("/clusters")
         checking = await _checking(user, full)
         node = await asyncio.to_thread(full.ctx.store.nodes.get, "local.one")
-        probe = Probe(is_ready=True, version="Linux 6", notices=(Notice(text="No cgroup.", command="mend me"),))
+        notices = (Notice(text="No cgroup.", command="mend me"),)
+        probe = Probe(is_ready=True, version="Linux 6", notices=notices, latency_s=0.0123)
         await _answer(full, {"cluster": "local", "probe": probe, "nodes": [node], "latency_s": 0.0123})
         for words in ("12 ms", "No cgroup.", "mend me", "Linux 6"):
             await user.should_see(words, retries=100)

@@ -23,7 +23,7 @@ from mainspring.core.health import why_closed
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.records import WHOLE, Cause, Cluster, Node, Run, RunState
 from mainspring.core.resources import ALONE, show_devices
-from mainspring.core.units import MILLI, show_bytes, show_milli
+from mainspring.core.units import MILLI, show_bytes, show_milli, show_seconds
 
 CHECK_S = 300.0
 LOOK_S = 3.0
@@ -244,15 +244,15 @@ def _report(asked: Words, act: Any) -> None:
     if asked.is_json:
         emit_json(found)
         return
-    _show_probe(found["probe"], found["latency_s"])
+    _show_probe(found["probe"])
     nodes = [to_record(one, Node) for one in found["nodes"]]
     _show_nodes(nodes)
     say(f"{found['cluster']} is registered with {len(nodes)} node{'s' if len(nodes) != 1 else ''}.")
     note(f"Try it: mainspring cluster check {found['cluster']}")
 
 
-def _show_probe(probe: Mapping[str, Any], latency_s: float = 0.0) -> None:
-    latency = f"{latency_s * 1000:.0f} ms" if latency_s else ""
+def _show_probe(probe: Mapping[str, Any]) -> None:
+    latency = show_seconds(float(probe["latency_s"])) if probe.get("latency_s") else ""
     facts([("version", str(probe.get("version", ""))), *dict(probe.get("facts") or {}).items(), ("answered in", latency)])
     for notice in probe.get("notices") or ():
         note(f"! {notice['text']}")

@@ -28,7 +28,7 @@ class Clusters:
         return list(self.transport.get("/clusters").plain())
 
     def get(self, name: str) -> dict[str, Any]:
-        """Return `{cluster, nodes, holders, probe}` of one."""
+        """Return `{cluster, nodes, holders, probe}` of one; `probe` is what its engine told last, and how fast (`latency_s`)."""
         return dict(self.transport.get(_path(name)).plain())
 
     def kinds(self) -> list[dict[str, Any]]:

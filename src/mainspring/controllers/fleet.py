@@ -24,6 +24,7 @@ from mainspring.services.runs import said
 log = logging.getLogger(__name__)
 INVENTORY_S = 60.0
 AGAIN_S = 5.0  # while an engine does not answer
+PACE_S = 0.1  # what an engine takes longer, or less, is written down from there on, where it is twice or half as long
 SHARED_S = 10.0  # while a run waits for work of others to end there
 
 
@@ -156,12 +157,15 @@ class Fleet:
                 self._asking.add(cluster.id)
                 loops.submit(partial(self._ask, cluster), lane=cluster.id)
 
-    def take_inventory(self, cluster: Cluster) -> None:
-        """Write what there is in a cluster into the rows; blocks for as long as the engine does."""
+    def take_inventory(self, cluster: Cluster, looked: Probe | None = None) -> None:
+        """Write what there is in a cluster into the rows; blocks for as long as the engine does.
+
+        `looked` is what the engine has just told whoever asked for it; it is kept as it is.
+        """
         nodes = self.ctx.store.nodes
         try:
             backend = self.backend(cluster.id)
-            probe = backend.probe()
+            probe = looked or self._timed(backend)
             found = nodes.upsert(cluster.id, dressed(cluster, backend), now=self.ctx.clock.now())
         except BackendError as wrong:
             self.note(cluster.id, wrong.message)
@@ -173,9 +177,15 @@ class Fleet:
         message = " ".join(notice.text for notice in probe.notices)
         if message != cluster.message:
             self.note(cluster.id, message)
-        if probe != self._probes.get(cluster.id):
+        known = self._probes.get(cluster.id)
+        if looked is not None or known != probe or _is_other_pace(known.latency_s, probe.latency_s):
             self.ctx.store.clusters.set_probe(cluster.id, probe)
             self._probes[cluster.id] = probe
+
+    def _timed(self, backend: Backend) -> Probe:
+        """Return what the engine tells, and how long that took."""
+        began = self.ctx.clock.monotonic()
+        return replace(backend.probe(), latency_s=self.ctx.clock.monotonic() - began)
 
     def _ask(self, cluster: Cluster) -> None:
         try:
@@ -210,6 +220,11 @@ class Fleet:
                 if self.ctx.store.nodes.remove(node.id, event=event):
                     self._unlisted.pop(node.id, None)
                     log.info("node removed", extra={"node": node.id})
+
+
+def _is_other_pace(known_s: float, now_s: float) -> bool:
+    """Say whether an engine answers so much faster or slower than what is shown of it that people should see it."""
+    return abs(now_s - known_s) >= PACE_S and not known_s / 2 < now_s < known_s * 2
 
 
 def close(backend: Backend | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from mainspring.controllers.fleet import Fleet, Reach, close, dressed
 from mainspring.controllers.loop import Loops
 from mainspring.core.actors import Actor
-from mainspring.core.backend import Backend, Handle, Notice, Probe
+from mainspring.core.backend import Backend, Handle, Notice
 from mainspring.core.codec import to_plain
 from mainspring.core.errors import ClusterRefusedError, ConflictError, MainspringError, NotFoundError, ServerError, StateError
 from mainspring.core.machines import Renter
@@ -102,7 +102,7 @@ class Operations:
             event = said(actor, "cluster.added", cluster.name, "", backend=cluster.backend, nodes=len(looked["nodes"]))
             self.ctx.store.clusters.add(cluster, event=event)
         self.fleet.keep(cluster, backend)
-        self.fleet.take_inventory(cluster)
+        self.fleet.take_inventory(cluster, looked["probe"])
         return {**looked, "nodes": self.ctx.store.nodes.all(cluster.id)}
 
     def _probe(self, operation: Operation) -> Result:
@@ -114,7 +114,7 @@ class Operations:
         except MainspringError:
             self.ctx.signals.hint("clusters")  # what is wrong belongs into the rows: `why` and the page read it there
             raise
-        self.fleet.take_inventory(cluster)
+        self.fleet.take_inventory(cluster, looked["probe"])
         return {**looked, "nodes": self.ctx.store.nodes.all(cluster.id)}
 
     def _look(self, cluster: Cluster, backend: Backend) -> dict[str, Any]:
@@ -126,9 +126,10 @@ class Operations:
                 break
             probe = backend.probe()
         latency_s = self.ctx.clock.monotonic() - began
+        probe = replace(probe, latency_s=latency_s)
         mends = _unreachable(self.reach.of(backend)[0]) if backend.capabilities.needs_network else None
         if mends is not None:
-            probe = Probe(is_ready=False, version=probe.version, notices=(mends, *probe.notices), facts=probe.facts)
+            probe = replace(probe, is_ready=False, notices=(mends, *probe.notices))
         nodes: list[Node] = dressed(cluster, backend) if probe.is_ready else []
         looked = {"cluster": cluster.name, "backend": cluster.backend, "probe": probe, "nodes": nodes, "latency_s": latency_s}
         if not probe.is_ready or not (nodes or isinstance(backend, Renter)):

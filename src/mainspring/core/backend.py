@@ -122,8 +122,9 @@ class Probe:
 
     Not ready: the notices say what is missing; the cluster is refused. `facts` are what was found beside the nodes, for people,
     in the order in which they are shown: `{"flavour": "OpenShift 4.16", "driver": "550.54", "free disk": "312 GiB"}`.
-    Facts that change with each look (latency, free bytes to the digit) do not belong there. `is_late`: not ready only because no
-    answer came in time; another look may find one.
+    Facts that change with each look (free bytes to the digit) do not belong there. `is_late`: not ready only because no
+    answer came in time; another look may find one. `latency_s` is for whoever asks to fill in: how long the answer took. It does
+    not make two answers differ.
     """
 
     is_ready: bool
@@ -131,6 +132,7 @@ class Probe:
     version: str = ""
     notices: tuple[Notice, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    latency_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from mainspring.core.codec import from_plain
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import Node
 from mainspring.core.resources import show_devices
-from mainspring.core.units import MILLI, counted, show_bytes
+from mainspring.core.units import MILLI, counted, show_bytes, show_seconds
 from mainspring.services.clusters import ClusterView
 from mainspring.ui import parts
 from mainspring.ui.view import View
@@ -36,10 +36,10 @@ def cluster(view: View, one: ClusterView) -> str:
     )
 
 
-def told(probe: Probe, settings: Sequence[tuple[str, str]] = (), latency_s: float = 0.0) -> str:
+def told(probe: Probe, settings: Sequence[tuple[str, str]] = ()) -> str:
     """Return what is to be mended, each with the command that does it, then the facts."""
-    latency = f"{latency_s * 1000:,.0f} ms" if latency_s else ""
-    named = (("version", probe.version), *probe.facts.items(), *settings, ("answered in", latency))
+    answered = ("answered in", show_seconds(probe.latency_s) if probe.latency_s else "")
+    named = (("version", probe.version), *probe.facts.items(), *settings, answered)
     facts = [(_titled(name), parts.text(value)) for name, value in named if value]
     return "".join(_notice(one) for one in probe.notices) + (parts.pairs(facts) if facts else "")
 
@@ -64,9 +64,7 @@ def nodes(name: str, found: Sequence[Node]) -> str:
 
 def looked(result: Mapping[str, object]) -> str:
     """Return what came of a look at an engine, as `POST /clusters` and a probe give it."""
-    latency = result.get("latency_s")
-    latency_s = float(latency) if isinstance(latency, int | float) else 0.0
-    return told(_probe(result), latency_s=latency_s) + nodes(str(result["cluster"]), nodes_of(result))
+    return told(_probe(result)) + nodes(str(result["cluster"]), nodes_of(result))
 
 
 def nodes_of(result: Mapping[str, object]) -> list[Node]:
