@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -425,7 +426,9 @@ class TestLoginHost:
         assert backend.capabilities.needs_network
         assert (backend.probe().is_ready, len(backend.inventory().nodes)) == (True, 2)
         facts = {"commands": "on 127.0.0.1", "partitions": "main, short", "memory limits": "kept by control groups"}
-        assert backend.probe().facts == facts
+        told = dict(backend.probe().facts)
+        assert re.fullmatch(r"[\d.]+ [GT]iB", told.pop("free disk"))
+        assert told == facts
         request = suite.request(backend, server, ["sh", "-c", "echo from afar; exit 4"], "far")
         handle = backend.launch(request)
         told = server.wait(request.attempt, "ended")
@@ -520,7 +523,7 @@ class TestFaults:
         monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
         (notice,) = backend.probe().notices
         assert "Slurm does not believe who asks" in notice.text
-        assert notice.command == "systemctl status munge"
+        assert notice.command == "sudo systemctl restart munge"
 
     def test_a_controller_that_is_away_is_unreachable(
         self, backend: SlurmBackend, tmp_path: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch

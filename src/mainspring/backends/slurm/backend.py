@@ -23,14 +23,17 @@ from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
 from mainspring.backends.slurm.findings import (
+    free_disk,
     limits_of,
     missing_commands,
     old_python,
     refused_job,
     unknown_partition,
+    unlimited,
     unreachable,
     unseen_folder,
     unusable_folder,
+    without_python,
 )
 from mainspring.backends.slurm.gangs import (
     STEP,
@@ -74,7 +77,6 @@ from mainspring.core.backend import (
     Handle,
     Inventory,
     LaunchRequest,
-    Notice,
     Observation,
     ObservedState,
     Probe,
@@ -148,12 +150,13 @@ class SlurmBackend:
                         ["sbatch", "--test-only", "--wrap=true", *option_words(self.cluster.config)],
                         ["mkdir", "-p", "-m", "700", self._base()],
                         ["test", "-w", self._base()],
+                        ["df", "-Pk", self._base()],
                     ]
                 )
             )
         except (CredentialsError, LaunchError) as wrong:
             return Probe(is_ready=False, notices=refusals(self.cluster, OPTIONS, wrong))
-        version, ping, told, config, queue, sbatch, tried, *folder = answer.said
+        version, ping, told, config, queue, sbatch, tried, *folder, disk = answer.said
         where = f"on {self.login.host}" if self.login is not None else "on this machine"
         notices = missing_commands({"sinfo": version, "scontrol": ping, "squeue": queue, "sbatch": sbatch}, where)
         if notices:
@@ -161,13 +164,13 @@ class SlurmBackend:
         partitions = sorted(set(told.out.split()))
         notices = (*unreachable(ping, queue), *unknown_partition(self.cluster, partitions), *old_python(answer.python, where))
         facts = {"commands": where, "partitions": ", ".join(partitions), "memory limits": limits_of(config.out)}
+        facts["free disk"] = free_disk(disk)
         notices = (*notices, *unusable_folder(self.cluster, folder, self._base(), where))
         is_ready = not notices
         if is_ready:
             is_ready, notices = refused_job(self.cluster, tried)
         if is_ready and not facts["memory limits"].startswith("kept"):
-            text = "This Slurm does not keep runs within their memory: it has no control groups for tasks."
-            notices = (*notices, Notice(text=text))
+            notices = (*notices, unlimited())
         return Probe(is_ready=is_ready, version=version.out.strip(), notices=notices, facts=facts)
 
     def inventory(self) -> Inventory:
@@ -242,9 +245,7 @@ class SlurmBackend:
         newest = self._find(handle)
         if newest is None:
             return {"folder": _folder(handle)}
-        output = f"{_folder(handle)}/slurm.out"
-        if is_array(newest.name, self.installation):
-            output = f"{self._base()}/arrays/{newest.name}/{newest.element()}.out"
+        output = self._output(newest, handle)
         answer = self.door.ask(
             Asked(
                 run=[
@@ -273,7 +274,7 @@ class SlurmBackend:
         if record is not None:
             return record
         seen = self._find(handle)
-        unseen = self._unseen(seen, handle) if seen is not None and seen.state == "FAILED" else None
+        unseen = self._unbegun(seen, handle) if seen is not None and seen.state == "FAILED" else None
         if unseen is not None:  # nobody on that node could tell more
             return ExitRecord(outcome=unseen, is_final=True)
         state = seen.state if seen is not None else self._last_word((read[job] or b"").decode("ascii", "replace").strip())
@@ -283,9 +284,18 @@ class SlurmBackend:
         self._ends[handle.attempt, handle.replica] = outcome
         return ExitRecord(outcome=outcome)
 
-    def _unseen(self, job: Job, handle: Handle) -> Outcome | None:
-        (said,) = self.door.ask(Asked(run=[["scontrol", "--oneliner", "show", "job", job.id]])).said
-        return unseen_folder(said.out, job.node, _folder(handle))
+    def _unbegun(self, job: Job, handle: Handle) -> Outcome | None:
+        """Return why a job ended in which no runner could begin; None where that is not so."""
+        output = self._output(job, handle)
+        answer = self.door.ask(Asked(run=[["scontrol", "--oneliner", "show", "job", job.id]], read=[output]))
+        told = answer.said[0].out
+        return unseen_folder(told, job.node, _folder(handle)) or without_python(told, job.node, answer.read[output] or b"")
+
+    def _output(self, job: Job, handle: Handle) -> str:
+        """Return the file of what the job printed."""
+        if is_array(job.name, self.installation):
+            return f"{self._base()}/arrays/{job.name}/{job.element()}.out"
+        return f"{_folder(handle)}/slurm.out"
 
     def _last_word(self, job: str) -> str:
         """Return the state in which a job ended that has left the queue, by Slurm's accounting or its list of ended jobs."""
@@ -425,7 +435,7 @@ class SlurmBackend:
         """Return our jobs by replica; one that lives stands before those that ended, a newer one before an older."""
         self._learn(job.name for job in jobs if self._is_crowd(job.name))
         found: dict[tuple[str, int], Job] = {}
-        for job in sorted(jobs, key=lambda job: (job.lives(), int(job.id.partition("_")[0]))):
+        for job in sorted(jobs, key=lambda job: (job.lives(), job.number())):
             members = self._crowds.get(job.name)
             key = owner_of(job.name, self.installation)
             if members is None:
@@ -451,8 +461,9 @@ class SlurmBackend:
         paths = {name: [f"{base}/arrays/{name}/{file}" for file in files] for name in unknown}
         read = self.door.ask(Asked(read=[path for three in paths.values() for path in three])).read
         for name, three in paths.items():
-            rows = zip_longest(*((read[path] or b"").decode().splitlines() for path in three), fillvalue="")
-            self._crowds[name] = [_Member(*row) for row in rows]
+            lists = [(read[path] or b"").decode("utf-8", "replace").split("\n")[:-1] for path in three]
+            if lists[0]:
+                self._crowds[name] = [_Member(*row) for row in zip_longest(*lists, fillvalue="")]
 
     def _handle(self, attempt: str, replica: int, node: str) -> Handle:
         data = {"folder": f"{self._base()}/attempts/{attempt}.{replica}", "node": node}
@@ -463,8 +474,8 @@ class SlurmBackend:
 
     def _base(self) -> str:
         """Return the folder that login host and nodes share."""
-        told = str(self.cluster.config.get("folder") or "")
-        return told.rstrip("/") or f"{self.door.home()}/.mainspring/slurm/{self.installation}"
+        told = str(self.cluster.config.get("folder") or f".mainspring/slurm/{self.installation}").rstrip("/")
+        return told if told.startswith("/") else f"{self.door.home()}/{told.removeprefix('~/')}"
 
     def _bundle(self) -> tuple[str, bytes]:
         if self._runner is None:

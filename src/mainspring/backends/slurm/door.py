@@ -95,13 +95,15 @@ class Door:
         return self._home
 
     def ask(self, asked: Asked) -> Answer:
-        """Return the answer. Raises UnreachableError, CredentialsError."""
+        """Return the answer. Raises UnreachableError (also for a file that cannot be read), CredentialsError."""
         write: list[dict[str, object]] = [{"path": path, "data": _packed(data)} for path, data in asked.write.items()]
         write += [{"path": path, "data": _packed(data), "is_kept": True} for path, data in asked.kept.items()]
         run: list[dict[str, object]] = [{"words": list(words)} for words in asked.run]
         if asked.script:
             run[-1] |= {"input": asked.script, "passed": list(asked.passed), "env": self.login()}
         told = self._told({"write": write, "run": run, "read": list(asked.read), "remove": list(asked.remove)})
+        for path, why in told["unread"].items():  # to take it for one that is not there would be to say that a run has ended
+            raise UnreachableError(f"{path} cannot be read where Slurm is: {why}.", hint="Is its file system well there?")
         return Answer(
             said=tuple(Said(code=one["code"], out=one["out"], err=one["err"]) for one in told["run"]),
             read={path: None if data is None else base64.b64decode(data) for path, data in told["read"].items()},
@@ -112,7 +114,7 @@ class Door:
         self._program = self._program or FAR.read_text()
         printed = self.carry(self._program, json.dumps(asked))
         try:
-            told: dict[str, Any] = json.loads(printed)
+            told: dict[str, Any] = json.loads(printed.rstrip().rpartition("\n")[2])
         except ValueError as wrong:
             raise UnreachableError(f"The login host answers with something else: {printed[:200]!r}.") from wrong
         self._home = str(told["home"])

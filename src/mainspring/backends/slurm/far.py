@@ -22,19 +22,21 @@ MAX_READ = 1 << 20
 
 
 def main() -> None:
-    """Carry out what standard input asks."""
-    json.dump(carry_out(json.load(sys.stdin)), sys.stdout)
+    """Carry out what standard input asks; the answer is the last line, whatever profiles have printed before."""
+    sys.stdout.write("\n" + json.dumps(carry_out(json.load(sys.stdin))))
 
 
 def carry_out(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the answer."""
     for item in asked.get("write", ()):
         _write(os.path.expanduser(item["path"]), base64.b64decode(item["data"]), bool(item.get("is_kept")))
+    unread: dict[str, str] = {}
     answer = {
         "home": os.path.expanduser("~"),
         "python": sys.version.split()[0],
         "run": [_run(command) for command in asked.get("run", ())],
-        "read": {path: _read(os.path.expanduser(path)) for path in asked.get("read", ())},
+        "read": {path: _read(os.path.expanduser(path), unread) for path in asked.get("read", ())},
+        "unread": unread,
     }
     if asked.get("login"):
         answer["login"] = _login()
@@ -108,11 +110,15 @@ def _python(word: str, env: dict[str, str]) -> list[str]:
     return [found, *words] if found and done.returncode == 0 and len(words) == 3 else []
 
 
-def _read(path: str) -> str | None:
+def _read(path: str, unread: dict[str, str]) -> str | None:
+    """Return what is in a file; None where there is none. One that is there and cannot be read is told in `unread`."""
     try:
         with open(path, "rb") as file:
             return base64.b64encode(file.read(MAX_READ)).decode()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as wrong:
+        unread[path] = wrong.strerror or str(wrong)
         return None
 
 

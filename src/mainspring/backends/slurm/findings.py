@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mainspring.backends.again import add_again
+from mainspring.backends.openssh import NO_PYTHON
 from mainspring.backends.slurm.door import Said
 from mainspring.backends.slurm.options import OPTIONS
 from mainspring.core.backend import Notice
 from mainspring.core.records import Cause, Cluster, Outcome
+from mainspring.core.units import show_bytes
 
 MIN_PYTHON = (3, 9)
 _NOT_THERE = 127
 _OPTIONS = ("account", "qos", "reservation", "constraint", "partition")
 _OURS = ("invalid", "not permitted", "permission", "unknown", "unrecognized")  # it will never be taken as it is
+_NO_PYTHON = f"ExitCode={NO_PYTHON}:0"
 _NO_OUTPUT = "ExitCode=0:53"  # Slurm's sign of a job whose --output could not be opened
 _GUARD = ("munge", "Munge", "authentication", "Authentication")
 
@@ -37,7 +40,7 @@ def unreachable(ping: Said, queue: Said) -> tuple[Notice, ...]:
     told = f"{ping.out} {ping.err} {queue.out if queue.code else ''} {queue.err}"
     if any(word in told for word in _GUARD):
         text = f"Slurm does not believe who asks: {_line(queue) or _line(ping)}"
-        return (Notice(text=text, command="systemctl status munge"),)
+        return (Notice(text=text, command="sudo systemctl restart munge"),)
     if "UP" not in ping.out:
         return (Notice(text=f"Slurm's controller does not answer: {_line(ping)}", command="scontrol ping"),)
     if queue.code != 0:
@@ -72,6 +75,12 @@ def unusable_folder(cluster: Cluster, said: Sequence[Said], folder: str, where: 
     return (Notice(text=text, command=add_again(cluster, OPTIONS, folder="FOLDER")),)
 
 
+def free_disk(said: Said) -> str:
+    """Return what is free where runs have their folders, in whole GiB, by `df -Pk`; empty where that told nothing."""
+    words = said.out.splitlines()[-1].split() if said.code == 0 and said.out.strip() else []
+    return show_bytes(int(words[3]) >> 20 << 30) if len(words) > 4 and words[3].isdecimal() else ""
+
+
 def refused_job(cluster: Cluster, tried: Said) -> tuple[bool, tuple[Notice, ...]]:
     """Return whether jobs like ours can ever be taken, by what `sbatch --test-only` said, and the notice of what it refused."""
     if tried.code == 0:
@@ -93,6 +102,22 @@ def unseen_folder(details: str, node: str, folder: str) -> Outcome | None:
         cause=Cause.LAUNCH_FAILED,
         message=f"Node {node} cannot write into {folder}: nodes and login host must share it. Name one: --folder",
     )
+
+
+def without_python(details: str, node: str, printed: bytes) -> Outcome | None:
+    """Return how a job ended that found no Python on its node for the runner, by `scontrol show job` and what it printed."""
+    if _NO_PYTHON not in details or b"[mainspring] No Python" not in printed:
+        return None
+    text = f"There is no Python 3.9 or newer on node {node}. Name one, or load a module:"
+    mends = "--python PATH, --prolog 'module load python'"
+    return Outcome(cause=Cause.LAUNCH_FAILED, exit_code=NO_PYTHON, message=f"{text} {mends}")
+
+
+def unlimited() -> Notice:
+    """Return the notice of a Slurm that lets runs use what memory they like."""
+    text = "This Slurm does not keep runs within their memory: it has no control groups for tasks."
+    command = "TaskPlugin=task/cgroup in slurm.conf, ConstrainRAMSpace=yes in cgroup.conf; then: sudo systemctl restart slurmd"
+    return Notice(text=text, command=command)
 
 
 def limits_of(config: str) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mainspring.backends.slurm.script import batch_script, gres_of, prefix_of, shape_of
+from mainspring.backends.slurm.script import batch_script, gres_of, output_word, prefix_of, shape_of
 from mainspring.core.backend import LaunchRequest
 
 STEP = "step"  # the file in a member's folder that names its step and its process
@@ -25,7 +25,7 @@ pass_on() {{  # the end of the job's time is near: each runner is told, user cod
 trap pass_on USR1
 while read -r node folder; do
     srun --nodes=1 --ntasks=1 --exact --nodelist="$node" {shape} --export=ALL --open-mode=append \\
-        --output="$folder/slurm.out" sh {place}/member "$folder" </dev/null &
+        --output="$(printf %s "$folder" | sed s/%/%%/g)/slurm.out" sh {place}/member "$folder" </dev/null &
 done < {place}/members
 wait
 while [ $? -gt 128 ]; do wait; done  # a signal came in between
@@ -75,7 +75,7 @@ def layout(members: Sequence[LaunchRequest]) -> tuple[int, int]:
 def words_of_gang(name: str, place: str, members: Sequence[LaunchRequest]) -> list[str]:
     """Return sbatch's words for the job of a gang: the nodes that the plan chose, all of them at once."""
     nodes = sorted({member.node.name for member in members})
-    return [f"--job-name={name}", f"--nodelist={','.join(nodes)}", f"--output={place}/0.out", f"--chdir={place}"]
+    return [f"--job-name={name}", f"--nodelist={','.join(nodes)}", output_word(f"{place}/0.out"), f"--chdir={place}"]
 
 
 def gang_script(members: Sequence[LaunchRequest], place: str, cpus: int, memory_mib: int) -> str:

@@ -149,14 +149,19 @@ def words_of_one(request: LaunchRequest, folder: str) -> list[str]:
         f"--job-name={job_name(request.installation, request.attempt, request.replica)}",
         *([] if ELSEWHERE & set(request.overrides) else [f"--nodelist={request.node.name}"]),
         f"--comment={comment_of(request)}",
-        f"--output={folder}/slurm.out",
+        output_word(f"{folder}/slurm.out"),
         f"--chdir={folder}",
     ]
 
 
+def output_word(path: str, pattern: str = "") -> str:
+    """Return sbatch's word for the file of what a job prints. A `%` of the path is one; in the pattern it is Slurm's."""
+    return f"--output={path.replace('%', '%%')}{pattern}"
+
+
 def words_of_array(name: str, place: str, count: int) -> list[str]:
     """Return sbatch's words for an array; Slurm chooses the nodes among those that serve the shape."""
-    return [f"--job-name={name}", f"--array=0-{count - 1}", f"--output={place}/%a.out", f"--chdir={place}"]
+    return [f"--job-name={name}", f"--array=0-{count - 1}", output_word(f"{place}/", "%a.out"), f"--chdir={place}"]
 
 
 def batch_script(

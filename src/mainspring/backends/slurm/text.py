@@ -43,6 +43,11 @@ class Job:
         _, _, index = self.id.partition("_")
         return int(index) if index.isdecimal() else 0
 
+    def number(self) -> int:
+        """Return the number of the whole job: 17 of `17_4`, and of `17+1`, which is a part of one of unlike parts."""
+        found = re.match(r"\d+", self.id)
+        return int(found[0]) if found else 0
+
     def lives(self) -> bool:
         """Say whether something of it runs, or will."""
         return self.state not in _ENDED
