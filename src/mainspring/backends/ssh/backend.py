@@ -79,6 +79,8 @@ class SshBackend:
         if wrong_options is not None:
             return Probe(is_ready=False, notices=(wrong_options,))
         told = self.hosts.ask_all("inventory", {name: {} for name in targets}, PROBE_S, is_fresh=True)
+        if not self.capabilities.needs_network:
+            told |= self.hosts.try_tunnels([name for name, one in told.items() if not isinstance(one, BackendError)])
         notices: list[Notice] = []
         shown: list[str] = []
         is_refused = is_late = False

@@ -24,6 +24,7 @@ from mainspring.core.errors import BackendError, CapacityError, CredentialsError
 HELLO_S = 15.0
 ANSWER_S = 5.0
 FORWARD_S = 4.0
+DISCARD = 9  # a port where nobody listens
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 REFUSED_S = 30.0  # hosts shut out who comes too often with a key that they do not take
 AT_ONCE = threading.BoundedSemaphore(32)  # connections that are being opened, in this process
@@ -38,7 +39,7 @@ path, size = os.path.expanduser(head["runner"]), head["size"]
 try:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     has = os.path.exists(path) and os.path.getsize(path) == size
-    print(json.dumps({"hello": head["nonce"], "has": has}), flush=True)
+    print("\\n" + json.dumps({"hello": head["nonce"], "has": has}), flush=True)  # whatever a profile has printed
     if not has:
         draft = path + "." + str(os.getpid())
         with open(draft, "wb") as file:
@@ -47,7 +48,7 @@ try:
             os.fsync(file.fileno())
         os.rename(draft, path)
 except OSError as wrong:
-    print(json.dumps({"hello": head["nonce"], "error": wrong.strerror or str(wrong)}), flush=True)
+    print("\\n" + json.dumps({"hello": head["nonce"], "error": wrong.strerror or str(wrong)}), flush=True)
     sys.exit(1)
 sys.path.insert(0, path)
 from mainspring_runner.host import main
@@ -78,6 +79,7 @@ class _Link:
     lock: threading.Lock = field(default_factory=threading.Lock)
     counting: threading.Lock = field(default_factory=threading.Lock)
     number: int = 0
+    may_tunnel: bool = False  # as was tried
     tunnel: tuple[str, int, str] = ("", 0, "")  # host and port here, and the path of the socket over there
 
     def send(self, data: bytes, limit_s: float) -> None:
@@ -172,6 +174,16 @@ class Channel:
             if link.tunnel[:2] != (host, port):
                 self._forward(link, host, port)
             return link.tunnel[2]
+
+    def try_tunnel(self) -> None:
+        """Find out whether the host lets runners come through this connection; asked once for each. Raises as `ask`."""
+        with self._tunnelling:
+            link = self._connected(time.monotonic() + FORWARD_S, is_patient=True)
+            if not link.may_tunnel:
+                number, where = self._listen(link, "127.0.0.1", DISCARD)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _told_master(link, self.login, "cancel", where)
+                self._asked(link, "socket", number=number)  # which removes what is left of it
 
     def close(self) -> None:
         """End the connection; runners live on."""
@@ -284,7 +296,8 @@ class Channel:
     def _hear(self, link: _Link, answers: IO[bytes], complaints: Path) -> None:
         """Take the answers until ssh ends; then nobody is left waiting."""
         for line in answers:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # what the host's own scripts print is no answer
+            # what the host's own scripts print is no answer
+            with contextlib.suppress(ValueError, KeyError, TypeError, InvalidStateError):
                 self._take(link, json.loads(line))
         code = link.process.wait()
         for pipe in (link.to, answers):
@@ -323,31 +336,40 @@ class Channel:
             found.set_result(told["answer"])
 
     def _forward(self, link: _Link, host: str, port: int) -> None:
-        """Let ssh listen on a socket of the host for the server. Raises LaunchError, UnreachableError."""
+        """Lead runners to the server. Raises LaunchError, UnreachableError."""
+        number, _ = self._listen(link, host, port)
+        told = self._asked(link, "socket", number=number, is_open=True)
+        link.tunnel = (host, port, str(told["link"]))
+
+    def _listen(self, link: _Link, host: str, port: int) -> tuple[str, str]:
+        """Let ssh listen on a socket of the host; return its number and ssh's word for it. Raises as `_forward`."""
         number = secrets.token_hex(4)
         path = self._asked(link, "socket", number=number)["path"]
         where = f"{path}:{host if ':' not in host else f'[{host}]'}:{port}"
-        command = ["ssh", "-S", str(link.control), "-O", "forward", "-R", where, self.login.host]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=FORWARD_S, check=False, stdin=subprocess.DEVNULL
-            )
+            done = _told_master(link, self.login, "forward", where)
         except subprocess.TimeoutExpired as wrong:
-            raise UnreachableError(f"{self.login.host} has not answered in time.") from wrong
+            raise _late(self.login.host) from wrong
         if done.returncode != 0:
             raise LaunchError(
                 f"{self.login.host} refuses the tunnel by which its runs reach this server: {done.stderr.strip()[-200:]}",
                 hint="Set AllowStreamLocalForwarding and AllowTcpForwarding to yes in its /etc/ssh/sshd_config, "
                 "or let it dial this server's own address: --direct",
             )
-        told = self._asked(link, "socket", number=number, is_open=True)
-        link.tunnel = (host, port, str(told["link"]))
+        link.may_tunnel = True
+        return number, where
 
     def _asked(self, link: _Link, do: str, **asked: object) -> Answer:
         try:
             return self.result(link.post(do, asked, FORWARD_S), time.monotonic() + FORWARD_S)
         except OSError as wrong:
             raise UnreachableError(f"{self.login.host} does not answer.") from wrong
+
+
+def _told_master(link: _Link, login: Login, act: str, where: str) -> subprocess.CompletedProcess[str]:
+    """Let the connection's ssh `forward` a socket of the host to here, or `cancel` that. Raises TimeoutExpired."""
+    command = ["ssh", "-S", str(link.control), "-O", act, "-R", where, login.host]
+    return subprocess.run(command, capture_output=True, text=True, timeout=FORWARD_S, check=False, stdin=subprocess.DEVNULL)
 
 
 def _late(host: str) -> UnreachableError:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from mainspring.core.errors import BackendError, UnreachableError
 from mainspring.core.records import Cluster
 
 MOMENT_S = 0.5
+AT_ONCE = 16  # ways that are tried
 SEATS = "seats.json"
 FRESH_S = 30.0  # an answer that was asked for longer ago tells nothing any more
 Told = Answer | BackendError
@@ -108,6 +109,19 @@ class Hosts:
                     with self._lock:
                         self._late[name, do] = (since or now, future)
         return {name: found[name] for name in asked}
+
+    def try_tunnels(self, names: Iterable[str]) -> dict[str, BackendError]:
+        """Return what is wrong with the way to this server at each of these hosts where something is; all are asked at once."""
+
+        def attempt(name: str) -> tuple[str, BackendError | None]:
+            try:
+                self.channel(name).try_tunnel()
+            except BackendError as wrong:
+                return name, wrong
+            return name, None
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tunnel") as pool:
+            return {name: wrong for name, wrong in pool.map(attempt, names) if wrong is not None}
 
     def close(self) -> None:
         """End the connections; runners live on."""
