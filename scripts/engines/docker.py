@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.images import python_layer
-from engines.networks import DOCKER, free_networks
+from engines.networks import DOCKER, make_bridge
 from engines.sharing import end, is_alive, shared
 
 READY_S = 60.0
@@ -46,7 +46,7 @@ class Docker:
 
     def run(self, *words: str) -> str:
         """Run Docker's own client and return what it prints. Raises RuntimeError."""
-        done = subprocess.run(["docker", "--host", self.url, *words], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(["docker", "--host", self.url, *words], capture_output=True, text=True, check=False, timeout=180)
         if done.returncode:
             raise RuntimeError(f"docker {words[0]}: {done.stderr.strip()[-1000:]}")
         return done.stdout
@@ -71,7 +71,7 @@ def start() -> Docker:
     if os.geteuid() != 0:
         raise RuntimeError("A Docker for tests needs root.")
     folder = Path(tempfile.mkdtemp(prefix="mainspring-docker-"))
-    bridge, address = _bridge()
+    bridge, address = make_bridge("msdock", DOCKER)
     words = [program, "--host", f"unix://{folder}/docker.sock", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     words += ["--pidfile", f"{folder}/pid", "--bridge", bridge, "--iptables=false", "--ip-masq=false", "--log-level", "warn"]
     with (folder / "log").open("ab") as log:
@@ -126,18 +126,6 @@ def _until_ready(engine: Docker) -> None:
             return
         time.sleep(0.1)
     raise RuntimeError("Docker does not start:\n" + (Path(engine.folder) / "log").read_text()[-2000:])
-
-
-def _bridge() -> tuple[str, str]:
-    """Make a bridge with a network of its own; return its name and this machine's address on it."""
-    for number, network in free_networks(DOCKER):
-        name, address = f"msdock{number}", str(network[1])
-        made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True)
-        if made.returncode == 0:
-            subprocess.run(["ip", "address", "add", f"{address}/24", "dev", name], check=True, capture_output=True)
-            subprocess.run(["ip", "link", "set", name, "up"], check=True, capture_output=True)
-            return name, address
-    raise RuntimeError("No bridge can be made: are some left over? ip link show type bridge")
 
 
 def _mounts(folder: str) -> list[str]:

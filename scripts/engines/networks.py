@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 
-HOSTS, DOCKER, KUBERNETES = range(1, 150), range(150, 200), range(200, 250)
+HOSTS, PODMAN, DOCKER, KUBERNETES = range(1, 100), range(100, 150), range(150, 200), range(200, 250)
 
 
 def free_networks(numbers: Sequence[int]) -> Iterator[tuple[int, ipaddress.IPv4Network]]:
@@ -22,3 +22,15 @@ def free_networks(numbers: Sequence[int]) -> Iterator[tuple[int, ipaddress.IPv4N
         network = ipaddress.IPv4Network(f"10.213.{number}.0/24")
         if not any(network.overlaps(other) for other in taken):
             yield number, network
+
+
+def make_bridge(kind: str, numbers: Sequence[int]) -> tuple[str, str]:
+    """Make a bridge `KINDNUMBER` with a network of its own; return its name and this machine's address on it."""
+    for number, network in free_networks(numbers):
+        name, address = f"{kind}{number}", str(network[1])
+        made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True)
+        if made.returncode == 0:
+            subprocess.run(["ip", "address", "add", f"{address}/24", "dev", name], check=True, capture_output=True)
+            subprocess.run(["ip", "link", "set", name, "up"], check=True, capture_output=True)
+            return name, address
+    raise RuntimeError("No bridge can be made: are some left over? ip link show type bridge")

@@ -138,6 +138,31 @@ class Containers(BackendContract):
                 pid = backend.door.inspect(f"mainspring-{request.attempt}.0")["State"]["Pid"]
                 assert cpus_of(pid) == milli / 1000
 
+    def test_a_mount_for_reading_is_not_written_to_whatever_its_name(
+        self, backend: DockerBackend, server: RunnerServer, tmp_path: Path
+    ) -> None:
+        here = tmp_path / 'data  of $HOME\'s "lab"'
+        here.mkdir()
+        (here / "there").write_text("read")
+        mounts = [f"{here}:/in of:ro", f"{here}:/out"]
+        mounted = dataclasses.replace(backend.cluster, config={**backend.cluster.config, "mounts": mounts})
+        asking = DockerBackend(mounted, tmp_path, INSTALLATION, dataclasses.replace(backend.door))
+        script = "cat '/in of/there'; echo x 2>/dev/null >'/in of/new' || echo refused; echo written >/out/new"
+        request = self.request(asking, server, ["sh", "-c", script], "mounts")
+        with self.launched(asking, request):
+            assert server.wait(request.attempt, "ended").log == b"readrefused\n"
+        assert (here / "new").read_text() == "written\n"
+
+    def test_whatever_people_call_a_run_it_is_found_by_its_own_marks(self, backend: DockerBackend, server: RunnerServer) -> None:
+        name = 'a\n"b" $(c) \u2028 ☃ --privileged'
+        mine = {"mainspring.attempt": "att-of-others", "mainspring.installation": "others", "team": "a=b,c"}
+        request = dataclasses.replace(self.request(backend, server, SLEEP, "named"), name=name, owner=name, labels=mine)
+        with self.launched(backend, request) as handle:
+            server.wait(request.attempt, "running")
+            labels = backend.door.inspect(f"mainspring-{request.attempt}.0")["Config"]["Labels"]
+            assert (labels["mainspring.name"], labels["team"]) == (name, "a=b,c")
+            assert handle in backend.owned()
+
     def test_the_token_is_in_no_listing(self, backend: DockerBackend, server: RunnerServer) -> None:
         request = self.request(backend, server, SLEEP, "token")
         with self.launched(backend, request) as handle:
@@ -195,6 +220,15 @@ class TestDocker(Containers):
         finally:
             reached.close()
             docker_engine.run("network", "rm", name)
+
+    def test_the_driver_of_this_machine_is_told(
+        self, docker_engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not make(docker_engine, tmp_path).probe().facts["driver"]
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 550.54\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert make(docker_engine, tmp_path).probe().facts["driver"] == "550.54"
 
 
 class TestPodman(Containers):

@@ -33,6 +33,8 @@ def box(fresh: Site, engine: Any) -> Site:
     assert added.code == 0, added
     assert "box is registered with 1 node" in added.out
     assert "control groups" in added.out
+    (node,) = fresh.call("GET", "/clusters/box").json()["nodes"]
+    assert node["disk_bytes"] >= 1 << 30, "what is free where the engine keeps its containers"
     return fresh
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ FLEET = pytest.mark.xdist_group("fleet")
 SMI = """#!/bin/sh
 case "$*" in
 *ecc.errors*) cat "{folder}/errors" ;;
+*=driver_version*) printf '550.54\\n550.54\\n' ;;
 *driver_version*) printf '0, GPU-a, L4, 23034, 550.54\\n1, GPU-b, L4, 23034, 550.54\\n' ;;
 *) printf '0, GPU-a, L4, 23034\\n1, GPU-b, L4, 23034\\n' ;;
 esac
@@ -76,6 +78,8 @@ def out(node: dict[str, Any]) -> set[int]:
 def test_a_gpu_with_errors_is_taken_out_and_let_back(fresh: Site, driver: Path, until: Callable[..., Any]) -> None:
     fresh.start("--cpus", "4", PATH=f"{driver}:{os.environ['PATH']}")
     (name,) = nodes(fresh, "local")
+    look(fresh, "local")
+    assert ["driver", "550.54"] in [line.split() for line in fresh.cli("cluster", "show", "local").out.splitlines()]
     (driver / "errors").write_text(WELL.replace("3B:00.0, 0", "3B:00.0, 2"))
     look(fresh, "local")
     until(lambda: out(nodes(fresh, "local")[name]) == {0}, "its quarantine")
@@ -117,6 +121,10 @@ def test_a_gpu_of_a_host_falls_off_the_bus(fresh: Site, ssh_hosts: Any, driver: 
     words = ["--user", "root", "--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm1"), "--min-free-gib", "0.01"]
     added = fresh.cli("cluster", "add", "ssh", address, "--name", "lab", "--python", str(python), *words)
     assert (added.code, "2 L4" in added.out) == (0, True), added
+    told = [line.split() for line in added.out.splitlines()]
+    assert ["driver", "550.54"] in told, added
+    assert any("free disk" in line for line in added.out.splitlines()), added
+    assert re.search(rf"lab\.{re.escape(address)} .* [\d.]+ [GT]iB +[\d.]+ [GT]iB +2 L4", added.out), "memory, then its free disk"
     (driver / "kernel").write_text(XID)
     look(fresh, "lab")
     until(lambda: out(nodes(fresh, "lab")[address]) == {1}, "its quarantine")

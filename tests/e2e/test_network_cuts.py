@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.xdist_group("fleet"),
 ]
 LIMIT_S = 180.0
+CONTAINERS = ("docker", "podman")
 
 
 class Door:
@@ -64,11 +65,11 @@ class Door:
 @pytest.fixture
 def door(request: pytest.FixtureRequest, place: str, tmp_path: Path) -> Iterator[Door]:
     """The way to the engine's own door."""
-    if place == "box":
+    if place in CONTAINERS:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(tmp_path / "engine.sock"))
         listener.listen()
-        made = Door(listener, socket.AF_UNIX, request.getfixturevalue("docker_engine").url.removeprefix("unix://"))
+        made = Door(listener, socket.AF_UNIX, request.getfixturevalue(f"{place}_engine").url.removeprefix("unix://"))
     else:
         host, port = request.getfixturevalue("kubernetes").url.removeprefix("https://").split(":")
         made = Door(socket.create_server(("127.0.0.1", 0)), socket.AF_INET, (host, int(port)))
@@ -80,11 +81,11 @@ def door(request: pytest.FixtureRequest, place: str, tmp_path: Path) -> Iterator
 @pytest.fixture
 def site(request: pytest.FixtureRequest, place: str, door: Door, fresh: Site, tmp_path: Path) -> Site:
     """A server with one cluster, through that door; its own machine takes no run yet."""
-    engine = request.getfixturevalue("docker_engine" if place == "box" else "kubernetes")
+    engine = request.getfixturevalue(f"{place}_engine" if place in CONTAINERS else "kubernetes")
     fresh.start("--cpus", "2", "--bind", engine.address, MAINSPRING_QUIET_BEAT_S="1", MAINSPRING_LOST_AFTER_S="3")
-    if place == "box":
+    if place in CONTAINERS:
         host = f"unix://{tmp_path / 'engine.sock'}"
-        words = ["docker", "--host", host, "--network", "bridge", "--image", CONTAINER, "--cpus", "1", "--memory", "1GiB"]
+        words = [place, "--host", host, "--network", "bridge", "--image", CONTAINER, "--cpus", "1", "--memory", "1GiB"]
     else:
         space = request.getfixturevalue("team")
         there = Path(engine.kubeconfig("team", space)).read_text()
@@ -119,7 +120,7 @@ def link_of(process: Path) -> str:
     return str(next(one["ifname"] for one in here if one["ifindex"] == told["link_index"]))
 
 
-@pytest.mark.parametrize("place", ["box", "pods"])
+@pytest.mark.parametrize("place", [*CONTAINERS, "pods"])
 def test_what_was_cut_off_is_committed_once_and_an_exclusive_run_never_overlaps(
     place: str, door: Door, site: Site, until: Callable[..., Any]
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines.docker import IMAGE as CONTAINER
+from tests.e2e.test_network_cuts import Door
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -187,6 +189,41 @@ def test_a_container_that_is_removed_goes_on_from_its_checkpoint(
     (mine,) = [name for name in engine.run("ps", "--format", "{{.Names}}").split() if attempt in name]
     engine.run("rm", "-f", mine)
     went_on(fresh, run)
+
+
+@pytest.mark.parametrize(("first", "second"), [("docker", "podman"), ("podman", "docker")])
+def test_a_container_engine_that_dies_lets_its_run_go_on_at_another(
+    first: str, second: str, fresh: Site, begin_fleet: Callable[..., None], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Scene (d) in containers: the engine's machine dies. Nobody answers any more, and what ran there is dead."""
+    engines = {kind: request.getfixturevalue(f"{kind}_engine") for kind in (first, second)}
+    begin_fleet(fresh, "box", MAINSPRING_LOST_AFTER_S="3")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "engine.sock"))
+    listener.listen()
+    door = Door(listener, socket.AF_UNIX, engines[first].url.removeprefix("unix://"))
+
+    def add(kind: str, host: str) -> None:
+        words = ("--host", host, "--image", CONTAINER, "--cpus", "1", "--memory", "1GiB", "--pool", "lab")
+        added = fresh.cli("cluster", "add", kind, *words)
+        assert added.code == 0, added
+
+    try:
+        add(first, f"unix://{tmp_path / 'engine.sock'}")
+        run = fresh.submit(program("count.py"), resources={**SMALL, "pool": "lab"})
+        attempt = checkpointed(fresh, run)
+        door.is_open.clear()
+        (mine,) = [name for name in engines[first].run("ps", "--format", "{{.Names}}").split() if attempt["id"] in name]
+        engines[first].run("kill", mine)
+        add(second, engines[second].url)
+        went_on(fresh, run)
+        assert [one["cluster"] for one in fresh.attempts(run)] == [first, second]
+    finally:
+        door.is_open.set()
+        listener.close()
+    soon(
+        fresh, run, lambda: attempt["id"] not in engines[first].run("ps", "--all", "--format", "{{.Names}}"), "what it left gone"
+    )
 
 
 def test_a_host_that_is_switched_off_goes_on_elsewhere_from_its_checkpoint(

@@ -19,6 +19,11 @@ def nvidia_devices() -> tuple[Device, ...]:
     return parse_devices(_smi("index,uuid,name,memory.total"))
 
 
+def nvidia_driver() -> str:
+    """Return the version of the NVIDIA driver of this machine; empty where there is none."""
+    return next((line.strip() for line in _smi("driver_version").splitlines() if line.strip()), "")
+
+
 def nvidia_symptoms() -> tuple[Symptom, ...]:
     """Return what the driver and the kernel's log tell of errors of these devices."""
     table = _smi(QUERY)

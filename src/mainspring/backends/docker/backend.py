@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mainspring.backends.deadlines import Deadlines
-from mainspring.backends.devices import nvidia_devices, nvidia_symptoms
+from mainspring.backends.devices import nvidia_devices, nvidia_driver, nvidia_symptoms
 from mainspring.backends.docker import container
 from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, UnsettledError, login, pack
 from mainspring.backends.docker.images import Images, Pull, digest_of, name_of
@@ -109,6 +109,7 @@ class DockerBackend:
             "storage": str(info.get("Driver", "")),
             "control groups": f"version {info.get('CgroupVersion') or 1}",
             "runtimes": runtimes,
+            "driver": nvidia_driver() if self.door.is_here else "",
             "image of runs that name none": str(self.cluster.config.get("image") or ""),
         }
         notices = [wrong] if wrong is not None else self._notices(info)

@@ -110,13 +110,13 @@ def name_of(attempt: str, replica: int) -> str:
 def labels_of(request: LaunchRequest) -> dict[str, str]:
     """Return the labels by which the container is found from outside."""
     return {
+        **request.labels,
         LABEL: request.installation,
         "mainspring.attempt": request.attempt,
         "mainspring.replica": str(request.replica),
         "mainspring.run": request.run,
         "mainspring.name": request.name,
         "mainspring.owner": request.owner,
-        **request.labels,
     }
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from mainspring.core.errors import BackendError, CredentialsError, LaunchError, 
 ANSWER_S = 10.0
 PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
+_LATER = (408, 425, 429)  # HTTP's words for another time
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 _SCHEMES = ("unix", "http+unix", "npipe", "tcp", "http", "https", "ssh")
 # podman's 500 for what is a 409 of Docker: it ended before it could be killed
@@ -76,23 +78,23 @@ class Door:
     def info(self) -> Mapping[str, Any]:
         """Return what the engine tells of itself."""
         with self._calls() as api:
-            return dict(api.info())
+            return _told(api.info(), "Name")
 
     def version(self) -> str:
         """Return the engine's version."""
         with self._calls() as api:
-            return str(api.version().get("Version", ""))
+            return str(_told(api.version(), "Version")["Version"])
 
     def containers(self, label: str) -> list[Mapping[str, Any]]:
         """Return every container with a label, also those that have ended."""
         with self._calls() as api:
-            return list(api.containers(all=True, filters={"label": label}))
+            return [_told(one) for one in _rows(api.containers(all=True, filters={"label": label}))]
 
     def inspect(self, name: str) -> Mapping[str, Any] | None:
         """Return a container as it is; None when there is none of that name."""
         try:
             with self._calls() as api:
-                return dict(api.inspect_container(name))
+                return _told(api.inspect_container(name), "Image", "State.Status")
         except AbsentError:
             return None
 
@@ -100,14 +102,14 @@ class Door:
         """Return an image that the engine has; None otherwise."""
         try:
             with self._calls() as api:
-                return dict(api.inspect_image(name))
+                return _told(api.inspect_image(name), "Id")
         except AbsentError:
             return None
 
     def has_network(self, name: str) -> bool:
         """Say whether the engine has a network of that name."""
         with self._calls() as api:
-            return any(one.get("Name") == name for one in api.networks(names=[name]))
+            return any(_told(one).get("Name") == name for one in _rows(api.networks(names=[name])))
 
     def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> None:
         """Create a container. Raises TakenError when there is one of that name."""
@@ -157,7 +159,7 @@ class Door:
             with self._calls() as api:
                 stream, told = api.get_archive(name, path)
                 stream.close()
-                return dict(told)
+                return _told(told)
         except AbsentError:
             return None
 
@@ -167,14 +169,14 @@ class Door:
             try:
                 with self._calls() as api:
                     stream, told = api.get_archive(name, path)
-                    if int(told.get("size", 0)) > MAX_FILE_BYTES:
+                    if int(_told(told).get("size", 0)) > MAX_FILE_BYTES:
                         stream.close()
                         return None
                     data = b"".join(stream)
+                    if data:
+                        return _unpack(data)
             except AbsentError:
                 return None
-            if data:
-                return _unpack(data)
             time.sleep(pause_s)  # podman has promised the file, while it took the container's layers down
         raise self._unreachable(f"It gives nothing of {path} in {name}.")
 
@@ -238,7 +240,7 @@ class Door:
                 raise TakenError(_said(wrong)) from wrong
             if wrong.status_code in (401, 403):
                 raise CredentialsError(f"The engine at {self.host} refuses us: {_said(wrong)}") from wrong
-            if wrong.status_code is not None and wrong.status_code >= 500 and "OCI" not in _said(wrong):
+            if wrong.status_code in _LATER or ((wrong.status_code or 0) >= 500 and "OCI" not in _said(wrong)):
                 raise UnsettledError(f"{self.program} at {self.host} cannot do this now: {_said(wrong)}") from wrong
             raise LaunchError(_said(wrong)) from wrong
         except (errors.DockerException, OSError, import_module("requests").RequestException) as wrong:
@@ -246,6 +248,13 @@ class Door:
             if "Permission denied" in text or "PermissionError" in text:
                 raise CredentialsError(f"The server's user may not speak to {self.host}.", hint=_LETTING[self.program]) from wrong
             raise self._unreachable(text) from wrong
+        except (TypeError, ValueError, LookupError, AttributeError, HTTPException, tarfile.TarError) as wrong:
+            # a proxy before it, or half an answer: what the library makes of that is anything
+            text = f"{self.program} at {self.host} answers with something else than it should: {_short(str(wrong))}"
+            raise UnreachableError(text, hint=f"Ask it by hand: {self._by_hand()}") from wrong
+
+    def _by_hand(self) -> str:
+        return f"{'DOCKER_HOST=' + self.host + ' docker' if self.program == 'docker' else f'podman --url {self.host}'} info"
 
     def _unreachable(self, text: str) -> UnreachableError:
         if self.road is not None:
@@ -258,6 +267,24 @@ class Door:
         start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
         why = next((plain for word, plain in _PLAINLY.items() if word in text), _short(text))
         return UnreachableError(f"{self.program} at {self.host} does not answer: {why}", hint=f"Is it running? {start}")
+
+
+def _told(answer: object, *needed: str) -> Mapping[str, Any]:
+    """Return an answer that is an object and has what is `needed` of it, such as `State.Status`. Raises ValueError."""
+    for path in ("", *needed):
+        found: Any = answer
+        for name in path.split(".") if path else ():
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if not (isinstance(found, str) and found if path else isinstance(found, Mapping)):
+            raise ValueError(f"{path or 'an object'} is not in {str(answer)[:80]!r}.")
+    return dict(answer) if isinstance(answer, Mapping) else {}
+
+
+def _rows(answer: object) -> list[object]:
+    """Return an answer that is a list. Raises TypeError."""
+    if not isinstance(answer, list):
+        raise TypeError(f"a list is not in {str(answer)[:80]!r}.")
+    return answer
 
 
 def _unpack(data: bytes) -> bytes | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mainspring.backends.deadlines import Deadlines
+from mainspring.backends.devices import nvidia_driver
 from mainspring.backends.grants import granted_env
 from mainspring.backends.launches import exit_record, launch_record, runner_zip
 from mainspring.backends.local import cgroups, processes
@@ -83,7 +84,9 @@ class LocalBackend:
     def probe(self) -> Probe:
         """Say that the machine is there, and what does not hold on it."""
         notices = (Notice(text=self.groups.notice),) if self.groups.notice else ()
-        return Probe(is_ready=True, version=f"{platform.system()} {platform.release()}", notices=notices)
+        driver = nvidia_driver()
+        facts = {"driver": driver} if driver else {}
+        return Probe(is_ready=True, version=f"{platform.system()} {platform.release()}", notices=notices, facts=facts)
 
     def inventory(self) -> Inventory:
         """Return this machine as the one node."""
