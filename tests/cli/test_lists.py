@@ -1,4 +1,4 @@
-"""Every list and every state that takes no name, as people and as programs ask for it, on an installation where little has happened."""
+"""Every list, and every state that takes no name, as people and as programs ask for it, where little has happened yet."""
 
 from __future__ import annotations
 

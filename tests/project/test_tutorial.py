@@ -53,7 +53,8 @@ def test_the_tutorial_from_nothing_to_an_endpoint(follow: Callable[..., Any], pr
     assert "Gate 'tumours' passed" in searched.stdout
     swept = follow("mainspring", "sweep", "train.py:train", "-n", "1", "--maximize", "roc_auc", "strength=log:1e-3:10")
     assert swept.returncode == 0, swept.stderr
-    assert re.search(r"^tumours +v1 +onnx +champion +tumours +roc_auc=0", follow("mainspring", "model", "ls").stdout, re.MULTILINE)
+    table = follow("mainspring", "model", "ls").stdout
+    assert re.search(r"^tumours +v1 +onnx +champion +tumours +roc_auc=0", table, re.MULTILINE), table
     (model,) = json.loads(follow("mainspring", "model", "ls", "--json").stdout)
     assert (model["latest"]["model"], model["latest"]["aliases"]) == ("tumours", ["champion"]), model
     deployed = follow("mainspring", "deploy", "tumours@champion", "--name", "tumours")
