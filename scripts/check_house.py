@@ -1,7 +1,7 @@
 """Check the house rules that no linter knows; print one line for each breach and end 1 where there is any.
 
 Sizes of files and functions, names of modules, imports inside functions, what `__init__` may hold, a README in each room,
-no import cycles, nothing of one machine in the sources. Documented in CONTRIBUTING.md.
+no import cycles, types decoded by one door, nothing of one machine in the sources. Documented in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def breaches() -> list[str]:
         *rooms(),
         *cycles(trees),
         *private_places(),
+        *typed_decoders(trees),
     ]
     return sorted(set(found))
 
@@ -228,6 +229,19 @@ def strongly_connected(graph: Mapping[str, set[str]]) -> list[set[str]]:
                     todo.extend(backwards[node])
             groups.append(group)
     return groups
+
+
+def typed_decoders(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
+    """Yield where msgspec is asked for a type beside `core.codec`: two threads that read one at once end the process."""
+    for path, tree in trees.items():
+        if not shown(path).startswith(f"src/{PACKAGE}/") or shown(path) == f"src/{PACKAGE}/core/codec.py":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                asked = ast.unparse(node.func)
+                is_typed = len(node.args) > 1 or any(one.arg == "type" for one in node.keywords)
+                if asked == "msgspec.json.Decoder" or (asked == "msgspec.json.decode" and is_typed):
+                    yield f"{shown(path)}:{node.lineno}: {asked} of a type: core.codec.decoder, which reads one at a time"
 
 
 def private_places() -> Iterator[str]:

@@ -57,6 +57,8 @@ def test_a_tidy_project_has_no_breach(house: Callable[[dict[str, str]], list[str
             "f has 81 l",
         ),
         ("src/mainspring/core/utils.py", "x = 1\n", "says nothing"),
+        ("src/mainspring/core/typed.py", "import msgspec\n\nX = msgspec.json.decode(b'[]', type=list)\n", "reads one at a time"),
+        ("src/mainspring/core/made.py", "import msgspec\n\nX = msgspec.json.Decoder(list)\n", "reads one at a time"),
         ("src/mainspring/core/late.py", "def f():\n    from mainspring.store import x\n    return x\n", "inside f"),
         ("src/mainspring/core/__init__.py", "x = 1\n", "only a docstring"),
         ("src/mainspring/core/__init__.py", '__all__ = ["b", "a"]\n', "not sorted"),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from mainspring.core.errors import SpecError
 T = TypeVar("T")
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _ENCODER = msgspec.json.Encoder(order="sorted", decimal_format="string")
+_decoders: dict[object, msgspec.json.Decoder[Any]] = {}
+_learning = threading.Lock()
 
 
 def encode(value: object) -> bytes:
@@ -25,6 +28,19 @@ def encode(value: object) -> bytes:
         return _ENCODER.encode(value)
     except (TypeError, ValueError, msgspec.MsgspecError) as wrong:
         raise SpecError(f"This value cannot be written as JSON: {wrong}.") from wrong
+
+
+def decoder(cls: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a type, made once and shared; every type that is decoded or converted to goes through here first.
+
+    msgspec 0.22 lets other threads see a type that it has only begun to read, and their use of it ends the process (SIGSEGV in
+    `json_decode`). So types are read one at a time, each to its end.
+    """
+    found = _decoders.get(cls)
+    if found is None:
+        with _learning:
+            found = _decoders[cls] = msgspec.json.Decoder(cls)
+    return found
 
 
 def decode(data: bytes | str, cls: type[T]) -> T:
@@ -58,6 +74,7 @@ def from_plain(plain: object, cls: type[T]) -> T:
 
 def from_newer(plain: object, cls: type[T]) -> T:
     """Return the `cls` of what another version wrote: as `from_plain`, but fields that are not known here are passed over."""
+    decoder(cls)
     try:
         return msgspec.convert(plain, cls, strict=True)
     except msgspec.MsgspecError as wrong:

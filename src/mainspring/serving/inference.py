@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mainspring.core.codec import decoder
 from mainspring.core.errors import SpecError, TooLargeError
 from mainspring.serving.models import NUMPY_OF, Array, Model, Tensor, Tensors
 from mainspring.serving.records import MAX_ROWS
@@ -43,7 +44,7 @@ class InferRequest(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-_DECODER = msgspec.json.Decoder(InferRequest)
+_DECODER = decoder(InferRequest)
 
 
 def read_infer(body: bytes, model: Model) -> tuple[InferRequest, Tensors]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from mainspring.core.codec import decoder
 from mainspring.core.errors import MainspringError, SpecError, TooLargeError
 from mainspring.serving.models import NUMPY_OF, Array, Feature, Model, Tensors
 
@@ -29,10 +30,10 @@ def reader_of(model: Model) -> Callable[[bytes], Tensors]:
     It takes `{"records": [{…}]}`, `[{…}]` or one `{…}`, and raises SpecError (`details`: `row`, `field`) or TooLargeError.
     """
     record = _record_type(model.features)
-    one = msgspec.json.Decoder(record)
-    many = msgspec.json.Decoder(list[record])  # type: ignore[valid-type]
+    one = decoder(record)
+    many = decoder(list[record])  # type: ignore[valid-type]
     fields: list[Any] = [("records", list[record])]  # type: ignore[valid-type]
-    wrapped: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Records", fields, forbid_unknown_fields=True))
+    wrapped: msgspec.json.Decoder[Any] = decoder(msgspec.defstruct("Records", fields, forbid_unknown_fields=True))
     has_own_records = any(feature.name == "records" for feature in model.features)
     to_tensors = _assembler(model)
 

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, func, select, update
 
 from mainspring.core.checkpoints import Checkpoint
+from mainspring.core.codec import decoder
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest
 from mainspring.store.columns import from_micros, record_of, values_of
@@ -81,7 +82,7 @@ def _read(line: bytes) -> tuple[datetime, str, int] | None:
     if b'"checkpoint"' not in line:
         return None
     try:
-        told = msgspec.json.decode(line, type=_Line)
+        told = decoder(_Line).decode(line)
         at = from_micros(int(told.at * 1e6))
     except (msgspec.MsgspecError, OverflowError, ValueError):
         return None

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import BigInteger, Dialect, Table, Text
 from sqlalchemy.types import TypeDecorator
 
-from mainspring.core.codec import encode
+from mainspring.core.codec import decoder, encode
 from mainspring.core.errors import StoreError
 
 T = TypeVar("T")
@@ -102,15 +102,10 @@ class Json(TypeDecorator[Any]):
         return Text() if isinstance(value, str) else super().coerce_compared_value(op, value)
 
 
-@cache
-def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(shape)
-
-
 def unpack(text: str | bytes, shape: Any) -> Any:
     """Return the `shape` that JSON `text` of our own making holds. Raises StoreError when the row is damaged."""
     try:
-        return _decoder(shape).decode(text)
+        return decoder(shape).decode(text)
     except msgspec.MsgspecError as wrong:
         raise StoreError(f"A row of the database cannot be read: {wrong}.", hint="Restore a backup.") from wrong
 

@@ -10,13 +10,14 @@ from dataclasses import fields
 
 import msgspec
 
-from mainspring.core.codec import encode
+from mainspring.core.codec import decoder, encode
 from mainspring.core.errors import StoreError
 from mainspring.core.snapshot import Snapshot
 
 Raw = msgspec.Raw
-_PARTS = msgspec.json.Decoder(dict[str, Raw])
-_ITEMS = msgspec.json.Decoder(list[Raw])
+_PARTS = decoder(dict[str, Raw])
+_ITEMS = decoder(list[Raw])
+_SPAN = decoder(tuple[int, int])
 _ENCODE = msgspec.json.Encoder().encode
 LISTS = frozenset({"nodes", "waiting", "placed", "shares"})
 _NAMES = sorted(one.name for one in fields(Snapshot))  # as canonical JSON has them
@@ -74,7 +75,7 @@ def _made(known: list[Raw], how: Mapping[str, Raw]) -> bytes:
     for raw in _ITEMS.decode(how["of"]):
         one = bytes(raw)
         if one.startswith(b"["):
-            begin, length = msgspec.json.decode(one, type=tuple[int, int])
+            begin, length = _SPAN.decode(one)
             if begin < 0 or begin + length > len(known):
                 raise IndexError(begin)
             items += [bytes(item) for item in known[begin : begin + length]]

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from mainspring.core.codec import decoder
 from mainspring.core.environments import NodeEnvironment
 from mainspring.core.manifests import is_digest
 from mainspring.core.records import AttemptState
@@ -129,7 +130,7 @@ def _read(line: bytes) -> _Line | None:
     if _MARK not in line:
         return None
     try:
-        told = msgspec.json.decode(line, type=_Line)
+        told = decoder(_Line).decode(line)
         from_micros(int(told.built_at * 1e6))
     except (msgspec.MsgspecError, OverflowError, ValueError):
         return None

@@ -13,15 +13,15 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select, update
 
-from mainspring.core.codec import to_plain
+from mainspring.core.codec import decoder, to_plain
 from mainspring.store.curves import Curves
 from mainspring.store.database import Database, Transaction
 from mainspring.store.points import Shown, as_step, parsed
 from mainspring.store.streams import lines_of_run
 from mainspring.store.tables import metrics, runs
 
-_PARAM = msgspec.json.Decoder(tuple[str, Any])
-_USAGE = msgspec.json.Decoder(dict[str, Any])
+_PARAM = decoder(tuple[str, Any])
+_USAGE = decoder(dict[str, Any])
 
 
 @dataclass(slots=True)

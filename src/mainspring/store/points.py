@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import msgspec
+
+from mainspring.core.codec import decoder
 
 Point = tuple[str, float | str, float | None, float]
 Shown = tuple[int | float | None, float | str, float]  # step, value, unix seconds
 MAX_NAME = 256
-_POINT = msgspec.json.Decoder(Point)
+_POINT = decoder(cast("type[Point]", Point))
 _ODD = {"nan": "nan", "inf": "inf", "+inf": "inf", "-inf": "-inf", "infinity": "inf", "-infinity": "-inf"}
 
 

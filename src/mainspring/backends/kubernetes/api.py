@@ -18,6 +18,7 @@ import msgspec
 
 from mainspring.backends.kubernetes.login import client, unusable
 from mainspring.backends.kubernetes.places import ConfigError, Place, kubectl, renewal
+from mainspring.core.codec import decoder
 from mainspring.core.errors import CapacityError, CredentialsError, LaunchError, UnreachableError
 
 TIMEOUT_S = 10.0  # for each thing that is waited for: a connection, the next bytes
@@ -181,7 +182,7 @@ def _told(place: Place) -> Iterator[None]:
 def decoded(place: Place, told: bytes | str, kind: type[T]) -> T:
     """Return an answer as this type. Raises UnreachableError for one that cannot be: something else answers there."""
     try:
-        return msgspec.json.decode(told, type=kind)
+        return decoder(kind).decode(told)
     except (msgspec.DecodeError, UnicodeError) as wrong:
         raise stranger(place, told if isinstance(told, str) else told.decode(errors="replace")) from wrong
 
@@ -233,7 +234,7 @@ def _refusal(method: str, status: int, body: bytes, place: Place) -> Exception:
 def _words(body: bytes) -> tuple[str, str]:
     """Return message and reason of a refusal, both empty where it is none of Kubernetes' own."""
     try:
-        told = msgspec.json.decode(body, type=_Status)
+        told = decoder(_Status).decode(body)
     except (msgspec.DecodeError, UnicodeError):
         return "", ""
     return told.message, told.reason
