@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -82,3 +85,22 @@ def test_a_model_needs_a_name_and_a_version_where_they_are_used(rows):
         fitted.register()
     with pytest.raises(UsageError, match="registered"):
         fitted.alias("champion")
+
+
+SAVES = """
+import os, sys
+import mainspring as ms
+path = ms.Model({"weights": 1}).path
+if not (child := os.fork()):
+    sys.exit(0)
+os.waitpid(child, 0)
+print(sorted(os.listdir(path)))
+"""
+
+
+def test_where_a_model_was_saved_to_be_sent_goes_with_the_process(tmp_path):
+    """A node would fill up with them, one for each trial of each sweep."""
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SAVES], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "['model.json', 'model.pkl']\n"), done
+    assert list(tmp_path.iterdir()) == []

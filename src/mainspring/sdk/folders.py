@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import stat
@@ -16,6 +17,18 @@ from mainspring.core.errors import ArtifactError
 from mainspring.core.manifests import FileEntry, pack_manifest
 from mainspring.sdk.digests import DigestCache
 from mainspring.sdk.progress import Progress
+
+
+def temporary(prefix: str) -> Path:
+    """Return an empty folder that goes with this process, not with a child that was forked from it."""
+    made, owner = Path(tempfile.mkdtemp(prefix=prefix)), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(made, ignore_errors=True)
+
+    atexit.register(remove)
+    return made
 
 
 def gather(path: Path) -> tuple[bytes, str, dict[str, Source], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ from mainspring.core.records import ModelVersion
 from mainspring.core.specs import Value, ValueKind
 from mainspring.sdk.awaiting import in_thread, within
 from mainspring.sdk.extras import need
-from mainspring.sdk.folders import copy_content, fetched, upload_folder
+from mainspring.sdk.folders import copy_content, fetched, temporary, upload_folder
 from mainspring.sdk.onnx import OnnxModel, convert, signature_of
 from mainspring.sdk.progress import check_wanted
 
@@ -91,7 +90,7 @@ class Model:
             if self._digest:
                 self._path = fetched(connect(), self._digest, "models")
             else:
-                self._path = Path(tempfile.mkdtemp(prefix="mainspring-model-"))
+                self._path = temporary("mainspring-model-")
                 self.save(self._path)
         return str(self._path)
 
