@@ -177,12 +177,14 @@ def house(tmp_path: Path, new_database: Callable[[Path], str]) -> Iterator[House
 
 
 @contextmanager
-def _engine(module: Any, name: str, how: str, sessions: pytest.TempPathFactory, share: str = "share") -> Iterator[Any]:
-    """Share a real engine with the other workers of this session, by this function of its module."""
+def _engine(
+    module: Any, name: str, how: str, sessions: pytest.TempPathFactory, share: str = "share", is_own: bool = False
+) -> Iterator[Any]:
+    """Share a real engine with the other workers of this session, unless each has its own, by this function of its module."""
     if module.find() is None:
         _missing(name, how)
     base = sessions.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name.casefold().replace(" ", "-")
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ and not is_own else base) / name.casefold().replace(" ", "-")
     with getattr(module, share)(folder) as engine:
         yield engine
 
@@ -254,8 +256,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory, docker_engine: Any) -> It
 
 @pytest.fixture(scope="session")
 def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Three hosts with an sshd each, shared by all workers of this session."""
-    with _engine(engines.ssh, "sshd", "scripts/engines/install", tmp_path_factory) as hosts:
+    """Three hosts with an sshd each. Each worker has its own: one test cuts links that another needs."""
+    with _engine(engines.ssh, "sshd", "scripts/engines/install", tmp_path_factory, is_own=True) as hosts:
         yield hosts
 
 

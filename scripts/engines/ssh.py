@@ -110,7 +110,7 @@ def start(count: int = COUNT) -> Hosts:
     folder = Path(tempfile.mkdtemp(prefix="mainspring-ssh-"))
     folder.chmod(0o755)
     keeper = subprocess.Popen(["sleep", "infinity"], stdin=subprocess.DEVNULL, start_new_session=True)
-    number = _free_net()
+    number = _bridge()
     bridge = f"ms{number}x"
     engine = Hosts(
         pid=keeper.pid,
@@ -120,7 +120,6 @@ def start(count: int = COUNT) -> Hosts:
     )
     try:
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", engine.key)
-        _run("ip", "link", "add", bridge, "type", "bridge")
         _run("ip", "addr", "add", f"10.213.{number}.1/24", "dev", bridge)
         _run("ip", "link", "set", bridge, "up")
         for name, address in engine.addresses.items():
@@ -228,10 +227,13 @@ def _bridge_of(address: str) -> str:
     return f"ms{address.split('.')[2]}x"
 
 
-def _free_net() -> int:
-    """Return the number of a network that this machine has not, nor a bridge of that number."""
-    links = _run("ip", "-o", "link")
-    return next(number for number, _ in free_networks(HOSTS) if f"ms{number}x" not in links)
+def _bridge() -> int:
+    """Make a bridge whose number is that of a network which this machine has not; others may be doing so now."""
+    for number, _ in free_networks(HOSTS):
+        words = _words(("ip", "link", "add", f"ms{number}x", "type", "bridge"))
+        if subprocess.run(words, check=False, capture_output=True, timeout=90).returncode == 0:
+            return number
+    raise RuntimeError("No bridge can be made: are some left over? ip link show type bridge")
 
 
 def _run(*command: str) -> str:

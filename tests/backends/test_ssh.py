@@ -24,8 +24,6 @@ from mainspring.core.resources import DeviceShare, Granted
 from mainspring.testing.backend import SLEEP, BackendContract
 from mainspring.testing.server import RunnerServer
 
-pytestmark = pytest.mark.xdist_group("fleet")  # the same hosts: one test cuts links that another needs
-
 
 def until(is_so: Callable[[], bool]) -> None:
     """Wait until it is so; hosts that have not answered yet, on a busy machine, are asked again."""

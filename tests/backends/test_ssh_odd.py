@@ -13,7 +13,6 @@ from tests.backends.test_ssh import made, on_host, probed, running, until
 
 from mainspring.testing.server import RunnerServer
 
-pytestmark = pytest.mark.xdist_group("fleet")
 NUMBER = 60020
 GREETING = "printf 'Welcome! '"  # on the line that the first answer comes on
 PROFILES = (".bashrc", ".profile", ".zshenv", ".cshrc", ".config/fish/config.fish")

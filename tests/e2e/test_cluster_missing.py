@@ -13,7 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Done, Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.xdist_group("fleet")]
+pytestmark = [pytest.mark.e2e, pytest.mark.engine]
+FLEET = pytest.mark.xdist_group("fleet")  # where Slurm's other tests are: one cluster
 ADD = ("cluster", "add")
 
 
@@ -107,6 +108,7 @@ def test_a_host_that_shows_another_key_is_told_with_the_command_that_forgets_the
     refused(done, f"{address} shows another host key than before", f"ssh-keygen -R {address} -f {fresh.home}/clusters/lab/hosts/")
 
 
+@FLEET
 def test_a_slurm_that_misses_one_thing_is_refused_with_what_mends_it(fresh: Site, slurm: Any, tmp_path: Path) -> None:
     conf = (Path(slurm.folder) / "slurm.conf").read_text()
     (tmp_path / "slurm.conf").write_text(conf.replace("/munge/socket", "/munge/none") + "\nMessageTimeout=2\n")
@@ -116,6 +118,7 @@ def test_a_slurm_that_misses_one_thing_is_refused_with_what_mends_it(fresh: Site
     nothing_is_left(fresh)
 
 
+@FLEET
 def test_a_slurm_without_limits_or_python_is_told_before_anything_is_lost(fresh: Site, slurm: Any, tmp_path: Path) -> None:
     """Its configuration says that no plug-in keeps tasks; its nodes have no Python of that name."""
     programs = tmp_path / "bin"

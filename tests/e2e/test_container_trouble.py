@@ -173,7 +173,6 @@ def test_what_the_engine_has_not_got_is_refused_when_it_is_added(fresh: Site, do
     assert [one["cluster"]["name"] for one in fresh.call("GET", "/clusters").json()] == ["local"]
 
 
-@pytest.mark.xdist_group("fleet")
 def test_an_engine_behind_ssh_needs_nothing_but_sshd(fresh: Site, docker_engine: Any, ssh_hosts: Any) -> None:
     fresh.start("--cpus", "1", "--bind", docker_engine.address)
     place = docker_engine.url.removeprefix("unix://")

@@ -156,7 +156,6 @@ def test_a_container_on_a_network_of_its_own_is_asked_through_its_tunnel(
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("fleet")
 def test_a_host_behind_ssh_is_asked_through_its_tunnel(fresh: Site, ssh_hosts: Any, until: Callable[..., Any]) -> None:
     fresh.start("--cpus", "1", MAINSPRING_QUIET_BEAT_S="1")
     known = ("--key", ssh_hosts.key, "--host-key", ssh_hosts.fingerprint("bm3"), "--min-free-gib", "0.01", "--pool", "far")

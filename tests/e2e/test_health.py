@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from conftest import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-FLEET = pytest.mark.xdist_group("fleet")
 
 SMI = """#!/bin/sh
 case "$*" in
@@ -111,7 +110,6 @@ def test_a_gpu_with_errors_is_taken_out_and_let_back(fresh: Site, driver: Path, 
     ]
 
 
-@FLEET
 def test_a_gpu_of_a_host_falls_off_the_bus(fresh: Site, ssh_hosts: Any, driver: Path, until: Callable[..., Any]) -> None:
     python = driver / "python"
     python.write_text(f'#!/bin/sh\nPATH="{driver}:$PATH" exec {sys.executable} "$@"\n')
@@ -131,7 +129,6 @@ def test_a_gpu_of_a_host_falls_off_the_bus(fresh: Site, ssh_hosts: Any, driver: 
     assert "XID 79" in fresh.cli("cluster", "show", "lab").out
 
 
-@FLEET
 def test_a_host_that_fails_every_launch_is_left_alone_until_it_works(
     fresh: Site, ssh_hosts: Any, until: Callable[..., Any]
 ) -> None:

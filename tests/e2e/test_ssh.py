@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("fleet")]
+pytestmark = pytest.mark.e2e
 ON_LAB = {"cpu_milli": 100, "labels": {"cluster": "lab"}}
 LOOP = ["sh", "-c", "n=0; while [ ! -e $HOME/go ]; do n=$((n+1)); echo line $n; sleep 0.1; done; echo done"]
 

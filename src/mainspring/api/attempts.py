@@ -30,8 +30,9 @@ Replica = Annotated[int, Query(ge=0, le=4096)]
 def work(request: Request, ctx: Ctx, attempt: Runner, replica: Replica = 0) -> Response:
     """Return what the runner is to do."""
     found = attempts.find(ctx, attempt)
-    told = attempts.work(ctx, found, replica)
-    measured_of(request).began(ctx, found, replica)
+    run = attempts.run_of(ctx, found)
+    told = attempts.work(ctx, found, run, replica)
+    measured_of(request).began(found, run, replica)
     return answer(told)
 
 

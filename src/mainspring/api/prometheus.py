@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from mainspring.api.auth import Ctx, Who
 from mainspring.core.actors import Actor
-from mainspring.core.records import Attempt, NodeState
+from mainspring.core.records import Attempt, NodeState, Run
 from mainspring.services import standings, status
 from mainspring.services.context import Context
 from mainspring.services.planned import BUCKETS_S, Planned
@@ -75,16 +75,14 @@ class Measured:
         self._predictions.labels(endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
-    def began(self, ctx: Context, attempt: Attempt, replica: int) -> None:
+    def began(self, attempt: Attempt, run: Run, replica: int) -> None:
         """Count how long a run had waited, when the first member of its first attempt asks for its work; once."""
         if (attempt.number, replica) != (1, 0) or attempt.id in self._begun:
             return
-        run = ctx.store.runs.get(attempt.run)
-        if run is not None:
-            if len(self._begun) >= _KEPT:
-                self._begun.clear()
-            self._begun.add(attempt.id)
-            self._waits.observe(max(0.0, (attempt.created_at - run.created_at).total_seconds()))
+        if len(self._begun) >= _KEPT:
+            self._begun.clear()
+        self._begun.add(attempt.id)
+        self._waits.observe(max(0.0, (attempt.created_at - run.created_at).total_seconds()))
 
 
 @router.get("/metrics")

@@ -33,7 +33,7 @@ def launch_record(request: LaunchRequest, cache_dir: str, env: Mapping[str, str]
 def exit_record(told: object) -> ExitRecord | None:
     """Return what a runner wrote into `exit.json`; None when there is no outcome in it: user code may have written there too."""
     outcome = told.get("outcome") if isinstance(told, Mapping) else None
-    if not isinstance(outcome, dict) or not isinstance(told, Mapping) or outcome.get("cause") not in set(Cause):
+    if not isinstance(outcome, dict) or not isinstance(told, Mapping) or str(outcome.get("cause")) not in set(Cause):
         return None
     code = outcome.get("exit_code")
     outputs = told.get("outputs")

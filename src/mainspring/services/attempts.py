@@ -65,15 +65,20 @@ def find(ctx: Context, attempt_id: str) -> Attempt:
     return attempt
 
 
-def work(ctx: Context, attempt: Attempt, replica: int) -> Work:
+def run_of(ctx: Context, attempt: Attempt) -> Run:
+    """Return the run of an attempt. Raises GoneError."""
+    run = ctx.store.runs.get(attempt.run)
+    if run is None:
+        raise GoneError(f"The run of attempt {attempt.id} was removed.")
+    return run
+
+
+def work(ctx: Context, attempt: Attempt, run: Run, replica: int) -> Work:
     """Return what the runner of `replica` is to do. Raises StateError when the attempt has ended or is being stopped.
 
     A runner asks before user code begins. One that asks later was started anew where nothing of its folder is left (a
     container that was removed, a disk that was set up anew): what ran there is lost, and goes on in another attempt.
     """
-    run = ctx.store.runs.get(attempt.run)
-    if run is None:
-        raise GoneError(f"The run of attempt {attempt.id} was removed.")
     if attempt.state is AttemptState.ENDED or attempt.number != run.attempt:
         raise StateError(f"Attempt {attempt.id} has ended.", hint="Do not start anything.")
     mine = _replica(attempt, replica)

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from mainspring.backends.docker.road import Road
 from mainspring.core.errors import BackendError, CredentialsError, LaunchError, UnreachableError
 
-ANSWER_S = 10.0
+ANSWER_S = 10.0  # for each thing that is waited for: a connection, the next bytes
+WHOLE_S = 60.0  # for a whole answer: one that comes in drops would hold its cluster's lane for good
 PULL_S = 3600.0
 MAX_FILE_BYTES = 4 << 20
 _LATER = (408, 425, 429)  # HTTP's words for another time
@@ -183,20 +184,18 @@ class Door:
     def pull(self, image: str, login: Mapping[str, str] | None) -> Iterator[Mapping[str, Any]]:
         """Yield the engine's own words while it pulls an image. Raises LaunchError when it cannot."""
         repository, tag = _split(image)
-        client = self._connect()
+        api = self._connect()
         with self._translated(f"Image {image} cannot be pulled: "):
-            for told in client.api.pull(
-                repository, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None
-            ):
+            for told in api.pull(repository, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None):
                 if told.get("error"):
                     raise _no_image(f"Image {image} cannot be pulled: ", str(told["error"]))
                 yield told
 
     @contextlib.contextmanager
     def _calls(self) -> Iterator[Any]:
-        client = self._connect()
+        api = self._connect()
         with self._translated():
-            yield client.api
+            yield api
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -220,7 +219,7 @@ class Door:
                         "Docker's library is not installed beside the server.", hint='pip install "mainspring[docker]"'
                     ) from missing
                 with self._translated():
-                    self._client = library.DockerClient(base_url=here, timeout=ANSWER_S, version="auto", max_pool_size=32)
+                    self._client = _limited(library)(base_url=here, timeout=ANSWER_S, version="auto", max_pool_size=32)
             return self._client
 
     @contextlib.contextmanager
@@ -248,7 +247,7 @@ class Door:
             if "Permission denied" in text or "PermissionError" in text:
                 raise CredentialsError(f"The server's user may not speak to {self.host}.", hint=_LETTING[self.program]) from wrong
             raise self._unreachable(text) from wrong
-        except (TypeError, ValueError, LookupError, AttributeError, HTTPException, tarfile.TarError) as wrong:
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError, HTTPException, tarfile.TarError) as wrong:
             # a proxy before it, or half an answer: what the library makes of that is anything
             text = f"{self.program} at {self.host} answers with something else than it should: {_short(str(wrong))}"
             raise UnreachableError(text, hint=f"Ask it by hand: {self._by_hand()}") from wrong
@@ -267,6 +266,42 @@ class Door:
         start = "systemctl start docker" if self.program == "docker" else f"{self.program} system service --time=0 {self.host}"
         why = next((plain for word, plain in _PLAINLY.items() if word in text), _short(text))
         return UnreachableError(f"{self.program} at {self.host} does not answer: {why}", hint=f"Is it running? {start}")
+
+
+def _limited(library: Any) -> Any:
+    """Return the kind of the library's client that waits for a whole answer no longer than `WHOLE_S`; for a pull's for ever."""
+
+    class Client(library.APIClient):  # type: ignore[misc]  # the library has no other place where answers come through
+        def send(self, request: Any, **asked: Any) -> Any:
+            until = time.monotonic() + WHOLE_S
+            answer = super().send(request, **{**asked, "stream": True})
+            if asked.get("timeout") is not None:  # it is for all but pulls, and what is attached to
+                answer.raw = _Whole(answer.raw, until)
+            if not asked.get("stream"):
+                _ = answer.content
+            return answer
+
+    return Client
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The body of an answer, which is to be there by a certain time. What else is asked of it the body itself tells."""
+
+    body: Any
+    until: float
+
+    def stream(self, size: int, decode_content: bool) -> Iterator[bytes]:
+        """Yield it as it comes, as requests asks for it. Raises TimeoutError."""
+        read = getattr(self.body, "read1", self.body.read)  # before urllib3 2.1 only what is asked for as a whole
+        while part := read(size, decode_content=decode_content):
+            if time.monotonic() > self.until:
+                self.body.close()
+                raise TimeoutError(f"it gave no whole answer within {WHOLE_S:g} s.")
+            yield part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.body, name)
 
 
 def _told(answer: object, *needed: str) -> Mapping[str, Any]:

@@ -140,7 +140,7 @@ class Api:
         return told
 
     def _take_date(self, answer: httpx2.Response) -> None:
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, TypeError, OverflowError):
             told = parsedate_to_datetime(answer.headers.get("date", ""))
             self._dated = (told if told.tzinfo is not None else told.replace(tzinfo=UTC), time.monotonic())
 
@@ -183,7 +183,7 @@ def decoded(place: Place, told: bytes | str, kind: type[T]) -> T:
     """Return an answer as this type. Raises UnreachableError for one that cannot be: something else answers there."""
     try:
         return decoder(kind).decode(told)
-    except (msgspec.DecodeError, UnicodeError) as wrong:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as wrong:
         raise stranger(place, told if isinstance(told, str) else told.decode(errors="replace")) from wrong
 
 
@@ -235,6 +235,6 @@ def _words(body: bytes) -> tuple[str, str]:
     """Return message and reason of a refusal, both empty where it is none of Kubernetes' own."""
     try:
         told = decoder(_Status).decode(body)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return "", ""
     return told.message, told.reason
