@@ -28,7 +28,6 @@ pytestmark = [
     pytest.mark.chaos,
     pytest.mark.engine,
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
-    pytest.mark.xdist_group("fleet"),
 ]
 LIMIT_S = 180.0
 CONTAINERS = ("docker", "podman")
@@ -120,7 +119,7 @@ def link_of(process: Path) -> str:
     return str(next(one["ifname"] for one in here if one["ifindex"] == told["link_index"]))
 
 
-@pytest.mark.parametrize("place", [*CONTAINERS, "pods"])
+@pytest.mark.parametrize("place", [*CONTAINERS, pytest.param("pods", marks=pytest.mark.xdist_group("fleet"))])
 def test_what_was_cut_off_is_committed_once_and_an_exclusive_run_never_overlaps(
     place: str, door: Door, site: Site, until: Callable[..., Any]
 ) -> None:

@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.engine,
     pytest.mark.timeout(900),  # the first waits until the program of Kubernetes is built
-    pytest.mark.xdist_group("fleet"),
 ]
+FLEET = pytest.mark.xdist_group("fleet")  # Slurm and Kubernetes: one of each, whose nodes are counted, and die
 
 
 def program(name: str) -> list[str]:
@@ -116,6 +116,7 @@ def nodes_seen(kubernetes: Any, need: Callable[[bool, str, str], None]) -> Itera
         subprocess.run([*words, "delete", kind, "mainspring-nodes"], check=True, capture_output=True)
 
 
+@FLEET
 @pytest.mark.parametrize("cluster", ["metal", "hpc"])
 def test_the_same_gang_meets_on_ssh_hosts_and_on_slurm(
     cluster: str, fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None]
@@ -126,6 +127,7 @@ def test_the_same_gang_meets_on_ssh_hosts_and_on_slurm(
     gang_meets(fresh, cluster)
 
 
+@FLEET
 def test_the_same_gang_meets_on_kubernetes(
     fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], second_node: Any, nodes_seen: None
 ) -> None:
@@ -147,6 +149,7 @@ def gang_meets(site: Site, cluster: str) -> None:
     assert len({one["node"] for one in site.attempts(run)[0]["replicas"]}) == 2
 
 
+@FLEET
 def test_a_pipeline_goes_over_two_engines(fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None]) -> None:
     """Scene (c): its CPU step on a host over SSH, its GPU step on Kubernetes."""
     begin_fleet(fresh, "metal", "pods")
@@ -243,6 +246,7 @@ def test_a_host_that_is_switched_off_goes_on_elsewhere_from_its_checkpoint(
     assert fresh.attempts(run)[-1]["replicas"][0]["node"] != node
 
 
+@FLEET
 def test_a_node_of_kubernetes_that_dies_lets_its_run_go_on_at_the_other(
     fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], second_node: Any, nodes_seen: None
 ) -> None:
@@ -261,6 +265,7 @@ def test_a_node_of_kubernetes_that_dies_lets_its_run_go_on_at_the_other(
     assert fresh.attempts(run)[-1]["replicas"][0]["node"] == "pods.n1"
 
 
+@FLEET
 def test_a_slurm_node_that_dies_lets_its_run_go_on_at_another(
     fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], slurm: Any
 ) -> None:
@@ -278,6 +283,7 @@ def test_a_slurm_node_that_dies_lets_its_run_go_on_at_another(
     assert fresh.attempts(run)[-1]["replicas"][0]["node"] != node
 
 
+@FLEET
 def test_credentials_that_expire_keep_new_runs_away_and_no_old_one(
     kubernetes: Any, fresh: Site, begin_fleet: Callable[..., None], add_engine: Callable[..., None], tmp_path: Path
 ) -> None:

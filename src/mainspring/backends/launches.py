@@ -40,8 +40,8 @@ def exit_record(told: object) -> ExitRecord | None:
     return ExitRecord(
         outcome=Outcome(
             cause=Cause(str(outcome.get("cause"))),
-            exit_code=code if isinstance(code, int) else None,
-            message=str(outcome.get("message", "")),
+            exit_code=code if isinstance(code, int) and abs(code) < 1 << 31 else None,
+            message=str(outcome.get("message", "")).encode(errors="replace").decode(),
         ),
         outputs=outputs if isinstance(outputs, dict) else {},
         is_final=bool(told.get("is_final")),

@@ -203,7 +203,7 @@ class DockerBackend:
         data = self.door.read(name, f"{container.FOLDER}/exit.json")
         try:
             record = exit_record(json.loads(data)) if data else None
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if record is not None or not _ran_out_of_memory(self.door.inspect(name)):
             return record

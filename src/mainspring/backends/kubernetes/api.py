@@ -106,7 +106,7 @@ class Api:
         there = self._connected()
         limits = httpx2.Timeout(TIMEOUT_S, read=float(query["timeoutSeconds"]) + TIMEOUT_S)
         with (
-            _told(self.place),
+            _told(self.place, there),
             there.stream("GET", path, params={**query, "watch": "true"}, timeout=limits, extensions=self._named()) as answer,
         ):
             self._take_date(answer)
@@ -122,11 +122,10 @@ class Api:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": kind} if content is not None else {}
         ends_at = time.monotonic() + ANSWER_S
+        there = self._connected()
         with (
-            _told(self.place),
-            self._connected().stream(
-                method, path, content=content, params=dict(query), headers=headers, extensions=self._named()
-            ) as answer,
+            _told(self.place, there),
+            there.stream(method, path, content=content, params=dict(query), headers=headers, extensions=self._named()) as answer,
         ):
             self._take_date(answer)
             parts = []
@@ -158,8 +157,8 @@ class Api:
 
 
 @contextmanager
-def _told(place: Place) -> Iterator[None]:
-    """Tell what goes wrong on the way in our words."""
+def _told(place: Place, there: httpx2.Client | None = None) -> Iterator[None]:
+    """Tell what goes wrong on the way `there` in our words."""
     try:
         yield
     except httpx2.HTTPError as wrong:
@@ -175,6 +174,10 @@ def _told(place: Place) -> Iterator[None]:
             f"Kubernetes at {place.url} does not answer: {wrong or type(wrong).__name__}.",
             hint=f"Ask it by hand: {kubectl(place, 'get', '--raw', '/readyz')}",
         ) from wrong
+    except RuntimeError as wrong:
+        if there is None or not there.is_closed:
+            raise
+        raise UnreachableError(f"The connection to Kubernetes at {place.url} was closed: its cluster is forgotten.") from wrong
     except (OSError, ConfigError) as wrong:
         raise unusable(place, wrong) from wrong
 

@@ -165,8 +165,8 @@ class KubernetesBackend:
         """Return the Job and its pods as Kubernetes tells of them."""
         api = self._door()
         selector = _selector(self.installation, (str(handle.attempt), handle.replica))
-        found = api.get(f"{self._space()}/pods", labelSelector=selector)
-        jobs = api.get(self._jobs(), labelSelector=selector)
+        found = _standing(api, f"{self._space()}/pods", labelSelector=selector)
+        jobs = _standing(api, self._jobs(), labelSelector=selector)
         there = cast("Sequence[Mapping[str, Mapping[str, Mapping[str, str]]]]", jobs.get("items") or [])
         notes = there[0]["metadata"].get("annotations", {}) if there else {}
         ports = doors.ports_of(notes.get(doors.PORTS))
@@ -406,7 +406,8 @@ class KubernetesBackend:
         return {one.involvedObject.name: one.message for one in events if one.involvedObject.name in jobs}
 
     def _quotas(self, api: Api) -> list[Mapping[str, str]]:
-        there = cast("list[dict[str, dict[str, dict[str, str]]]]", api.get(f"{self._space()}/resourcequotas").get("items") or [])
+        told = _standing(api, f"{self._space()}/resourcequotas")
+        there = cast("list[dict[str, dict[str, dict[str, str]]]]", told.get("items") or [])
         return [one["spec"].get("hard", {}) for one in there if not {"scopes", "scopeSelector"} & set(one["spec"])]
 
     def _silent_nodes(self, api: Api) -> tuple[str, ...]:
@@ -434,14 +435,14 @@ class KubernetesBackend:
 
     def _groups(self, api: Api) -> dict[str, str]:
         """Return the API groups that the cluster has, each as it is asked for: `kueue.x-k8s.io/v1beta1`."""
-        groups = cast("list[Mapping[str, object]]", api.get("/apis").get("groups") or [])
+        groups = cast("list[Mapping[str, object]]", _standing(api, "/apis").get("groups") or [])
         versions = {str(one["name"]): cast("Mapping[str, str]", one.get("preferredVersion") or {}) for one in groups}
         return {name: version.get("groupVersion", "") for name, version in versions.items()}
 
     def _found_flavour(self, api: Api) -> Flavour:
         if self._flavour is None:
             groups = self._groups(api)
-            version = str(api.get("/version").get("gitVersion"))
+            version = str(_standing(api, "/version").get("gitVersion"))
             try:
                 labels = [one.metadata.labels for one in self._machines(api)]
             except CredentialsError:
@@ -486,6 +487,14 @@ class KubernetesBackend:
     def _handle(self, attempt: str, replica: int) -> Handle:
         name = manifests.object_name(self.installation, attempt, replica)
         return Handle(attempt=AttemptId(attempt), replica=replica, data={"namespace": self._door().place.namespace, "job": name})
+
+
+def _standing(api: Api, path: str, **query: str) -> Json:
+    """Return what every Kubernetes has. Raises UnreachableError, also where there is none of it; CredentialsError."""
+    try:
+        return api.get(path, **query)
+    except MissingError as wrong:
+        raise stranger(api.place, str(wrong)) from wrong
 
 
 def _who(api: Api) -> str:

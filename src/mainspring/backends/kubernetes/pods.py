@@ -248,10 +248,10 @@ def _taken(pod: Pod) -> Outcome | None:
 
 
 def _record(message: str) -> dict[str, object]:
-    """Return what a runner left as the last word of its container, which Kubernetes cuts at 4096 bytes."""
+    """Return what a runner left as the last word of its container, which Kubernetes cuts at 4096 bytes. User code may write there."""
     try:
         told = msgspec.json.decode(message)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
 

@@ -41,7 +41,7 @@ def read_record(path: Path) -> dict[str, object]:
     """Return the JSON object in `path`, empty when it is missing or half written."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

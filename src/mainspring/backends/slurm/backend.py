@@ -558,7 +558,7 @@ def _refused(said: Said, request: LaunchRequest, config: Mapping[str, object]) -
 def _record(data: bytes | None) -> dict[str, object]:
     try:
         told = json.loads(data or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
 
