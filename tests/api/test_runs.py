@@ -9,6 +9,7 @@ import time
 import pytest
 
 from mainspring.core.records import Role
+from mainspring.store.runs import Runs
 
 
 def chunk(stream, offset, data):
@@ -252,6 +253,21 @@ def test_a_draining_server_ends_long_polls_and_calls_shutdown(world):
     thread.join(60)
     assert states == ["queued"]
     assert called.is_set()
+
+
+def test_a_runner_that_asks_for_its_work_costs_one_look_at_its_run(world, monkeypatch):
+    """A thousand begin at once: what is counted of a wait is known by then."""
+    run = world.submit()
+    attempt, token = world.launch()
+    get, looks = Runs.get, []
+
+    def counted(runs, id):
+        looks.append(id)
+        return get(runs, id)
+
+    monkeypatch.setattr(Runs, "get", counted)
+    assert world.client(token).get(f"/attempts/{attempt.id}/work").json()["run"] == run["id"]
+    assert looks == [run["id"]]
 
 
 def test_a_runner_whose_folder_was_lost_begins_nothing_a_second_time(world):

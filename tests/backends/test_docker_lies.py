@@ -108,10 +108,10 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.fixture
 def liar(docker_engine: Any) -> Iterator[Liar]:
-    place = Path(tempfile.mkdtemp(prefix="liar-")) / "s"  # short: the kernel takes 108 bytes
-    made = Liar(place, docker_engine.url.removeprefix("unix://"))
-    yield made
-    made.close()
+    with tempfile.TemporaryDirectory(prefix="liar-") as place:  # short: the kernel takes 108 bytes
+        made = Liar(Path(place) / "s", docker_engine.url.removeprefix("unix://"))
+        yield made
+        made.close()
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ class Fleet:
         for gone in self._backends.keys() - {cluster.id for cluster in registered}:
             close(self._backends.pop(gone, None))
             self._kinds.pop(gone, None)
+            self._probes.pop(gone, None)
             self._troubled.discard(gone)
             self._shared.discard(gone)
         self._look(registered, loops)

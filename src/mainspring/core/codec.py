@@ -31,7 +31,7 @@ def encode(value: object) -> bytes:
 
 
 def decoder(cls: type[T]) -> msgspec.json.Decoder[T]:
-    """Return the decoder of a type, made once and shared; every type that is decoded or converted to goes through here first.
+    """Return the decoder of a type, made once and shared; every type with fields that is decoded to goes through here first.
 
     msgspec 0.22 lets other threads see a type that it has only begun to read, and their use of it ends the process (SIGSEGV in
     `json_decode`). So types are read one at a time, each to its end.

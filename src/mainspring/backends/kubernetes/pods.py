@@ -248,7 +248,7 @@ def _taken(pod: Pod) -> Outcome | None:
 
 
 def _record(message: str) -> dict[str, object]:
-    """Return what a runner left as the last word of its container, which Kubernetes cuts at 4096 bytes. User code may write there."""
+    """Return what a runner left as the last word of its container, cut at 4096 bytes. User code may write there too."""
     try:
         told = msgspec.json.decode(message)
     except (msgspec.DecodeError, RecursionError):
