@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mainspring.backends.kubernetes.pods import _record as last_word
-from mainspring.backends.launches import exit_record
+from mainspring.backends.launches import exit_record, json_object
 from mainspring.backends.local.processes import read_record
-from mainspring.backends.slurm.backend import _record as left_in_folder
 from mainspring.core.codec import encode
 from mainspring.runner.folder import read_json
 
@@ -32,7 +30,6 @@ def test_a_record_of_brackets_alone_is_none(tmp_path: Path) -> None:
     """A parser gives up at the thousandth; whoever asks for all runs of a cluster would be told of none."""
     brackets = "[" * 4096
     (tmp_path / "exit.json").write_text(brackets)
-    assert last_word(brackets) == {}
-    assert left_in_folder(brackets.encode()) == {}
+    assert json_object(brackets) == json_object(brackets.encode()) == {}
     assert read_record(tmp_path / "exit.json") == {}
     assert read_json(str(tmp_path / "exit.json")) is None

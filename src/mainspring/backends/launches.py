@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Mapping
@@ -28,6 +29,18 @@ def launch_record(request: LaunchRequest, cache_dir: str, env: Mapping[str, str]
         "env": dict(env),
         **more,
     }
+
+
+def json_object(data: bytes | str | None) -> dict[str, object]:
+    """Return the JSON object in what a file of a runner's folder holds, or its container's last word; empty where none is whole.
+
+    User code may have written there, brackets alone too.
+    """
+    try:
+        found = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def exit_record(told: object) -> ExitRecord | None:

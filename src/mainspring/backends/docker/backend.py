@@ -24,7 +24,7 @@ from mainspring.backends.docker import container
 from mainspring.backends.docker.door import Door, MissingLibraryError, TakenError, UnsettledError, login, pack
 from mainspring.backends.docker.images import Images, Pull, digest_of, name_of
 from mainspring.backends.grants import granted_env
-from mainspring.backends.launches import exit_record, launch_record, runner_zip
+from mainspring.backends.launches import exit_record, json_object, launch_record, runner_zip
 from mainspring.core.backend import (
     Capabilities,
     ExitRecord,
@@ -200,11 +200,7 @@ class DockerBackend:
     def read_exit(self, handle: Handle) -> ExitRecord | None:
         """Return what the runner wrote before it ended; else what the engine saw of an end for want of memory."""
         name = container.name_of(handle.attempt, handle.replica)
-        data = self.door.read(name, f"{container.FOLDER}/exit.json")
-        try:
-            record = exit_record(json.loads(data)) if data else None
-        except (ValueError, RecursionError):
-            record = None
+        record = exit_record(json_object(self.door.read(name, f"{container.FOLDER}/exit.json")))
         if record is not None or not _ran_out_of_memory(self.door.inspect(name)):
             return record
         return ExitRecord(outcome=Outcome(cause=Cause.OUT_OF_MEMORY, exit_code=137, message=NO_MEMORY))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from mainspring.backends.kubernetes.manifests import ATTEMPT, CONTAINER, NO_PYTHON, REPLICA
-from mainspring.backends.launches import exit_record
+from mainspring.backends.launches import exit_record, json_object
 from mainspring.core.backend import ObservedState
 from mainspring.core.records import Cause, Outcome
 
@@ -208,7 +208,7 @@ def seen_job(job: Job | None, now: datetime, told: str = "") -> Seen:
 def _outcome(pod: Pod, container: ContainerStatus) -> Outcome | None:
     """Return how the attempt ended: by its runner's last word, else by its container's end. None while it has not."""
     for state in (container.state, container.lastState):
-        told = exit_record(_record(state.terminated.message)) if state.terminated is not None else None
+        told = exit_record(json_object(state.terminated.message)) if state.terminated is not None else None
         if told is not None:
             return told.outcome
     taken = _taken(pod)
@@ -245,15 +245,6 @@ def _taken(pod: Pod) -> Outcome | None:
     if target is None or target.reason not in _PREEMPTING:
         return None
     return Outcome(cause=Cause.PREEMPTED, message=f"The cluster took its pod's place ({target.reason}): {target.message}"[:500])
-
-
-def _record(message: str) -> dict[str, object]:
-    """Return what a runner left as the last word of its container, cut at 4096 bytes. User code may write there too."""
-    try:
-        told = msgspec.json.decode(message)
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _is_unheard(pod: Pod, container: ContainerStatus, now: datetime, silent: Sequence[str]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from mainspring.backends.launches import json_object
 
 PROC = Path("/proc")
 
@@ -40,10 +41,9 @@ def is_alive(record: Mapping[str, object]) -> bool:
 def read_record(path: Path) -> dict[str, object]:
     """Return the JSON object in `path`, empty when it is missing or half written."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return json_object(path.read_bytes())
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def marked(*marks: str) -> Iterator[tuple[int, dict[str, str]]]:

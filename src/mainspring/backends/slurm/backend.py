@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mainspring.backends.again import refusals
 from mainspring.backends.deadlines import Deadlines
 from mainspring.backends.grants import thread_env
-from mainspring.backends.launches import exit_record, launch_record, runner_zip
+from mainspring.backends.launches import exit_record, json_object, launch_record, runner_zip
 from mainspring.backends.openssh import Login, run_python
 from mainspring.backends.slurm.door import Asked, Door, Said, here
 from mainspring.backends.slurm.findings import (
@@ -270,7 +270,7 @@ class SlurmBackend:
         """Return what the runner wrote before it ended, else Slurm's last word for its job."""
         exit, job = f"{_folder(handle)}/exit.json", f"{_folder(handle)}/{JOB}"
         read = self.door.ask(Asked(read=[exit, job])).read
-        record = exit_record(_record(read[exit]))
+        record = exit_record(json_object(read[exit]))
         if record is not None:
             return record
         seen = self._find(handle)
@@ -370,7 +370,7 @@ class SlurmBackend:
     def _readdress(self, request: LaunchRequest) -> None:
         """Tell a living runner where the server is now; it looks there whenever it has to connect anew."""
         path = f"{self._place(request)}/launch.json"
-        told = _record(self.door.ask(Asked(read=[path])).read[path])
+        told = json_object(self.door.ask(Asked(read=[path])).read[path])
         if told and told.get("server_url") != self._record(request)["server_url"]:
             self.door.ask(Asked(write={path: json.dumps({**told, **self._record(request)}).encode()}))
 
@@ -553,14 +553,6 @@ def _refused(said: Said, request: LaunchRequest, config: Mapping[str, object]) -
     if is_runs_own or any(word in told for word in _REFUSED):
         return LaunchError(f"Slurm does not take attempt {request.attempt}: {told}")
     return UnreachableError(f"Slurm does not answer: {told}")
-
-
-def _record(data: bytes | None) -> dict[str, object]:
-    try:
-        told = json.loads(data or b"")
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _folder(handle: Handle) -> str:
