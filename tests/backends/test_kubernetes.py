@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,14 +55,21 @@ def make_space(cluster: Any, name: str, user: str = "team") -> None:
     cluster.ask("POST", f"{ROLE}/namespaces/{name}/rolebindings", binding)
 
 
+@contextmanager
+def own_space(cluster: Any, kind: str) -> Iterator[str]:
+    """Have a name space, called after who wants it, with that Role for the user `team`; at the end all in it is gone at once."""
+    name = f"{kind}-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    make_space(cluster, name)
+    yield name
+    cluster.empty(name)
+    cluster.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
 @pytest.fixture(scope="module")
 def space(kubernetes: Any) -> Iterator[str]:
     """A name space of this module's own."""
-    name = f"team-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    make_space(kubernetes, name)
-    yield name
-    kubernetes.empty(name)
-    kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+    with own_space(kubernetes, "team") as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

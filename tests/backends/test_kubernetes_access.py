@@ -416,14 +416,7 @@ def proxied(
                 return
             if watches is not None and "watch=true" in self.path:
                 watches.append((self.path, self.connection))
-            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
-            asked = urllib.request.Request(f"{cluster.url}{self.path.removeprefix(prefix)}", body, headers, method=self.command)
-            with suppress(OSError), opened(asked, context) as answer:
-                self.send_response(answer.status)
-                self.end_headers()
-                while data := answer.read1(65536):
-                    self.wfile.write(data)
-                    self.wfile.flush()
+            pass_on(self, f"{cluster.url}{self.path.removeprefix(prefix)}", body, context)
 
         def log_message(self, format: str, *args: Any) -> None:
             del format, args
@@ -440,6 +433,21 @@ def reset(connection: socket.socket) -> None:
     """Break a connection off, as a machine between does that has forgotten it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(connection.detach())
+
+
+def pass_on(door: BaseHTTPRequestHandler, url: str, body: bytes | None, context: ssl.SSLContext, *, is_told: bool = True) -> None:
+    """Send what came to a door on, and the answer back as it comes; where that is not to be told (`is_told`) it is read only."""
+    headers = {name: door.headers[name] for name in ("Authorization", "Content-Type") if name in door.headers}
+    asked = urllib.request.Request(url, body, headers, method=door.command)
+    with suppress(OSError), opened(asked, context) as answer:
+        if not is_told:
+            answer.read()
+            return
+        door.send_response(answer.status)
+        door.end_headers()
+        while data := answer.read1(65536):
+            door.wfile.write(data)
+            door.wfile.flush()
 
 
 def opened(asked: urllib.request.Request, context: ssl.SSLContext) -> Any:

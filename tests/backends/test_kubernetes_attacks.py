@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from engines.waiting import until
-from tests.backends.test_kubernetes import PatientServer, foreign_pod, make_backend, make_space, plain_request, pods_of
-from tests.backends.test_kubernetes_access import opened
+from tests.backends.test_kubernetes import PatientServer, foreign_pod, make_backend, own_space, plain_request, pods_of
+from tests.backends.test_kubernetes_access import pass_on
 
 from mainspring.backends.kubernetes import api as door
 from mainspring.backends.kubernetes.api import Api
@@ -74,7 +71,7 @@ class Gate:
                 gate.asked.append((self.command, self.path))
                 mine = gate.rule(self.command, self.path)
                 if mine is None or mine.after:
-                    self.forward(body, is_told=mine is None)
+                    pass_on(self, f"{kubernetes.url}{self.path}", body, context, is_told=mine is None)
                 if mine is not None:
                     self.answer(mine)
 
@@ -88,19 +85,6 @@ class Gate:
                 with suppress(OSError):
                     for part in [mine.body] if isinstance(mine.body, bytes) else mine.body:
                         self.wfile.write(part)
-                        self.wfile.flush()
-
-            def forward(self, body: bytes | None, *, is_told: bool) -> None:
-                headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
-                asked = urllib.request.Request(f"{kubernetes.url}{self.path}", body, headers, method=self.command)
-                with suppress(OSError), opened(asked, context) as answer:
-                    if not is_told:
-                        answer.read()
-                        return
-                    self.send_response(answer.status)
-                    self.end_headers()
-                    while data := answer.read1(65536):
-                        self.wfile.write(data)
                         self.wfile.flush()
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -119,11 +103,8 @@ class Gate:
 @pytest.fixture(scope="module")
 def space(kubernetes: Any) -> Iterator[str]:
     """A name space of this module's own; nobody sees nodes there."""
-    name = f"attack-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    make_space(kubernetes, name)
-    yield name
-    kubernetes.empty(name)
-    kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+    with own_space(kubernetes, "attack") as name:
+        yield name
 
 
 @pytest.fixture

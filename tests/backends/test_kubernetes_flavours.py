@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from tests.backends.test_kubernetes import PatientServer, make_backend, make_space, plain_request, pods_of, until
+from tests.backends.test_kubernetes import PatientServer, make_backend, make_space, own_space, plain_request, pods_of, until
 from tests.backends.test_kubernetes_access import proxied
 
 from mainspring.backends.kubernetes.api import MERGE_PATCH
@@ -38,11 +38,8 @@ OF_PROJECT = 1_000_680_000  # the first user of a project's range
 @pytest.fixture(scope="module")
 def space(kubernetes: Any) -> Iterator[str]:
     """A name space of this module's own; nobody sees nodes there."""
-    name = f"flavour-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    make_space(kubernetes, name)
-    yield name
-    kubernetes.empty(name)
-    kubernetes.ask("DELETE", f"/api/v1/namespaces/{name}")
+    with own_space(kubernetes, "flavour") as name:
+        yield name
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from mainspring.core.records import Cluster, Node, RunState
 from mainspring.core.resources import ALONE, Device, DeviceShare, Foreign, Resources
 from mainspring.core.specs import RunSpec
 from mainspring.services import runs
+from mainspring.testing.lanes import AtOnce
 
 CLUSTER = Cluster(id="c9", name="hpc", backend="memory", config={"pool": "hpc"})
 
@@ -58,14 +59,6 @@ def test_an_engine_with_parts_puts_two_on_one_gpu(house: Any, tmp_path: Path) ->
     assert [device.whole for device in node.devices] == [False]
     assert len(started) == 2
     assert node.used_devices == (DeviceShare(index=0, milli=1000),)
-
-
-class AtOnce:
-    """Lanes where work is done by who brings it."""
-
-    def submit(self, work: Any, *, lane: str) -> None:
-        assert lane
-        work()
 
 
 def test_a_run_waits_for_others_work_to_end_and_is_not_refused(house: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mainspring.core.backend import Capabilities, Inventory, Notice, Probe
 from mainspring.core.errors import CredentialsError
 from mainspring.core.records import Cluster, Node, NodeState
 from mainspring.services import clusters, operations
+from mainspring.testing.lanes import AtOnce
 
 CLUSTER = Cluster(id="c9", name="hpc", backend="memory")
 
@@ -29,14 +30,6 @@ class Engine:
         if self.is_shut:
             raise CredentialsError("It refuses the key.")
         return Inventory(nodes=(Node(id="c9.n", cluster="c9", name="n", cpu_milli=8000, memory_bytes=1 << 34),))
-
-
-class AtOnce:
-    """Lanes where work is done by who brings it."""
-
-    def submit(self, work: Any, *, lane: str) -> None:
-        assert lane
-        work()
 
 
 def test_what_a_probe_was_refused_is_in_the_rows_at_once(house: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mainspring.controllers.operations import Operations
 from mainspring.core.actors import SYSTEM
 from mainspring.core.records import Role, RunState
 from mainspring.services import endpoints, models, pipelines, projects, secrets, users
+from mainspring.testing.lanes import AtOnce
 
 Open = Callable[..., Any]
 Aside = Callable[[Callable[[], Any]], Any]
@@ -25,14 +26,6 @@ BRUSHED = """() => {
   const chart = drawn && getElement(Number(drawn.closest(".ms-chart").id.slice(1)))?.chart;
   return chart && chart.msHasBrush;
 }"""
-
-
-class AtOnce:
-    """Lanes where work is done by who brings it."""
-
-    def submit(self, work: Callable[[], None], *, lane: str) -> None:
-        assert lane
-        work()
 
 
 def test_runs_are_ticked_and_compared(tab: Open, site: Any) -> None:
