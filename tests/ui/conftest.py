@@ -275,7 +275,7 @@ def chromium_path(need: Callable[[bool, str, str], None]) -> str:
 class Watched:
     """One tab, and whatever it complained about or fetched from elsewhere."""
 
-    def __init__(self, browser: Browser, site: Any, link: str, *, theme: str = "light", width: int = 1280) -> None:
+    def __init__(self, browser: Browser, site: Any, *, theme: str = "light", width: int = 1280) -> None:
         self.site = site
         self.complaints: list[str] = []
         self.strangers: list[str] = []
@@ -287,14 +287,17 @@ class Watched:
         self.page.on("request", lambda asked: self._asked(asked.url))
         self._cuts = 0
         self.page.on("requestfailed", lambda asked: self._failed(str(asked.failure)))
-        self.go(link)
+        self.go(lambda: _aside(site.login))
 
-    def go(self, url: str) -> Response | None:
-        """Load a page, again when the machine's links changed meanwhile: other tests make hosts and containers."""
+    def go(self, url: str | Callable[[], str]) -> Response | None:
+        """Load a page, again when the machine's links changed meanwhile: other tests make hosts and containers.
+
+        What opens a page only once is a function: the server may have seen a try that the browser has lost.
+        """
         while True:
             cuts = self._cuts
             try:
-                answer = self.page.goto(url)
+                answer = self.page.goto(url if isinstance(url, str) else url())
                 if self._cuts == cuts:
                     return answer
             except PlaywrightError as wrong:
@@ -327,19 +330,18 @@ class Watched:
 @pytest.fixture
 def tab(site: Any, chromium_path: str) -> Iterator[Callable[..., Watched]]:
     """Open tabs; closing tells what was wrong with them. Playwright's loop runs in this thread meanwhile: see `aside`."""
-    links = [site.login() for _ in range(2)]
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=chromium_path, args=list(ARGS))
-        yield lambda **how: Watched(browser, site, links.pop(), **how)
+        yield lambda **how: Watched(browser, site, **how)
         browser.close()
 
 
 @pytest.fixture
 def aside() -> Callable[[Callable[[], Any]], Any]:
     """Return what `act` gives in a thread without an event loop, as the store wants it."""
+    return _aside
 
-    def outside(act: Callable[[], Any]) -> Any:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(act).result()
 
-    return outside
+def _aside(act: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
