@@ -418,10 +418,10 @@ BUILT: Mapping[str, Callable[[], str]] = {
 }
 
 
-def generate(docs: Path) -> list[str]:
-    """Write every generated page under `docs` where it differs; return the names of those that did."""
+def generate(docs: Path, pages: Mapping[str, Callable[[], str]]) -> list[str]:
+    """Write these generated pages under `docs` where they differ; return the names of those that did."""
     changed = []
-    for name, make in {**COMMITTED, **BUILT}.items():
+    for name, make in pages.items():
         path, text = docs / name, make()
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -431,10 +431,10 @@ def generate(docs: Path) -> list[str]:
 
 
 def on_pre_build(config: Mapping[str, object]) -> None:
-    """Bring the pages up to date before mkdocs reads them (its hook)."""
-    generate(Path(str(config["docs_dir"])))
+    """Write the pages that nobody commits before mkdocs reads them (its hook)."""
+    generate(Path(str(config["docs_dir"])), BUILT)
 
 
 if __name__ == "__main__":
-    for written in generate(ROOT / "docs"):
+    for written in generate(ROOT / "docs", {**COMMITTED, **BUILT}):
         print(f"wrote docs/{written}")
