@@ -21,6 +21,7 @@ import engines.slurm
 import engines.ssh
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadGroupScheduling
 
 from mainspring import scheduler
 from mainspring.blobs.store import BlobStore
@@ -43,6 +44,7 @@ os.environ["MAINSPRING_HOME"] = "/dev/null/the-test-names-no-home"
 settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 KUBERNETES = pytest.StashKey[Any]()
+WAITING = ("project", "chaos", "e2e", "backends")  # folders whose tests wait for engines and servers most of their time
 LONG = 100
 
 
@@ -69,8 +71,27 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests on Kubernetes last: on a new machine its program is still being built when the first ones begin."""
-    items.sort(key=lambda item: not {"kubernetes", "team", "fleet"}.isdisjoint(getattr(item, "fixturenames", ())))
+    """Put tests that wait first, and among them those on Kubernetes last: on a new machine its program is still being built."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        room = item.nodeid.removeprefix("tests/").partition("/")[0]
+        return room not in WAITING, not {"kubernetes", "team", "fleet"}.isdisjoint(getattr(item, "fixturenames", ()))
+
+    items.sort(key=place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let every fourth worker begin at the end, where tests compute: else the cores idle at first and are short later."""
+    return FromBothEnds(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+class FromBothEnds(LoadGroupScheduling):
+    """Groups and tests in their order, and for some workers in the opposite one: what a module shares stays together."""
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if int(node.gateway.id.removeprefix("gw")) % 4 == 1:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
 @dataclass
