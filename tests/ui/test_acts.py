@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -223,6 +224,7 @@ def test_a_cluster_is_refused_then_added_checked_and_forgotten(tab: Open, aside:
     told = page.get_by_role("dialog", name="cloud is registered with 0 nodes.")
     expect(told).to_contain_text("4 at most")
     told.get_by_role("button", name="Check").click()
+    expect(told).to_have_count(0)  # and does not take along what it opened
     answered()
     expect(page.get_by_role("dialog", name="Check cloud")).to_contain_text("No node of cluster 'cloud' takes runs now.")
     page.keyboard.press("Escape")
@@ -271,6 +273,30 @@ def test_a_token_is_made_shown_once_and_revoked(tab: Open, site: Any) -> None:
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke token").click()
     expect(row).to_have_count(0)
+    seen.close()
+
+
+def test_an_act_that_outlives_its_dialog_is_told_all_the_same(
+    tab: Open, aside: Aside, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, is_gone = secrets.put, threading.Event()
+
+    def put_later(*args: Any, **how: Any) -> None:
+        assert is_gone.wait(30)
+        put(*args, **how)
+
+    monkeypatch.setattr(secrets, "put", put_later)
+    seen = tab()
+    page = seen.open("/settings")
+    page.get_by_role("button", name="New secret").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("SLOW_KEY")
+    dialog.get_by_label("Value").fill("slow-value")
+    dialog.get_by_role("button", name="Keep secret").click()
+    expect(dialog).to_have_count(0)
+    is_gone.set()
+    expect(page.get_by_role("alert")).to_contain_text("It is kept.")
+    assert "SLOW_KEY" in [one.name for one in aside(lambda: secrets.all(site.full.ctx, site.full.actor))]
     seen.close()
 
 

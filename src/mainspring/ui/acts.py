@@ -68,12 +68,18 @@ def choice(label: str, known: list[str] | dict[int, str], value: str | int) -> u
 
 
 def buttons(
-    dialog: ui.dialog, verb: str, act: Callable[[], object], *, is_destructive: bool = False, leave: str = "Leave it"
+    dialog: ui.dialog, verb: str, act: Callable[[], Awaitable[None]], *, is_destructive: bool = False, leave: str = "Leave it"
 ) -> ui.button:
     """Draw the last row of a dialog: the button that acts, which is returned, and the one that leaves everything as it is."""
+    client = ui.context.client
+
+    async def chosen() -> None:
+        with client.content:  # what it tells and draws belongs to the page: the dialog may be gone before it is done
+            await act()
+
     with ui.row().classes("ms-actions"):
         colour = "color=negative" if is_destructive else "color=primary"
-        found = ui.button(verb, on_click=act).props(f"no-caps unelevated {colour}")
+        found = ui.button(verb, on_click=chosen).props(f"no-caps unelevated {colour}")
         plain_button(leave, dialog.close)
     return found
 

@@ -84,7 +84,6 @@ async def _resume(view: View, place: str) -> None:
 
 
 async def _ask_add(view: View) -> None:
-    client = ui.context.client
     known: list[Kind] = await threads.io_bound(clusters.kinds) or []
     kinds = {one.name: one for one in known if one.name != "local"}  # the machine of the server is a cluster already
     with acts.asked("Add a cluster?", ADDED) as dialog:
@@ -104,8 +103,7 @@ async def _ask_add(view: View) -> None:
             button.enable()
             if found is not None and dialog.value:
                 dialog.close()
-                with client.content:  # this dialog is gone by now
-                    _show_added(view, found)
+                _show_added(view, found)
 
         button = acts.buttons(dialog, "Add cluster", add)
 

@@ -192,7 +192,6 @@ def _do(button: str) -> str:
 
 
 def _ask_token(view: View) -> None:
-    client = ui.context.client
     with acts.asked("New token?", "A program that shows it acts as you. It is shown once and stored nowhere.") as dialog:
         name = acts.field("Name", "laptop")
         life = acts.choice("Good for", list(LIVES), "90 days")
@@ -205,8 +204,7 @@ def _ask_token(view: View) -> None:
                 lambda: tokens.issue(view.ctx, view.actor, who, str(name.value), good_for), "The token is made."
             )
             if made is not None:
-                with client.content:  # this dialog is gone by now
-                    _show_token(made[0])
+                _show_token(made[0])
 
         acts.buttons(dialog, "Make token", make)
 
