@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 from nicegui import app as nicegui_app
+from nicegui import ui
 from nicegui.testing import User
 from nicegui.testing.general import nicegui_reset_globals
 from nicegui.testing.user_simulation import user_simulation
@@ -231,6 +232,8 @@ def simulated(full: Full) -> Callable[[], Any]:
                 nicegui_app.add_middleware(_LetIn)
                 hang_pages(full.ctx)
                 yield user
+            # Whoever touches it hangs its functions into NiceGUI, also later: pages that wake look through all objects.
+            user.navigate, user.notify, user.download = ui.navigate, ui.notify, ui.download
 
     return opened
 
