@@ -7,9 +7,11 @@ no import cycles, types decoded by one door, nothing of one machine in the sourc
 from __future__ import annotations
 
 import ast
+import gc
 import sys
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +47,7 @@ LAZY: tuple[tuple[str, str], ...] = (
 
 def main() -> int:
     """Print every breach; return 1 where there is one."""
+    gc.disable()  # a million nodes that stay to the end are no garbage: looking for some takes half of the time
     found = breaches()
     for breach in found:
         print(breach)
@@ -86,7 +89,7 @@ def sizes(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
         length = len(path.read_text(encoding="utf-8").splitlines())
         if length > MAX_FILE_LINES:
             yield f"{shown(path)}: {length} lines; at most {MAX_FILE_LINES}: divide it by subject"
-        for node in ast.walk(tree):
+        for node in walked(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
@@ -107,10 +110,10 @@ def inner_imports(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
     for path, tree in trees.items():
         if not shown(path).startswith("src/"):
             continue
-        for function in ast.walk(tree):
+        for function in walked(tree):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            for node in ast.walk(function):
+            for node in walked(function):
                 for target in imported(node, path):
                     if target.split(".")[0] == PACKAGE and not is_lazy(path, target):
                         yield f"{shown(path)}:{node.lineno}: imports {target} inside {function.name}"  # type: ignore[attr-defined]
@@ -170,8 +173,8 @@ def cycles(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
     names = {module_name(path): path for path in trees if shown(path).startswith("src/")}
     graph: dict[str, set[str]] = {name: set() for name in names}
     for name, path in names.items():
-        inner = {id(node) for function in functions(trees[path]) for node in ast.walk(function)}
-        for node in ast.walk(trees[path]):
+        inner = {id(node) for function in functions(trees[path]) for node in walked(function)}
+        for node in walked(trees[path]):
             if id(node) in inner:
                 continue
             for target in imported(node, path):
@@ -183,9 +186,15 @@ def cycles(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
             yield f"import cycle: {' -> '.join(sorted(group))}"
 
 
+@cache
+def walked(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Return a node and all below it; several rules look at the same ones."""
+    return tuple(ast.walk(tree))
+
+
 def functions(tree: ast.Module) -> Iterator[ast.AST]:
     """Yield every function of a module."""
-    for node in ast.walk(tree):
+    for node in walked(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -236,7 +245,7 @@ def typed_decoders(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
     for path, tree in trees.items():
         if not shown(path).startswith(f"src/{PACKAGE}/") or shown(path) == f"src/{PACKAGE}/core/codec.py":
             continue
-        for node in ast.walk(tree):
+        for node in walked(tree):
             if isinstance(node, ast.Call):
                 asked = ast.unparse(node.func)
                 is_typed = len(node.args) > 1 or any(one.arg == "type" for one in node.keywords)
