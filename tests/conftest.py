@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ import engines.seaweedfs
 import engines.slurm
 import engines.ssh
 import pytest
+from engines import warm
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadGroupScheduling
 
 from mainspring import scheduler
 from mainspring.blobs.store import BlobStore
+from mainspring.client import connection
 from mainspring.core.actors import SYSTEM
 from mainspring.core.manifests import FileEntry, pack_manifest
 from mainspring.core.records import Attempt, Cause, Cluster, Node, Outcome, Run
@@ -153,6 +156,32 @@ class House:
     def model_value(self, text: str = "weights") -> Value:
         """Return what a run that made a model returns."""
         return Value(kind=ValueKind.MODEL, digest=self.folder(**{"model.onnx": text}), meta={"format": "onnx"})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a real server with two declared GPUs, for the tests of a module."""
+    home = tmp_path_factory.mktemp("served") / "home"
+    home.mkdir(mode=0o700)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
+    words = ("server", "--home", str(home), "--gpus", "2", "--cpus", "4")
+    with (home / "server.log").open("ab") as log:
+        made = warm.start(words, env=environ, cwd=home, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while connection.find(home) is None:
+        assert made.poll() is None, (home / "server.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield home
+    connection.forget()
+    client = connection.connect(home, may_start=False)
+    for run in client.runs.page(states=("queued", "running")).items:
+        client.runs.cancel(run.id, grace_s=0)
+    for run in client.runs.page(states=("running",)).items:
+        client.runs.wait(run.id, 10)
+    client.clusters.shut_down()
+    connection.forget()
+    made.wait(20)
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engines import warm
 
 from mainspring.cli.main import run_cli
-from mainspring.client import connection
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -53,18 +51,6 @@ def again(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def server(served: Path) -> Path:
     """The home of a real server with two declared GPUs."""
-    home = tmp_path_factory.mktemp("cli") / "home"
-    connection.start(home, "--gpus", "2", "--cpus", "4")
-    yield home
-    client = connection.connect(home, may_start=False)
-    for run in client.runs.page(states=("queued", "running")).items:
-        client.runs.cancel(run.id, grace_s=0)
-    for run in client.runs.page(states=("running",)).items:
-        client.runs.wait(run.id, 10)
-    client.clusters.shut_down()
-    deadline = time.monotonic() + 10
-    while connection.find(home) is not None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    connection.forget()
+    return served

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,26 +75,11 @@ def git(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def live(served: Path) -> Iterator[Path]:
     """The home of a real server with two declared GPUs; MAINSPRING_HOME points to it."""
-    home = tmp_path_factory.mktemp("live") / "home"
-    kept = {name: os.environ.pop(name, None) for name in ("MAINSPRING_URL", "MAINSPRING_TOKEN", "MAINSPRING_HOME")}
-    os.environ["MAINSPRING_HOME"] = str(home)
-    connection.start(home, "--gpus", "2", "--cpus", "4")
-    yield home
-    connection.forget()
-    client = connection.connect(home, may_start=False)
-    for run in client.runs.page(states=("queued", "running")).items:
-        client.runs.cancel(run.id, grace_s=0)
-    for run in client.runs.page(states=("running",)).items:
-        client.runs.wait(run.id, 10)
-    client.clusters.shut_down()
-    deadline = time.monotonic() + 10
-    while connection.find(home) is not None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    connection.forget()
-    for name, value in kept.items():
-        if value is not None:
-            os.environ[name] = value
-        else:
-            os.environ.pop(name, None)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MAINSPRING_URL", "MAINSPRING_TOKEN"):
+            patch.delenv(name, raising=False)
+        patch.setenv("MAINSPRING_HOME", str(served))
+        yield served
+        connection.forget()
