@@ -95,6 +95,9 @@ def test_a_waiting_run_tells_why_and_who_is_ahead(house) -> None:
     second, _ = runs.submit(house.ctx, EDITOR, RunSpec(command=("a",), resources=gpus))
     third, _ = runs.submit(house.ctx, EDITOR, RunSpec(command=("a",), resources=gpus))
     assert runs.why(house.ctx, EDITOR, third.id)["reason"].code is ReasonCode.NOT_PLANNED_YET
+    runs.pause(house.ctx, EDITOR, third.id)
+    assert runs.why(house.ctx, EDITOR, third.id)["reason"].code is ReasonCode.PAUSED  # before any plan says so
+    runs.resume(house.ctx, EDITOR, third.id)
     assert house.plan() == [first.id]
     told = runs.why(house.ctx, EDITOR, third.id)
     assert told["reason"].code is ReasonCode.NO_FREE_GPU

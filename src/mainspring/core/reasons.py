@@ -46,3 +46,11 @@ class Reason:
     code: ReasonCode
     sentence: str
     facts: Mapping[str, object] = field(default_factory=dict)
+
+
+NOT_PLANNED_YET = Reason(
+    code=ReasonCode.NOT_PLANNED_YET, sentence="It came into the queue after the last plan; the next one is due now."
+)
+PAUSED = Reason(
+    code=ReasonCode.PAUSED, sentence="Paused by its owner; `mainspring resume` lets it go on.", facts={"is_held": True}
+)

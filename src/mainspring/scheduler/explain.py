@@ -16,7 +16,7 @@ from decimal import Decimal
 import numpy as np
 
 from mainspring.core.ids import RunId
-from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.reasons import PAUSED, Reason, ReasonCode
 from mainspring.core.resources import Resources
 from mainspring.core.snapshot import Place, Snapshot, WaitingRun
 from mainspring.core.units import show_bytes, show_milli
@@ -38,9 +38,7 @@ SHOWN = 4
 def hold(run: WaitingRun, now: datetime) -> Reason | None:
     """Return why the run is not to be tried at all, whatever is free; None if it may start."""
     if run.is_held:
-        return Reason(
-            code=ReasonCode.PAUSED, sentence="Paused by its owner; `mainspring resume` lets it go on.", facts={"is_held": True}
-        )
+        return PAUSED
     if run.is_unconfirmed:
         return Reason(
             code=ReasonCode.CLEANING_UP,

@@ -24,7 +24,7 @@ from mainspring.core.ids import RunId, check_name
 from mainspring.core.lifecycle import TERMINAL_RUN
 from mainspring.core.manifests import is_digest, read_manifest
 from mainspring.core.queries import Page, RunFilter
-from mainspring.core.reasons import Reason, ReasonCode
+from mainspring.core.reasons import NOT_PLANNED_YET, PAUSED, Reason, ReasonCode
 from mainspring.core.records import Attempt, AttemptState, Cause, Desired, Project, Role, Run, RunState
 from mainspring.core.resources import CONTAINERS
 from mainspring.core.silence import patience_s, silent_replica, unreachable
@@ -258,9 +258,7 @@ def why(ctx: Context, actor: Actor, ref: str) -> dict[str, object]:
     last = tries[-1] if tries else None
     reason = run.reason
     if run.state is RunState.QUEUED and reason is None:
-        reason = Reason(
-            code=ReasonCode.NOT_PLANNED_YET, sentence="It was submitted after the last plan; the next one is due now."
-        )
+        reason = PAUSED if run.desired is Desired.PAUSED else NOT_PLANNED_YET
     found = plans.why_of(ctx, run.id) if run.state is RunState.QUEUED else None
     line = found[0] if found is not None else None
     needed_by = _needed_by(ctx, actor, last)
