@@ -42,5 +42,5 @@ def _told(how: str) -> tuple[int, int]:
 def test_a_server_of_many_threads_keeps_two_heaps_and_gives_back_what_is_free() -> None:
     heaps, given_mib = _told("small")
     assert heaps == 1
-    assert given_mib > 20  # of about 50 that the threads had, what is left lies all over them
+    assert given_mib > 40  # of about 50 that the threads had, what is left lies all over them
     assert _told("plain")[0] > 4

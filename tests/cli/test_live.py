@@ -97,7 +97,7 @@ def test_an_empty_list_says_where_the_runs_are(cli, server, script, again):
     assert cli("project", "add", f"quiet{again}", home=server).returncode == 0
     assert cli("run", "train.py", "--name", "there", home=server).returncode == 0
     told = cli("ps", "--project", f"quiet{again}", home=server)
-    assert re.match(rf"No runs in project quiet{again}\. There are some in (\w+, )*default[,:]", told.stderr), told.stderr
+    assert f"No runs in project quiet{again}. There are some in default" in told.stderr
     asked = cli("ps", "--owner", "nobody", home=server)
     assert "No run of project default is asked for so" in asked.stderr
 
@@ -323,7 +323,7 @@ def test_a_pipeline_goes_on_after_its_good_steps(cli, server, script, tmp_path):
 
 
 def test_who_is_ahead_in_a_project_of_others_is_told_without_a_name(cli, server, script, again):
-    bob, eve, closed = f"bob{again}", f"eve{again}", f"closed{again}"
+    bob, eve, closed = f"bob{again}", f"eve{again}", f"walled{again}"  # named after "default" where the list of runs tells both
     script("import time; time.sleep(60)", "hold.py")
     assert cli("project", "add", closed, home=server).returncode == 0
     speaks = {}

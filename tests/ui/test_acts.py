@@ -276,6 +276,14 @@ def test_a_token_is_made_shown_once_and_revoked(tab: Open, site: Any) -> None:
     seen.close()
 
 
+def _keep_secret(page: Page, name: str, value: str) -> None:
+    page.get_by_role("button", name="New secret").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill(name)
+    dialog.get_by_label("Value").fill(value)
+    dialog.get_by_role("button", name="Keep secret").click()
+
+
 def test_an_act_that_outlives_its_dialog_is_told_all_the_same(
     tab: Open, aside: Aside, site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,12 +296,8 @@ def test_an_act_that_outlives_its_dialog_is_told_all_the_same(
     monkeypatch.setattr(secrets, "put", put_later)
     seen = tab()
     page = seen.open("/settings")
-    page.get_by_role("button", name="New secret").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Name").fill("SLOW_KEY")
-    dialog.get_by_label("Value").fill("slow-value")
-    dialog.get_by_role("button", name="Keep secret").click()
-    expect(dialog).to_have_count(0)
+    _keep_secret(page, "SLOW_KEY", "slow-value")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     is_gone.set()
     expect(page.get_by_role("alert")).to_contain_text("It is kept.")
     assert "SLOW_KEY" in [one.name for one in aside(lambda: secrets.all(site.full.ctx, site.full.actor))]
@@ -303,11 +307,7 @@ def test_an_act_that_outlives_its_dialog_is_told_all_the_same(
 def test_a_secret_is_kept_and_its_value_is_never_on_a_page(tab: Open, aside: Aside, site: Any) -> None:
     seen = tab()
     page = seen.open("/settings")
-    page.get_by_role("button", name="New secret").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Name").fill("WANDB_KEY")
-    dialog.get_by_label("Value").fill("s3cr3t-value")
-    dialog.get_by_role("button", name="Keep secret").click()
+    _keep_secret(page, "WANDB_KEY", "s3cr3t-value")
     expect(page.get_by_role("table", name="Secrets")).to_contain_text("WANDB_KEY")
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert "s3cr3t-value" not in page.content()
